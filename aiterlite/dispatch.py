@@ -1,0 +1,262 @@
+"""From a problem to one implementation, with the reasons. Pure.
+
+Each operator has one declarative table of rows: requirements x implementation x preference. `decide` checks every
+row and returns a `Decision`: the chosen row, and for each other row why not and what would change that. Logs, error
+texts, `aiterlite explain` and tests all read that same object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Protocol
+
+from aiterlite.errors import DispatchError
+from aiterlite.jit.spec import Unit
+from aiterlite.target import Persona
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the environment asks of dispatch."""
+
+    vskip: bool | None = None
+    jit_off: bool = False
+    strict: bool = False
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a row may not serve a problem, and what would change that (empty: nothing the caller can do)."""
+
+    reason: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.reason} ({self.remedy})" if self.remedy else self.reason
+
+
+class Requirement(Protocol):
+    def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None: ...
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The persona's target is one of these; a trailing `*` matches any ending."""
+
+    names: tuple[str, ...]
+
+    def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
+        for name in self.names:
+            if persona.target == name or (name.endswith("*") and persona.target.startswith(name[:-1])):
+                return None
+        return Refusal(f"runs on {', '.join(self.names)}, the target is {persona.target}")
+
+
+@dataclass(frozen=True)
+class ComputeUnits:
+    """The persona's CU count lies in a range."""
+
+    low: int
+    high: int
+
+    def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
+        if self.low <= persona.cu_count <= self.high:
+            return None
+        return Refusal(f"needs {self.low} to {self.high} CUs, {persona.chip} has {persona.cu_count}")
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """A field of the problem has one of these values."""
+
+    name: str
+    values: tuple[Any, ...]
+
+    def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
+        value = getattr(problem, self.name)
+        if value in self.values:
+            return None
+        return Refusal(f"{self.name} must be {' or '.join(map(str, self.values))}, it is {value}")
+
+
+@dataclass(frozen=True)
+class Between:
+    """A number of the problem lies in a range, both ends included."""
+
+    name: str
+    low: int
+    high: int
+
+    def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
+        value = getattr(problem, self.name)
+        if self.low <= value <= self.high:
+            return None
+        return Refusal(f"{self.name} must be {self.low} to {self.high}, it is {value}")
+
+
+@dataclass(frozen=True)
+class Holds:
+    """A flag of the problem has a value; `reason` says what it means that it has not."""
+
+    name: str
+    value: bool
+    reason: str
+    remedy: str = ""
+
+    def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
+        return None if getattr(problem, self.name) is self.value else Refusal(self.reason, self.remedy)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One implementation of an operator.
+
+    Higher `preference` wins; ties are decided by the order of the table. `units` gives what must be compiled for a
+    problem (empty for torch). `plan` gives the kernel's tiling and launch geometry. `vskip` marks kernels that use
+    s_setvskip and, with `vskip_twin`, that the table holds others for the same problems.
+    """
+
+    name: str
+    backend: str
+    requires: tuple[Requirement, ...]
+    preference: int = 0
+    plan: Callable[[Any, Persona], Any] | None = None
+    units: Callable[[Any, Persona, Any], tuple[Unit, ...]] | None = None
+    vskip: bool = False
+    fallback: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of one operator, and the type of its problems."""
+
+    op: str
+    problem: type
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Rejected:
+    row: str
+    refusals: tuple[Refusal, ...]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was chosen for a problem on a persona, and why everything else was not."""
+
+    op: str
+    problem: Any
+    persona: Persona
+    row: Row | None
+    plan: Any = None
+    rejected: tuple[Rejected, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """What the chosen row compiles."""
+        if self.row is None or self.row.units is None:
+            return ()
+        return self.row.units(self.problem, self.persona, self.plan)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "op": self.op,
+            "problem": asdict(self.problem),
+            "persona": asdict(self.persona),
+            "chosen": self.row.name if self.row else None,
+            "backend": self.row.backend if self.row else None,
+            "plan": asdict(self.plan) if self.plan is not None else None,
+            "units": [unit.label for unit in self.units],
+            "rejected": [
+                {"row": item.row, "why": [{"reason": r.reason, "remedy": r.remedy} for r in item.refusals]}
+                for item in self.rejected
+            ],
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        shape = ", ".join(f"{f.name}={getattr(self.problem, f.name)}" for f in fields(self.problem))
+        lines = [f"{self.op}({shape}) on {self.persona}"]
+        if self.row is None:
+            lines.append("  no row applies")
+        else:
+            lines.append(f"  -> {self.row.name} ({self.row.backend})")
+            if self.plan is not None:
+                lines.append("     " + _words(asdict(self.plan)))
+            lines += [f"     unit {unit.label}" for unit in self.units]
+        for item in self.rejected:
+            lines.append(f"  not {item.row}: " + "; ".join(map(str, item.refusals)))
+        lines += [f"  note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+
+def _words(plan: Mapping[str, Any]) -> str:
+    """A plan's fields, those of its parts too, as `name=value`."""
+    return ", ".join(_words(v) if isinstance(v, Mapping) else f"{name}={v}" for name, v in plan.items())
+
+
+def decide(table: Table, problem: Any, persona: Persona, wishes: Wishes = Wishes()) -> Decision:
+    """Choose a row. A decision without a row is returned, not raised: see `require`."""
+    rejected: list[Rejected] = []
+    open_rows: list[Row] = []
+    for row in table.rows:
+        refusals = [
+            refusal
+            for requirement in row.requires
+            if (refusal := requirement.refuse(problem, persona, wishes)) is not None
+        ]
+        refusals += _environment_refusals(row, persona, wishes)
+        if refusals:
+            rejected.append(Rejected(row.name, tuple(refusals)))
+        else:
+            open_rows.append(row)
+    ranked = sorted(open_rows, key=lambda row: (-(wishes.vskip is True and row.vskip), -row.preference))
+    chosen = ranked[0] if ranked else None
+    for row in ranked[1:]:
+        why = f"{chosen.name if chosen else ''} is preferred"
+        rejected.append(Rejected(row.name, (Refusal(why),)))
+    notes = []
+    if wishes.vskip is True and chosen is not None and not chosen.vskip and any(row.vskip for row in table.rows):
+        notes.append(f"AITER_ENABLE_VSKIP=1 has no row for this problem; took {chosen.name}")
+    order = {row.name: index for index, row in enumerate(table.rows)}
+    rejected.sort(key=lambda item: order[item.row])
+    plan = chosen.plan(problem, persona) if chosen is not None and chosen.plan is not None else None
+    return Decision(table.op, problem, persona, chosen, plan, tuple(rejected), tuple(notes))
+
+
+def _environment_refusals(row: Row, persona: Persona, wishes: Wishes) -> list[Refusal]:
+    refusals = []
+    if wishes.jit_off and row.units is not None:
+        refusals.append(Refusal("AITERLITE_JIT=off", "AITERLITE_JIT=auto or require-cache"))
+    if row.vskip and wishes.vskip is False:
+        refusals.append(Refusal("it uses s_setvskip and AITER_ENABLE_VSKIP=0", "AITER_ENABLE_VSKIP=1"))
+    if row.vskip and wishes.vskip is None and not persona.vskip_safe:
+        refusals.append(Refusal(f"it uses s_setvskip, not safe unasked on {persona.chip}", "AITER_ENABLE_VSKIP=1"))
+    return refusals
+
+
+def require(decision: Decision, wishes: Wishes) -> Row:
+    """The chosen row. Raises `DispatchError` with the whole trace where there is none, or, under AITERLITE_STRICT=1,
+    where it is a fallback or ignores a wish."""
+    if decision.row is None:
+        raise DispatchError(f"no implementation of {decision.op} takes this problem:\n{decision}", decision)
+    if wishes.strict and (decision.row.fallback or decision.notes):
+        raise DispatchError(
+            f"AITERLITE_STRICT=1 and {decision.op} would fall back to {decision.row.name}:\n{decision}", decision
+        )
+    return decision.row
+
+
+def problem_from(table: Table, values: Mapping[str, Any]) -> Any:
+    """A problem of a table's type from plain data (a manifest, a command line). Raises `ValueError`."""
+    known = {f.name for f in fields(table.problem)}
+    unknown = set(values) - known
+    if unknown:
+        raise ValueError(f"{table.op} has no field {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}")
+    try:
+        return table.problem(**values)
+    except TypeError as error:
+        raise ValueError(f"{table.op}: {error}") from None

@@ -1,0 +1,253 @@
+"""The environment variables, each declared once.
+
+Values are parsed into one immutable snapshot at the first read, so the hot path never touches `os.environ`. A change
+of `os.environ` after that is seen by `reload()`; `override(...)` sets values for a scope without touching it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from aiterlite.errors import EnvironmentValueError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Variable(Generic[T]):
+    """One environment variable: its name, how its text is parsed, and what it does."""
+
+    name: str
+    parse: Callable[[str], T]
+    default: T
+    allowed: str
+    help: str
+    default_text: str = ""
+
+    def read(self, environ: Mapping[str, str]) -> T:
+        text = environ.get(self.name)
+        if text is None or text == "":
+            return self.default
+        try:
+            return self.parse(text)
+        except ValueError:
+            raise EnvironmentValueError(self.name, text, self.allowed) from None
+
+    def get(self) -> T:
+        """The value in the current snapshot."""
+        value: T = snapshot().values[self.name]
+        return value
+
+
+_REGISTRY: dict[str, Variable[Any]] = {}
+
+
+def _declare(variable: Variable[T]) -> Variable[T]:
+    _REGISTRY[variable.name] = variable
+    return variable
+
+
+def _choice(name: str, default: str, choices: tuple[str, ...], help: str) -> Variable[str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(text)
+        return text
+
+    return _declare(Variable(name, parse, default, ", ".join(choices), help, default))
+
+
+def _flag(name: str, help: str) -> Variable[bool]:
+    words = {"1": True, "true": True, "on": True, "0": False, "false": False, "off": False}
+
+    def parse(text: str) -> bool:
+        if text.lower() not in words:
+            raise ValueError(text)
+        return words[text.lower()]
+
+    return _declare(Variable(name, parse, False, "0, 1, false, true, off, on", help, "0"))
+
+
+def _positive(name: str, default: float, help: str, default_text: str = "") -> Variable[float]:
+    def parse(text: str) -> float:
+        value = float(text)
+        if not 0 < value < float("inf"):
+            raise ValueError(text)
+        return value
+
+    return _declare(Variable(name, parse, default, "a number above 0", help, default_text or f"{default:g}"))
+
+
+def _text(name: str, allowed: str, help: str, default_text: str) -> Variable[str]:
+    return _declare(Variable(name, str, "", allowed, help, default_text))
+
+
+def _paths(name: str, help: str) -> Variable[tuple[str, ...]]:
+    def parse(text: str) -> tuple[str, ...]:
+        return tuple(os.path.abspath(os.path.expanduser(part)) for part in text.split(os.pathsep) if part)
+
+    return _declare(Variable(name, parse, (), f"directories separated by {os.pathsep!r}", help, "(none)"))
+
+
+TARGET = _text(
+    "AITERLITE_TARGET",
+    "a target id (gfx942, gfx950, sm_90a, cpu, cpu-x86-64-v3, ...) or a chip (mi300x, mi308x, mi355x, h100, ...)",
+    "Act as this target. An AMD target with CPU tensors selects the AMD kernels for them.",
+    "(the tensors' device)",
+)
+CACHE_DIR = _text(
+    "AITERLITE_CACHE_DIR", "a directory", "The writable cache: every build lands here.", "(user cache)/aiterlite"
+)
+CACHE_LAYERS = _paths("AITERLITE_CACHE_LAYERS", "Read-only caches, searched in order before the writable one.")
+TRUSTED_LAYERS = _paths(
+    "AITERLITE_TRUSTED_LAYERS",
+    "Read-only caches whose artifacts may belong to another user (an image built by root, a shared mount). They are "
+    "searched after AITERLITE_CACHE_LAYERS; a directory may stand in both.",
+)
+JIT = _choice(
+    "AITERLITE_JIT",
+    "auto",
+    ("auto", "require-cache", "off"),
+    "auto builds what is missing; require-cache makes a miss an error that carries the prebuild command; off neither "
+    "builds nor loads kernels, so that only the torch rows of the dispatch tables remain.",
+)
+TOOLCHAIN = _choice(
+    "AITERLITE_TOOLCHAIN",
+    "any",
+    ("any", "exact"),
+    "exact accepts only artifacts that the local toolchain built; any prefers them.",
+)
+STRICT = _flag("AITERLITE_STRICT", "A fallback that the caller may not expect is an error instead of a log line.")
+LOG = _choice(
+    "AITERLITE_LOG",
+    "info",
+    ("debug", "info", "warning", "error", "quiet"),
+    "How much is written to the `aiterlite` logger. info announces builds; debug adds dispatch decisions.",
+)
+MAX_JOBS = _positive(
+    "AITERLITE_MAX_JOBS", 0.0, "Compilers that may run at once.", "(from the CPU and memory limits of the cgroup)"
+)
+LOCK_TIMEOUT = _positive("AITERLITE_LOCK_TIMEOUT", 600.0, "Seconds to wait for another process that builds a unit.")
+BUILD_TIMEOUT = _positive("AITERLITE_BUILD_TIMEOUT", 900.0, "Seconds after which a compiler is killed.")
+RECORD = _text(
+    "AITERLITE_RECORD", "a file path", "Write the set of units that this run used, for `build --from`.", "(off)"
+)
+CXX = _text("AITERLITE_CXX", "a path or command", "The host C++ compiler.", "c++, g++ or clang++ on PATH")
+NVCC = _text("AITERLITE_NVCC", "a path or command", "The CUDA compiler.", "$CUDA_HOME/bin/nvcc or nvcc on PATH")
+AMDGPU_CLANG = _text(
+    "AITERLITE_AMDGPU_CLANG",
+    "a path or command",
+    "A clang with the AMDGPU back end.",
+    "$ROCM_PATH/llvm/bin/clang, else the ziglang package",
+)
+
+
+def _vskip(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise ValueError(text)
+    return text == "1"
+
+
+VSKIP: Variable[bool | None] = _declare(
+    Variable(
+        "AITER_ENABLE_VSKIP",
+        _vskip,
+        None,
+        "0, 1",
+        "Kernels that use s_setvskip: unset takes what is safe on the chip (never on MI300X), 0 never takes them, "
+        "1 prefers them.",
+        "(what is safe on the chip)",
+    )
+)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The parsed values of all variables, and a number that changes whenever they may have changed."""
+
+    values: Mapping[str, Any]
+    generation: int
+
+
+_lock = threading.Lock()
+_current: Snapshot | None = None
+_generation = 0
+_overrides: dict[str, str] = {}
+_warned: set[str] = set()
+
+
+def registry() -> Mapping[str, Variable[Any]]:
+    """All declared variables by name, in the order of declaration."""
+    return dict(_REGISTRY)
+
+
+def snapshot() -> Snapshot:
+    """The current values. Raises `EnvironmentValueError` on a value that is not allowed."""
+    return _current if _current is not None else _take()
+
+
+def reload() -> None:
+    """Read `os.environ` again at the next use."""
+    global _current
+    with _lock:
+        _current = None
+
+
+@contextmanager
+def override(**values: str | None) -> Iterator[None]:
+    """Set variables by name for a scope (None unsets), for this whole process, without writing `os.environ`."""
+    unknown = [name for name in values if name not in _REGISTRY]
+    if unknown:
+        raise EnvironmentValueError(unknown[0], str(values[unknown[0]]), ", ".join(_REGISTRY))
+    with _lock:
+        saved = dict(_overrides)
+        _overrides.update({name: value or "" for name, value in values.items()})
+    reload()
+    try:
+        snapshot()
+        yield
+    finally:
+        with _lock:
+            _overrides.clear()
+            _overrides.update(saved)
+        reload()
+
+
+def _take() -> Snapshot:
+    global _current, _generation
+    with _lock:
+        environ = {**os.environ, **_overrides}
+        values = {name: variable.read(environ) for name, variable in _REGISTRY.items()}
+        _warn_unknown(environ)
+        _generation += 1
+        taken = _current = Snapshot(values, _generation)
+        return taken
+
+
+def unknown(environ: Mapping[str, str]) -> dict[str, str]:
+    """The AITERLITE_* names in an environment that nobody declared, each with the nearest declared one (or "")."""
+    names = sorted(name for name in environ if name.startswith("AITERLITE_") and name not in _REGISTRY)
+    return {name: next(iter(difflib.get_close_matches(name, _REGISTRY, n=1)), "") for name in names}
+
+
+def _warn_unknown(environ: Mapping[str, str]) -> None:
+    for name, near in unknown(environ).items():
+        if name not in _warned:
+            _warned.add(name)
+            advice = f"; did you mean {near}?" if near else ""
+            warnings.warn(f"unknown environment variable {name}{advice}", stacklevel=4)
+
+
+def to_markdown() -> str:
+    """The body of docs/environment.md."""
+    rows = ["| variable | default | allowed | effect |", "| --- | --- | --- | --- |"]
+    for variable in _REGISTRY.values():
+        default = variable.default_text or str(variable.default) or "(unset)"
+        rows.append(f"| `{variable.name}` | {default} | {variable.allowed} | {variable.help} |")
+    return "\n".join(rows) + "\n"

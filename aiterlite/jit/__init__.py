@@ -1,0 +1,22 @@
+"""From a description of a unit to its loaded code.
+
+Modules, in reading order; each uses only those above it:
+
+    spec        what a unit is, and the build text it stands for (pure)
+    sources     the source tree: digests, rules that keep keys honest
+    key         spec and digests -> lookup key (pure)
+    depfile     what a compiler says it read (pure)
+    process     clean environments; starting and killing compilers
+    toolchain   finding compilers, fingerprints without starting them twice
+    objects     what a code object says of itself (pure)
+    diagnose    compiler output -> first real error and a hint (pure)
+    progress    what a person sees of a cold path
+    locks       one builder at a time, where the file system allows it
+    store       layers, leaves, publishing, verifying
+    compiler    one unit, one staging directory, one artifact
+    jobs        how many compilers may run at once
+    engine      obtain(unit): lookup, modes, lock, build, publish
+    record      the manifest of what a run used
+    loader      verified artifact -> ctypes library or bytes
+    bundle      export and import of a cache
+"""

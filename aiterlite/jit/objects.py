@@ -1,0 +1,177 @@
+"""What a compiled device object says of itself: registers, LDS, spills, kernel arguments. Pure."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+_NT_AMDGPU_METADATA = 32
+_PT_NOTE = 4
+
+
+def amd_kernels(image: bytes) -> list[dict[str, Any]]:
+    """The kernels of an AMDGPU code object, as its metadata note (code object v3 and later) describes them.
+
+    Raises `ValueError` on bytes that are no AMDGPU ELF file.
+    """
+    try:
+        for note in _notes(image):
+            return [_plain(kernel) for kernel in _MsgPack(note).value().get("amdhsa.kernels", [])]
+    except (AttributeError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"AMDGPU metadata of an unknown form: {error}") from None
+    raise ValueError("no AMDGPU metadata note")
+
+
+def amd_resources(image: bytes) -> dict[str, dict[str, int]]:
+    """Registers, LDS, scratch and spills of each kernel of a code object. Raises `ValueError` like `amd_kernels`."""
+    fields = {
+        "vgprs": "vgpr_count",
+        "agprs": "agpr_count",
+        "sgprs": "sgpr_count",
+        "lds_bytes": "group_segment_fixed_size",
+        "scratch_bytes": "private_segment_fixed_size",
+        "vgpr_spills": "vgpr_spill_count",
+        "sgpr_spills": "sgpr_spill_count",
+        "kernarg_bytes": "kernarg_segment_size",
+        "max_workgroup": "max_flat_workgroup_size",
+    }
+    return {
+        kernel["name"]: {ours: _whole(kernel.get(theirs, 0)) for ours, theirs in fields.items()}
+        for kernel in amd_kernels(image)
+    }
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, int):
+        raise ValueError(f"AMDGPU metadata holds {value!r} where a number belongs")
+    return value
+
+
+def cuda_resources(log: str) -> dict[str, dict[str, int]]:
+    """The same of a cubin, from what `ptxas -v` printed."""
+    found: dict[str, dict[str, int]] = {}
+    name = ""
+    for line in log.splitlines():
+        entry = re.search(r"Compiling entry function '(\w+)'", line)
+        if entry:
+            name = entry.group(1)
+            found[name] = {}
+        if name:
+            for field, pattern in (
+                ("registers", r"Used (\d+) registers"),
+                ("shared_bytes", r"(\d+) bytes smem"),
+                ("stack_bytes", r"(\d+) bytes stack frame"),
+                ("spill_store_bytes", r"(\d+) bytes spill stores"),
+                ("spill_load_bytes", r"(\d+) bytes spill loads"),
+            ):
+                match = re.search(pattern, line)
+                if match:
+                    found[name][field] = int(match.group(1))
+    return found
+
+
+def _notes(image: bytes) -> Iterator[bytes]:
+    """The descriptions of all AMDGPU metadata notes of an ELF64 file."""
+    if image[:6] != b"\x7fELF\x02\x01":
+        raise ValueError("not a little-endian ELF64 file")
+    try:
+        offset, size, count = struct.unpack_from("<Q", image, 32)[0], *struct.unpack_from("<HH", image, 54)
+        for index in range(count):
+            kind, _, start = struct.unpack_from("<IIQ", image, offset + index * size)
+            length = struct.unpack_from("<Q", image, offset + index * size + 32)[0]
+            if kind == _PT_NOTE:
+                yield from _notes_of(image[start : start + length])
+    except (struct.error, OverflowError) as error:
+        raise ValueError(f"truncated ELF file: {error}") from None
+
+
+def _notes_of(segment: bytes) -> Iterator[bytes]:
+    position = 0
+    while position + 12 <= len(segment):
+        name_size, size, kind = struct.unpack_from("<III", segment, position)
+        name_end = position + 12 + name_size
+        start = position + 12 + (name_size + 3) // 4 * 4
+        if start + size > len(segment):
+            raise ValueError("truncated ELF note")
+        if kind == _NT_AMDGPU_METADATA and segment[position + 12 : name_end].rstrip(b"\0") == b"AMDGPU":
+            yield segment[start : start + size]
+        position = start + (size + 3) // 4 * 4
+
+
+def _plain(kernel: dict[str, Any]) -> dict[str, Any]:
+    """A kernel's metadata with the leading dots of its field names removed."""
+    plain = {key.lstrip("."): value for key, value in kernel.items()}
+    plain["name"] = str(plain["name"])
+    plain["args"] = [{key.lstrip("."): value for key, value in arg.items()} for arg in plain.get("args", [])]
+    return plain
+
+
+_SIZES = {0xC4: "B", 0xC5: ">H", 0xC6: ">I", 0xD9: "B", 0xDA: ">H", 0xDB: ">I"}
+_ARRAYS = {0xDC: ">H", 0xDD: ">I"}
+_MAPS = {0xDE: ">H", 0xDF: ">I"}
+_NUMBERS = {
+    0xCA: ">f",
+    0xCB: ">d",
+    0xCC: "B",
+    0xCD: ">H",
+    0xCE: ">I",
+    0xCF: ">Q",
+    0xD0: "b",
+    0xD1: ">h",
+    0xD2: ">i",
+    0xD3: ">q",
+}
+_CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
+
+
+class _MsgPack:
+    """The part of MessagePack that code-object metadata uses. Raises `ValueError` on anything else."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._position = data, 0
+
+    def value(self) -> Any:
+        tag = self._number("B")
+        if tag <= 0x7F:
+            return tag
+        if tag <= 0x8F:
+            return self._map(tag & 0xF)
+        if tag <= 0x9F:
+            return self._array(tag & 0xF)
+        if tag <= 0xBF:
+            return self._text(tag & 0x1F)
+        if tag >= 0xE0:
+            return tag - 256
+        if tag in _CONSTANTS:
+            return _CONSTANTS[tag]
+        if tag in _NUMBERS:
+            return self._number(_NUMBERS[tag])
+        if tag in _SIZES:
+            return self._text(self._number(_SIZES[tag]))
+        if tag in _ARRAYS:
+            return self._array(self._number(_ARRAYS[tag]))
+        if tag in _MAPS:
+            return self._map(self._number(_MAPS[tag]))
+        raise ValueError(f"unknown MessagePack tag {tag:#x}")
+
+    def _number(self, form: str) -> Any:
+        size = struct.calcsize(form)
+        return struct.unpack(form, self._bytes(size))[0]
+
+    def _bytes(self, size: int) -> bytes:
+        part = self._data[self._position : self._position + size]
+        if len(part) != size:
+            raise ValueError("truncated MessagePack data")
+        self._position += size
+        return part
+
+    def _text(self, size: int) -> str:
+        return self._bytes(size).decode("utf-8", "replace")
+
+    def _array(self, size: int) -> list[Any]:
+        return [self.value() for _ in range(size)]
+
+    def _map(self, size: int) -> dict[str, Any]:
+        return {str(self.value()): self.value() for _ in range(size)}

@@ -1,0 +1,111 @@
+"""Fixtures and markers. Nothing here imports torch: a part of the tests runs without it."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import TOY_TREE
+
+from aiterlite import envs
+from aiterlite.cli import main
+from aiterlite.jit import engine, sources, toolchain
+from aiterlite.jit.sources import SourceTree
+from aiterlite.jit.store import Store, open_store
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "torch: needs torch, in this process or in a child that builds a host unit")
+    config.addinivalue_line("markers", "nvcc: compiles for NVIDIA GPUs")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker, missing in (("torch", _no_torch), ("nvcc", _no_nvcc), ("gpu", _no_gpu)):
+        if item.get_closest_marker(marker) is not None:
+            reason = missing()
+            if reason:
+                pytest.skip(reason)
+
+
+@functools.cache
+def _no_torch() -> str:
+    return "" if importlib.util.find_spec("torch") else "torch is not installed"
+
+
+@functools.cache
+def _no_nvcc() -> str:
+    return "" if toolchain.find("cuda") else f"no nvcc: {toolchain.how_to_get('cuda')}"
+
+
+@functools.cache
+def _no_gpu() -> str:
+    if _no_torch():
+        return _no_torch()
+    import torch
+
+    return "" if torch.cuda.is_available() else "no GPU"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test sees the user's cache or settings."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("AITERLITE_", "AITER_")):
+                patch.delenv(name)
+        patch.setenv("AITERLITE_CACHE_DIR", str(tmp_path_factory.mktemp("cache") / "shared"))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _fresh_settings() -> Iterator[None]:
+    """A test that changes the environment or seals the engine leaves no trace."""
+    envs.reload()
+    yield
+    engine.unseal()
+    envs.reload()
+
+
+@pytest.fixture
+def cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty writable cache of this test's own."""
+    path = tmp_path / "cache"
+    monkeypatch.setenv("AITERLITE_CACHE_DIR", str(path))
+    monkeypatch.setenv("AITERLITE_LOG", "warning")
+    envs.reload()
+    return path
+
+
+@pytest.fixture
+def source_tree(tmp_path: Path) -> SourceTree:
+    """A private copy of the toy kernels, whose units compile in a fraction of a second."""
+    root = tmp_path / "checkout"
+    shutil.copytree(TOY_TREE, root)
+    return SourceTree(root)
+
+
+@pytest.fixture
+def toy_store(cache_dir: Path, source_tree: SourceTree, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """An empty cache, and the toy kernels in the place of the package's sources."""
+    monkeypatch.setattr(sources, "PACKAGE_ROOT", source_tree.root)
+    return open_store()
+
+
+@pytest.fixture
+def both(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[str, Any, int]]:
+    """Runs a command as text and as JSON; gives the text, the data, and the exit status that both agreed on."""
+
+    def run(*argv: str) -> tuple[str, Any, int]:
+        code = main(argv)
+        text = capsys.readouterr().out
+        assert main([*argv, "--json"]) == code
+        return text.removesuffix("\n"), json.loads(capsys.readouterr().out), code
+
+    return run

@@ -1,0 +1,85 @@
+"""Run the tests that need no torch, on each Python from 3.10 to 3.13 that is at hand: python tests/run_without_torch.py
+
+Each version gets a small virtual environment under build/without-torch (what the tests import; no torch). The
+cross compiler of the running environment is linked in, so that AMD units are compiled there as well. Tests that need
+torch skip themselves. Versions may be named: `python tests/run_without_torch.py 3.10 3.13`.
+
+Exit status 1 if a test failed on any version, or if no version could be tried.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PLACE = ROOT / "build" / "without-torch"
+VERSIONS = ("3.10", "3.11", "3.12", "3.13")
+# It runs kernels that a C++ compiler made: for most of the time, and in nothing that depends on the Python.
+SELECTED = ("--ignore=tests/test_gemm_hostsim.py", "tests")
+PACKAGES = ("pytest>=8", "hypothesis", "filelock", "ninja", "packaging")
+
+
+def find(version: str) -> str | None:
+    """An interpreter of a version: this one, one on PATH, or one of pyenv's."""
+    if version == f"{sys.version_info[0]}.{sys.version_info[1]}":
+        return sys.executable
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    candidates = [shutil.which(f"python{version}"), *sorted(map(str, pyenv.glob(f"{version}.*/bin/python")))]
+    for path in filter(None, candidates):
+        answer = subprocess.run([path, "-c", "import sys; print(*sys.version_info[:2], sep='.')"], capture_output=True)
+        if answer.returncode == 0 and answer.stdout.decode().strip() == version:
+            return path
+    return None
+
+
+def prepare(version: str, interpreter: str) -> Path | str:
+    """The Python of a version's environment, or why there is none."""
+    folder = PLACE / version
+    python = folder / "bin" / "python"
+    if not (folder / "ready").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        for words in ([interpreter, "-m", "venv", str(folder)], [str(python), "-m", "pip", "install", "-q", *PACKAGES]):
+            done = subprocess.run(words, capture_output=True, text=True)
+            if done.returncode != 0:
+                return (done.stderr or done.stdout).strip().splitlines()[-1]
+        (folder / "ready").touch()
+    return python
+
+
+def link_compiler() -> Path:
+    """A folder that holds the ziglang package alone."""
+    folder = PLACE / "compiler"
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = importlib.util.find_spec("ziglang")
+    link = folder / "ziglang"
+    if spec is not None and spec.submodule_search_locations:
+        link.unlink(missing_ok=True)
+        link.symlink_to(spec.submodule_search_locations[0])
+    return folder
+
+
+def main(versions: tuple[str, ...]) -> int:
+    compiler = link_compiler()
+    results = {}
+    for version in versions:
+        interpreter = find(version)
+        python = prepare(version, interpreter) if interpreter else "no such interpreter here"
+        if isinstance(python, str):
+            results[version] = f"not tried: {python}"
+            continue
+        environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{compiler}"}
+        words = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not torch and not gpu", *SELECTED]
+        done = subprocess.run(words, cwd=ROOT, env=environment)
+        results[version] = "passed" if done.returncode == 0 else f"FAILED with status {done.returncode}"
+    for version, result in results.items():
+        print(f"Python {version} without torch: {result}")
+    return 0 if "passed" in results.values() and not any("FAILED" in result for result in results.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(tuple(sys.argv[1:]) or VERSIONS))

@@ -1,0 +1,164 @@
+"""What device objects say of themselves, and that no damage to one raises anything but `ValueError`."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import TOY_TREE, assembly_unit, toy_unit
+
+from aiterlite.jit import engine, objects
+from aiterlite.jit.sources import SourceTree, package_tree
+from aiterlite.jit.spec import Unit
+from aiterlite.tables import gemm
+from aiterlite.target import resolve
+
+pytestmark = pytest.mark.compile
+
+
+@functools.cache
+def code_object() -> bytes:
+    return engine.obtain(toy_unit("gfx942"), tree=SourceTree(TOY_TREE)).data
+
+
+def test_a_code_object_tells_its_kernels() -> None:
+    kernels = objects.amd_kernels(code_object())
+    assert [kernel["name"] for kernel in kernels] == ["toy"]
+    assert kernels[0]["wavefront_size"] == 64
+    assert [argument["value_kind"] for argument in kernels[0]["args"]] == ["global_buffer"]
+
+
+def test_a_code_object_tells_its_resources() -> None:
+    resources = objects.amd_resources(code_object())["toy"]
+    assert 0 < resources["vgprs"] <= 8 and resources["max_workgroup"] == 64 and resources["kernarg_bytes"] == 8
+    assert resources["lds_bytes"] == resources["scratch_bytes"] == resources["vgpr_spills"] == 0
+
+
+def test_assembly_is_described_by_its_own_metadata() -> None:
+    artifact = engine.obtain(assembly_unit(), tree=SourceTree(TOY_TREE))
+    assert artifact.entry.meta["resources"]["toy"]["max_workgroup"] == 64
+    assert set(artifact.entry.meta["headers"]) == {
+        "csrc/include/aiterlite/deep/scale.h",
+        "csrc/include/aiterlite/kernel_asm.inc",
+    }
+
+
+def test_every_launch_bound_of_the_package_is_obeyed() -> None:
+    """An attribute that the compiler ignores would leave 1024, and half of the registers."""
+    for chip, n in (("mi300x", 1), ("mi300x", 16), ("mi308x", 4), ("mi355x", 8)):
+        persona = resolve(chip)
+        problem = gemm.GemmProblem(n, 256, 512)
+        plan = gemm.plan_wv_split_k(problem, persona)
+        artifact = engine.obtain(gemm.device_unit(problem, persona, plan))
+        assert artifact.entry.meta["resources"][gemm.KERNEL]["max_workgroup"] == plan.block, plan
+        assert artifact.entry.meta["resources"][gemm.KERNEL]["scratch_bytes"] == 0
+
+
+@pytest.mark.parametrize("threads", [64, 192, 1024])
+def test_the_macro_of_the_device_library_bounds_a_workgroup(tmp_path: Path, threads: int) -> None:
+    shutil.copytree(package_tree().include, tmp_path / "csrc/include")
+    (tmp_path / "csrc/toy").mkdir()
+    (tmp_path / "csrc/toy/bound.hip").write_text(
+        "#include <aiterlite/platform.h>\n"
+        "AITERLITE_KERNEL(THREADS) bound(int* out) { out[aiterlite::lane_id()] = 1; }\n"
+    )
+    unit = Unit("toy/bound", ("csrc/toy/bound.hip",), "gfx942", (("THREADS", str(threads)),), symbols=("bound",))
+    resources = engine.obtain(unit, tree=SourceTree(tmp_path)).entry.meta["resources"]
+    assert resources["bound"]["max_workgroup"] == threads
+
+
+# Damage ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "image", [b"", b"\x7fELF", b"\x7fELF\x02\x01", b"MZ" * 100, b"\x7fELF\x02\x01" + b"\xff" * 200]
+)
+def test_bytes_that_are_no_code_object_are_an_error(image: bytes) -> None:
+    with pytest.raises(ValueError):
+        objects.amd_kernels(image)
+
+
+def read_or_refuse(image: bytes) -> None:
+    try:
+        objects.amd_resources(image)
+    except ValueError:
+        pass
+
+
+@given(st.data())
+def test_no_damage_crashes_the_reader(data: st.DataObject) -> None:
+    image = bytearray(code_object())
+    for _ in range(data.draw(st.integers(1, 4))):
+        image[data.draw(st.integers(0, len(image) - 1))] = data.draw(st.integers(0, 255))
+    read_or_refuse(bytes(image[: data.draw(st.integers(0, len(image)))]))
+
+
+def with_note(metadata: bytes) -> bytes:
+    """An ELF file that holds nothing but a metadata note."""
+    note = struct.pack("<III", 7, len(metadata), 32) + b"AMDGPU\0\0" + metadata
+    header = b"\x7fELF\x02\x01".ljust(32, b"\0") + struct.pack("<QQIHHHHHH", 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    return header + struct.pack("<IIQQQQQQ", 4, 0, 120, 0, 0, len(note), len(note), 4) + note
+
+
+@given(st.binary(max_size=40))
+def test_no_metadata_crashes_the_reader(metadata: bytes) -> None:
+    read_or_refuse(with_note(metadata))
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        b"\x05",  # a number
+        b"\x81\xaeamdhsa.kernels\x05",  # kernels that are no list
+        b"\x81\xaeamdhsa.kernels\x91\x05",  # a kernel that is no map
+        b"\x81\xaeamdhsa.kernels\x91\x80",  # a kernel without a name
+        b"\x81\xaeamdhsa.kernels\x91\x82\xa5.name\xa1k\xa5.args\x05",
+        b"\x81\xaeamdhsa.kernels\x91\x82\xa5.name\xa1k\xab.vgpr_count\xa1x",
+        b"\x81\xaeamdhsa.kernels\x91\x82\xa5.name\xa1k\xab.vgpr_count\x90",
+        b"\x81\xaeamdhsa.kernels\x91\x82\xa5.name\xa1k\xab.vgpr_count\xca\x7f\x80\x00\x00",
+        b"\x91" * 5000 + b"\x05",  # nested beyond any stack
+        b"\xdf\xff\xff\xff\xff",  # a map longer than the file
+        b"\xc1",
+    ],
+)
+def test_metadata_of_another_form_is_an_error(metadata: bytes) -> None:
+    with pytest.raises(ValueError):
+        objects.amd_resources(with_note(metadata))
+
+
+def test_a_kernel_list_may_be_empty() -> None:
+    assert objects.amd_resources(with_note(b"\x81\xaeamdhsa.kernels\x90")) == {}
+
+
+def test_what_ptxas_prints_is_read() -> None:
+    log = """ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function 'one' for 'sm_90a'
+ptxas info    : Function properties for one
+    8 bytes stack frame, 4 bytes spill stores, 12 bytes spill loads
+ptxas info    : Used 48 registers, used 1 barriers, 8 bytes cumulative stack size, 2696 bytes smem
+ptxas info    : Compiling entry function 'two' for 'sm_90a'
+ptxas info    : Used 10 registers, used 0 barriers
+"""
+    assert objects.cuda_resources(log) == {
+        "one": {
+            "registers": 48,
+            "shared_bytes": 2696,
+            "stack_bytes": 8,
+            "spill_store_bytes": 4,
+            "spill_load_bytes": 12,
+        },
+        "two": {"registers": 10},
+    }
+    assert objects.cuda_resources("nothing") == {}
+
+
+@pytest.mark.nvcc
+def test_a_cubin_s_resources_are_kept() -> None:
+    artifact = engine.obtain(toy_unit("sm_90a"), tree=SourceTree(TOY_TREE))
+    resources = artifact.entry.meta["resources"]["toy"]
+    assert resources["registers"] > 0 and resources["spill_store_bytes"] == 0

@@ -1,0 +1,2 @@
+#pragma once
+#define TOY_SCALE 3

@@ -1,0 +1,2 @@
+#pragma once
+#define PLAIN_VALUE 7
