@@ -1,0 +1,57 @@
+// Thread-block clusters of sm_90: workgroups that are resident together and write into each other's shared memory.
+// A kernel declares its cluster after AITERLITE_KERNEL: AITERLITE_CLUSTER_DIMS(size).
+#pragma once
+#include <aiterlite/platform.h>
+
+#define AITERLITE_CLUSTER_DIMS_PASTE(size) AITERLITE_CLUSTER_DIMS_##size
+#define AITERLITE_CLUSTER_DIMS(size) AITERLITE_CLUSTER_DIMS_PASTE(size)
+#define AITERLITE_CLUSTER_DIMS_1
+#define AITERLITE_CLUSTER_DIMS_2 AITERLITE_CLUSTER_ATTRIBUTE(2)
+#define AITERLITE_CLUSTER_DIMS_4 AITERLITE_CLUSTER_ATTRIBUTE(4)
+#define AITERLITE_CLUSTER_DIMS_8 AITERLITE_CLUSTER_ATTRIBUTE(8)
+
+namespace aiterlite {
+
+// One exchange of floats between the kSize workgroups of a cluster: every thread calls open, then await_start; then any
+// thread sends, and whoever needs what was sent calls await. A sender does not wait, and may end at once.
+template <uint32_t kSize>
+class Mailbox {
+ public:
+#if AITERLITE_NVIDIA
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+  static_assert(kSize == 1, "only sm_90 and later have clusters");
+#endif
+  AITERLITE_DEVICE explicit Mailbox(uint64_t* shared) : shared_(shared) {}
+  AITERLITE_DEVICE static uint32_t rank() { return cluster_rank(); }
+
+  // `count` floats will arrive here. Does not wait.
+  AITERLITE_DEVICE void open(uint32_t count) {
+    if (thread_id() == 0) mailbox_open(shared_, count * sizeof(float));
+    cluster_arrive();
+  }
+  // Until it has started and opened its mailbox, another workgroup's shared memory may not be written.
+  AITERLITE_DEVICE void await_start() { cluster_wait(); }
+  // Writes to where `local`, in this workgroup's shared memory, lies in the workgroup of rank `to`.
+  AITERLITE_DEVICE void send(uint32_t to, float* local, float value) { mailbox_send(shared_, to, local, value); }
+  AITERLITE_DEVICE void await() { mailbox_wait(shared_); }
+
+ private:
+  uint64_t* shared_;
+#else
+  static_assert(kSize == 1, "only sm_90 and later have clusters");
+#endif
+};
+
+// A workgroup alone finishes its sums where they are.
+template <>
+class Mailbox<1> {
+ public:
+  AITERLITE_DEVICE explicit Mailbox(uint64_t*) {}
+  AITERLITE_DEVICE static uint32_t rank() { return 0; }
+  AITERLITE_DEVICE void open(uint32_t) {}
+  AITERLITE_DEVICE void await_start() {}
+  AITERLITE_DEVICE void send(uint32_t, float*, float) {}
+  AITERLITE_DEVICE void await() {}
+};
+
+}  // namespace aiterlite

@@ -1,0 +1,81 @@
+// bf16 and fp16 as the CPU kernels see them: widening to fp32 vectors, and scalars both ways.
+#pragma once
+#include <aiterlite/cpu/simd.h>
+
+namespace aiterlite::cpu {
+
+// 2 * kLanes consecutive elements. Which lane holds which element is the element type's affair: a dot product only
+// needs both operands to agree.
+struct Pair {
+  f32v first;
+  f32v second;
+};
+
+inline float bits_to_float(uint32_t bits) { return __builtin_bit_cast(float, bits); }
+inline uint32_t float_to_bits(float value) { return __builtin_bit_cast(uint32_t, value); }
+
+struct Bf16 {
+  // The even elements, then the odd ones: a shift and a mask, where unpacking in order would cost a permute.
+  static Pair widen(const uint16_t* p) {
+    const u32v raw = load<u32v>(p);
+    return {(f32v)(raw << 16), (f32v)(raw & 0xffff0000u)};
+  }
+
+  static float to_float(uint16_t h) { return bits_to_float((uint32_t)h << 16); }
+
+  // Round to nearest, ties to even. A NaN is made quiet: truncated as it is, it could become an infinity.
+  static uint16_t from_float(float f) {
+    const uint32_t u = float_to_bits(f);
+    const uint32_t rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+    return (uint16_t)(f != f ? (u >> 16) | 0x0040 : rounded);
+  }
+};
+
+struct Fp16 {
+  static Pair widen(const uint16_t* p) { return {widen_half(p), widen_half(p + kLanes)}; }
+
+  static float to_float(uint16_t h) {
+    const uint32_t magnitude = h & 0x7fff;
+    const uint32_t rebias = magnitude >= 0x7c00 ? 0x70000000 : 0x38000000;
+    const uint32_t normal = (magnitude << 13) + rebias;
+    const uint32_t subnormal = float_to_bits((float)(int32_t)magnitude * 0x1p-24f);
+    return bits_to_float(((uint32_t)(h & 0x8000) << 16) | (magnitude < 0x0400 ? subnormal : normal));
+  }
+
+  // Round to nearest, ties to even; 65520 and above become infinity, below 2^-14 the result is subnormal.
+  static uint16_t from_float(float f) {
+    const uint32_t u = float_to_bits(f);
+    const uint32_t magnitude = u & 0x7fffffff;
+    const uint32_t sign = (u >> 16) & 0x8000;
+    const uint32_t normal = (magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+    // One unit in the last place of 0.5 is fp16's smallest subnormal, so this addition rounds where fp16 would.
+    const uint32_t subnormal = float_to_bits(bits_to_float(magnitude) + 0.5f) - 0x3f000000;
+    uint32_t result = magnitude < 0x38800000 ? subnormal : normal;
+    result = magnitude >= 0x477ff000 ? 0x7c00 : result;
+    result = magnitude > 0x7f800000 ? 0x7e00 : result;
+    return (uint16_t)(sign | result);
+  }
+
+ private:
+  static f32v widen_half(const uint16_t* p) {
+#if defined(AITERLITE_CPU_AVX512)
+    return (f32v)_mm512_maskz_cvtph_ps((__mmask16)-1, load<__m256i>(p));  // the plain form warns in GCC 12's header
+#elif defined(AITERLITE_CPU_AVX2)
+    return (f32v)_mm256_cvtph_ps(load<__m128i>(p));
+#elif defined(__aarch64__)
+    return (f32v)vcvt_f32_f16(load<float16x4_t>(p));
+#else
+    // to_float without branches. No step meets an fp32 subnormal: slow on some CPUs, and zero in a thread that
+    // flushes them.
+    const u32v h = __builtin_convertvector(load<u16v_half>(p), u32v);
+    const u32v magnitude = h & 0x7fff;
+    const u32v rebias = 0x38000000 + ((u32v)(magnitude >= 0x7c00) & 0x38000000);
+    const u32v is_subnormal = (u32v)(magnitude < 0x0400);
+    const u32v subnormal = (u32v)(__builtin_convertvector((i32v)magnitude, f32v) * 0x1p-24f);
+    const u32v normal = (magnitude << 13) + rebias;
+    return (f32v)(((h & 0x8000) << 16) | (is_subnormal & subnormal) | (~is_subnormal & normal));
+#endif
+  }
+};
+
+}  // namespace aiterlite::cpu

@@ -1,0 +1,20 @@
+// Arguments of the skinny-GEMM kernels, shared by host and device units so that one declaration fixes the layout.
+#pragma once
+#include <stdint.h>
+
+// y[n, m] = sum_k x[n, k] * w[m, k] + bias. Strides are in elements, between rows; the last dimension is dense.
+// bias is null, or row n of it starts at bias + n * stride_bias (0 broadcasts one row).
+struct aiterlite_gemm_args {
+  const void* x;
+  const void* w;
+  const void* bias;
+  void* y;
+  int64_t stride_x;
+  int64_t stride_w;
+  int64_t stride_bias;
+  int64_t stride_y;
+  int32_t n;
+  int32_t m;
+  int32_t k;
+  int32_t reserved;  // keeps the size a multiple of 8 on every compiler; always 0
+};

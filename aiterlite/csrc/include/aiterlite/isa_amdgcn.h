@@ -1,0 +1,137 @@
+// AMD CDNA: the primitives behind platform.h, vector.h, types.h and fragment.h as clang builtins. Wave64.
+#pragma once
+#include <stdint.h>
+
+#define AITERLITE_DEVICE __attribute__((device, always_inline)) inline
+
+// The workgroup size is exact: a launch with another one is undefined. Without the attribute the compiler assumes 1024
+// threads and leaves half of the registers unused; HIP's __launch_bounds__ does not exist without HIP's headers.
+#define AITERLITE_KERNEL(threads) \
+  extern "C" __attribute__((global, visibility("default"), amdgpu_flat_work_group_size(threads, threads))) void
+
+#define AITERLITE_SHARED(type, name, count) static __attribute__((shared)) type name[count]
+
+namespace aiterlite {
+
+inline constexpr uint32_t kWaveSize = 64;
+inline constexpr uint32_t kSimdRegisters = 32768;  // 32-bit registers of each of the four SIMDs that share the waves
+
+// A load that some lanes skip costs a branch here, so callers prefer a valid address and a select.
+inline constexpr bool kPredicatedLoads = false;
+
+AITERLITE_DEVICE uint32_t thread_id() { return __builtin_amdgcn_workitem_id_x(); }
+AITERLITE_DEVICE uint32_t workgroup_id() { return __builtin_amdgcn_workgroup_id_x(); }
+AITERLITE_DEVICE uint32_t uniform(uint32_t value) { return __builtin_amdgcn_readfirstlane(value); }
+
+AITERLITE_DEVICE void workgroup_barrier() {
+  __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");
+  __builtin_amdgcn_s_barrier();
+  __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
+}
+
+// The compiler moves no instruction across.
+AITERLITE_DEVICE void schedule_barrier() { __builtin_amdgcn_sched_barrier(0); }
+
+// The value of lane (lane ^ mask). Every lane of the wave takes part.
+AITERLITE_DEVICE float shuffle_xor(float value, uint32_t mask) {
+  const uint32_t source = (thread_id() ^ mask) % kWaveSize;
+  return __builtin_bit_cast(
+      float, __builtin_amdgcn_ds_bpermute(static_cast<int32_t>(source * 4), __builtin_bit_cast(int32_t, value)));
+}
+
+// The value, which the compiler cannot compute with any earlier than here.
+AITERLITE_DEVICE uint16_t opaque(uint16_t value) {
+  asm volatile("" : "+v"(value));
+  return value;
+}
+
+struct alignas(16) Vector16 {
+  uint32_t word[4];
+};
+
+namespace amdgcn {
+using Words = uint32_t __attribute__((ext_vector_type(4)));
+using Halves = _Float16 __attribute__((ext_vector_type(4)));
+using Halves8 = _Float16 __attribute__((ext_vector_type(8)));
+using Shorts = int16_t __attribute__((ext_vector_type(4)));
+using Bfloats8 = __bf16 __attribute__((ext_vector_type(8)));
+using Floats = float __attribute__((ext_vector_type(4)));
+
+// Pointers in a by-value argument struct are generic; without the cast loads become flat_load, which also waits on LDS.
+template <class T>
+using Global = __attribute__((address_space(1))) T;
+template <class T>
+AITERLITE_DEVICE const Global<T>* to_global(const void* p) {
+  return (const Global<T>*)p;
+}
+}  // namespace amdgcn
+
+AITERLITE_DEVICE Vector16 load_vector(const void* p) {
+  return __builtin_bit_cast(Vector16, *amdgcn::to_global<amdgcn::Words>(p));
+}
+AITERLITE_DEVICE Vector16 load_vector_streaming(const void* p) {
+  return __builtin_bit_cast(Vector16, __builtin_nontemporal_load(amdgcn::to_global<amdgcn::Words>(p)));
+}
+template <bool streaming>
+AITERLITE_DEVICE Vector16 load_vector(const void* p) {
+  const auto* at = amdgcn::to_global<amdgcn::Words>(p);
+  if constexpr (streaming) {
+    return __builtin_bit_cast(Vector16, __builtin_nontemporal_load(at));
+  } else {
+    return __builtin_bit_cast(Vector16, *at);
+  }
+}
+
+// Zeros where not wanted; what is at `safe` is read instead.
+template <bool streaming>
+AITERLITE_DEVICE Vector16 load_vector_if(const void* p, bool wanted, const void* safe) {
+  Vector16 v = load_vector<streaming>(wanted ? p : safe);
+#pragma unroll
+  for (uint32_t& word : v.word) word = wanted ? word : 0;
+  return v;
+}
+AITERLITE_DEVICE uint16_t load_u16(const void* p) { return *amdgcn::to_global<uint16_t>(p); }
+AITERLITE_DEVICE void store_u16(void* p, uint16_t value) { *(amdgcn::Global<uint16_t>*)p = value; }
+AITERLITE_DEVICE void store_u32(void* p, uint32_t value) { *(amdgcn::Global<uint32_t>*)p = value; }
+
+AITERLITE_DEVICE float half_bits_to_float(uint16_t bits) { return __builtin_bit_cast(_Float16, bits); }
+AITERLITE_DEVICE uint16_t float_to_half_bits(float value) {
+  return __builtin_bit_cast(uint16_t, static_cast<_Float16>(value));
+}
+
+// d[16x16] += a[16xK] b[Kx16]. A lane holds 8 k values of row (lane % 16) of a and of column (lane % 16) of b; which 8
+// is free as long as both agree. d: row 4 * (lane / 16) + i, column lane % 16.
+AITERLITE_DEVICE void mfma_16x16_bf16(float (&d)[4], const Vector16& a, const Vector16& b) {
+  auto sum = __builtin_bit_cast(amdgcn::Floats, d);
+#if defined(__gfx950__)
+  sum = __builtin_amdgcn_mfma_f32_16x16x32_bf16(__builtin_bit_cast(amdgcn::Bfloats8, a),
+                                                __builtin_bit_cast(amdgcn::Bfloats8, b), sum, 0, 0, 0);
+#else
+  struct Pair {
+    amdgcn::Shorts part[2];
+  };
+  const auto a4 = __builtin_bit_cast(Pair, a);
+  const auto b4 = __builtin_bit_cast(Pair, b);
+  sum = __builtin_amdgcn_mfma_f32_16x16x16bf16_1k(a4.part[0], b4.part[0], sum, 0, 0, 0);
+  sum = __builtin_amdgcn_mfma_f32_16x16x16bf16_1k(a4.part[1], b4.part[1], sum, 0, 0, 0);
+#endif
+  for (int i = 0; i < 4; ++i) d[i] = sum[i];
+}
+AITERLITE_DEVICE void mfma_16x16_fp16(float (&d)[4], const Vector16& a, const Vector16& b) {
+  auto sum = __builtin_bit_cast(amdgcn::Floats, d);
+#if defined(__gfx950__)
+  sum = __builtin_amdgcn_mfma_f32_16x16x32_f16(__builtin_bit_cast(amdgcn::Halves8, a),
+                                               __builtin_bit_cast(amdgcn::Halves8, b), sum, 0, 0, 0);
+#else
+  struct Pair {
+    amdgcn::Halves part[2];
+  };
+  const auto a4 = __builtin_bit_cast(Pair, a);
+  const auto b4 = __builtin_bit_cast(Pair, b);
+  sum = __builtin_amdgcn_mfma_f32_16x16x16f16(a4.part[0], b4.part[0], sum, 0, 0, 0);
+  sum = __builtin_amdgcn_mfma_f32_16x16x16f16(a4.part[1], b4.part[1], sum, 0, 0, 0);
+#endif
+  for (int i = 0; i < 4; ++i) d[i] = sum[i];
+}
+
+}  // namespace aiterlite

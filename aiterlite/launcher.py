@@ -1,0 +1,197 @@
+"""One path to the GPU drivers: entry points opened at run time, modules loaded, functions found.
+
+HIP and CUDA share the shape of what is used here, so a driver is a table of names. Host units receive the address of
+the driver's launch function and call it themselves; building them needs no GPU runtime, and the bytes that are
+loaded here are the bytes that the cache verified.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import threading
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from aiterlite.errors import CaptureError, ExecutorError, LaunchError, LoadError
+from aiterlite.jit import loader
+from aiterlite.jit.spec import Unit
+from aiterlite.target import Persona
+
+# Beyond this much dynamic shared memory a CUDA kernel must be told so before its first launch.
+_PLAIN_SHARED_BYTES = 48 * 1024
+
+
+@dataclass(frozen=True)
+class EntryPoints:
+    """A driver's library, by the names it may have, and the names of the functions that are used."""
+
+    libraries: tuple[str, ...]
+    initialize: str
+    load: str
+    function: str
+    launch: str
+    set_attribute: str
+    max_dynamic_shared: int
+    error_text: str
+
+
+ENTRY_POINTS = {
+    "cuda": EntryPoints(
+        libraries=("libcuda.so.1", "libcuda.so"),
+        initialize="cuInit",
+        load="cuModuleLoadData",
+        function="cuModuleGetFunction",
+        launch="cuLaunchKernel",
+        set_attribute="cuFuncSetAttribute",
+        max_dynamic_shared=8,
+        error_text="cuGetErrorString",
+    ),
+    "amd": EntryPoints(
+        libraries=("libamdhip64.so", "libamdhip64.so.7", "libamdhip64.so.6"),
+        initialize="hipInit",
+        load="hipModuleLoadData",
+        function="hipModuleGetFunction",
+        launch="hipModuleLaunchKernel",
+        set_attribute="hipFuncSetAttribute",
+        max_dynamic_shared=8,
+        error_text="hipDrvGetErrorString",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Function:
+    """A loaded kernel: its name, the driver's handle, and the address of the driver's launch function."""
+
+    name: str
+    handle: int
+    launch: int
+
+
+class Driver:
+    """A GPU driver that is open in this process. Raises `LoadError` where it cannot be."""
+
+    def __init__(self, points: EntryPoints) -> None:
+        self._points = points
+        self._library = _open(points.libraries)
+        try:
+            self.launch_address = ctypes.cast(getattr(self._library, points.launch), ctypes.c_void_p).value or 0
+            self._load = getattr(self._library, points.load)
+            self._function = getattr(self._library, points.function)
+            self._set_attribute = getattr(self._library, points.set_attribute)
+            self._error_text = getattr(self._library, points.error_text)
+            initialize = getattr(self._library, points.initialize)
+        except AttributeError as error:
+            raise LoadError(f"{self._library._name} is too old: {error}") from error
+        self._check(initialize(0), points.initialize)
+
+    def load(self, image: bytes, symbol: str, shared_bytes: int = 0) -> Function:
+        """Load a code object or cubin into the current context and find a kernel in it."""
+        module, handle = ctypes.c_void_p(), ctypes.c_void_p()
+        self._check(self._load(ctypes.byref(module), image), f"{self._points.load} of {symbol}")
+        self._check(self._function(ctypes.byref(handle), module, symbol.encode()), f"looking up kernel {symbol}")
+        if shared_bytes > _PLAIN_SHARED_BYTES:
+            code = self._set_attribute(handle, self._points.max_dynamic_shared, shared_bytes)
+            self._check(code, f"raising the shared memory of {symbol} to {shared_bytes} bytes")
+        return Function(symbol, handle.value or 0, self.launch_address)
+
+    def error_text(self, code: int) -> str:
+        text = ctypes.c_char_p()
+        self._error_text(code, ctypes.byref(text))
+        return text.value.decode("utf-8", "replace") if text.value else "unknown error"
+
+    def _check(self, code: int, what: str) -> None:
+        if code != 0:
+            raise LoadError(f"{what} failed: {self.error_text(code)} (code {code})")
+
+
+def _open(names: tuple[str, ...]) -> ctypes.CDLL:
+    """The library that the process has mapped already (torch may bring its own), else the first that can be opened."""
+    errors = []
+    for name in (*_mapped(names[0]), *names):
+        try:
+            return ctypes.CDLL(name)
+        except OSError as error:
+            errors.append(str(error))
+    raise LoadError(f"no GPU driver: {'; '.join(errors)}")
+
+
+def _mapped(name: str) -> list[str]:
+    stem = name.split(".so")[0] + ".so"
+    try:
+        with open("/proc/self/maps") as file:
+            paths = {line.split(maxsplit=5)[5].strip() for line in file if stem in line}
+    except OSError:
+        return []
+    return sorted(path for path in paths if path.rsplit("/", 1)[-1].startswith(stem))
+
+
+@functools.cache
+def driver(family: str) -> Driver:
+    """The driver of a family of targets (`cuda` or `amd`), opened once."""
+    return Driver(ENTRY_POINTS[family])
+
+
+_functions: dict[tuple[Unit, int, str], Function] = {}
+_lock = threading.Lock()
+_thread = threading.local()
+
+
+def function(
+    unit: Unit, persona: Persona, device_type: str, device: int, symbol: str, shared_bytes: int = 0
+) -> Function:
+    """A kernel of a unit, loaded on a device. Raises `JitError`, `CaptureError` or `ExecutorError`.
+
+    The first load of a module is refused while a graph is captured: the driver would refuse it halfway.
+    """
+    if device_type == "cpu":
+        raise ExecutorError(
+            f"{unit.label} compiles here, but nothing here can run {persona.target} code on CPU tensors; unset "
+            "AITERLITE_TARGET, or use tensors on a GPU of that target"
+        )
+    key = (unit, device, symbol)
+    found = _functions.get(key)
+    if found is not None:
+        return found
+    if capturing():
+        raise CaptureError(
+            f"{unit.label} would be built or loaded for the first time while a graph is captured; call the operator "
+            "once with this shape before the capture"
+        )
+    image = loader.device_image(unit)
+    with _lock, make_ready(device):
+        if key not in _functions:
+            _functions[key] = driver(persona.family).load(image, symbol, shared_bytes)
+        return _functions[key]
+
+
+def capturing() -> bool:
+    """Whether torch's current stream is being captured into a graph."""
+    import torch
+
+    return torch.cuda.is_current_stream_capturing()
+
+
+def is_ready(device: int) -> bool:
+    """Whether this thread may launch on a device as it is: it is the current one, and its context is."""
+    import torch
+
+    return getattr(_thread, "device", -1) == device == torch.cuda.current_device()
+
+
+def make_ready(device: int) -> AbstractContextManager[None]:
+    """Make a device, and its context, current for a scope. A new thread has no context until its runtime is asked."""
+    import torch
+
+    torch.cuda.set_device(torch.cuda.current_device())
+    _thread.device = torch.cuda.current_device()
+    return torch.cuda.device(device)
+
+
+def check_launch(code: int, function: Function, family: str, grid: int, block: int, arguments: str) -> None:
+    """Raise `LaunchError` for a launch that the driver refused."""
+    if code == 0:
+        return
+    detail = "the problem does not fit 32-bit sizes" if code == -1 else driver(family).error_text(code)
+    raise LaunchError(function.name, code, detail, (grid, 1, 1), (block, 1, 1), arguments)

@@ -1,0 +1,362 @@
+"""Skinny GEMM: `linear` and `wvSplitK`.
+
+Both are registered with torch.library as `aiterlite::linear` and `aiterlite::wvSplitK`. A call is validated and
+dispatched once for each combination of shapes, strides, dtypes and device; what that gives is a closure that only
+reads addresses and launches.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from aiterlite import dispatch, envs, launcher
+from aiterlite.dispatch import Decision, Table
+from aiterlite.errors import ArgumentError, LaunchError, LoadError
+from aiterlite.jit import loader, progress, record
+from aiterlite.tables import gemm as tables
+from aiterlite.target import launch_target, persona_for
+
+Run = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
+
+ELEMENTS = {"bf16": 0, "fp16": 1}
+_DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+_ABI = 1
+_MAX_CACHED_CALLS = 4096
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """y = x · weight^T + bias, by the fastest implementation for the shape; torch where no kernel applies.
+
+    Args:
+        x: [..., K]; rows may be strided.
+        weight: [M, K] of x's dtype and device; rows may be strided.
+        bias: None, [M], [1, M] or [N, M] of x's dtype and device, N the number of rows of x.
+
+    Returns [..., M] of x's dtype: float32 sums, one rounding. Few rows (N of at most 16) in bfloat16 or float16 take
+    this package's kernels; other problems, and any that needs gradients or autocast, take
+    `torch.nn.functional.linear`, whose semantics these are. `AITERLITE_STRICT=1` makes falling back to torch because
+    of the shape or dtype an error.
+
+    Raises `ArgumentError` for operands that do not fit together, `DispatchError` under AITERLITE_STRICT=1, and a
+    `JitError` where a kernel cannot be built or loaded.
+    """
+    if torch.is_autocast_enabled(x.device.type) or (
+        torch.is_grad_enabled()
+        and (x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad))
+    ):
+        return functional.linear(x, weight, bias)
+    result: Tensor = _LINEAR_OP(x, weight, bias)
+    return result
+
+
+def wvSplitK(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: N802 (the operator's name in the field)
+    """The skinny GEMM of vLLM's ROCm backend: y = x · weight^T + bias for 1 to 16 rows of x.
+
+    Args:
+        x: [..., K] bfloat16 or float16 with 0 to 16 rows; the last dimension has stride 1, rows may be strided.
+        weight: [M, K] of x's dtype and device; the last dimension has stride 1, rows may be strided.
+        bias: None, [M], [1, M] or [N, M] of x's dtype and device.
+
+    Returns [..., M] of x's dtype. Sums are float32, the bias is added in float32, and one rounding follows. The same
+    call gives the same bits. Nothing outside the operands' addressed elements is read. Not differentiable.
+
+    Source of the semantics: `wvSplitK` of vLLM (csrc/rocm/skinny_gemms.cu), whose argument order is weight first.
+    Raises `ArgumentError`, `DispatchError` (with the reasons) or a `JitError`.
+    """
+    result: Tensor = _WV_SPLIT_K_OP(x, weight, bias)
+    return result
+
+
+def explain(op: str, problem: tables.GemmProblem, device: torch.device) -> Decision:
+    """The decision that a call with this problem on this device would take."""
+    table = {table.op: table for table in (tables.WV_SPLIT_K, tables.LINEAR)}[op]
+    return dispatch.decide(table, problem, persona_for(device.type, device.index), wishes())
+
+
+def wishes() -> dispatch.Wishes:
+    """What the environment asks of dispatch."""
+    return dispatch.Wishes(vskip=envs.VSKIP.get(), jit_off=envs.JIT.get() == "off", strict=envs.STRICT.get())
+
+
+# Checking ------------------------------------------------------------------------------------------------------------
+
+
+def _check(function: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> int:
+    """The number of rows of x. Raises `ArgumentError` for operands that do not fit together."""
+    if x.dim() < 1:
+        raise ArgumentError(function, "x", "0-dimensional", "[..., K], at least 1 dimension")
+    if weight.dim() != 2:
+        raise ArgumentError(function, "weight", f"of shape {list(weight.shape)}", "[M, K], 2 dimensions")
+    k = x.shape[-1]
+    if weight.shape[1] != k:
+        raise ArgumentError(
+            function, "weight", f"of shape {list(weight.shape)}", f"[M, {k}], since x is {list(x.shape)}"
+        )
+    _check_alike(function, "weight", weight, x)
+    n = x.numel() // k if k else _rows(x)
+    if bias is not None:
+        m = weight.shape[0]
+        if list(bias.shape) not in ([m], [1, m], [n, m]):
+            raise ArgumentError(
+                function,
+                "bias",
+                f"of shape {list(bias.shape)}",
+                f"[{m}], [1, {m}] or [{n}, {m}] (features, or rows too)",
+            )
+        _check_alike(function, "bias", bias, x)
+    return n
+
+
+def _rows(x: Tensor) -> int:
+    rows = 1
+    for size in x.shape[:-1]:
+        rows *= size
+    return rows
+
+
+def _check_alike(function: str, name: str, tensor: Tensor, x: Tensor) -> None:
+    if tensor.dtype != x.dtype:
+        raise ArgumentError(function, name, f"of dtype {tensor.dtype}", f"{x.dtype}, the dtype of x")
+    if tensor.device != x.device:
+        raise ArgumentError(function, name, f"on {tensor.device}", f"{x.device}, the device of x")
+
+
+def _check_kernel_operands(function: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """What the kernels need and torch does not."""
+    if x.dtype not in _DTYPES:
+        raise ArgumentError(function, "x", f"of dtype {x.dtype}", "torch.bfloat16, torch.float16")
+    for name, tensor in (("x", x), ("weight", weight), ("bias", bias)):
+        if tensor is not None and not _is_dense(tensor):
+            got = f"of strides {list(tensor.stride())}"
+            raise ArgumentError(function, name, got, "a last dimension of stride 1", "Call .contiguous() on it.")
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.shape[-1] <= 1 or tensor.stride(-1) == 1
+
+
+# Preparing: once for each combination of shapes, strides, dtypes, alignment and device -------------------------------
+
+
+def _problem(rows: Tensor, weight: Tensor, bias: Tensor | None) -> tables.GemmProblem:
+    m, k = weight.shape
+    return tables.GemmProblem(
+        n=rows.shape[0],
+        m=m,
+        k=k,
+        dtype=_DTYPES.get(rows.dtype, str(rows.dtype).removeprefix("torch.")),
+        bias=bias is not None,
+        aligned=k % 8 == 0 and _is_aligned(rows) and _is_aligned(weight),
+        dense=all(_is_dense(tensor) for tensor in (rows, weight, bias) if tensor is not None),
+    )
+
+
+def _is_aligned(matrix: Tensor) -> bool:
+    one_row = matrix.shape[0] == 1
+    return matrix.data_ptr() % 16 == 0 and (one_row or matrix.stride(0) % 8 == 0)
+
+
+def _flatten(x: Tensor) -> Tensor:
+    """x as [N, K]; a view wherever strides allow one."""
+    return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+
+
+def _prepare(table: Table, x: Tensor, weight: Tensor, bias: Tensor | None) -> Run:
+    n = _check(table.op, x, weight, bias)
+    shape = (*x.shape[:-1], weight.shape[0])
+    if table is tables.WV_SPLIT_K:
+        _check_kernel_operands(table.op, x, weight, bias)
+    if n == 0 or weight.shape[0] == 0:
+        return lambda x, weight, bias: x.new_empty(shape)
+    rows = _flatten(x)
+    problem = _problem(rows, weight, bias)
+    persona = persona_for(x.device.type, x.device.index)
+    wished = wishes()
+    decision = dispatch.decide(table, problem, persona, wished)
+    progress.logger().debug("%s", decision)
+    row = dispatch.require(decision, wished)
+    record.note_call(table.op, decision.to_json()["problem"])
+    if row.backend == "torch":
+        return _torch_linear
+    # The strides are part of what a prepared call is kept under, so these never change for it.
+    fixed = sizes(rows, weight, bias)
+    if row.backend == "host":
+        return _host_run(decision, shape, fixed)
+    return _device_run(decision, shape, fixed, x.device)
+
+
+def _torch_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if bias is None or bias.dim() == 1 or x.dim() == 2:
+        return functional.linear(x, weight, bias)
+    # torch adds a bias per row to a matrix only.
+    return functional.linear(_flatten(x), weight, bias).view(*x.shape[:-1], weight.shape[0])
+
+
+def sizes(rows: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[int, ...]:
+    """What every C entry point of this family takes after the four addresses: row strides, and n, m, k."""
+    m, k = weight.shape
+    per_row = bias is not None and bias.dim() == 2 and bias.shape[0] > 1
+    return (
+        rows.stride(0),
+        weight.stride(0),
+        bias.stride(0) if bias is not None and per_row else 0,
+        m,
+        rows.shape[0],
+        m,
+        k,
+    )
+
+
+_OPERAND_TYPES: list[Any] = [*[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 7]
+
+
+def _library(target: str, capturing: Callable[[], bool] = lambda: False) -> ctypes.CDLL:
+    library = loader.host_library(tables.host_unit(target), capturing)
+    if library.aiterlite_gemm_abi() != _ABI:
+        raise LoadError(f"{library._name} speaks ABI {library.aiterlite_gemm_abi()}, this package {_ABI}")
+    return library
+
+
+def host_entry(target: str) -> Any:
+    """The CPU kernel of a target: (operands..., element, parallel_for, threads) -> status."""
+    kernel = _library(target).aiterlite_wv_split_k_cpu
+    kernel.argtypes = [*_OPERAND_TYPES, ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32]
+    return kernel
+
+
+def launch_entry() -> Any:
+    """The launch of a GPU kernel of this family: (driver's launch, function, stream, grid, block, shared bytes,
+    operands...) -> the driver's status, or -1 for sizes beyond 32 bits."""
+    launch = _library(launch_target(), launcher.capturing).aiterlite_wv_split_k_launch
+    launch.argtypes = [*[ctypes.c_void_p] * 3, *[ctypes.c_uint32] * 3, *_OPERAND_TYPES]
+    return launch
+
+
+def parallel_for() -> int:
+    """The address of torch's own parallel loop, so that torch.set_num_threads is obeyed without linking torch."""
+    path = os.path.join(os.path.dirname(torch.__file__), "lib", "libtorch_cpu.so")
+    return ctypes.cast(ctypes.CDLL(path).torch_parallel_for, ctypes.c_void_p).value or 0
+
+
+def _host_run(decision: Decision, shape: tuple[int, ...], fixed: tuple[int, ...]) -> Run:
+    kernel = host_entry(decision.persona.target)
+    tail = (*fixed, ELEMENTS[decision.problem.dtype], parallel_for())
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        rows = x if x.dim() == 2 else _flatten(x)
+        y = x.new_empty(shape)
+        bias_address = None if bias is None else bias.data_ptr()
+        code = kernel(rows.data_ptr(), weight.data_ptr(), bias_address, y.data_ptr(), *tail, torch.get_num_threads())
+        if code != 0:
+            raise LaunchError("aiterlite_wv_split_k_cpu", code, "the thread pool failed", (), (), str(decision.problem))
+        return y
+
+    return run
+
+
+def _device_run(decision: Decision, shape: tuple[int, ...], fixed: tuple[int, ...], device: torch.device) -> Run:
+    plan: tables.WvSplitKPlan = decision.plan
+    persona = decision.persona
+    index = device.index or 0
+    unit = tables.device_unit(decision.problem, persona, plan)
+    function = launcher.function(unit, persona, device.type, index, tables.KERNEL)
+    launch = launch_entry()
+    handle, entry, grid, block = function.handle, function.launch, plan.grid, plan.block
+    raw_stream: Any = torch._C._cuda_getCurrentRawStream
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        rows = x if x.dim() == 2 else _flatten(x)
+        y = x.new_empty(shape)
+        arguments = (
+            entry,
+            handle,
+            raw_stream(index),
+            grid,
+            block,
+            0,
+            rows.data_ptr(),
+            weight.data_ptr(),
+            None if bias is None else bias.data_ptr(),
+            y.data_ptr(),
+            *fixed,
+        )
+        if launcher.is_ready(index):
+            code = launch(*arguments)
+        else:
+            with launcher.make_ready(index):
+                code = launch(*arguments)
+        if code != 0:
+            launcher.check_launch(code, function, persona.family, grid, block, str(decision.problem))
+        return y
+
+    return run
+
+
+# Registration --------------------------------------------------------------------------------------------------------
+
+_cached: dict[Any, Run] = {}
+_cached_for: envs.Snapshot | None = None
+
+
+def _run_for(table: Table, x: Tensor, weight: Tensor, bias: Tensor | None) -> Run:
+    """The prepared call for these operands; the environment's snapshot is part of what it was prepared for."""
+    global _cached_for
+    snapshot = envs.snapshot()
+    if snapshot is not _cached_for or len(_cached) > _MAX_CACHED_CALLS:
+        _cached.clear()
+        _cached_for = snapshot
+    key = (
+        table.op,
+        x.shape,
+        x.stride(),
+        x.dtype,
+        x.device,
+        weight.shape,
+        weight.stride(),
+        weight.dtype,
+        weight.device,
+        (x.data_ptr() | weight.data_ptr()) & 15,
+        None if bias is None else (bias.shape, bias.stride(), bias.dtype, bias.device),
+    )
+    run = _cached.get(key)
+    if run is None:
+        run = _cached[key] = _prepare(table, x, weight, bias)
+    return run
+
+
+def _linear_impl(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return _run_for(tables.LINEAR, x, weight, bias)(x, weight, bias)
+
+
+def _wv_split_k_impl(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return _run_for(tables.WV_SPLIT_K, x, weight, bias)(x, weight, bias)
+
+
+def _fake(function: str) -> Callable[..., Tensor]:
+    def fake(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        _check(function, x, weight, bias)
+        return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+    return fake
+
+
+def _register() -> Any:
+    library: Any = torch.library.Library("aiterlite", "FRAGMENT")  # type: ignore[no-untyped-call]
+    for name, implementation in (("linear", _linear_impl), ("wvSplitK", _wv_split_k_impl)):
+        library.define(f"{name}(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor")
+        for key in ("CPU", "CUDA"):
+            library.impl(name, implementation, key)
+        torch.library.register_fake(f"aiterlite::{name}", _fake(name), lib=library)
+    return library
+
+
+_registered = _register()
+_LINEAR_OP = torch.ops.aiterlite.linear.default
+_WV_SPLIT_K_OP = torch.ops.aiterlite.wvSplitK.default

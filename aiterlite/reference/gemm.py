@@ -1,0 +1,26 @@
+"""Skinny GEMM in plain PyTorch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Unit roundoff of the output types: half the distance from 1 to the next number.
+_ROUNDOFF = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2.0**-24}
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x[..., K] · weight[M, K]^T + bias at float32, rounded once to x's dtype."""
+    y = x.float() @ weight.float().T
+    return (y if bias is None else y + bias.float()).to(x.dtype)
+
+
+def error_bound(x: Tensor, weight: Tensor, exact: Tensor) -> Tensor:
+    """What an output may differ from `exact` (float64): 4 · (eps_out · |exact| + eps_fp32 · sqrt(K) · sum |x · w|).
+
+    The first term is the rounding of the output, the second the growth of float32 sums over K products.
+    """
+    products = x.double().abs() @ weight.double().abs().T
+    spread = _ROUNDOFF[torch.float32] * x.shape[-1] ** 0.5 * products
+    bound: Tensor = 4 * (_ROUNDOFF[x.dtype] * exact.abs() + spread)
+    return bound

@@ -1,0 +1,120 @@
+"""Skinny GEMM: which kernel serves y[N, M] = x[N, K] · W[M, K]^T + bias, and how it is tiled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from aiterlite.dispatch import Between, Holds, OneOf, Row, Table, Targets
+from aiterlite.jit.spec import Unit
+from aiterlite.tables.gemm_plan import CHIPS, Tiling, tiling
+from aiterlite.target import Persona, launch_target
+
+DTYPES = ("bf16", "fp16")
+MAX_TOKENS = 16
+CPU_LINEAR_TOKENS = 8
+_INT32_MAX = 2**31 - 1
+_HOST_SYMBOLS = ("aiterlite_gemm_abi", "aiterlite_wv_split_k_cpu", "aiterlite_wv_split_k_launch")
+KERNEL = "aiterlite_wv_split_k"
+
+
+@dataclass(frozen=True)
+class GemmProblem:
+    """x[n, k] · weight[m, k]^T. `aligned`: both operands start at 16-byte addresses, and so does each of their rows.
+    `dense`: the last dimension of every operand has stride 1. `bias` is there or not."""
+
+    n: int
+    m: int
+    k: int
+    dtype: str = "bf16"
+    bias: bool = False
+    aligned: bool = True
+    dense: bool = True
+
+
+@dataclass(frozen=True)
+class WvSplitKPlan:
+    """One launch: the variant's tiling, whether its loads may assume alignment, and the geometry."""
+
+    tiling: Tiling
+    aligned: bool
+    grid: int
+    block: int
+
+
+def plan_wv_split_k(problem: GemmProblem, persona: Persona) -> WvSplitKPlan:
+    """The tiling and geometry of a GPU launch."""
+    units = max(1, persona.cu_count)
+    chosen = tiling(persona.target, problem.n, problem.m, problem.k, units, problem.aligned)
+    return WvSplitKPlan(
+        tiling=chosen,
+        aligned=problem.aligned,
+        grid=chosen.workgroups(problem.m),
+        block=chosen.waves * persona.wave_size,
+    )
+
+
+def host_unit(target: str) -> Unit:
+    """The family's host unit: its CPU implementation, and the launches of its device kernels."""
+    return Unit("gemm", ("csrc/gemm/gemm.cpp",), target, symbols=_HOST_SYMBOLS)
+
+
+def device_unit(problem: GemmProblem, persona: Persona, plan: WvSplitKPlan) -> Unit:
+    cut = plan.tiling
+    defines = {
+        "AITERLITE_ALIGNED": int(plan.aligned),
+        "AITERLITE_CLUSTER": cut.cluster,
+        "AITERLITE_COLS": cut.cols,
+        "AITERLITE_ELEMENT": problem.dtype,
+        "AITERLITE_SLICES": cut.slices,
+        "AITERLITE_TILES": cut.tiles,
+        "AITERLITE_UNROLL": cut.unroll,
+        "AITERLITE_WAVES": cut.waves,
+    }
+    return Unit(
+        "gemm/wv_split_k",
+        ("csrc/gemm/wv_split_k.hip",),
+        persona.target,
+        defines=tuple((name, str(value)) for name, value in defines.items()),
+        symbols=(KERNEL,),
+    )
+
+
+def _targets(prefix: str) -> tuple[str, ...]:
+    """The targets that the kernel has a tiling for."""
+    return tuple(target for target in CHIPS if target.startswith(prefix))
+
+
+_SKINNY = (
+    OneOf("dtype", DTYPES),
+    Between("n", 1, MAX_TOKENS),
+    Between("m", 1, _INT32_MAX),
+    Between("k", 1, _INT32_MAX),
+    Holds("dense", True, "an operand's last dimension is strided", "make it contiguous"),
+)
+_CPU = Row(
+    name="cpu",
+    backend="host",
+    requires=(Targets(("cpu-*",)), *_SKINNY),
+    units=lambda problem, persona, plan: (host_unit(persona.target),),
+)
+_AMD = Row(
+    name="mfma",
+    backend="hip",
+    requires=(Targets(_targets("gfx")), *_SKINNY),
+    plan=plan_wv_split_k,
+    units=lambda problem, persona, plan: (device_unit(problem, persona, plan), host_unit(launch_target())),
+)
+_SM90 = Row(
+    name="mma_sync",
+    backend="cuda",
+    requires=(Targets(_targets("sm_")), *_SKINNY),
+    plan=plan_wv_split_k,
+    units=lambda problem, persona, plan: (device_unit(problem, persona, plan), host_unit(launch_target())),
+)
+_TORCH = Row(name="torch", backend="torch", requires=(), preference=-1, fallback=True)
+
+# Where torch's matrix units overtake this package's multiply-adds on a CPU (docs/perf/gemm-cpu.md).
+_CPU_LINEAR = replace(_CPU, requires=(*_CPU.requires, Between("n", 1, CPU_LINEAR_TOKENS)))
+
+WV_SPLIT_K = Table("wvSplitK", GemmProblem, (_CPU, _AMD, _SM90))
+LINEAR = Table("linear", GemmProblem, (_CPU_LINEAR, _AMD, _SM90, _TORCH))

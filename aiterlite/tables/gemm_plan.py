@@ -1,0 +1,169 @@
+"""The tiling of `wv_split_k`: how a problem is cut, as a pure function of it and of the chip.
+
+Two questions, answered apart. How are rows and K cut into workgroups (slices, tiles, cluster)? By the least of an
+estimated time. How does a workgroup cut its K (waves, unroll)? So that what a compute unit has in flight covers the
+memory latency (Little's law), in whole turns.
+
+The rates below are published or derived, not fitted: no timing of this kernel stands behind them yet.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+from itertools import product
+
+# Weight rows of one matrix instruction, and the k that one 16-byte load of each lane covers.
+TILE_ROWS = 16
+TILE_K = 32
+_MAX_LDS = 48 * 1024
+_MAX_THREADS = 1024
+# Registers of a lane that a batch of loads and sums may take, and what the rest of the kernel needs beside them.
+_BATCH_REGISTERS, _OTHER_REGISTERS = 184, 40
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What the estimate knows of an architecture. Rates in bytes a microsecond, times in microseconds.
+
+    `memory`: what a kernel that only reads reaches; `cache`: the last-level cache to all compute units together;
+    `flight`: bytes that a compute unit should have under way, 2 to 3 times memory rate x latency / compute units;
+    `registers`: 32-bit registers of a compute unit; `cluster_cost`: start and exchange of a cluster.
+    """
+
+    wave_size: int
+    tile_columns: int
+    clusters: tuple[int, ...]
+    memory: float
+    cache: float
+    flight: int
+    registers: int
+    cluster_cost: float = 0.0
+
+
+CHIPS = {
+    "sm_90a": Chip(32, 8, (1, 2, 4, 8), 3.1e6, 5.5e6, 64 << 10, 65536, 0.45),
+    "sm_80": Chip(32, 8, (1,), 1.7e6, 4.0e6, 40 << 10, 65536),
+    "sm_89": Chip(32, 8, (1,), 0.8e6, 4.0e6, 24 << 10, 65536),
+    "gfx942": Chip(64, 16, (1,), 4.3e6, 14e6, 40 << 10, 131072),
+    "gfx950": Chip(64, 16, (1,), 6.1e6, 16e6, 64 << 10, 131072),
+}
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """The defines of one variant.
+
+    A workgroup of `waves` waves owns `tiles` tiles of 16 / `slices` weight rows, each row cut into `slices` pieces; a
+    wave has `unroll` loads of each tile in flight; `cluster` workgroups share one group of rows and split K between
+    them; `cols` token columns are held.
+    """
+
+    cols: int
+    slices: int
+    waves: int
+    unroll: int
+    tiles: int
+    cluster: int
+
+    def workgroups(self, m: int) -> int:
+        """The grid of a problem of m weight rows."""
+        return _groups(m, self.slices, self.tiles) * self.cluster
+
+
+@functools.lru_cache(maxsize=4096)
+def tiling(target: str, n: int, m: int, k: int, compute_units: int, aligned: bool) -> Tiling:
+    """The tiling for a problem on a target with this many compute units."""
+    chip = CHIPS[target]
+    chosen = split_k(chip, ranked_cuts(chip, n, m, k, compute_units)[0], m, k, compute_units)
+    # Element-wise loads fill the pipeline without being unrolled.
+    return chosen if aligned else replace(chosen, unroll=1)
+
+
+def _groups(m: int, slices: int, tiles: int) -> int:
+    return _quotient(m * slices, TILE_ROWS * tiles)
+
+
+def _quotient(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+Cut = tuple[int, int, int, int]  # cols, slices, tiles, cluster
+
+
+def ranked_cuts(chip: Chip, n: int, m: int, k: int, compute_units: int) -> list[Cut]:
+    """Every cut that holds the tokens and leaves each slice of each workgroup something to do, best estimate first."""
+    cuts = [
+        (cols, slices, tiles, cluster)
+        for cols, slices, tiles, cluster in product((8, 16), (1, 2, 4, 8, 16), (1, 2, 4), chip.clusters)
+        if cols >= chip.tile_columns and n * slices <= cols and TILE_K * slices * cluster <= max(k, TILE_K)
+    ]
+    return sorted(cuts, key=lambda cut: (_cut_time(chip, cut, n, m, k, compute_units), cut))
+
+
+def _cut_time(chip: Chip, cut: Cut, n: int, m: int, k: int, compute_units: int) -> float:
+    """Estimated microseconds: the weights' stream, lengthened where compute units hold unequal numbers of workgroups;
+    the tokens, which come from the cache beside it and so count for less; what starting costs."""
+    cols, slices, tiles, cluster = cut
+    groups = _groups(m, slices, tiles)
+    load = groups * cluster / compute_units
+    imbalance = _quotient(groups * cluster, compute_units) / load
+    stream = 2.0 * m * k / chip.memory
+    tokens = 2.0 * groups * n * k / chip.cache
+    second_column_tile = 0.03 * (cols // chip.tile_columns - 1) * stream
+    start = 0.04 * load + (chip.cluster_cost if cluster > 1 else 0.0) + 0.08 * (tiles - 1)
+    return stream * (1 + 0.4 * (imbalance - 1)) + 0.3 * tokens + second_column_tile + start
+
+
+def split_k(chip: Chip, cut: Cut, m: int, k: int, compute_units: int) -> Tiling:
+    """How the workgroups of a cut share their K among waves and loads in flight."""
+    cols, slices, tiles, cluster = cut
+    steps = _quotient(k, TILE_K * slices * cluster)
+    resident = _quotient(_groups(m, slices, tiles) * cluster, compute_units)
+    best: tuple[float, int] | None = None
+    chosen = Tiling(cols, slices, 1, 1, tiles, cluster)
+    for waves, unroll in product(range(1, 17), range(1, 9)):
+        candidate = Tiling(cols, slices, waves, unroll, tiles, cluster)
+        if not compiles(chip, candidate) or (waves - 1) * unroll >= steps:
+            continue
+        fit = chip.registers // (_registers(chip, candidate) * waves * chip.wave_size)
+        if fit < 1:
+            continue
+        turns = _quotient(steps, waves * unroll)
+        waste = turns * waves * unroll / steps - 1
+        flight = min(resident, fit) * min(waves * unroll, steps) * tiles * 2 * TILE_ROWS * TILE_K
+        # Too little under way is worse than too much, and does not matter where everything is under way at once.
+        short = max(chip.flight / flight - 1, 0) if turns > 1 or fit < resident else 0.0
+        beyond = 0.15 * max(flight / chip.flight - 1, 0)
+        shape = 0.02 * abs(unroll * tiles - 4) + 0.04 * (resident > fit) + 0.05 * (waves < 4)
+        score = (round(short + beyond + 0.8 * waste + shape + 0.02 * turns, 3), waves)
+        if best is None or score < best:
+            best, chosen = score, candidate
+    return chosen
+
+
+def compiles(chip: Chip, candidate: Tiling) -> bool:
+    """Whether the kernel's static assertions hold: threads, registers of a batch, LDS of the partial sums."""
+    column_tiles = candidate.cols // chip.tile_columns
+    held = _operand_registers(chip, candidate) + 4 * candidate.tiles * column_tiles
+    waves_per_simd = _quotient(candidate.waves, 4)
+    fits = (
+        held <= _BATCH_REGISTERS and (held + _OTHER_REGISTERS) * waves_per_simd * chip.wave_size <= chip.registers // 4
+    )
+    tokens = candidate.cols // candidate.slices
+    rows = TILE_ROWS // candidate.slices * candidate.tiles
+    partial = candidate.waves * tokens * (TILE_ROWS * candidate.tiles + 4)
+    received = candidate.cluster * _quotient(tokens * rows, candidate.cluster)
+    return candidate.waves * chip.wave_size <= _MAX_THREADS and fits and 4 * (partial + received) <= _MAX_LDS
+
+
+def _operand_registers(chip: Chip, candidate: Tiling) -> int:
+    lane_rows = 2 if chip.tile_columns == 8 else 1
+    return 4 * candidate.unroll * (lane_rows * candidate.tiles + candidate.cols // chip.tile_columns)
+
+
+def _registers(chip: Chip, candidate: Tiling) -> int:
+    """An upper estimate of a lane's registers."""
+    columns = candidate.cols // chip.tile_columns
+    used = 16 + 8 * candidate.tiles + 8 * columns + 4 * candidate.tiles * columns
+    return _quotient(used + _operand_registers(chip, candidate), 8) * 8

@@ -1,0 +1,95 @@
+// A GPU driver that keeps a record instead of a GPU: the entry points of HIP and CUDA that the launcher opens.
+//
+// Modules that begin with "bad" are refused (code 200), kernels named "missing" are not found (500), more than 64 KiB
+// of dynamic shared memory is too much (1), and so is a grid of more than a million workgroups (9).
+#include <stdint.h>
+#include <string.h>
+
+extern "C" {
+struct Record {
+  int32_t initialized, loads, attribute, attribute_value, launches;
+  uint32_t grid[3], block[3], shared_bytes;
+  uint64_t function, stream;
+  unsigned char image[16], arguments[128];
+};
+Record fake_record;
+int fake_initialize_code = 0;
+}
+
+namespace {
+
+int initialize(unsigned) {
+  ++fake_record.initialized;
+  return fake_initialize_code;
+}
+
+int load(void** module, const void* image) {
+  memcpy(fake_record.image, image, sizeof(fake_record.image));
+  if (memcmp(image, "bad", 3) == 0) return 200;
+  ++fake_record.loads;
+  *module = reinterpret_cast<void*>(0x1000 + fake_record.loads);
+  return 0;
+}
+
+int find(void** function, void* module, const char* name) {
+  if (strcmp(name, "missing") == 0) return 500;
+  *function = reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(module) << 8 | strlen(name));
+  return 0;
+}
+
+int set_attribute(void*, int attribute, int value) {
+  fake_record.attribute = attribute;
+  fake_record.attribute_value = value;
+  return value > 65536 ? 1 : 0;
+}
+
+int launch(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+           unsigned shared_bytes, void* stream, void** arguments, void** extra) {
+  if (gx > 1000000) return 9;
+  if (extra != nullptr) return 1;
+  ++fake_record.launches;
+  const unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
+  memcpy(fake_record.grid, grid, sizeof(grid));
+  memcpy(fake_record.block, block, sizeof(block));
+  fake_record.shared_bytes = shared_bytes;
+  fake_record.function = reinterpret_cast<uint64_t>(function);
+  fake_record.stream = reinterpret_cast<uint64_t>(stream);
+  memcpy(fake_record.arguments, arguments[0], 80);
+  return 0;
+}
+
+int error_text(int code, const char** text) {
+  *text = code == 200   ? "invalid image"
+          : code == 500 ? "named symbol not found"
+          : code == 9   ? "invalid configuration"
+                        : nullptr;
+  return *text == nullptr;
+}
+
+}  // namespace
+
+extern "C" {
+#ifdef FAKE_CUDA
+int cuInit(unsigned flags) { return initialize(flags); }
+int cuModuleLoadData(void** module, const void* image) { return load(module, image); }
+int cuModuleGetFunction(void** function, void* module, const char* name) { return find(function, module, name); }
+int cuFuncSetAttribute(void* function, int attribute, int value) { return set_attribute(function, attribute, value); }
+int cuGetErrorString(int code, const char** text) { return error_text(code, text); }
+#ifndef FAKE_OLD
+int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                   unsigned shared_bytes, void* stream, void** arguments, void** extra) {
+  return launch(function, gx, gy, gz, bx, by, bz, shared_bytes, stream, arguments, extra);
+}
+#endif
+#else
+int hipInit(unsigned flags) { return initialize(flags); }
+int hipModuleLoadData(void** module, const void* image) { return load(module, image); }
+int hipModuleGetFunction(void** function, void* module, const char* name) { return find(function, module, name); }
+int hipFuncSetAttribute(void* function, int attribute, int value) { return set_attribute(function, attribute, value); }
+int hipDrvGetErrorString(int code, const char** text) { return error_text(code, text); }
+int hipModuleLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                          unsigned shared_bytes, void* stream, void** arguments, void** extra) {
+  return launch(function, gx, gy, gz, bx, by, bz, shared_bytes, stream, arguments, extra);
+}
+#endif
+}

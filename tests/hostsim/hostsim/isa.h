@@ -1,0 +1,230 @@
+// The primitives of isa_ptx.h (AITERLITE_HOST_SIM=90) or isa_amdgcn.h (942, 950) on the host, for tests.
+//
+// Matrix instructions are written from the register layouts that the PTX manual and the CDNA manuals document, not from
+// fragment.h, which is thereby checked against them. Loads go through ordinary memory, so that AddressSanitizer sees an
+// access outside a tensor.
+#pragma once
+#include <hostsim/scheduler.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if AITERLITE_HOST_SIM == 90
+#define AITERLITE_AMD 0
+#define AITERLITE_NVIDIA 1
+#elif AITERLITE_HOST_SIM == 942 || AITERLITE_HOST_SIM == 950
+#define AITERLITE_AMD 1
+#define AITERLITE_NVIDIA 0
+#else
+#error "AITERLITE_HOST_SIM must be 90, 942 or 950"
+#endif
+
+#define AITERLITE_DEVICE inline
+#define AITERLITE_KERNEL(threads) inline void
+#define AITERLITE_CLUSTER_ATTRIBUTE(size)
+#define AITERLITE_SHARED(type, name, count) type* name = ::hostsim::shared_array<type>(count)
+
+namespace aiterlite {
+
+using hostsim::scheduler;
+
+inline constexpr uint32_t kWaveSize = AITERLITE_NVIDIA ? 32 : 64;
+inline constexpr uint32_t kSimdRegisters = AITERLITE_NVIDIA ? 16384 : 32768;
+inline constexpr bool kPredicatedLoads = AITERLITE_NVIDIA;
+
+inline uint32_t thread_id() { return scheduler.current().id; }
+inline uint32_t workgroup_id() { return scheduler.workgroup().id; }
+
+// Waits for the wave. The last lane to come runs act(operands by lane).
+template <class Operand, class Act>
+void wave_meeting(const char* kind, Operand& operand, const Act& act) {
+  hostsim::Meeting& wave = scheduler.workgroup().waves[thread_id() / kWaveSize];
+  scheduler.meet(wave, thread_id() % kWaveSize, kind, &operand,
+                 [&] { act([&](uint32_t lane) -> Operand& { return *static_cast<Operand*>(wave.operands[lane]); }); });
+}
+
+inline uint32_t uniform(uint32_t value) {
+  if (AITERLITE_NVIDIA) return value;
+  wave_meeting("uniform", value, [](const auto& lane) {
+    for (uint32_t i = 1; i < kWaveSize; ++i) {
+      if (lane(i) != lane(0)) hostsim::fail("uniform: lanes differ");
+    }
+  });
+  return value;
+}
+
+inline void workgroup_barrier() {
+  scheduler.meet(scheduler.workgroup().barrier, thread_id(), "workgroup_barrier", nullptr, [] {});
+}
+inline void schedule_barrier() {}
+
+inline float shuffle_xor(float value, uint32_t mask) {
+  wave_meeting("shuffle_xor", value, [mask](const auto& lane) {
+    float all[kWaveSize];
+    for (uint32_t i = 0; i < kWaveSize; ++i) all[i] = lane(i);
+    for (uint32_t i = 0; i < kWaveSize; ++i) lane(i) = all[i ^ mask];
+  });
+  return value;
+}
+
+inline uint16_t opaque(uint16_t value) { return value; }
+
+struct alignas(16) Vector16 {
+  uint32_t word[4];
+};
+
+template <bool streaming>
+Vector16 load_vector(const void* p) {
+  if (reinterpret_cast<uintptr_t>(p) % 16 != 0)
+    hostsim::fail("a 16-byte load at an address that is not a multiple of 16");
+  Vector16 v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+template <bool streaming>
+Vector16 load_vector_if(const void* p, bool wanted, const void* safe) {
+  if (AITERLITE_AMD) load_vector<streaming>(wanted ? p : safe);
+  return wanted ? load_vector<streaming>(p) : Vector16{};
+}
+inline uint16_t load_u16(const void* p) { return *static_cast<const uint16_t*>(p); }
+inline void store_u16(void* p, uint16_t value) { *static_cast<uint16_t*>(p) = value; }
+
+// IEEE binary16 in integers: compilers disagree about having the type.
+inline float half_bits_to_float(uint16_t bits) {
+  const int exponent = bits >> 10 & 31;
+  const int fraction = bits & 1023;
+  const float sign = bits & 0x8000 ? -1.0f : 1.0f;
+  if (exponent == 31) return fraction ? NAN : sign * INFINITY;
+  return sign * (exponent ? ldexpf(static_cast<float>(fraction + 1024), exponent - 25)
+                          : ldexpf(static_cast<float>(fraction), -24));
+}
+inline uint16_t float_to_half_bits(float value) {
+  const uint16_t sign = signbit(value) ? 0x8000 : 0;
+  if (isnan(value)) return sign | 0x7e00;
+  const float magnitude = fabsf(value);
+  if (magnitude == 0.0f) return sign;
+  if (magnitude >= 65520.0f) return sign | 0x7c00;
+  int exponent = 0;
+  frexpf(magnitude, &exponent);
+  const int quantum = exponent - 11 > -24 ? exponent - 11 : -24;  // log2 of the spacing of halves here
+  const float units = nearbyintf(ldexpf(magnitude, -quantum));
+  // The biased exponent counts from the spacing; a carry out of the fraction runs into it, as it should.
+  return sign | static_cast<uint16_t>((quantum + 24) * 1024 + static_cast<int>(units));
+}
+
+inline float operand_element(bool is_bf16, const uint32_t* words, uint32_t index) {
+  const auto bits = static_cast<uint16_t>(words[index / 2] >> (index % 2 * 16));
+  if (!is_bf16) return half_bits_to_float(bits);
+  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
+  float value;
+  memcpy(&value, &wide, sizeof value);
+  return value;
+}
+
+#if AITERLITE_NVIDIA
+
+// PTX ISA, mma.m16n8k16 with .f16 or .bf16: groupID = lane >> 2, threadID_in_group = lane % 4.
+struct MmaOperands {
+  float* d;
+  uint32_t a[4];
+  uint32_t b[2];
+};
+inline void mma_m16n8k16(bool is_bf16, float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                         uint32_t b1) {
+  MmaOperands operands{d, {a0, a1, a2, a3}, {b0, b1}};
+  wave_meeting("mma_m16n8k16", operands, [is_bf16](const auto& lane) {
+    float a[16][16], b[16][8];
+    for (uint32_t l = 0; l < 32; ++l) {
+      const uint32_t group = l >> 2;
+      const uint32_t in_group = l % 4;
+      for (uint32_t i = 0; i < 8; ++i) {
+        const uint32_t row = (i < 2 || (i >= 4 && i < 6)) ? group : group + 8;
+        const uint32_t column = in_group * 2 + (i & 1) + (i < 4 ? 0 : 8);
+        a[row][column] = operand_element(is_bf16, lane(l).a, i);
+      }
+      for (uint32_t i = 0; i < 4; ++i) {
+        const uint32_t row = in_group * 2 + (i & 1) + (i < 2 ? 0 : 8);
+        b[row][group] = operand_element(is_bf16, lane(l).b, i);
+      }
+    }
+    for (uint32_t l = 0; l < 32; ++l) {
+      for (uint32_t i = 0; i < 4; ++i) {
+        const uint32_t row = (l >> 2) + (i < 2 ? 0 : 8);
+        const uint32_t column = l % 4 * 2 + (i & 1);
+        for (uint32_t k = 0; k < 16; ++k) lane(l).d[i] = fmaf(a[row][k], b[k][column], lane(l).d[i]);
+        // The hardware's NaN, which a rounding in integers would carry into the sign.
+        constexpr uint32_t kNan = 0x7fffffff;
+        if (isnan(lane(l).d[i])) memcpy(&lane(l).d[i], &kNan, sizeof kNan);
+      }
+    }
+  });
+}
+inline void mma_m16n8k16_bf16(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                              uint32_t b1) {
+  mma_m16n8k16(true, d, a0, a1, a2, a3, b0, b1);
+}
+inline void mma_m16n8k16_fp16(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                              uint32_t b1) {
+  mma_m16n8k16(false, d, a0, a1, a2, a3, b0, b1);
+}
+
+inline uint32_t cluster_rank() { return scheduler.workgroup().rank; }
+
+// Split barrier: what is waited for is the generation that the arrival belonged to. Kernels use it once.
+inline void cluster_arrive() { scheduler.arrive(scheduler.cluster()); }
+inline void cluster_wait() {
+  scheduler.wait([] { return scheduler.cluster().generation > 0; });
+}
+
+inline void mailbox_open(uint64_t*, uint32_t bytes) {
+  hostsim::Workgroup& group = scheduler.workgroup();
+  if (group.mailbox_open) hostsim::fail("a mailbox was opened twice");
+  group.mailbox_open = true;
+  group.mailbox_missing = bytes;
+}
+inline void mailbox_send(uint64_t*, uint32_t to, float* local, float value) {
+  if (scheduler.cluster().generation == 0) hostsim::fail("a message was sent before the cluster had started");
+  hostsim::Workgroup& other = scheduler.member(to);
+  if (!other.mailbox_open) hostsim::fail("a message was sent to a mailbox that is not open");
+  scheduler.post({&other, hostsim::in_workgroup(other, local), value});
+}
+inline void mailbox_wait(uint64_t*) {
+  scheduler.wait([] { return scheduler.workgroup().mailbox_missing == 0; });
+}
+
+#else
+
+// CDNA3 and CDNA4: A row = lane % 16, B column = lane % 16; 16x16x16: k = 4 * (lane / 16) + i, two instructions for 8
+// elements a lane; 16x16x32: k = 8 * (lane / 16) + i. D: row 4 * (lane / 16) + i, column lane % 16.
+struct MfmaOperands {
+  float* d;
+  const Vector16* a;
+  const Vector16* b;
+};
+inline void mfma_16x16(bool is_bf16, float (&d)[4], const Vector16& a_lane, const Vector16& b_lane) {
+  MfmaOperands operands{d, &a_lane, &b_lane};
+  wave_meeting("mfma_16x16", operands, [is_bf16](const auto& lane) {
+    constexpr uint32_t kPerLane = AITERLITE_HOST_SIM == 942 ? 4 : 8;
+    for (uint32_t first = 0; first < 8; first += kPerLane) {
+      float a[16][4 * kPerLane], b[4 * kPerLane][16];
+      for (uint32_t l = 0; l < 64; ++l) {
+        for (uint32_t i = 0; i < kPerLane; ++i) {
+          a[l % 16][kPerLane * (l / 16) + i] = operand_element(is_bf16, lane(l).a->word, first + i);
+          b[kPerLane * (l / 16) + i][l % 16] = operand_element(is_bf16, lane(l).b->word, first + i);
+        }
+      }
+      for (uint32_t l = 0; l < 64; ++l) {
+        for (uint32_t i = 0; i < 4; ++i) {
+          float& d = lane(l).d[i];
+          for (uint32_t k = 0; k < 4 * kPerLane; ++k) d = fmaf(a[4 * (l / 16) + i][k], b[k][l % 16], d);
+        }
+      }
+    }
+  });
+}
+inline void mfma_16x16_bf16(float (&d)[4], const Vector16& a, const Vector16& b) { mfma_16x16(true, d, a, b); }
+inline void mfma_16x16_fp16(float (&d)[4], const Vector16& a, const Vector16& b) { mfma_16x16(false, d, a, b); }
+
+#endif
+
+}  // namespace aiterlite

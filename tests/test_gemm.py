@@ -1,0 +1,250 @@
+"""`linear` and `wvSplitK` against float64, through the public functions. L2: cpu, and a GPU where there is one."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import aiterlite  # noqa: E402
+from aiterlite import envs  # noqa: E402
+from aiterlite.errors import ArgumentError, DispatchError, ExecutorError, JitDisabledError  # noqa: E402
+from aiterlite.reference import gemm as reference  # noqa: E402
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+DTYPES = [torch.bfloat16, torch.float16]
+NAN = float("nan")
+
+
+def matrix(rows: int, columns: int, dtype: torch.dtype, device: str, pad: int = 0, scale: float = 1.0) -> torch.Tensor:
+    """A random matrix whose rows are `pad` elements further apart than they are long; the padding holds NaN."""
+    storage = torch.full((rows, columns + pad), NAN, dtype=dtype, device=device)
+    storage[:, :columns] = torch.randn(rows, columns, device=device) * scale
+    return storage[:, :columns]
+
+
+def assert_within_bound(y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    x, weight, y = x.cpu(), weight.cpu(), y.cpu()
+    exact = x.double() @ weight.double().T
+    if bias is not None:
+        exact = exact + bias.cpu().double()
+    error = (y.double() - exact).abs()
+    bound = reference.error_bound(x, weight, exact)
+    assert y.shape == exact.shape
+    assert bool((error <= bound).all()), f"worst error is {float((error / bound).max()):.2f} times the bound"
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("n", range(1, 17))
+def test_every_token_count(n: int, dtype: torch.dtype, device: str) -> None:
+    torch.manual_seed(n)
+    for m, k, pad in ((256, 512, 0), (37, 776, 24), (1, 8, 8)):
+        x = matrix(n, k, dtype, device, pad)
+        weight = matrix(m, k, dtype, device, pad, k**-0.5)
+        for bias in (None, matrix(1, m, dtype, device)[0], matrix(n, m, dtype, device, 3)):
+            assert_within_bound(aiterlite.wvSplitK(x, weight, bias), x, weight, bias)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("m", "k"), [(256, 7168), (2112, 7168), (129, 7167), (640, 2880), (33, 1)])
+def test_model_shapes(m: int, k: int, dtype: torch.dtype, device: str) -> None:
+    torch.manual_seed(k)
+    for n in (1, 3, 16):
+        x, weight = matrix(n, k, dtype, device), matrix(m, k, dtype, device, scale=k**-0.5)
+        assert_within_bound(aiterlite.wvSplitK(x, weight), x, weight, None)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("pad", [1, 3, 8])
+def test_rows_at_any_address(pad: int, device: str) -> None:
+    """Odd strides and addresses break 16-byte alignment; the result stays right."""
+    storage = torch.randn(5 * 103 + 7, device=device).to(torch.bfloat16)
+    x = torch.as_strided(storage, (4, 96), (96 + pad, 1), 1)
+    weight = matrix(19, 96, torch.bfloat16, device, pad)
+    assert_within_bound(aiterlite.wvSplitK(x, weight), x, weight, None)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_bias_is_used(device: str) -> None:
+    """The negative control of the bias cases: without it the bound is exceeded."""
+    x, weight = matrix(4, 256, torch.bfloat16, device), matrix(64, 256, torch.bfloat16, device, scale=1 / 16)
+    bias = torch.randn(64, device=device).to(torch.bfloat16)
+    without = aiterlite.wvSplitK(x, weight)
+    with pytest.raises(AssertionError):
+        assert_within_bound(without, x, weight, bias)
+    torch.testing.assert_close(
+        aiterlite.wvSplitK(x, weight, bias), aiterlite.wvSplitK(x, weight, bias[None, :]), rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("call", [aiterlite.linear, aiterlite.wvSplitK], ids=["linear", "wvSplitK"])
+def test_leading_dimensions(call: object, device: str) -> None:
+    x, weight = torch.randn(2, 3, 64, device=device).half(), torch.randn(24, 64, device=device).half()
+    bias = torch.randn(6, 24, device=device).half()
+    y = call(x, weight)
+    assert y.shape == (2, 3, 24)
+    assert torch.equal(y.view(6, 24), call(x.view(6, 64), weight))
+    assert torch.equal(call(x, weight, bias).view(6, 24), call(x.view(6, 64), weight, bias))
+    assert call(x[0, 0], weight).shape == (24,)
+    transposed = torch.randn(3, 2, 64, device=device).half().transpose(0, 1)
+    assert torch.equal(call(transposed, weight), call(transposed.contiguous(), weight))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_empty(device: str) -> None:
+    weight = torch.randn(24, 64, device=device).half()
+    for shape in ((0, 64), (2, 0, 64)):
+        y = aiterlite.wvSplitK(torch.empty(shape, device=device).half(), weight)
+        assert y.shape == (*shape[:-1], 24) and y.device == weight.device
+    assert aiterlite.linear(torch.randn(3, 64, device=device).half(), weight[:0]).shape == (3, 0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_zero_input_gives_the_bias(device: str) -> None:
+    weight, bias = torch.randn(40, 512, device=device).bfloat16(), torch.randn(40, device=device).bfloat16()
+    x = torch.zeros(5, 512, device=device).bfloat16()
+    assert torch.equal(aiterlite.wvSplitK(x, weight), torch.zeros(5, 40, device=device).bfloat16())
+    assert torch.equal(aiterlite.wvSplitK(x, weight, bias), bias.expand(5, 40))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("value", [NAN, float("inf")])
+def test_a_token_keeps_its_nan(value: float, device: str) -> None:
+    x, weight = torch.randn(5, 520, device=device).bfloat16(), torch.randn(40, 520, device=device).bfloat16()
+    clean = aiterlite.wvSplitK(x, weight)
+    x[2, 519] = value
+    y = aiterlite.wvSplitK(x, weight)
+    assert not bool(torch.isfinite(y[2]).any())
+    others = [0, 1, 3, 4]
+    assert torch.equal(y[others], clean[others])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_same_bits_every_time(device: str) -> None:
+    x, weight = torch.randn(7, 7168, device=device).bfloat16(), torch.randn(300, 7168, device=device).bfloat16()
+    first = aiterlite.wvSplitK(x, weight)
+    assert all(torch.equal(first, aiterlite.wvSplitK(x, weight)) for _ in range(10))
+
+
+def test_bits_do_not_depend_on_threads() -> None:
+    x, weight = torch.randn(3, 1024).bfloat16(), torch.randn(301, 1024).bfloat16()
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            results.append(aiterlite.wvSplitK(x, weight))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+# What bad input gets --------------------------------------------------------------------------------------------------
+
+X, W = torch.randn(3, 64).bfloat16(), torch.randn(24, 64).bfloat16()
+B = torch.randn(24).bfloat16()
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "bias", "argument", "said"),
+    [
+        (X.float(), W.float(), None, "x", "torch.float32"),
+        (X, W.half(), None, "weight", "torch.float16"),
+        (X, W, B.half(), "bias", "torch.float16"),
+        (X, W, B[:5], "bias", r"\[5\]"),
+        (X, W, B.expand(2, 24), "bias", r"\[2, 24\]"),
+        (X, W[:, :63], None, "weight", r"\[24, 63\]"),
+        (X, W[0], None, "weight", r"\[64\]"),
+        (X, W[None], None, "weight", r"\[1, 24, 64\]"),
+        (torch.tensor(1.0).bfloat16(), W, None, "x", "0-dimensional"),
+        (X, W.to("meta"), None, "weight", "meta"),
+        (X, torch.randn(64, 24).bfloat16().T, None, "weight", r"strides \[1, 24\]"),
+        (torch.randn(64, 3).bfloat16().T, W, None, "x", r"strides \[1, 3\]"),
+    ],
+)
+def test_bad_operands_are_named(x: object, weight: object, bias: object, argument: str, said: str) -> None:
+    with pytest.raises(ArgumentError, match=said) as caught:
+        aiterlite.wvSplitK(x, weight, bias)
+    assert caught.value.argument == argument
+    assert caught.value.allowed and f"`{argument}`" in str(caught.value)
+
+
+@pytest.mark.parametrize("bad", [(X, W.half(), None), (X, W[:, :63], None), (X, W, B[:5]), (X, W[0], None)])
+def test_linear_refuses_what_torch_would(bad: tuple[object, ...]) -> None:
+    with pytest.raises(ArgumentError):
+        aiterlite.linear(*bad)
+
+
+def test_too_many_tokens() -> None:
+    with pytest.raises(DispatchError, match="n must be 1 to 16, it is 17"):
+        aiterlite.wvSplitK(torch.randn(17, 64).bfloat16(), W)
+
+
+def test_linear_takes_torch_elsewhere() -> None:
+    x = torch.randn(17, 64).bfloat16()
+    assert torch.equal(aiterlite.linear(x, W, B), torch.nn.functional.linear(x, W, B))
+    transposed = torch.randn(64, 24).bfloat16().T
+    assert torch.equal(aiterlite.linear(X, transposed), torch.nn.functional.linear(X, transposed))
+    assert torch.equal(aiterlite.linear(X.double(), W.double()), torch.nn.functional.linear(X.double(), W.double()))
+
+
+def test_strict_makes_the_fallback_an_error() -> None:
+    x = torch.randn(17, 64).bfloat16()
+    with envs.override(AITERLITE_STRICT="1"):
+        with pytest.raises(DispatchError, match="AITERLITE_STRICT=1") as caught:
+            aiterlite.linear(x, W)
+        assert "n must be 1 to 16, it is 17" in str(caught.value)
+        aiterlite.linear(X, W)
+
+
+def test_jit_off_leaves_torch() -> None:
+    with envs.override(AITERLITE_JIT="off"):
+        assert torch.equal(aiterlite.linear(X, W), torch.nn.functional.linear(X, W))
+        with pytest.raises((DispatchError, JitDisabledError), match="AITERLITE_JIT=off"):
+            aiterlite.wvSplitK(X, W)
+
+
+@pytest.mark.compile
+def test_amd_target_compiles_and_says_that_nothing_runs_it() -> None:
+    with envs.override(AITERLITE_TARGET="gfx942"), pytest.raises(ExecutorError, match="gfx942"):
+        aiterlite.linear(X, W)
+
+
+# torch ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", ["linear", "wvSplitK"])
+@pytest.mark.parametrize("bias", [None, B], ids=["plain", "bias"])
+def test_opcheck(op: str, bias: torch.Tensor | None) -> None:
+    target = getattr(torch.ops.aiterlite, op).default
+    torch.library.opcheck(target, (X, W, bias))
+    torch.library.opcheck(target, (torch.randn(2, 3, 64).bfloat16(), W, bias))
+
+
+@pytest.mark.parametrize("name", ["linear", "wvSplitK"])
+def test_compiles_without_a_graph_break(name: str) -> None:
+    def model(x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(getattr(aiterlite, name)(x, W, B)) + 1
+
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(X), model(X))
+
+
+def test_gradients_take_torch() -> None:
+    weight = W.float().requires_grad_()
+    aiterlite.linear(X.float(), weight).sum().backward()
+    assert weight.grad is not None and weight.grad.shape == weight.shape
+
+
+def test_autocast_takes_torch() -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert aiterlite.linear(X.float(), W.float()).dtype == torch.bfloat16
+
+
+def test_meta_tensors() -> None:
+    y = torch.ops.aiterlite.wvSplitK(X.to("meta"), W.to("meta"))
+    assert y.shape == (3, 24) and y.dtype == torch.bfloat16
