@@ -1,0 +1,232 @@
+"""The skinny-GEMM table: `linear` of this package, `torch.nn.functional.linear` and the read floor, in one run."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import math
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from aiterlite import __version__, launcher
+from aiterlite.benchmark.floor import read_floor
+from aiterlite.benchmark.timing import Timing, compare, copies_for
+from aiterlite.ops import gemm as ops
+from aiterlite.reference.gemm import error_bound
+from aiterlite.tables import gemm as tables
+from aiterlite.target import Persona, persona_for
+
+# (M, K) of DeepSeek-R1's projections on one rank, and one square.
+SHAPES = ((256, 7168), (576, 7168), (1536, 7168), (2112, 7168), (3072, 1536), (7168, 2048), (7168, 2304), (4096, 4096))
+TOKENS = (1, 2, 4, 8, 16)
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One shape: times in microseconds, and what they mean."""
+
+    m: int
+    k: int
+    n: int
+    variant: str
+    floor_us: float
+    torch_us: float
+    ours_us: float
+    over_floor: float
+    speedup: float
+    gigabytes_per_second: float
+    share_of_floor_bandwidth: float
+    error_over_bound: float
+    timings: dict[str, Timing]
+
+
+def measure(
+    shapes: list[tuple[int, int]], tokens: list[int], dtype: str, device: torch.device, samples: int
+) -> list[Row]:
+    """One row for each shape and token count."""
+    rows = []
+    for m, k in shapes:
+        copies = copies_for(device, m * k * 2)
+        weights = [_random(m, k, dtype, device) * k**-0.5 for _ in range(copies)]
+        floor = read_floor(weights)
+        for n in tokens:
+            rows.append(_row(weights, floor, n, dtype, device, samples))
+    return rows
+
+
+def _random(rows: int, columns: int, dtype: str, device: torch.device) -> Tensor:
+    return torch.randn(rows, columns, device=device, dtype=torch.float32).to(_DTYPES[dtype])
+
+
+def _row(weights: list[Tensor], floor: Any, n: int, dtype: str, device: torch.device, samples: int) -> Row:
+    m, k = weights[0].shape
+    inputs = [_random(n, k, dtype, device) for _ in weights]
+    error = _error_over_bound(inputs[0], weights[0])
+    with torch.no_grad():
+        timings = compare(
+            {
+                "floor": floor,
+                "torch": lambda copy: functional.linear(inputs[copy], weights[copy]),
+                "ours": lambda copy: ops.linear(inputs[copy], weights[copy]),
+            },
+            len(weights),
+            device,
+            samples,
+        )
+    median = {name: timing.median for name, timing in timings.items()}
+    problem = tables.GemmProblem(n=n, m=m, k=k, dtype=dtype)
+    decision = ops.explain("linear", problem, device)
+    moved = 2 * (m * k + n * k + n * m)
+    return Row(
+        m=m,
+        k=k,
+        n=n,
+        variant=_variant(decision),
+        floor_us=median["floor"] * 1e6,
+        torch_us=median["torch"] * 1e6,
+        ours_us=median["ours"] * 1e6,
+        over_floor=median["ours"] / median["floor"],
+        speedup=median["torch"] / median["ours"],
+        gigabytes_per_second=moved / median["ours"] * 1e-9,
+        share_of_floor_bandwidth=moved / median["ours"] / (2 * m * k / median["floor"]),
+        error_over_bound=error,
+        timings=timings,
+    )
+
+
+def _variant(decision: Any) -> str:
+    plan: tables.WvSplitKPlan | None = decision.plan
+    if plan is None:
+        return str(decision.row.name)
+    cut = plan.tiling
+    return f"s{cut.slices} w{cut.waves} u{cut.unroll} t{cut.tiles} c{cut.cluster}"
+
+
+def _error_over_bound(x: Tensor, weight: Tensor) -> float:
+    """The worst element's error over its bound; above 1 is wrong."""
+    with torch.no_grad():
+        y = ops.linear(x, weight)
+    exact = x.double().cpu() @ weight.double().cpu().T
+    return float(((y.double().cpu() - exact).abs() / error_bound(x.cpu(), weight.cpu(), exact)).max())
+
+
+def call_overhead_us(device: torch.device, calls: int = 2000) -> dict[str, float]:
+    """Host microseconds of one `linear` call beside torch's, outside graphs, for a shape whose kernel is short."""
+    x, weight = _random(1, 256, "bf16", device), _random(64, 256, "bf16", device)
+
+    def host_time(call: Any) -> float:
+        best = math.inf
+        for _ in range(7):
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            started = time.perf_counter()
+            for _ in range(calls):
+                call()
+            best = min(best, time.perf_counter() - started)
+        return best / calls * 1e6
+
+    with torch.no_grad():
+        ours = host_time(lambda: ops.linear(x, weight))
+        theirs = host_time(lambda: functional.linear(x, weight))
+        y = ops.linear(x, weight)
+        bare = host_time(bare_launch(x, weight, y))
+    return {"linear": ours, "torch": theirs, "bare_launch": bare, "over_bare_launch": ours - bare}
+
+
+def bare_launch(x: Tensor, weight: Tensor, y: Tensor) -> Callable[[], int]:
+    """The kernel that `linear` takes for these operands, called with fixed arguments and nothing around it.
+
+    The arguments are addresses: the caller keeps the tensors alive.
+    """
+    problem = tables.GemmProblem(n=x.shape[0], m=weight.shape[0], k=weight.shape[1], dtype="bf16")
+    decision = ops.explain("linear", problem, x.device)
+    arguments = (x.data_ptr(), weight.data_ptr(), None, y.data_ptr(), *ops.sizes(x, weight, None))
+    if x.device.type == "cpu":
+        tail = (ops.ELEMENTS[problem.dtype], ops.parallel_for(), torch.get_num_threads())
+        return functools.partial(ops.host_entry(decision.persona.target), *arguments, *tail)
+    index = x.device.index or 0
+    unit = tables.device_unit(problem, decision.persona, decision.plan)
+    function = launcher.function(unit, decision.persona, x.device.type, index, tables.KERNEL)
+    raw_stream: Any = torch._C._cuda_getCurrentRawStream
+    head = (function.launch, function.handle, raw_stream(index), decision.plan.grid, decision.plan.block, 0)
+    return functools.partial(ops.launch_entry(), *head, *arguments)
+
+
+def geometric_mean(values: list[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def report(rows: list[Row], overhead: dict[str, float], persona: Persona) -> dict[str, Any]:
+    return {
+        "aiterlite": __version__,
+        "torch": torch.__version__,
+        "persona": asdict(persona),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "rows": [asdict(row) for row in rows],
+        "geometric_mean_speedup": geometric_mean([row.speedup for row in rows]),
+        "least_speedup": min(row.speedup for row in rows),
+        "worst_over_floor": max(row.over_floor for row in rows),
+        "call_overhead_us": overhead,
+    }
+
+
+def to_text(data: dict[str, Any]) -> str:
+    persona = data["persona"]
+    lines = [
+        f"{persona['chip']} ({persona['target']}), torch {data['torch']}, {data['threads']} threads; microseconds",
+        f"{'M':>6} {'K':>6} {'N':>3} {'floor':>8} {'torch':>8} {'ours':>8} {'/floor':>7} {'torch/':>7} "
+        f"{'GB/s':>7} {'err':>5}  variant",
+    ]
+    for row in data["rows"]:
+        lines.append(
+            f"{row['m']:>6} {row['k']:>6} {row['n']:>3} {row['floor_us']:>8.2f} {row['torch_us']:>8.2f} "
+            f"{row['ours_us']:>8.2f} {row['over_floor']:>7.2f} {row['speedup']:>7.2f} "
+            f"{row['gigabytes_per_second']:>7.0f} {row['error_over_bound']:>5.2f}  {row['variant']}"
+        )
+    overhead = data["call_overhead_us"]
+    lines += [
+        f"geometric mean {data['geometric_mean_speedup']:.2f} times torch, least {data['least_speedup']:.2f}; "
+        f"worst {data['worst_over_floor']:.2f} times the read floor",
+        f"host time of a call: linear {overhead['linear']:.1f} us, torch {overhead['torch']:.1f} us, bare launch "
+        f"{overhead['bare_launch']:.1f} us; linear over bare launch {overhead['over_bare_launch']:.1f} us",
+    ]
+    return "\n".join(lines)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--shape", action="append", metavar="M,K", help="repeatable; default: the table's")
+    parser.add_argument("--tokens", default=",".join(map(str, TOKENS)), metavar="N,N")
+    parser.add_argument("--dtype", choices=sorted(_DTYPES), default="bf16")
+    parser.add_argument("--samples", type=int, default=31)
+    parser.add_argument("--json", metavar="FILE", help="write the result here as JSON")
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    device = torch.device(arguments.device)
+    shapes = [tuple(map(int, text.split(","))) for text in arguments.shape] if arguments.shape else list(SHAPES)
+    tokens = [int(text) for text in arguments.tokens.split(",")]
+    rows = measure([(m, k) for m, k in shapes], tokens, arguments.dtype, device, arguments.samples)
+    return report(rows, call_overhead_us(device), persona_for(device.type, device.index))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    arguments = parser.parse_args(argv)
+    data = run(arguments)
+    print(to_text(data))
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(data, indent=1) + "\n")
+    return 0

@@ -1,0 +1,190 @@
+"""build: prebuild what runs will need, on a machine that need not run it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiterlite.cli import output, plan
+from aiterlite.cli.command import Commands, Report, UsageError, command
+from aiterlite.cli.targets import add_target_option, named_personas, personas_or_default
+from aiterlite.demo import SHAPES, TOKENS
+from aiterlite.errors import AiterliteError
+from aiterlite.jit import engine, jobs, progress, record
+from aiterlite.jit.spec import Unit
+from aiterlite.jit.store import Entry, Store, open_store
+
+_HEADERS = ("unit", "target", "result", "seconds", "size", "resources")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one unit: "built", "cached", "missing" or "failed"."""
+
+    result: str
+    seconds: float = 0.0
+    entry: Entry | None = None
+    error: str = ""
+
+
+def add(commands: Commands) -> None:
+    parser = command(commands, "build", "build kernels into the cache, for any target, without a GPU", _run)
+    add_target_option(parser, "what to build for (default: AITERLITE_TARGET, else this CPU)")
+    parser.add_argument("--ops", type=_names, default=[], metavar="OP,OP", help="operators (default: all)")
+    parser.add_argument(
+        "--shape", type=_shape, action="append", metavar="M,K", help="repeatable (default: DeepSeek-R1's projections)"
+    )
+    parser.add_argument("--tokens", type=_numbers, metavar="N,N", help="token counts (default: 1,4,16)")
+    parser.add_argument("--dtype", type=_names, metavar="T,T", help="bf16, fp16 (default: bf16)")
+    parser.add_argument("--from", dest="manifest", type=Path, metavar="FILE", help="what a run recorded")
+    parser.add_argument("--unit", type=_unit, action="append", metavar="JSON", help="exactly this unit; repeatable")
+    parser.add_argument("--check", action="store_true", help="build nothing; exit 1 if anything would be built")
+    parser.add_argument("--jobs", type=_count, metavar="N", help="compilers at once (default: AITERLITE_MAX_JOBS)")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(text: str) -> list[int]:
+    return [_count(part) for part in _names(text)]
+
+
+def _count(text: str) -> int:
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def _shape(text: str) -> tuple[int, int]:
+    numbers = _numbers(text)
+    if len(numbers) != 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is no shape; give M,K, such as 2112,7168")
+    return numbers[0], numbers[1]
+
+
+def _unit(text: str) -> Unit:
+    try:
+        return Unit.from_json(json.loads(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"no unit: {error}") from None
+
+
+def _run(args: argparse.Namespace) -> Report:
+    todo = _plan(args)
+    store = open_store()
+    count = args.jobs or jobs.count()
+    started = time.monotonic()
+    act: Callable[[Unit], Outcome] = (lambda unit: _check(unit, store)) if args.check else _build
+    outcomes = _each("checking" if args.check else "building", list(todo.units), act, 1 if args.check else count)
+    data = _gather(todo, outcomes)
+    data.update(check=args.check, jobs=count, seconds=round(time.monotonic() - started, 3))
+    failed = data["counts"]["failed"] + data["counts"]["missing"] + len(todo.unserved)
+    return Report(data, render(data), failed=bool(failed))
+
+
+def _plan(args: argparse.Namespace) -> plan.Plan:
+    shaped = args.ops or args.shape or args.tokens or args.dtype
+    ways = [bool(args.manifest), bool(args.unit), bool(shaped)]
+    if sum(ways) > 1 or (args.unit and args.target):
+        raise UsageError("give one of --from, --unit, or operators and shapes; a unit has its own target")
+    if args.manifest:
+        return plan.from_manifest(record.read(args.manifest), named_personas(args.target))
+    if args.unit:
+        todo = plan.Plan()
+        for unit in args.unit:
+            todo.add(unit, "--unit")
+        return todo
+    chosen = personas_or_default(args.target)
+    return plan.from_problems(args.ops, chosen, args.shape or SHAPES, args.tokens or TOKENS, args.dtype or plan.DTYPES)
+
+
+def _each(title: str, units: list[Unit], act: Callable[[Unit], Outcome], workers: int) -> dict[Unit, Outcome]:
+    """Act on all units, some at once; compilers are child processes, so threads are enough."""
+    done = {}
+    with progress.bar(title, len(units)) as step, ThreadPoolExecutor(workers) as pool:
+        futures = {pool.submit(act, unit): unit for unit in units}
+        try:
+            for future in as_completed(futures):
+                done[futures[future]] = future.result()
+                step(futures[future].name)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return {unit: done[unit] for unit in units}
+
+
+def _build(unit: Unit) -> Outcome:
+    started = time.monotonic()
+    try:
+        artifact = engine.obtain(unit, build=True)
+    except (AiterliteError, OSError) as error:
+        return Outcome("failed", time.monotonic() - started, error=str(error))
+    return Outcome("built" if artifact.built else "cached", time.monotonic() - started, artifact.entry)
+
+
+def _check(unit: Unit, store: Store) -> Outcome:
+    try:
+        found = engine.lookup(engine.wanted(unit), store)
+    except (AiterliteError, OSError) as error:
+        return Outcome("failed", error=str(error))
+    if found.entry is None:
+        return Outcome("missing", error="; ".join(found.reasons))
+    return Outcome("cached", entry=found.entry)
+
+
+def _gather(todo: plan.Plan, outcomes: Mapping[Unit, Outcome]) -> dict[str, Any]:
+    units = []
+    for unit, outcome in outcomes.items():
+        entry = outcome.entry
+        units.append(
+            {
+                "unit": unit.label,
+                "name": unit.name,
+                "target": unit.target,
+                "result": outcome.result,
+                "seconds": round(outcome.seconds, 3),
+                "size": entry.size() if entry else None,
+                "resources": entry.meta["resources"] if entry else {},
+                "path": str(entry.path) if entry else None,
+                "error": outcome.error,
+                "asked_by": todo.units[unit],
+            }
+        )
+    results = [item["result"] for item in units]
+    counts = {name: results.count(name) for name in ("built", "cached", "missing", "failed")}
+    return {"units": units, "counts": counts, "unserved": todo.unserved, "without_kernel": todo.torch}
+
+
+def render(data: Mapping[str, Any]) -> str:
+    lines = []
+    if data["units"] and not data["check"]:
+        lines += [output.table(_HEADERS, [_row(item) for item in data["units"]], right=("seconds", "size"))]
+    for item in data["units"]:
+        if item["result"] in ("missing", "failed"):
+            lines.append(f"{item['result']}: {item['unit']}: {item['error']}")
+    lines += [f"failed: {call}" for call in data["unserved"]]
+    lines += [f"nothing to build: {call}" for call in data["without_kernel"]]
+    counts = data["counts"]
+    words = [f"{count} {name}" for name, count in counts.items() if count]
+    words += [f"{len(data['unserved'])} without any row"] if data["unserved"] else []
+    done = f"{output.plural(len(data['units']), 'unit')}: {', '.join(words) or 'nothing to do'}"
+    lines.append(done if data["check"] else f"{done}; {data['seconds']:.1f} s, up to {data['jobs']} at once")
+    return "\n".join(lines)
+
+
+def _row(item: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        item["unit"].removesuffix(f" for {item['target']}"),
+        item["target"],
+        item["result"],
+        f"{item['seconds']:.2f}",
+        "-" if item["size"] is None else output.size(item["size"]),
+        output.resources(item["resources"]),
+    )

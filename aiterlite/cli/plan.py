@@ -1,0 +1,94 @@
+"""What `build` builds: units, each with what asked for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiterlite.cli import targets
+from aiterlite.dispatch import Table, decide
+from aiterlite.errors import BundleError
+from aiterlite.jit.record import Manifest
+from aiterlite.jit.spec import HOST, Unit
+from aiterlite.tables import TABLES
+from aiterlite.target import Persona, launch_target
+
+DTYPES = ("bf16",)
+
+
+@dataclass
+class Plan:
+    """Units in order of request, with who asked; calls that need no kernel; calls that nothing serves."""
+
+    units: dict[Unit, list[str]] = field(default_factory=dict)
+    torch: list[str] = field(default_factory=list)
+    unserved: list[str] = field(default_factory=list)
+
+    def add(self, unit: Unit, reason: str) -> None:
+        self.units.setdefault(unit, []).append(reason)
+
+    def add_call(self, table: Table, problem: Any, persona: Persona, needed: bool) -> None:
+        """The units of one call. `needed`: that no row serves it is a failure, not a remark."""
+        decision = decide(table, problem, persona, targets.wishes(building=True))
+        call = str(decision).splitlines()[0]
+        for unit in decision.units:
+            self.add(unit, call)
+        if decision.row is None:
+            (self.unserved if needed else self.torch).append(f"{call}: no row applies")
+        elif not decision.units:
+            self.torch.append(f"{call}: {decision.row.name}")
+
+
+def from_problems(
+    operators: Sequence[str],
+    personas: Iterable[Persona],
+    shapes: Sequence[tuple[int, int]],
+    tokens: Sequence[int],
+    dtypes: Sequence[str],
+) -> Plan:
+    """The units of operators (all of them where none is named) for every shape, token count and dtype."""
+    plan = Plan()
+    tables = [targets.operator(name) for name in operators] or list(TABLES.values())
+    for persona in personas:
+        for table in tables:
+            for dtype in dtypes:
+                for m, k in shapes:
+                    for n in tokens:
+                        problem = targets.problem(table, {"n": n, "m": m, "k": k, "dtype": dtype})
+                        plan.add_call(table, problem, persona, needed=bool(operators))
+    return plan
+
+
+def from_manifest(manifest: Manifest, personas: Mapping[str, Persona]) -> Plan:
+    """Without personas exactly the recorded units.
+
+    With them, by the names they were asked by: of a target that the recording used, its units; of any other target,
+    and of a chip asked by its name (the recording knows targets, and chips of one target dispatch differently), what
+    dispatch chooses for the recorded calls.
+    """
+    plan = Plan()
+    recorded = list(manifest.units.values())
+    if not personas:
+        for unit in recorded:
+            plan.add(unit, "recorded")
+    for name, persona in personas.items():
+        own = [unit for unit in recorded if unit.target == persona.target]
+        if own and persona.family != "cpu":
+            own += [unit for unit in recorded if unit.kind == HOST and unit.target == launch_target()]
+        for unit in own:
+            plan.add(unit, "recorded")
+        if not own or name == persona.chip != persona.target:
+            for call in manifest.calls.values():
+                plan.add_call(*_recorded_call(call), persona, needed=True)
+    return plan
+
+
+def _recorded_call(call: Mapping[str, Any]) -> tuple[Table, Any]:
+    if call["op"] not in TABLES:
+        raise BundleError(f"the manifest calls {call['op']!r}; this version has {', '.join(TABLES)}")
+    table = TABLES[call["op"]]
+    try:
+        return table, targets.problem(table, call["problem"])
+    except ValueError as error:
+        raise BundleError(f"the manifest holds a call that no version of {table.op} takes: {error}") from None
