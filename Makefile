@@ -1,0 +1,44 @@
+# make demo, make test: each makes its own virtual environment and can be run again at any time.
+#
+#   PYTHON=python3.12       the interpreter of that environment
+#   VENV=path               where it is; default .venv
+#   TORCH='torch==2.13.0'   what to install as torch; empty uses the one that PYTHON already has
+#   USE_PYTHON=/path/python take this environment as it is and install nothing
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+USE_PYTHON ?=
+PYTEST_ARGS ?=
+
+ifeq ($(USE_PYTHON),)
+PY := $(VENV)/bin/python
+ENVIRONMENT := $(VENV)/.installed
+else
+PY := $(USE_PYTHON)
+ENVIRONMENT :=
+endif
+
+.PHONY: demo test lint clean
+demo: $(ENVIRONMENT)
+	$(PY) -m aiterlite demo
+
+test: $(ENVIRONMENT)
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-lint
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h' '*.hip')
+
+$(VENV)/.installed: pyproject.toml constraints.txt scripts/bootstrap.sh
+	PYTHON='$(PYTHON)' VENV='$(VENV)' TORCH='$(TORCH)' sh scripts/bootstrap.sh
+	touch $@
+
+$(VENV)/.installed-lint: $(VENV)/.installed
+	$(VENV)/bin/python -m pip install -q -c constraints.txt -e '.[lint]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
