@@ -114,7 +114,7 @@ class Row:
 
     Higher `preference` wins; ties are decided by the order of the table. `units` gives what must be compiled for a
     problem (empty for torch). `plan` gives the kernel's tiling and launch geometry. `vskip` marks kernels that use
-    s_setvskip and, with `vskip_twin`, that the table holds others for the same problems.
+    s_setvskip; the table holds others for the same problems. `fallback` marks what AITERLITE_STRICT=1 refuses.
     """
 
     name: str

@@ -13,6 +13,7 @@ import threading
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+from aiterlite import emulator
 from aiterlite.errors import CaptureError, ExecutorError, LaunchError, LoadError
 from aiterlite.jit import loader
 from aiterlite.jit.spec import Unit
@@ -58,6 +59,17 @@ ENTRY_POINTS = {
         error_text="hipDrvGetErrorString",
     ),
 }
+# The emulator has calls of the same shape, so AMD kernels on CPU tensors take the same path.
+_EMULATOR = EntryPoints(
+    libraries=(),
+    initialize="aiterlite_emulator_init",
+    load="aiterlite_emulator_module_load_data",
+    function="aiterlite_emulator_module_get_function",
+    launch="aiterlite_emulator_launch_kernel",
+    set_attribute="aiterlite_emulator_function_set_attribute",
+    max_dynamic_shared=0,
+    error_text="aiterlite_emulator_get_error_string",
+)
 
 
 @dataclass(frozen=True)
@@ -72,9 +84,9 @@ class Function:
 class Driver:
     """A GPU driver that is open in this process. Raises `LoadError` where it cannot be."""
 
-    def __init__(self, points: EntryPoints) -> None:
+    def __init__(self, points: EntryPoints, library: ctypes.CDLL | None = None) -> None:
         self._points = points
-        self._library = _open(points.libraries)
+        self._library = library or _open(points.libraries)
         try:
             self.launch_address = ctypes.cast(getattr(self._library, points.launch), ctypes.c_void_p).value or 0
             self._load = getattr(self._library, points.load)
@@ -129,7 +141,9 @@ def _mapped(name: str) -> list[str]:
 
 @functools.cache
 def driver(family: str) -> Driver:
-    """The driver of a family of targets (`cuda` or `amd`), opened once."""
+    """The driver of a family of targets (`cuda` or `amd`), or `emulated`, opened once."""
+    if family == "emulated":
+        return Driver(_EMULATOR, emulator.open_library())
     return Driver(ENTRY_POINTS[family])
 
 
@@ -145,15 +159,19 @@ def function(
 
     The first load of a module is refused while a graph is captured: the driver would refuse it halfway.
     """
-    if device_type == "cpu":
-        raise ExecutorError(
-            f"{unit.label} compiles here, but nothing here can run {persona.target} code on CPU tensors; unset "
-            "AITERLITE_TARGET, or use tensors on a GPU of that target"
-        )
-    key = (unit, device, symbol)
+    emulated = device_type == "cpu"
+    if emulated and persona.family != "amd":
+        raise ExecutorError(f"{unit.label} is {persona.target} code; nothing runs it on CPU tensors")
+    # The emulator's functions stand beside those of device 0.
+    key = (unit, -1 if emulated else device, symbol)
     found = _functions.get(key)
     if found is not None:
         return found
+    if emulated:
+        with _lock:
+            if key not in _functions:
+                _functions[key] = driver("emulated").load(loader.device_image(unit), symbol, shared_bytes)
+            return _functions[key]
     if capturing():
         raise CaptureError(
             f"{unit.label} would be built or loaded for the first time while a graph is captured; call the operator "

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PLACE = ROOT / "build" / "without-torch"
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 # It runs kernels that a C++ compiler made: for most of the time, and in nothing that depends on the Python.
-SELECTED = ("--ignore=tests/test_gemm_hostsim.py", "tests")
+SELECTED = ("--ignore=tests/test_gemm_hostsim.py", "--ignore-glob=tests/test_emulator_*", "tests")
 PACKAGES = ("pytest>=8", "hypothesis", "filelock", "ninja", "packaging")
 
 

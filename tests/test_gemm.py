@@ -7,9 +7,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import aiterlite  # noqa: E402
-from aiterlite import envs  # noqa: E402
-from aiterlite.errors import ArgumentError, DispatchError, ExecutorError, JitDisabledError  # noqa: E402
+from aiterlite import emulator, envs, launcher  # noqa: E402
+from aiterlite.errors import ArgumentError, DispatchError, JitDisabledError  # noqa: E402
+from aiterlite.ops import gemm as ops  # noqa: E402
 from aiterlite.reference import gemm as reference  # noqa: E402
+from aiterlite.tables import gemm as tables  # noqa: E402
+from aiterlite.target import persona_for  # noqa: E402
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 DTYPES = [torch.bfloat16, torch.float16]
@@ -207,10 +210,40 @@ def test_jit_off_leaves_torch() -> None:
             aiterlite.wvSplitK(X, W)
 
 
-@pytest.mark.compile
-def test_amd_target_compiles_and_says_that_nothing_runs_it() -> None:
-    with envs.override(AITERLITE_TARGET="gfx942"), pytest.raises(ExecutorError, match="gfx942"):
-        aiterlite.linear(X, W)
+# The AMD path on CPU tensors: dispatch, host code, kernel arguments and machine code, run by the emulator -------------
+
+
+@pytest.mark.emulated
+@pytest.mark.parametrize("target", ["gfx942", "mi308x", "gfx950"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_amd_code_is_right(dtype: torch.dtype, target: str) -> None:
+    torch.manual_seed(7)
+    shapes = [(1, 256, 1024, 0), (4, 37, 776, 8), (16, 64, 512, 0), (5, 33, 100, 1), (2, 17, 33, 3), (9, 40, 264, 0)]
+    with envs.override(AITERLITE_TARGET=target):
+        for n, m, k, pad in shapes:
+            x, weight = matrix(n, k, dtype, "cpu", pad), matrix(m, k, dtype, "cpu", pad, k**-0.5)
+            for bias in (None, matrix(1, m, dtype, "cpu")[0], matrix(n, m, dtype, "cpu", 3)):
+                assert_within_bound(aiterlite.wvSplitK(x, weight, bias), x, weight, bias)
+        y = aiterlite.linear(X.to(dtype).view(1, 3, 64), W.to(dtype))
+        assert torch.equal(y.view(3, 24), aiterlite.linear(X.to(dtype), W.to(dtype)))
+
+
+@pytest.mark.emulated
+def test_amd_code_keeps_inside_its_tensors() -> None:
+    """A kernel that is told of more rows than there are is stopped at the first address outside."""
+    with envs.override(AITERLITE_TARGET="gfx942"):
+        persona = persona_for("cpu", None)
+        plan = tables.plan_wv_split_k(tables.GemmProblem(n=2, m=48, k=64), persona)
+        unit = tables.device_unit(tables.GemmProblem(n=2, m=48, k=64), persona, plan)
+        function = launcher.function(unit, persona, "cpu", 0, tables.KERNEL)
+        x, weight, y = X[:2], W.clone(), torch.empty(2, 48).bfloat16()
+        emulator.prepare_launch(persona, {"x": x, "weight": weight, "y": y})
+        addresses = (x.data_ptr(), weight.data_ptr(), None, y.data_ptr())
+        head = (function.launch, function.handle, None, plan.grid, plan.block, 0)
+        code = ops.launch_entry(capturing=False)(*head, *addresses, 64, 64, 0, 48, 2, 48, 64)
+        with pytest.raises(emulator.MemoryViolation, match="aiterlite_wv_split_k") as caught:
+            emulator.raise_last_error(code)
+        assert not caught.value.write and caught.value.address >= weight.data_ptr() + 24 * 64 * 2
 
 
 # torch ----------------------------------------------------------------------------------------------------------------

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-CSRC = ROOT / "aiterlite" / "csrc"
-HOSTSIM = ROOT / "tests" / "hostsim"
+import aiterlite
+
+CSRC = Path(aiterlite.__file__).resolve().parent / "csrc"
+HOSTSIM = Path(__file__).resolve().parent / "hostsim"
 
 POISON = 0x7FC1  # what the simulation fills outputs with: a NaN in both types, and no result of arithmetic
 

@@ -16,6 +16,7 @@ LAYERS = (
     ("envs",),
     ("target",),
     ("jit",),
+    ("emulator",),
     ("dispatch",),
     ("tables",),
     ("launcher",),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aiterlite import dispatch, envs, launcher
+from aiterlite import dispatch, emulator, envs, launcher
 from aiterlite.dispatch import Decision, Table
 from aiterlite.errors import ArgumentError, LaunchError, LoadError
 from aiterlite.jit import loader, progress, record
@@ -189,6 +189,8 @@ def _prepare(table: Table, x: Tensor, weight: Tensor, bias: Tensor | None) -> Ru
     fixed = sizes(rows, weight, bias)
     if row.backend == "host":
         return _host_run(decision, shape, fixed)
+    if x.device.type == "cpu":
+        return _emulated_run(decision, shape, fixed)
     return _device_run(decision, shape, fixed, x.device)
 
 
@@ -231,10 +233,11 @@ def host_entry(target: str) -> Any:
     return kernel
 
 
-def launch_entry() -> Any:
+def launch_entry(capturing: bool = True) -> Any:
     """The launch of a GPU kernel of this family: (driver's launch, function, stream, grid, block, shared bytes,
-    operands...) -> the driver's status, or -1 for sizes beyond 32 bits."""
-    launch = _library(launch_target(), launcher.capturing).aiterlite_wv_split_k_launch
+    operands...) -> the driver's status, or -1 for sizes beyond 32 bits. `capturing`: a graph may be under capture."""
+    watch = launcher.capturing if capturing else lambda: False
+    launch = _library(launch_target(), watch).aiterlite_wv_split_k_launch
     launch.argtypes = [*[ctypes.c_void_p] * 3, *[ctypes.c_uint32] * 3, *_OPERAND_TYPES]
     return launch
 
@@ -294,6 +297,28 @@ def _device_run(decision: Decision, shape: tuple[int, ...], fixed: tuple[int, ..
                 code = launch(*arguments)
         if code != 0:
             launcher.check_launch(code, function, persona.family, grid, block, str(decision.problem))
+        return y
+
+    return run
+
+
+def _emulated_run(decision: Decision, shape: tuple[int, ...], fixed: tuple[int, ...]) -> Run:
+    """The AMD path on CPU tensors: the same plan, host code, arguments and machine code, run by the emulator."""
+    plan: tables.WvSplitKPlan = decision.plan
+    persona = decision.persona
+    unit = tables.device_unit(decision.problem, persona, plan)
+    function = launcher.function(unit, persona, "cpu", 0, tables.KERNEL)
+    launch = launch_entry(capturing=False)
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        rows = x if x.dim() == 2 else _flatten(x)
+        y = x.new_empty(shape)
+        emulator.prepare_launch(persona, {"x": rows, "weight": weight, "bias": bias, "y": y})
+        addresses = (rows.data_ptr(), weight.data_ptr(), None if bias is None else bias.data_ptr(), y.data_ptr())
+        code = launch(function.launch, function.handle, None, plan.grid, plan.block, 0, *addresses, *fixed)
+        if code == -1:
+            launcher.check_launch(code, function, persona.family, plan.grid, plan.block, str(decision.problem))
+        emulator.raise_last_error(code)
         return y
 
     return run

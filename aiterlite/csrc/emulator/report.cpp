@@ -1,0 +1,182 @@
+// Reports of finished and failed runs.
+#include <aiterlite/emulator/json.h>
+#include <aiterlite/emulator/report.h>
+#include <stdio.h>
+
+namespace aiterlite::emulator {
+namespace {
+
+std::string hex(uint64_t v) {
+  char text[32];
+  snprintf(text, sizeof(text), "0x%llx", static_cast<unsigned long long>(v));
+  return text;
+}
+
+const char* space_name(Space s) {
+  switch (s) {
+    case Space::global:
+      return "global";
+    case Space::buffer:
+      return "buffer";
+    case Space::flat:
+      return "flat";
+    case Space::scratch:
+      return "scratch";
+    case Space::lds:
+      return "LDS";
+    case Space::scalar:
+      return "scalar";
+  }
+  return "";
+}
+
+const char* kind_name(FaultKind k) {
+  switch (k) {
+    case FaultKind::none:
+      return "none";
+    case FaultKind::out_of_range:
+      return "out_of_range";
+    case FaultKind::read_only:
+      return "read_only";
+    case FaultKind::misaligned:
+      return "misaligned";
+    case FaultKind::unsupported:
+      return "unsupported";
+    case FaultKind::bad_jump:
+      return "bad_jump";
+    case FaultKind::limit:
+      return "limit";
+    case FaultKind::deadlock:
+      return "deadlock";
+    case FaultKind::trap:
+      return "trap";
+  }
+  return "";
+}
+
+bool is_memory(FaultKind k) {
+  return k == FaultKind::out_of_range || k == FaultKind::read_only || k == FaultKind::misaligned;
+}
+bool has_own_limit(const Fault& f) { return f.space == Space::lds || f.space == Space::scratch; }
+
+// Where the address lies: "17 bytes past the end of `weights` (0x... + 4096 bytes)".
+std::string place(const Launch& launch, const Fault& f) {
+  if (has_own_limit(f)) {
+    return "the " + std::string(f.space == Space::lds ? "workgroup's LDS has " : "lane's scratch has ") +
+           std::to_string(f.limit) + " bytes";
+  }
+  int64_t distance = 0;
+  const Range* r = launch.memory->nearest(f.address, &distance);
+  if (!r) return "no memory is registered";
+  const std::string range = "`" + r->name + "` (" + hex(r->base) + ", " + std::to_string(r->end - r->base) + " bytes)";
+  if (distance > 0) return std::to_string(distance - 1) + " bytes past the end of " + range;
+  if (distance < 0) return std::to_string(-distance) + " bytes before " + range;
+  return "at byte " + std::to_string(f.address - r->base) + " of " + range;
+}
+
+std::string what(const Launch& launch, const Fault& f) {
+  const std::string access =
+      std::string(f.write ? "write" : "read") + " of " + std::to_string(f.size) + " bytes at " +
+      (has_own_limit(f) ? "offset " + std::to_string(static_cast<int64_t>(f.address)) : hex(f.address));
+  switch (f.kind) {
+    case FaultKind::out_of_range:
+      return std::string(space_name(f.space)) + " " + access + " outside what may be touched: " + place(launch, f);
+    case FaultKind::read_only:
+      return std::string(space_name(f.space)) + " " + access + ", which is read-only: " + place(launch, f);
+    case FaultKind::misaligned:
+      return std::string(space_name(f.space)) + " atomic " + access +
+             " is not aligned to its size: " + place(launch, f);
+    case FaultKind::unsupported:
+      return "cannot execute: " + f.detail;
+    case FaultKind::bad_jump:
+      return "control went to " + hex(f.address) + ", where no instruction begins";
+    case FaultKind::limit:
+      return "the limit of " + std::to_string(f.limit) + " instructions was reached";
+    case FaultKind::deadlock:
+      return "no wave of the workgroup can continue";
+    case FaultKind::trap:
+      return f.detail;
+    case FaultKind::none:
+      break;
+  }
+  return "";
+}
+
+void write_fault(JsonWriter& j, const Launch& l) {
+  const Fault& f = l.failure;
+  j.key("fault").open('{');
+  j.field("kind", kind_name(f.kind)).field("what", what(l, f));
+  j.key("workgroup")
+      .open('[')
+      .value(l.failure_group_id[0])
+      .value(l.failure_group_id[1])
+      .value(l.failure_group_id[2])
+      .close(']');
+  j.field("wave", l.failure_wave).field("pc", l.failure_pc - l.program->base).field("instruction", l.failure_text);
+  if (is_memory(f.kind)) {
+    j.field("space", space_name(f.space))
+        .field("write", f.write)
+        .field("lane", f.lane == 0xff ? -1 : static_cast<int>(f.lane));
+    j.field("address", f.address).field("size", f.size);
+    if (!has_own_limit(f)) {
+      int64_t distance = 0;
+      if (const Range* r = l.memory->nearest(f.address, &distance)) {
+        j.field("nearest", r->name)
+            .field("nearest_base", r->base)
+            .field("nearest_bytes", r->end - r->base)
+            .field("distance", distance);
+      }
+    } else {
+      j.field("limit", f.limit);
+    }
+  }
+  j.close('}');
+}
+
+}  // namespace
+
+std::string failure_text(const Launch& l, const std::string& kernel) {
+  if (l.out_of_memory) return "kernel `" + kernel + "`: out of host memory";
+  const Fault& f = l.failure;
+  std::string text = "kernel `" + kernel + "`, workgroup (" + std::to_string(l.failure_group_id[0]) + ", " +
+                     std::to_string(l.failure_group_id[1]) + ", " + std::to_string(l.failure_group_id[2]) + "), wave " +
+                     std::to_string(l.failure_wave);
+  if (is_memory(f.kind) && f.lane != 0xff) text += ", lane " + std::to_string(f.lane);
+  text += ", pc " + hex(l.failure_pc - l.program->base);
+  if (!l.failure_text.empty()) text += " `" + l.failure_text + "`";
+  return text + ": " + what(l, f);
+}
+
+std::string run_json(const Launch& l, const std::string& kernel, Status status, const std::string& message) {
+  JsonWriter j;
+  j.open('{');
+  j.field("status", static_cast<int>(status)).field("kernel", kernel).field("message", message);
+  j.field("instructions", l.executed.load()).field("ordered", l.ordered);
+  if (l.failed) write_fault(j, l);
+  j.key("findings").open('[');
+  for (const BufferFinding& f : l.findings) {
+    j.open('{');
+    j.field("pc", f.pc - l.program->base)
+        .field("lane", f.lane)
+        .field("offset", f.offset)
+        .field("num_records", f.num_records);
+    j.field("size", f.size).field("write", f.write);
+    const MicroOp* op = l.program->at(f.pc);
+    j.field("instruction", op && op->inst ? disassemble(l.program->arch, *op->inst) : std::string());
+    j.close('}');
+  }
+  j.close(']');
+  if (l.options.trace_group >= 0) j.field("trace", l.trace);
+  j.close('}');
+  return j.text();
+}
+
+std::string refusal_json(Status status, const std::string& message) {
+  JsonWriter j;
+  j.open('{');
+  j.field("status", static_cast<int>(status)).field("message", message);
+  j.close('}');
+  return j.text();
+}
+
+}  // namespace aiterlite::emulator

@@ -1,0 +1,91 @@
+// One wave's run loops: the fast one, the one that VSKIP and GPR indexing need, and the one that writes a trace.
+#include <aiterlite/emulator/runtime.h>
+#include <aiterlite/emulator/text_trace.h>
+
+namespace aiterlite::emulator {
+namespace {
+
+// Executes `op` with the vector register numbers of its operands moved by M0, as GPR_IDX mode asks.
+const MicroOp* run_indexed(Wave& w, const MicroOp* op) {
+  MicroOp moved = *op;
+  const uint32_t control = w.s[m0];
+  const uint64_t step = static_cast<uint64_t>(control & 0xff) * kRegisterBytes;
+  const uint64_t end = static_cast<uint64_t>(kVgprs) * kRegisterBytes;
+  bool outside = false;
+  for (int i = 0; i < 3; ++i) {
+    if (!(control >> (12 + i) & 1) || moved.src[i].ref != Ref::reg || moved.src[i].value >= end) continue;
+    moved.src[i].value += step;
+    outside |= moved.src[i].value + static_cast<uint64_t>(moved.src[i].dwords) * kRegisterBytes > end;
+  }
+  const bool vector_result = op->inst->dst[0].kind == OperandKind::vgpr;
+  if (control >> 15 & 1 && vector_result) {
+    moved.dst += static_cast<uint32_t>(step);
+    outside |= moved.dst + static_cast<uint64_t>(moved.dst_dwords) * kRegisterBytes > end;
+  }
+  if (outside) return unsupported(w, op, "GPR indexing leaves the vector registers");
+  const MicroOp* after = moved.fn(w, &moved);
+  if (after) return next(op);
+  if (w.pc == &moved) w.pc = op;
+  return nullptr;
+}
+
+uint64_t run_special(Wave& w, const MicroOp* op, uint64_t budget) {
+  const bool skips = w.mode & kModeVskip;
+  const bool indexes = w.mode & kModeGprIdx;
+  uint64_t left = budget;
+  while (left) {
+    --left;
+    const MicroOp* after;
+    if (skips && (op->flags & kVector)) {
+      after = next(op);
+    } else if (indexes && (op->flags & kIndexable)) {
+      after = run_indexed(w, op);
+    } else {
+      after = op->fn(w, op);
+    }
+    if (!after) return budget - left;
+    op = after;
+  }
+  w.pc = op;
+  return budget;
+}
+
+uint64_t run_plain(Wave& w, const MicroOp* op, uint64_t budget) {
+  uint64_t left = budget;
+  do {
+    --left;
+    const MicroOp* after = op->fn(w, op);
+    if (!after) return budget - left;
+    op = after;
+  } while (left);
+  w.pc = op;
+  return budget;
+}
+
+}  // namespace
+
+void run_wave(Wave& w, uint64_t budget) {
+  const LaunchOptions& options = w.launch->options;
+  const bool traced = options.trace_group >= 0 && static_cast<uint64_t>(options.trace_group) == w.group->linear &&
+                      options.trace_wave == w.index;
+  write_float_csr(w.float_csr);
+  do {
+    w.stop = Stop::running;
+    uint64_t ran;
+    if (traced) {
+      const TraceState before = trace_state(w);
+      const MicroOp* op = w.pc;
+      ran = (w.mode & (kModeVskip | kModeGprIdx)) ? run_special(w, op, 1) : run_plain(w, op, 1);
+      trace_instruction(w, op, before);
+    } else if (w.mode & (kModeVskip | kModeGprIdx)) {
+      ran = run_special(w, w.pc, budget);
+    } else {
+      ran = run_plain(w, w.pc, budget);
+    }
+    w.executed += ran;
+    budget -= ran;
+  } while (budget && (w.stop == Stop::running || w.stop == Stop::relook));
+  if (w.stop == Stop::relook) w.stop = Stop::running;
+}
+
+}  // namespace aiterlite::emulator

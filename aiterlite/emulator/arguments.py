@@ -1,0 +1,166 @@
+"""Kernel arguments: checked against the code object's metadata, packed, and the memory they point to."""
+
+from __future__ import annotations
+
+import numbers
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from aiterlite.emulator.errors import KernelArgumentError
+
+_POINTERS = ("global_buffer", "dynamic_shared_pointer")
+_FLOATS = {2: "<e", 4: "<f", 8: "<d"}
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One explicit argument of a kernel, as its metadata has it."""
+
+    name: str
+    kind: str
+    offset: int
+    size: int
+
+    @property
+    def is_pointer(self) -> bool:
+        return self.kind in _POINTERS
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a kernel may touch."""
+
+    base: int
+    size: int
+    name: str
+    writable: bool = True
+
+
+def span(value: Any) -> tuple[int, int] | None:
+    """Address and bytes from the first to the last element of a tensor or array, or None for anything else."""
+    if hasattr(value, "data_ptr"):
+        if value.device.type != "cpu":
+            raise KernelArgumentError(f"a tensor on {value.device}; the emulator takes CPU tensors")
+        if value.numel() == 0:
+            return value.data_ptr(), 0
+        last = sum((n - 1) * stride for n, stride in zip(value.shape, value.stride(), strict=True))
+        return value.data_ptr(), (last + 1) * value.element_size()
+    interface = getattr(value, "__array_interface__", None)
+    if interface is None:
+        return None
+    base = interface["data"][0]
+    if value.size == 0:
+        return base, 0
+    low = sum(min(0, (n - 1) * stride) for n, stride in zip(value.shape, value.strides, strict=True))
+    high = sum(max(0, (n - 1) * stride) for n, stride in zip(value.shape, value.strides, strict=True))
+    return base + low, high - low + value.itemsize
+
+
+def _is_read_only(value: Any) -> bool:
+    interface = getattr(value, "__array_interface__", None) if not hasattr(value, "data_ptr") else None
+    return bool(interface and interface["data"][1])
+
+
+def merge(memory: Iterable[Memory]) -> list[Memory]:
+    """Disjoint ranges: those that overlap (views of one tensor) become one."""
+    merged: list[Memory] = []
+    for item in sorted(memory, key=lambda m: m.base):
+        if not item.size:
+            continue
+        if merged and item.base < merged[-1].base + merged[-1].size:
+            last = merged[-1]
+            names = last.name if item.name in last.name.split("+") else f"{last.name}+{item.name}"
+            size = max(last.base + last.size, item.base + item.size) - last.base
+            merged[-1] = Memory(last.base, size, names, last.writable or item.writable)
+        else:
+            merged.append(item)
+    return merged
+
+
+def _pack_scalar(kernel: str, argument: Argument, value: Any) -> bytes:
+    size = argument.size
+    if isinstance(value, (bytes, bytearray)):
+        if len(value) != size:
+            raise KernelArgumentError(f"{kernel}: argument `{argument.name}` takes {size} bytes, not {len(value)}")
+        return bytes(value)
+    if hasattr(value, "dtype") and hasattr(value, "tobytes") and getattr(value, "ndim", 1) == 0:
+        raw: bytes = value.tobytes()
+        if len(raw) != size:
+            raise KernelArgumentError(
+                f"{kernel}: argument `{argument.name}` takes {size} bytes, {value.dtype} has {len(raw)}"
+            )
+        return raw
+    if isinstance(value, numbers.Integral):
+        number = int(value)
+        if size > 8 or not -(1 << (8 * size - 1)) <= number < 1 << (8 * size):
+            raise KernelArgumentError(f"{kernel}: argument `{argument.name}` takes {size} bytes, {number} does not fit")
+        return (number & ((1 << (8 * size)) - 1)).to_bytes(size, "little")
+    if isinstance(value, numbers.Real):
+        if size not in _FLOATS:
+            raise KernelArgumentError(f"{kernel}: argument `{argument.name}` takes {size} bytes, which is no float")
+        return struct.pack(_FLOATS[size], float(value))
+    raise KernelArgumentError(
+        f"{kernel}: argument `{argument.name}` is passed by value in {size} bytes and cannot be "
+        f"{type(value).__name__}; "
+        "allowed: int, float, a numpy scalar of that size, bytes of that length"
+    )
+
+
+def _pack_pointer(kernel: str, argument: Argument, value: Any) -> tuple[bytes, Memory | None]:
+    if value is None:
+        return bytes(argument.size), None
+    if isinstance(value, numbers.Integral):
+        return int(value).to_bytes(argument.size, "little"), None
+    where = span(value)
+    if where is None:
+        raise KernelArgumentError(
+            f"{kernel}: argument `{argument.name}` is a pointer and cannot be {type(value).__name__}; allowed: a CPU "
+            "tensor, a numpy array, an address as int, None"
+        )
+    base, size = where
+    pointer = value.data_ptr() if hasattr(value, "data_ptr") else value.__array_interface__["data"][0]
+    return pointer.to_bytes(argument.size, "little"), Memory(base, size, argument.name, not _is_read_only(value))
+
+
+def pack(
+    kernel: str, arguments: Sequence[Argument], values: Mapping[str, Any] | Sequence[Any], size: int
+) -> tuple[bytes, list[Memory]]:
+    """The kernel argument segment, `size` bytes, and the memory that its pointers name. Raises `KernelArgumentError`.
+
+    An object compiled without argument names (HIP's are) takes a mapping in its order; its keys then are the names.
+    """
+    if isinstance(values, Mapping) and not any(a.name for a in arguments) and len(values) == len(arguments):
+        arguments = [replace(a, name=str(name)) for a, name in zip(arguments, values, strict=True)]
+    arguments = [a if a.name else replace(a, name=f"#{number}") for number, a in enumerate(arguments)]
+    if isinstance(values, Mapping):
+        known = {argument.name for argument in arguments}
+        missing = [argument.name for argument in arguments if argument.name not in values]
+        extra = [name for name in values if name not in known]
+        if missing or extra:
+            parts = [f"missing {', '.join(missing)}"] if missing else []
+            parts += [f"unknown {', '.join(map(str, extra))}"] if extra else []
+            raise KernelArgumentError(f"{kernel} takes ({', '.join(a.name for a in arguments)}): {'; '.join(parts)}")
+        ordered = [values[argument.name] for argument in arguments]
+    else:
+        ordered = list(values)
+        if len(ordered) != len(arguments):
+            names = ", ".join(a.name for a in arguments)
+            raise KernelArgumentError(f"{kernel} takes {len(arguments)} arguments ({names}), {len(ordered)} given")
+    segment = bytearray(size)
+    memory: list[Memory] = []
+    for argument, value in zip(arguments, ordered, strict=True):
+        if argument.is_pointer:
+            raw, named = _pack_pointer(kernel, argument, value)
+            if named is not None:
+                memory.append(named)
+        else:
+            if span(value) is not None and getattr(value, "ndim", 1) != 0:
+                raise KernelArgumentError(
+                    f"{kernel}: argument `{argument.name}` is passed by value in {argument.size} bytes and cannot be a "
+                    f"{type(value).__name__}"
+                )
+            raw = _pack_scalar(kernel, argument, value)
+        segment[argument.offset : argument.offset + argument.size] = raw
+    return bytes(segment), memory

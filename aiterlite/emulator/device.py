@@ -1,0 +1,237 @@
+"""A device that is not there: load a code object, launch its kernels on CPU tensors.
+
+device = Device("mi300x")
+module = device.load("kernel.co")
+module.launch("add_one", grid=4, block=256, args={"x": x, "n": x.numel()})
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aiterlite.emulator import library
+from aiterlite.emulator.arguments import Argument, Memory, merge, pack, span
+from aiterlite.emulator.errors import CodeObjectError, KernelArgumentError, UnknownKernelError
+from aiterlite.target import Persona, resolve
+
+Size = int | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """In which order things run that the hardware leaves open.
+
+    `quantum` is how many instructions a wave runs before the next one's turn: 1 keeps the waves of a workgroup as close
+    as hardware does. With a `seed` it is the most, and both it and the order of workgroups are drawn. `threads` 0 means
+    all host cores, or one where the order of workgroups shows in the result (float or returning atomics). `fill` is the
+    value that registers, LDS and scratch start with.
+    """
+
+    quantum: int = 1
+    seed: int = 0
+    threads: int = 0
+    fill: int = 0
+
+
+@dataclass(frozen=True)
+class BufferFinding:
+    """A buffer access outside its resource, which the hardware answers with zeros or drops."""
+
+    pc: int
+    instruction: str
+    lane: int
+    offset: int
+    num_records: int
+    size: int
+    write: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a launch did. `instructions` counts those of all waves; `trace` is empty unless one was asked for."""
+
+    kernel: str
+    instructions: int
+    ordered: bool
+    findings: tuple[BufferFinding, ...] = ()
+    trace: str = ""
+
+
+@dataclass(frozen=True)
+class KernelInfo:
+    """What the object says of a kernel."""
+
+    name: str
+    arguments: tuple[Argument, ...]
+    kernarg_bytes: int
+    lds_bytes: int
+    scratch_bytes: int
+    vgprs: int
+    max_workgroup: int
+    has_metadata: bool
+
+
+def _kernel_info(raw: Mapping[str, Any]) -> KernelInfo:
+    descriptor = raw["descriptor"]
+    arguments = tuple(
+        Argument(a["name"], a["value_kind"], a["offset"], a["size"]) for a in raw.get("args", ()) if not a["hidden"]
+    )
+    return KernelInfo(
+        name=raw["name"],
+        arguments=arguments,
+        kernarg_bytes=max(descriptor["kernarg_size"], raw.get("kernarg_segment_size", 0)),
+        lds_bytes=descriptor["group_segment_size"],
+        scratch_bytes=descriptor["private_segment_size"],
+        vgprs=descriptor["vgprs"],
+        max_workgroup=raw.get("max_flat_workgroup_size", 1024),
+        has_metadata=raw["has_metadata"],
+    )
+
+
+def _three(size: Size, what: str) -> tuple[int, int, int]:
+    sizes = (size,) if isinstance(size, int) else tuple(size)
+    if not 1 <= len(sizes) <= 3 or any(not isinstance(n, int) or not 0 < n < 1 << 32 for n in sizes):
+        raise KernelArgumentError(f"{what} is {size!r}; allowed: one to three positive numbers")
+    padded = (*sizes, 1, 1)
+    return padded[0], padded[1], padded[2]
+
+
+@dataclass
+class Module:
+    """A loaded code object. `kernels` describes its kernels by name."""
+
+    device: Device
+    kernels: dict[str, KernelInfo]
+    _handle: Any = field(repr=False)
+
+    def launch(
+        self,
+        kernel: str,
+        grid: Size,
+        block: Size,
+        args: Mapping[str, Any] | Sequence[Any] | bytes = (),
+        lds: int = 0,
+        *,
+        extra: Iterable[Any] = (),
+        schedule: Schedule | None = None,
+        check_memory: bool = True,
+        buffer_findings: bool = False,
+        max_instructions: int = 0,
+        trace: tuple[int, int] | None = None,
+        trace_lines: int = 100_000,
+    ) -> Report:
+        """Run a kernel to its end.
+
+        `grid` counts workgroups, `block` work-items of one; `lds` is dynamic LDS in bytes. `args` go by the metadata's
+        names or order: CPU tensors (or numpy arrays, addresses, None) for pointers, numbers for values; or the packed
+        segment as bytes. `extra` are tensors, or (address, bytes, name), that the kernel reaches through pointers in
+        memory. `trace` is (linear workgroup, wave). Raises `EmulatorError`: `MemoryViolation` for an access outside
+        the tensors given.
+        """
+        info = self.kernels.get(kernel)
+        if info is None:
+            known = ", ".join(sorted(self.kernels)) or "none"
+            raise UnknownKernelError(f"no kernel `{kernel}` in the object; it has: {known}")
+        if isinstance(args, (bytes, bytearray)):
+            kernarg, memory = bytes(args), list[Memory]()
+        elif info.has_metadata:
+            kernarg, memory = pack(kernel, info.arguments, args, info.kernarg_bytes)
+        elif args:
+            raise KernelArgumentError(f"{kernel} has no metadata; give its arguments as packed bytes")
+        else:
+            kernarg, memory = b"", []
+        memory += [_extra_memory(item, number) for number, item in enumerate(extra)]
+        ranges = [(m.base, m.size, m.name, m.writable) for m in merge(memory)]
+        options = _options(self.device.persona, schedule or self.device.schedule)
+        options.check_memory = check_memory
+        options.buffer_findings = buffer_findings
+        options.max_instructions = max_instructions
+        options.trace_lines = trace_lines
+        if trace is not None:
+            options.trace_group, options.trace_wave = trace
+        report = library.launch(
+            self._handle, kernel, _three(grid, "grid"), _three(block, "block"), lds, kernarg, ranges, options
+        )
+        return Report(
+            kernel=kernel,
+            instructions=report["instructions"],
+            ordered=report["ordered"],
+            findings=tuple(BufferFinding(**finding) for finding in report["findings"]),
+            trace=report.get("trace", ""),
+        )
+
+    def __del__(self) -> None:
+        handle, self._handle = getattr(self, "_handle", None), None
+        if handle is not None:
+            library.unload(handle)
+
+
+def _options(persona: Persona, how: Schedule) -> library.Options:
+    return library.Options(
+        threads=how.threads,
+        quantum=how.quantum,
+        seed=how.seed,
+        fill=how.fill,
+        check_memory=True,
+        trace_group=-1,
+        compute_units=persona.cu_count,
+        lds_bytes=persona.lds_bytes,
+    )
+
+
+def prepare_launch(persona: Persona, tensors: Mapping[str, Any]) -> None:
+    """Name the CPU tensors that this thread's next launches through the driver-shaped calls may touch.
+
+    Memory outside them is a `MemoryViolation`; `raise_last_error` raises what a launch met.
+    """
+    memory = [
+        Memory(where[0], where[1], name)
+        for name, tensor in tensors.items()
+        if tensor is not None and (where := span(tensor)) is not None
+    ]
+    library.set_launch([(m.base, m.size, m.name, m.writable) for m in merge(memory)], _options(persona, Schedule()))
+
+
+def raise_last_error(status: int) -> None:
+    """Raise the typed error of this thread's last launch through the driver-shaped calls, unless status is 0."""
+    if status:
+        raise library.last_error(status)
+
+
+def _extra_memory(item: Any, number: int) -> Memory:
+    if isinstance(item, tuple):
+        base, size, name = item
+        return Memory(base, size, name)
+    where = span(item)
+    if where is None:
+        raise KernelArgumentError(
+            f"extra[{number}] is {type(item).__name__}; allowed: a tensor or (address, bytes, name)"
+        )
+    return Memory(where[0], where[1], f"extra[{number}]")
+
+
+class Device:
+    """An AMD chip (`mi300x`, `mi308x`, `mi355x`, ...) and the schedule that its launches use by default."""
+
+    def __init__(self, persona: str | Persona = "mi300x", schedule: Schedule | None = None) -> None:
+        if isinstance(persona, str):
+            persona = resolve(persona)
+        if persona.family != "amd":
+            raise KernelArgumentError(f"{persona} is no AMD chip; allowed: mi300x, mi308x, mi355x, gfx942, gfx950, ...")
+        self.persona = persona
+        self.schedule = schedule or Schedule()
+
+    def load(self, source: str | os.PathLike[str] | bytes) -> Module:
+        """A code object from a file or from bytes. Raises `CodeObjectError`."""
+        data = bytes(source) if isinstance(source, (bytes, bytearray, memoryview)) else Path(source).read_bytes()
+        described = library.describe(data)
+        if described["arch"] != self.persona.target:
+            raise CodeObjectError(
+                f"the object is for {described['arch']}, {self.persona.chip} runs {self.persona.target} code"
+            )
+        kernels = {raw["name"]: _kernel_info(raw) for raw in described["kernels"]}
+        return Module(self, kernels, library.load(data))

@@ -1,0 +1,71 @@
+"""Looking for races: the same launch under different schedules must leave the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiterlite.emulator.device import Module, Schedule, Size
+
+# Waves further apart than by default, workgroups in other orders, memory that starts as something else than zero.
+SCHEDULES = (
+    Schedule(quantum=16),
+    Schedule(quantum=64),
+    Schedule(quantum=1 << 20),
+    Schedule(quantum=16, seed=1),
+    Schedule(quantum=256, seed=2),
+    Schedule(quantum=7, seed=3, fill=0x7FC0_5A5A),
+)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A tensor that a schedule left with other bits than the default schedule did."""
+
+    schedule: Schedule
+    argument: str
+    bytes_different: int
+    first: int  # byte offset of the first difference
+
+
+def find_races(
+    module: Module,
+    kernel: str,
+    grid: Size,
+    block: Size,
+    args: Mapping[str, Any],
+    lds: int = 0,
+    schedules: Sequence[Schedule] = SCHEDULES,
+    **options: Any,
+) -> list[Difference]:
+    """Run a launch under several schedules, from the same inputs, and compare every tensor bit for bit.
+
+    The tensors are left as the default schedule leaves them. Kernels that add floats atomically differ without being
+    wrong. Raises what `Module.launch` raises.
+    """
+    tensors = {name: value for name, value in args.items() if hasattr(value, "data_ptr")}
+    before = {name: value.clone() for name, value in tensors.items()}
+
+    def run(schedule: Schedule) -> dict[str, bytes]:
+        for name, value in tensors.items():
+            value.copy_(before[name])
+        module.launch(kernel, grid, block, args, lds, schedule=schedule, **options)
+        return {name: _bytes(value) for name, value in tensors.items()}
+
+    expected = run(module.device.schedule)
+    found = []
+    for schedule in schedules:
+        for name, got in run(schedule).items():
+            want = expected[name]
+            if got != want:
+                wrong = [i for i, (a, b) in enumerate(zip(want, got, strict=True)) if a != b]
+                found.append(Difference(schedule, name, len(wrong), wrong[0]))
+    run(module.device.schedule)
+    return found
+
+
+def _bytes(tensor: Any) -> bytes:
+    import torch
+
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
