@@ -12,6 +12,7 @@ import pytest
 
 from aiterlite import envs
 from aiterlite.cli import doctor
+from aiterlite.jit import toolchain
 from aiterlite.jit.store import Store
 
 Both = Callable[..., tuple[str, Any, int]]
@@ -75,8 +76,7 @@ def test_doctor_says_how_to_get_what_is_missing(
     elif lost == "compiler":
         monkeypatch.setenv("AITERLITE_CXX", "/nonexistent/c++")
     elif lost == "ninja":
-        monkeypatch.setenv("PATH", str(tmp_path))
-        monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(toolchain, "find_ninja", lambda: None)
     elif lost == "cache":
         (tmp_path / "file").write_text("")
         monkeypatch.setenv("AITERLITE_CACHE_DIR", str(tmp_path / "file" / "cache"))

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from emulator import corpus, formats, session
+from emulator import corpus, formats, random_programs, session
 from emulator.corpus import KERNELS, LEVELS
-from emulator.launches import Buffer, Kernel
+from emulator.launches import Buffer, Kernel, Work, read, u32, write
 
 from aiterlite.emulator import Schedule
 
@@ -85,6 +85,25 @@ def test_models_agree_with_the_host(source: str) -> None:
 @each_launch
 def test_kernel(kernel: Kernel, target: str, level: str) -> None:
     corpus.run(session.module(kernel.source, target, level), kernel, target, max_instructions=LIMIT)
+
+
+@needs_compilers
+@pytest.mark.parametrize("seed", range(6))
+def test_random_program(seed: int, tmp_path: Path) -> None:
+    """A program that nobody wrote does on the emulator what it does on the host."""
+    (tmp_path / "random_program.hip").write_text(random_programs.source(seed))
+    library = corpus.compile_host("random_program", ["random_program"], tmp_path, include=tmp_path)
+    words = np.random.default_rng(seed).integers(0, 1 << 32, 999).astype(np.uint32)
+    words[:8] = [0, 1, 2, 3, 0xFFFFFFFF, 0x80000000, 0x7FFFFFFF, 0x10000]
+    result = np.zeros(192, np.uint64)
+    corpus.call_host(library, "random_program", {"in": words, "out": result, "n": u32(len(words))}, (3,), (64,))
+    work = Work({"in": read(words), "out": write(result), "n": u32(len(words))}, (3,), (64,))
+    kernel = Kernel("random_program", "random_program", "random_program", lambda target, rng: work)
+    for target in kernel.targets:
+        for level in LEVELS:
+            flags = ("-w", "-ffp-contract=off", f"-I{corpus.HIP}")
+            image = corpus.compile_object("random_program", target, level, tmp_path, include=tmp_path, flags=flags)
+            corpus.run(session.device(target).load(image), kernel, target, max_instructions=LIMIT)
 
 
 SCHEDULES = {

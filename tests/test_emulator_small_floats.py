@@ -89,8 +89,10 @@ def test_packing_fp8(target: str, saturate: bool) -> None:
             select = " op_sel:[0,0,1]" if number % 2 else ""
             text = f"v_cvt_pk_{name}_f32 v32, v8, -|v9|{select}"
             if saturate:
-                mode = "s_setreg_imm32_b32 hwreg(HW_REG_MODE, 23, 1)"
-                text = f"{mode}, 1\n{text}\n{mode}, 0"
+                text = (
+                    f"s_setreg_imm32_b32 hwreg(HW_REG_MODE, 23, 1), 1\n{text}\n"
+                    "s_setreg_imm32_b32 hwreg(HW_REG_MODE, 23, 1), 0"
+                )
             cases.append(Case(text, {"v8": a, "v9": b, "v32": old}, exec=mask))
             want = []
             for i in range(64):

@@ -501,3 +501,26 @@ def test_class(target: str, f: Format) -> None:
     assert got["vcc"] == sum(
         (int(m) >> kind(int(v) & cut) & 1) << i for i, (v, m) in enumerate(zip(values, mask, strict=True))
     )
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_fused_halves_round_once(target: str) -> None:
+    """Sums so close to halfway between two f16 that a rounding to f32 on the way would be seen."""
+    cases = [
+        (a ^ x, b, c ^ x ^ y)
+        for a, b in ((0x3C08, 0x0FF0), (0x3C10, 0x0FE0), (0x3C04, 0x0FF8))
+        for c in (0x3C01, 0x3C02, 0x3D55)
+        for x in (0, 0x8000)
+        for y in (0, 0x8000)
+    ]
+    columns = [np.resize(np.array(column, np.uint32), 64) for column in zip(*cases, strict=True)]
+    vector = {f"v{8 + i}": column for i, column in enumerate(columns)}
+    got = run(target, [Case(f"{name} v32, v8, v9, v10", vector) for name in ("v_fma_f16", "v_pk_fma_f16")])
+    want = [fp.fma(F16, *(int(v) for v in lanes)) for lanes in zip(*columns, strict=True)]
+    through_f32 = [
+        fp.convert(F16, F32, fp.encode(F32, fp.value(F16, int(a)) * fp.value(F16, int(b)) + fp.value(F16, int(c))))
+        for a, b, c in zip(*columns, strict=True)
+    ]
+    assert want != through_f32
+    for result in got:
+        assert [int(v) & 0xFFFF for v in result["v32"]] == want

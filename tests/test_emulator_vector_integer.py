@@ -206,8 +206,10 @@ def test_compare(target: str, sign: str, bits: int) -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_carry(target: str) -> None:
     a, b = sources("carry", 2)
-    carry = exec_mask(generator("carry", 1))
-    mask = exec_mask(generator("carry", 2))
+    carry = exec_mask(generator("carry", 1)) | 0xF
+    # The sum fits, and the carry in makes it overflow; the same for the differences.
+    a[:4], b[:4] = [0xFFFFFFFF, 0x80000000, 7, 0], [0, 0x7FFFFFFF, 7, 0]
+    mask = exec_mask(generator("carry", 2)) | 0xF
     table: dict[str, Callable[[int, int, int], int]] = {
         "v_add_co_u32": lambda x, y, c: x + y,
         "v_sub_co_u32": lambda x, y, c: x - y,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import importlib.machinery
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -296,6 +299,26 @@ def test_a_failed_compile_names_its_first_error_and_how_to_repeat_it(
     bare = {"PATH": str(tmp_path)}
     repeated = subprocess.run(error.command, shell=True, capture_output=True, text=True, env=bare, timeout=60)
     assert repeated.returncode != 0 and "first_problem" in repeated.stdout + repeated.stderr
+
+
+@pytest.mark.parametrize("packaged", [True, False])
+def test_ninja_is_the_package_s_where_its_program_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packaged: bool
+) -> None:
+    """The package can be importable while its program belongs to another environment; PATH has the last word then."""
+    for folder in ("package", "path"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "ninja").write_text("")
+        (tmp_path / folder / "ninja").chmod(0o755)
+    fake = types.ModuleType("ninja")
+    fake.__spec__ = importlib.machinery.ModuleSpec("ninja", None)
+    vars(fake)["BIN_DIR"] = str(tmp_path / "package") if packaged else ""
+    monkeypatch.setitem(sys.modules, "ninja", fake)
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    assert toolchain.find_ninja() == str(tmp_path / ("package" if packaged else "path") / "ninja")
+    if packaged:
+        (tmp_path / "package" / "ninja").unlink()
+        assert toolchain.find_ninja() == str(tmp_path / "path" / "ninja")
 
 
 def test_what_a_kernel_cannot_link_has_a_hint(source_tree: SourceTree) -> None:

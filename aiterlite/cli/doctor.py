@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import importlib.util
 import os
 import shutil
 import sys
@@ -73,15 +71,8 @@ def _torch(found: Mapping[str, Any]) -> Check:
 
 
 def _ninja() -> Check:
-    advice = "`pip install ninja`"
-    if importlib.util.find_spec("ninja") is not None:
-        try:
-            version = importlib.metadata.version("ninja")
-        except importlib.metadata.PackageNotFoundError:
-            version = "of unknown version"
-        return Check("ninja", True, True, f"{version} (Python package)")
-    path = shutil.which("ninja")
-    return Check("ninja", path is not None, True, path or "not found", "" if path else advice)
+    path = toolchain.find_ninja()
+    return Check("ninja", path is not None, True, path or "not found", "" if path else "`pip install ninja`")
 
 
 def _compiler(kind: str, scratch: Path) -> Check:

@@ -93,7 +93,7 @@ def _kernel_info(raw: Mapping[str, Any]) -> KernelInfo:
 
 
 def _three(size: Size, what: str) -> tuple[int, int, int]:
-    sizes = (size,) if isinstance(size, int) else tuple(size)
+    sizes = tuple(size) if isinstance(size, Sequence) else (size,)
     if not 1 <= len(sizes) <= 3 or any(not isinstance(n, int) or not 0 < n < 1 << 32 for n in sizes):
         raise KernelArgumentError(f"{what} is {size!r}; allowed: one to three positive numbers")
     padded = (*sizes, 1, 1)

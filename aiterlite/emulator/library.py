@@ -78,7 +78,7 @@ def use_library(path: str) -> None:
 @functools.cache
 def open_library() -> ctypes.CDLL:
     """The shared library, with the signatures of the calls used here."""
-    library = loader.host_library(unit()) if _path is None else ctypes.CDLL(_path)
+    library = loader.host_library(unit()) if _path is None else loader.open_host(_path)
     text, size = ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_size_t)
     library.aiterlite_emulator_free.argtypes = [ctypes.c_void_p]
     library.aiterlite_emulator_free.restype = None

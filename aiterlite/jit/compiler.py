@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shlex
@@ -18,7 +17,7 @@ from aiterlite.errors import BuildError, BuildTimeoutError, SourceError
 from aiterlite.jit import depfile, diagnose, objects, process, progress, spec
 from aiterlite.jit.sources import SourceTree
 from aiterlite.jit.spec import CUDA, HOST, Unit
-from aiterlite.jit.toolchain import Toolchain
+from aiterlite.jit.toolchain import Toolchain, find_ninja
 
 _HOST_BUILD = Path(__file__).with_name("host_build.py")
 
@@ -102,8 +101,10 @@ def _compile_host(
     path.write_bytes(json.dumps(request, ensure_ascii=False).encode("utf-8", "surrogateescape"))
     words = [sys.executable, str(_HOST_BUILD), str(path)]
     environment = process.clean_environment(staging / "scratch", {"CXX": toolchain.location.executable})
-    ninja = f"{shlex.quote(sys.executable)} -m ninja" if importlib.util.find_spec("ninja") else "ninja"
-    repeat = f"{ninja} -C {shlex.quote(str(staging))} -v"
+    ninja = find_ninja()
+    if ninja is not None:
+        environment["PATH"] = os.path.dirname(ninja) + os.pathsep + environment["PATH"]
+    repeat = shlex.join([ninja or "ninja", "-C", str(staging), "-v"])
     _run(words, staging, environment, repeat, log)
     read = _dependencies(unit, staging / "dependencies.txt", depfile.parse_ninja)
     return (repeat,), read

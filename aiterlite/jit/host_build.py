@@ -7,7 +7,6 @@ before its digest is known, and so that a hung compiler can be killed. It import
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import json
 import os
 import subprocess
@@ -18,12 +17,6 @@ def main(request_path: str) -> int:
     with open(request_path, encoding="utf-8", errors="surrogateescape") as file:
         request = json.load(file)
     sys.path[:] = request["sys_path"]
-    ninja = importlib.util.find_spec("ninja")
-    if ninja is not None:
-        import ninja as ninja_package
-
-        os.environ["PATH"] = ninja_package.BIN_DIR + os.pathsep + os.environ["PATH"]
-
     from torch.utils import cpp_extension
 
     try:

@@ -65,6 +65,20 @@ def require(kind: str) -> Location:
     return location
 
 
+def find_ninja() -> str | None:
+    """The ninja that builds host units: the Python package's, else the one in PATH.
+
+    The package may be importable without its program (a path file that names another environment's packages).
+    """
+    if importlib.util.find_spec("ninja") is not None:
+        import ninja
+
+        program = shutil.which("ninja", path=ninja.BIN_DIR) if ninja.BIN_DIR else None
+        if program is not None:
+            return program
+    return shutil.which("ninja")
+
+
 def how_to_get(kind: str) -> str:
     return _HOW_TO_GET[kind]
 

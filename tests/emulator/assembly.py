@@ -99,8 +99,20 @@ class Kernel:
     scratch: int = 0
 
 
-def kernel_text(target: str, name: str, body: str, kernel: Kernel, kernarg: int = 16) -> str:
-    """The assembler text of a kernel with all registers, x workgroup id in s2, kernel arguments at s[0:1]."""
+def kernel_text(
+    target: str, name: str, body: str, kernel: Kernel, pointers: Sequence[str] = ("inputs", "outputs")
+) -> str:
+    """The assembler text of a kernel with all registers, x workgroup id in s2, arguments (all pointers) at s[0:1]."""
+    kernarg = 8 * len(pointers)
+    arguments = "".join(
+        f"""      - .name: {pointer}
+        .offset: {8 * i}
+        .size: 8
+        .value_kind: global_buffer
+        .address_space: global
+"""
+        for i, pointer in enumerate(pointers)
+    )
     return f"""
 .amdgcn_target "amdgcn-amd-amdhsa--{target}"
 .text
@@ -143,17 +155,7 @@ amdhsa.kernels:
     .vgpr_count: 256
     .agpr_count: 256
     .args:
-      - .name: inputs
-        .offset: 0
-        .size: 8
-        .value_kind: global_buffer
-        .address_space: global
-      - .name: outputs
-        .offset: 8
-        .size: 8
-        .value_kind: global_buffer
-        .address_space: global
-...
+{arguments}...
 .end_amdgpu_metadata
 """
 

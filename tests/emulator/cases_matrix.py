@@ -39,10 +39,10 @@ def _random_codes(fmt: formats.Format, rng: np.random.Generator, *shape: int) ->
     return np.where(np.isfinite(fmt.values[codes]), codes, 0).astype(np.uint8)
 
 
-def gemm_fp8(target: str, rng: np.random.Generator, N: int = 75, M: int = 130, K: int = 96) -> Work:
+def gemm_fp8(target: str, rng: np.random.Generator, n: int = 75, m: int = 130, k: int = 96) -> Work:
     fmt = formats.fp8(target)
-    x, w = _random_codes(fmt, rng, N, K), _random_codes(fmt, rng, M, K)
-    xs, ws = rng.uniform(0.5, 2, N).astype(np.float32), rng.uniform(0.5, 2, M).astype(np.float32)
+    x, w = _random_codes(fmt, rng, n, k), _random_codes(fmt, rng, m, k)
+    xs, ws = rng.uniform(0.5, 2, n).astype(np.float32), rng.uniform(0.5, 2, m).astype(np.float32)
     exact, error = gemm_bound(fmt.decode(x), fmt.decode(w))
     scale = xs[:, None].astype(np.float64) * ws
     exact, error = exact * scale, error * scale
@@ -53,25 +53,25 @@ def gemm_fp8(target: str, rng: np.random.Generator, N: int = 75, M: int = 130, K
         "x_scale": read(xs),
         "w_scale": read(ws),
         "out": write_near(exact, error, np.uint16, formats.bf16_values),
-        "N": u32(N),
-        "M": u32(M),
-        "K": u32(K),
+        "N": u32(n),
+        "M": u32(m),
+        "K": u32(k),
     }
-    return Work(args, (ceil_div(M, 64), ceil_div(N, 64)), (256,))
+    return Work(args, (ceil_div(m, 64), ceil_div(n, 64)), (256,))
 
 
-def gemm_bf16(target: str, rng: np.random.Generator, N: int = 70, M: int = 100, K: int = 72) -> Work:
-    x, w = (formats.to_bf16(rng.standard_normal((rows, K)).astype(np.float32)) for rows in (N, M))
+def gemm_bf16(target: str, rng: np.random.Generator, n: int = 70, m: int = 100, k: int = 72) -> Work:
+    x, w = (formats.to_bf16(rng.standard_normal((rows, k)).astype(np.float32)) for rows in (n, m))
     exact, error = gemm_bound(*(formats.bf16_values(v).astype(np.float64) for v in (x, w)))
     args = {
         "x": read(x),
         "w": read(w),
         "out": write_near(exact, error, np.float32),
-        "N": u32(N),
-        "M": u32(M),
-        "K": u32(K),
+        "N": u32(n),
+        "M": u32(m),
+        "K": u32(k),
     }
-    return Work(args, (ceil_div(M, 64), ceil_div(N, 64)), (256,))
+    return Work(args, (ceil_div(m, 64), ceil_div(n, 64)), (256,))
 
 
 kernel("gemm_fp8")(gemm_fp8)
@@ -223,17 +223,17 @@ def matrix_sparse(target: str, rng: np.random.Generator) -> Work:
 FORMATS = {"fp8": formats.E4M3FN, "bf8": formats.E5M2, "fp6": formats.E2M3, "bf6": formats.E3M2, "fp4": formats.E2M1}
 
 
-def _scaled_operand(rng: np.random.Generator, fmt: formats.Format, rows: int, K: int) -> tuple[Array, Array, Array]:
+def _scaled_operand(rng: np.random.Generator, fmt: formats.Format, rows: int, k: int) -> tuple[Array, Array, Array]:
     """Packed codes, scale bytes a block of 32, and the float64 values that they stand for."""
-    codes = _random_codes(fmt, rng, rows, K)
-    scales = rng.integers(120, 134, (rows, K // 32)).astype(np.uint8)
+    codes = _random_codes(fmt, rng, rows, k)
+    scales = rng.integers(120, 134, (rows, k // 32)).astype(np.uint8)
     values = fmt.decode(codes) * np.repeat(np.ldexp(1.0, scales.astype(int) - 127), 32, axis=1)
     return formats.pack_codes(codes, fmt.bits), scales, values
 
 
-def _gemm_scaled(rng: np.random.Generator, x_format: str, w_format: str, N: int, M: int, K: int, tile: int) -> Work:
-    x, x_scale, xv = _scaled_operand(rng, FORMATS[x_format], N, K)
-    w, w_scale, wv = _scaled_operand(rng, FORMATS[w_format], M, K)
+def _gemm_scaled(rng: np.random.Generator, x_format: str, w_format: str, n: int, m: int, k: int, tile: int) -> Work:
+    x, x_scale, xv = _scaled_operand(rng, FORMATS[x_format], n, k)
+    w, w_scale, wv = _scaled_operand(rng, FORMATS[w_format], m, k)
     exact, error = gemm_bound(xv, wv)
     args = {
         "x": read(x),
@@ -241,10 +241,10 @@ def _gemm_scaled(rng: np.random.Generator, x_format: str, w_format: str, N: int,
         "x_scale": read(x_scale),
         "w_scale": read(w_scale),
         "out": write_near(exact, error, np.float32),
-        "M": u32(M),
-        "K": u32(K),
+        "M": u32(m),
+        "K": u32(k),
     }
-    return Work(args, (M // tile, N // tile), (64,))
+    return Work(args, (m // tile, n // tile), (64,))
 
 
 @kernel("gemm_fp4", "gfx950_gemm_scaled", targets=("gfx950",))

@@ -49,7 +49,12 @@ def targets_of(source: str) -> tuple[str, ...]:
     return tuple(t for t in TARGETS if not source.startswith("gfx") or source.startswith(t))
 
 
-def compile_object(source: str, target: str, level: str, folder: Path, include: Path = HIP) -> bytes:
+STRICT = ("-Wall", "-Wextra", "-Werror")
+
+
+def compile_object(
+    source: str, target: str, level: str, folder: Path, include: Path = HIP, flags: tuple[str, ...] = STRICT
+) -> bytes:
     """The code object of `<source>.hip`, by the AMDGPU clang of this machine; compiled once a folder."""
     location = toolchain.require("amd")
     stem = folder / f"{source}{level}-{target}"
@@ -58,7 +63,7 @@ def compile_object(source: str, target: str, level: str, folder: Path, include: 
         return output.read_bytes()
     builtin = ("-isystem", location.builtin) if location.builtin else ()
     compile_ = [*location.cc, "-x", "hip", "--cuda-device-only", f"--offload-arch={target}", "-nogpulib", "-nogpuinc"]
-    compile_ += ["-nostdinc", *builtin, "-std=c++20", level, "-fuse-cuid=none", "-Wall", "-Wextra", "-Werror"]
+    compile_ += ["-nostdinc", *builtin, "-std=c++20", level, "-fuse-cuid=none", *flags]
     compile_ += [f"-I{include}", "-S", "-Xclang", "-emit-obj", f"{include / source}.hip", "-o", f"{stem}.o"]
     link = [*location.lld, "-shared", "--no-undefined", f"{stem}.o", "-o", str(output)]
     for command in (compile_, link):
@@ -68,13 +73,22 @@ def compile_object(source: str, target: str, level: str, folder: Path, include: 
     return output.read_bytes()
 
 
-def compile_host(source: str, symbols: list[str], folder: Path) -> ctypes.CDLL:
+def compile_host(source: str, symbols: list[str], folder: Path, include: Path = HIP) -> ctypes.CDLL:
     """The same source for the host, as a library with `run_<symbol>`."""
     output = folder / f"{source}-host.so"
     text = f"#include <{source}.hip>\n" + "".join(f"CORPUS_ENTRY({symbol})\n" for symbol in symbols)
     # The kernels' floats must round as they are written, and -O1 keeps the compile short.
     flags = ["-std=c++20", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-DCORPUS_HOST", "-w"]
-    command = [toolchain.require("host").executable, "-x", "c++", *flags, f"-I{HIP}", f"-I{HERE / 'host'}", "-"]
+    command = [
+        toolchain.require("host").executable,
+        "-x",
+        "c++",
+        *flags,
+        f"-I{include}",
+        f"-I{HIP}",
+        f"-I{HERE / 'host'}",
+        "-",
+    ]
     done = subprocess.run([*command, "-o", str(output)], input=text, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
@@ -129,17 +143,28 @@ class _Geometry(ctypes.Structure):
     _fields_ = [("grid", ctypes.c_uint32 * 3), ("block", ctypes.c_uint32 * 3), ("dynamic_shared", ctypes.c_uint32)]
 
 
-def run_host(library: ctypes.CDLL, kernel: Kernel) -> None:
-    """Run the host's copy and compare. Raises `AssertionError`."""
-    work = kernel.work(TARGETS[0])
-    values, _keep = arrays_of(work)
+def call_host(
+    library: ctypes.CDLL,
+    symbol: str,
+    values: dict[str, Any],
+    grid: tuple[int, ...],
+    block: tuple[int, ...],
+    lds: int = 0,
+) -> None:
+    """Run the host's copy of a kernel on arrays and numpy scalars, in the kernel's order."""
     cells = [
         np.array([v.ctypes.data], np.uint64) if isinstance(v, np.ndarray) and v.ndim else np.atleast_1d(v)
         for v in values.values()
     ]
     pointers = (ctypes.c_void_p * len(cells))(*[cell.ctypes.data for cell in cells])
-    grid, block = ((*size, 1, 1)[:3] for size in (work.grid, work.block))
-    geometry = _Geometry((ctypes.c_uint32 * 3)(*grid), (ctypes.c_uint32 * 3)(*block), work.lds)
-    getattr(library, f"run_{kernel.symbol}")(ctypes.byref(geometry), pointers)
+    sizes = [(ctypes.c_uint32 * 3)(*(*size, 1, 1)[:3]) for size in (grid, block)]
+    getattr(library, f"run_{symbol}")(ctypes.byref(_Geometry(*sizes, lds)), pointers)
+
+
+def run_host(library: ctypes.CDLL, kernel: Kernel) -> None:
+    """Run the host's copy and compare. Raises `AssertionError`."""
+    work = kernel.work(TARGETS[0])
+    values, _keep = arrays_of(work)
+    call_host(library, kernel.symbol, values, work.grid, work.block, work.lds)
     wrong = mismatches(work, values)
     assert not wrong, f"{kernel.name} on the host: " + "; ".join(wrong)

@@ -1,4 +1,4 @@
-"""Floating-point formats by exact arithmetic: bits to rational numbers and back. An oracle apart from the C++."""
+"""Floating-point formats by exact arithmetic: bits to rational numbers and back. Shares nothing with the C++."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ UNIT_BF16 = 2.0**-8
 class Buffer:
     """Memory that a pointer argument names: what it holds at the start, and what it must hold at the end.
 
-    `expected` None means an input: it is passed read-only. Otherwise `view` of what is there at the end must be
+    `expected` None means an input: it is passed read-only. Otherwise `view` of the final contents must equal
     `expected`, to within `tolerance` (absolute, elementwise), or where that is None in every bit, any NaN being like
     another.
     """
@@ -52,8 +52,9 @@ class Buffer:
             return ""
         at = tuple(int(i) for i in np.argwhere(~same)[0])
         within = "" if self.tolerance is None else f" within {limit[at]:.3g}"
-        where = ", ".join(map(str, at))
-        return f"[{where}] is {got[at]!r}, expected {want[at]!r}{within}; {(~same).sum()} of {same.size} differ"
+        place = ", ".join(map(str, at))
+        wrong = f"{(~same).sum()} of {same.size} differ"
+        return f"[{place}] is {got[at]!r}, expected {want[at]!r}{within}; {wrong}"
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def write_near(expected: Array, tolerance: Array | float, dtype: Any, view: Any 
 
 
 def write_viewed(expected: Array, dtype: Any, view: Callable[[Array], Array]) -> Buffer:
-    """An output of `dtype` and the shape of `expected` whose `view` must equal it bit by bit; it starts as all ones."""
+    """An output of `dtype`, as large as `expected`, whose `view` must equal that in every bit; it starts all ones."""
     start = np.full(expected.size * np.dtype(dtype).itemsize, 0xFF, np.uint8).view(dtype).reshape(expected.shape)
     return Buffer(start, expected, None, view)
 

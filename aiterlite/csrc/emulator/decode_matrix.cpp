@@ -113,8 +113,8 @@ bool Decoder::scaled_mai() {
   if (!zero(field(w, 10, 0) | field(w, 15, 15), "vdst or a modifier of the scale prefix")) return false;
   if (!zero(field(v, 26, 18) | field(v, 31, 29), "src2 or neg of the scale prefix")) return false;
 
-  // The pair is one instruction when the MFMA says so in abid. Vendor assembly sets bits 13 and 14 of its prefix or
-  // not.
+  // The pair is one instruction when the MFMA says so in abid. Bits 13 and 14 of the prefix, which belong to a third
+  // source, are then set in some vendor objects and clear in others.
   const MaiRow* row = nullptr;
   if (available_ >= 16) {
     const uint32_t next = read_dword(p_ + 8);

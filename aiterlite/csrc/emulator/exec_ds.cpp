@@ -44,9 +44,8 @@ const MicroOp* write2(Wave& w, const MicroOp* op) {
   return next(op);
 }
 
-// Transposed loads: in every group of 16 lanes, lane l gets element l of the rows that the group loads, a row being the
-// elements of 16 / (elements a lane loads) ... lanes side by side. With E elements a lane, row n begins at lane n * 16
-// / E.
+// Transposed loads. The 16 lanes of a group load a matrix of 16 columns, row by row: with E elements a lane, row n is
+// what lanes n * 16 / E and on load. Lane l then gets column l.
 template <int kBits, int kElements>
 const MicroOp* read_transposed(Wave& w, const MicroOp* op) {
   constexpr uint32_t kBytes = kBits * kElements / 8;

@@ -297,9 +297,10 @@ const MicroOp* gpr_idx_mode(Wave& w, const MicroOp* op) {
   return next(op);
 }
 
-// The clocks count the wave's own instructions, so that a run can be repeated.
+// The clocks count the wave's own instructions, as of its last turn, and how often they were read: they advance, and a
+// run can be repeated.
 const MicroOp* memtime(Wave& w, const MicroOp* op) {
-  w.set_pair(op->sdst, w.executed);
+  w.set_pair(op->sdst, w.executed + 64 * ++w.clock_reads);
   return next(op);
 }
 

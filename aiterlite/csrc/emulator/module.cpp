@@ -58,7 +58,7 @@ std::string check_request(const LaunchRequest& r, const Kernel& k, uint64_t lds)
     items *= r.block[i];
     if (items > kMaxGroupItems) return "a workgroup of more than " + number(kMaxGroupItems) + " work-items";
   }
-  if (static_cast<uint64_t>(r.grid[0]) * r.grid[1] >= 1ull << 40 / 1 ||
+  if (static_cast<uint64_t>(r.grid[0]) * r.grid[1] >= 1ull << 32 ||
       static_cast<uint64_t>(r.grid[1]) * r.grid[2] >= 1ull << 32) {
     return "a grid of too many workgroups";
   }
@@ -200,7 +200,7 @@ void Module::add_ranges(MemoryMap* map) const {
 
 bool pack_arguments(const Kernel& kernel, void** params, std::vector<uint8_t>* kernarg) {
   if (!kernel.has_metadata) return false;
-  kernarg->assign(kernel.kernarg_segment_size, 0);
+  kernarg->assign(kernel.kernarg_bytes(), 0);
   size_t next = 0;
   for (const KernelArg& arg : kernel.args) {
     if (arg.hidden()) continue;
@@ -223,7 +223,7 @@ LaunchReport launch(Module& module, const LaunchRequest& request) {
   std::string wrong = check_request(request, kernel, lds);
   if (!wrong.empty()) return refuse(Status::bad_launch, wrong);
 
-  const size_t needed = std::max(kernel.descriptor.kernarg_size, kernel.kernarg_segment_size);
+  const size_t needed = kernel.kernarg_bytes();
   std::vector<uint8_t> kernarg(std::max(needed, request.kernarg.size()), 0);
   std::copy(request.kernarg.begin(), request.kernarg.end(), kernarg.begin());
   fill_hidden(request, kernel, &kernarg);

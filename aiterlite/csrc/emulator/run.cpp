@@ -122,6 +122,7 @@ void start_wave(Launch& launch, Workgroup& group, uint32_t index, uint32_t items
   w.scratch = group.scratch.data() + index * scratch;
   w.index = index;
   w.executed = 0;
+  w.clock_reads = 0;
   set_float_mode(w);
 
   uint64_t exec = 0;

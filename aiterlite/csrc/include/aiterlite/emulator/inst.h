@@ -2,13 +2,12 @@
 //
 // Operand slots mean the same thing in every instruction of a family, so that an executor needs no table of layouts:
 //
-//   ALU        dst[0] result, dst[1] carry/condition out (v_add_co, v_div_scale, v_mad_u64_u32), src[0..2] the sources
-//   in
-//              the assembler's order. What an instruction always reads or writes in addition is an operand where the
-//              assembler prints it (vcc of v_addc_co_u32_e32 is src[2], vcc of v_cmp_*_e32 is dst[0]) and implicit
-//              where it does not (scc, exec, m0, vcc of v_div_fmas, the accumulator of v_fmac, v_dot2c, v_smfmac, which
-//              is dst[0]). v_fmamk and v_madmk have the literal in src[1], v_fmaak and v_madak in src[2].
-//              v_swap_b32 and v_permlane*_swap_b32 write dst[0] and src[0].
+//   ALU        dst[0] result, dst[1] carry or condition out (v_add_co, v_div_scale, v_mad_u64_u32), src[0..2] the
+//              sources in the assembler's order. What an instruction always reads or writes in addition is an operand
+//              where the assembler prints it (vcc of v_addc_co_u32_e32 is src[2], vcc of v_cmp_*_e32 is dst[0])
+//              and implicit where it does not (scc, exec, m0, vcc of v_div_fmas, the accumulator of v_fmac, v_dot2c,
+//              v_smfmac, which is dst[0]). v_fmamk and v_madmk have the literal in src[1], v_fmaak and v_madak in
+//              src[2]. v_swap_b32 and v_permlane*_swap_b32 write dst[0] and src[0].
 //   MFMA       dst[0] D, src[0] A, src[1] B, src[2] C (the index register for SMFMAC); scale[0], scale[1] the block
 //              scales of A and B for v_mfma_scale_*, whose byte is chosen by op_sel (low bit) and op_sel_hi (high bit).
 //   SOP        dst[0], src[0..1]; the immediate of SOPK and SOPP is simm16. s_set_gpr_idx_on has its mode in src[1].
@@ -20,8 +19,8 @@
 //              two-address forms (ds_read2*, ds_write2*, ds_wrxchg2*).
 //   FLAT...    FLAT, GLOBAL, SCRATCH: dst[0], src[0] vector address (kind none for scratch without one), src[1] data,
 //              src[2] saddr (kind none for "off").
-//   MUBUF...   MUBUF, MTBUF: dst[0], src[0] vaddr (kind none for "off", 2 dwords when idxen and offen), src[1] data,
-//              src[2] resource (4 dwords), src[3] soffset.
+//   MUBUF...   MUBUF, MTBUF: dst[0], src[0] vaddr (kind none for "off"; with idxen and offen the index, then the
+//              offset), src[1] data, src[2] resource (4 dwords), src[3] soffset.
 #pragma once
 #include <aiterlite/emulator/ops.h>
 #include <stddef.h>

@@ -72,7 +72,8 @@ struct alignas(64) Wave {
   uint32_t scratch_bytes = 0;  // per lane
   uint8_t* scratch = nullptr;  // dword d of lane l at (d * 64 + l) * 4
   uint32_t index = 0;          // within the workgroup
-  uint64_t executed = 0;       // instructions
+  uint64_t executed = 0;       // instructions, counted when the wave leaves its run loop
+  uint64_t clock_reads = 0;
   Fault fault;
 
   uint64_t exec() const { return pair(126); }
