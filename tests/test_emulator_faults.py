@@ -261,7 +261,7 @@ def test_a_resource_keeps_its_bounds(target: str, level: str, write: int) -> Non
     x, out = words(64) + 1, np.full(64, 9, np.uint32)
     args = {"x": x, "out": out, "bytes": 200, "item": 7, "byte": 4000, "write": write}
     quiet = launch(target, level, "resource_at", 1, 64, args)
-    assert quiet.findings == ()
+    assert quiet.buffer_findings == ()
     # 50 words are covered; item 7 went elsewhere.
     covered = (words(64) < 50) & (words(64) != 7)
     if write:
@@ -269,7 +269,7 @@ def test_a_resource_keeps_its_bounds(target: str, level: str, write: int) -> Non
     else:
         np.testing.assert_array_equal(out, np.where(covered, words(64) + 1, 0))
     told = launch(target, level, "resource_at", 1, 64, args, buffer_findings=True)
-    outside = {f.lane: f for f in told.findings}
+    outside = {f.lane: f for f in told.buffer_findings}
     assert sorted(outside) == [7, *range(50, 64)]
     finding = outside[7]
     assert (finding.offset, finding.num_records, finding.size, finding.write) == (4000, 200, 4, bool(write))

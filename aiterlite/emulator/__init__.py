@@ -2,6 +2,7 @@
 
 device      Device, Module: load an object, launch its kernels on CPU tensors
 arguments   kernel arguments against the metadata
+observe     sanitizer findings and counters
 races       the same launch under different schedules
 errors      what can go wrong
 library     the shared library behind it
@@ -32,9 +33,11 @@ from aiterlite.emulator.errors import (
     UnsupportedInstructionError,
 )
 from aiterlite.emulator.library import open_library, use_library
+from aiterlite.emulator.observe import CHECKS, Finding, Recording, watching
 from aiterlite.emulator.races import Difference, find_races
 
 __all__ = [
+    "CHECKS",
     "BufferFinding",
     "CodeObjectError",
     "ControlFlowError",
@@ -43,12 +46,14 @@ __all__ = [
     "Difference",
     "EmulatorError",
     "ExecutionError",
+    "Finding",
     "InstructionLimitError",
     "KernelArgumentError",
     "KernelInfo",
     "LaunchConfigurationError",
     "MemoryViolation",
     "Module",
+    "Recording",
     "Report",
     "Schedule",
     "TrapError",
@@ -59,4 +64,5 @@ __all__ = [
     "prepare_launch",
     "raise_last_error",
     "use_library",
+    "watching",
 ]

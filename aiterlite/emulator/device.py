@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aiterlite.emulator import library
+from aiterlite.emulator import library, observe
 from aiterlite.emulator.arguments import Argument, Memory, merge, pack, span
 from aiterlite.emulator.errors import CodeObjectError, KernelArgumentError, UnknownKernelError
+from aiterlite.emulator.observe import Finding
 from aiterlite.target import Persona, resolve
 
 Size = int | Sequence[int]
@@ -52,13 +53,15 @@ class BufferFinding:
 
 @dataclass(frozen=True)
 class Report:
-    """What a launch did. `instructions` counts those of all waves; `trace` is empty unless one was asked for."""
+    """What a launch did. `instructions` counts those of all waves; what was not asked for is empty."""
 
     kernel: str
     instructions: int
     ordered: bool
-    findings: tuple[BufferFinding, ...] = ()
+    buffer_findings: tuple[BufferFinding, ...] = ()
     trace: str = ""
+    findings: tuple[Finding, ...] = ()
+    counters: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -123,14 +126,17 @@ class Module:
         max_instructions: int = 0,
         trace: tuple[int, int] | None = None,
         trace_lines: int = 100_000,
+        sanitize: bool | str | Iterable[str] = False,
+        counters: bool = False,
     ) -> Report:
         """Run a kernel to its end.
 
         `grid` counts workgroups, `block` work-items of one; `lds` is dynamic LDS in bytes. `args` go by the metadata's
         names or order: CPU tensors (or numpy arrays, addresses, None) for pointers, numbers for values; or the packed
         segment as bytes. `extra` are tensors, or (address, bytes, name), that the kernel reaches through pointers in
-        memory. `trace` is (linear workgroup, wave). Raises `EmulatorError`: `MemoryViolation` for an access outside
-        the tensors given.
+        memory. `trace` is (linear workgroup, wave). `sanitize` names sanitizers (`observe.CHECKS`), or is True for all
+        of them; what they find is in the report, and is no error. Raises `EmulatorError`: `MemoryViolation` for an
+        access outside the tensors given.
         """
         info = self.kernels.get(kernel)
         if info is None:
@@ -153,15 +159,22 @@ class Module:
         options.trace_lines = trace_lines
         if trace is not None:
             options.trace_group, options.trace_wave = trace
+        recording = observe.current()
+        options.sanitize = observe.check_bits(sanitize) | (recording.sanitize if recording else 0)
+        options.count = counters or (recording is not None and recording.count)
         report = library.launch(
             self._handle, kernel, _three(grid, "grid"), _three(block, "block"), lds, kernarg, ranges, options
         )
+        if recording is not None:
+            recording.add(report)
         return Report(
             kernel=kernel,
             instructions=report["instructions"],
             ordered=report["ordered"],
-            findings=tuple(BufferFinding(**finding) for finding in report["findings"]),
+            buffer_findings=tuple(BufferFinding(**finding) for finding in report["buffer_findings"]),
             trace=report.get("trace", ""),
+            findings=observe.findings_of(report),
+            counters=report.get("counters", {}),
         )
 
     def __del__(self) -> None:
@@ -193,13 +206,20 @@ def prepare_launch(persona: Persona, tensors: Mapping[str, Any]) -> None:
         for name, tensor in tensors.items()
         if tensor is not None and (where := span(tensor)) is not None
     ]
-    library.set_launch([(m.base, m.size, m.name, m.writable) for m in merge(memory)], _options(persona, Schedule()))
+    options = _options(persona, Schedule())
+    recording = observe.current()
+    if recording is not None:
+        options.sanitize, options.count = recording.sanitize, recording.count
+    library.set_launch([(m.base, m.size, m.name, m.writable) for m in merge(memory)], options)
 
 
 def raise_last_error(status: int) -> None:
     """Raise the typed error of this thread's last launch through the driver-shaped calls, unless status is 0."""
     if status:
         raise library.last_error(status)
+    recording = observe.current()
+    if recording is not None:
+        recording.add(library.last_report())
 
 
 def _extra_memory(item: Any, number: int) -> Memory:

@@ -63,6 +63,8 @@ class Options(ctypes.Structure):
         ("trace_group", ctypes.c_int64),
         ("trace_wave", ctypes.c_uint32),
         ("trace_lines", ctypes.c_uint64),
+        ("sanitize", ctypes.c_uint32),
+        ("count", ctypes.c_int32),
         ("compute_units", ctypes.c_uint32),
         ("lds_bytes", ctypes.c_uint32),
     ]
@@ -186,11 +188,18 @@ def set_launch(ranges: list[tuple[int, int, str, bool]], options: Options) -> No
         raise EmulatorError(library.aiterlite_emulator_error().decode("latin-1"))
 
 
-def last_error(status: int) -> EmulatorError:
-    """The error of this thread's last launch through the driver-shaped calls."""
+def last_report() -> dict[str, Any]:
+    """The report of this thread's last launch through the driver-shaped calls; empty if it never began."""
     library = open_library()
     library.aiterlite_emulator_report.restype = ctypes.c_char_p
     text = library.aiterlite_emulator_report()
     report: dict[str, Any] = json.loads(text.decode("latin-1")) if text else {}
+    return report
+
+
+def last_error(status: int) -> EmulatorError:
+    """The error of this thread's last launch through the driver-shaped calls."""
+    library = open_library()
+    report = last_report()
     message = library.aiterlite_emulator_error().decode("latin-1")
     return BY_STATUS.get(status, EmulatorError)(message, report)

@@ -72,6 +72,23 @@ bool lds_violation(Wave& w, const MicroOp* op, Space space, uint64_t offset, uin
   return false;
 }
 
+namespace {
+
+// `space` as the watches name it: all that goes through the caches is global.
+bool resolved(Wave& w, const MicroOp* op, Space space, Extent e, const uint64_t* at, uint64_t mask) {
+  if (__builtin_expect(w.watched, 0) && mask) observe_access(w, op, {space, e.write, e.size, mask, at});
+  return true;
+}
+
+}  // namespace
+
+void resolved_lds(Wave& w, const MicroOp* op, Extent e, const Access& x) {
+  if (__builtin_expect(!w.watched, 1)) return;
+  uint64_t offsets[kWave];
+  for (int l = 0; l < kWave; ++l) offsets[l] = x.at[l] - reinterpret_cast<uint64_t>(w.lds);
+  resolved(w, op, Space::lds, e, offsets, x.mask);
+}
+
 bool check_lanes(Wave& w, const MicroOp* op, const Access& x, Space space, Extent e) {
   if (!w.launch->options.check_memory || !x.mask) return true;
   uint64_t low = ~0ull, high = 0;
@@ -115,7 +132,7 @@ bool resolve_global(Wave& w, const MicroOp* op, Extent e, Access* x) {
   } else {
     add_pairs(v, offset, x);
   }
-  return check_lanes(w, op, *x, Space::global, e);
+  return check_lanes(w, op, *x, Space::global, e) && resolved(w, op, Space::global, e, x->at, x->mask);
 }
 
 bool resolve_flat(Wave& w, const MicroOp* op, Extent e, Access* x, uint64_t* scratch_lanes) {
@@ -135,6 +152,9 @@ bool resolve_flat(Wave& w, const MicroOp* op, Extent e, Access* x, uint64_t* scr
     if (at + e.size > w.lds_bytes) return lds_violation(w, op, Space::lds, at, w.lds_bytes, e, l);
     x->at[l] = reinterpret_cast<uint64_t>(w.lds) + at;
   }
+  Access in_lds = *x;
+  in_lds.mask = shared;
+  resolved_lds(w, op, e, in_lds);
   for (uint64_t m = *scratch_lanes; m; m &= m - 1) {
     const int l = __builtin_ctzll(m);
     const uint64_t at = x->at[l] & 0xffffffffu;
@@ -144,6 +164,8 @@ bool resolve_flat(Wave& w, const MicroOp* op, Extent e, Access* x, uint64_t* scr
   Access global = *x;
   global.mask = x->mask & ~shared & ~*scratch_lanes;
   if (!check_lanes(w, op, global, Space::flat, e)) return false;
+  resolved(w, op, Space::global, e, x->at, global.mask);
+  resolved(w, op, Space::scratch, e, x->at, *scratch_lanes);
   x->mask &= ~*scratch_lanes;
   return true;
 }
@@ -164,7 +186,10 @@ bool resolve_lds(Wave& w, const MicroOp* op, uint32_t offset, Extent e, Access* 
   for (int l = 0; l < kWave; ++l) x->at[l] = base + sum[l];
   uint32_t high = 0;
   for (int i = 0; i < kLanes; ++i) high = most[i] > high ? most[i] : high;
-  if (static_cast<uint64_t>(high) + e.size <= w.lds_bytes || !x->mask) return true;
+  if (static_cast<uint64_t>(high) + e.size <= w.lds_bytes || !x->mask) {
+    resolved_lds(w, op, e, *x);
+    return true;
+  }
   for (uint64_t m = x->mask; m; m &= m - 1) {
     const int l = __builtin_ctzll(m);
     if (static_cast<uint64_t>(sum[l]) + e.size > w.lds_bytes) {
@@ -252,7 +277,7 @@ bool resolve_buffer(Wave& w, const MicroOp* op, Extent e, Access* x) {
         return violation(w, op, Space::buffer, x->at[l], part, l);
     }
   }
-  return check_lanes(w, op, *x, Space::buffer, e);
+  return check_lanes(w, op, *x, Space::buffer, e) && resolved(w, op, Space::global, e, x->at, x->mask);
 }
 
 void read_scratch(Wave& w, uint32_t lane, uint64_t offset, void* to, uint32_t bytes) {

@@ -29,6 +29,8 @@ struct aiterlite_emulator_options {
   int64_t trace_group;  // -1: no trace
   uint32_t trace_wave;
   uint64_t trace_lines;
+  uint32_t sanitize;
+  int32_t count;
   uint32_t compute_units;
   uint32_t lds_bytes;
 };
@@ -84,6 +86,8 @@ void set_options(const aiterlite_emulator_options& o, LaunchOptions* options, Pe
   options->trace_group = o.trace_group;
   options->trace_wave = o.trace_wave;
   options->trace_lines = o.trace_lines;
+  options->sanitize = o.sanitize;
+  options->count = o.count != 0;
   persona->compute_units = o.compute_units;
   persona->lds_bytes = o.lds_bytes;
 }

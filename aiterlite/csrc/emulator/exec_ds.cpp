@@ -147,6 +147,7 @@ bool resolve_addtid(Wave& w, const MicroOp* op, bool is_write, Access* x) {
     }
     x->at[l] = reinterpret_cast<uint64_t>(w.lds) + at;
   }
+  resolved_lds(w, op, {4, is_write}, *x);
   return true;
 }
 const MicroOp* read_addtid(Wave& w, const MicroOp* op) {
@@ -170,6 +171,7 @@ const MicroOp* append(Wave& w, const MicroOp* op) {
     lds_violation(w, op, Space::lds, at, w.lds_bytes, {4, true}, 0);
     return nullptr;
   }
+  if (w.watched && w.exec()) observe_access(w, op, {Space::lds, true, 4, 1, &at});
   uint32_t old;
   memcpy(&old, w.lds + at, 4);
   const uint32_t value = old + static_cast<uint32_t>(kSign * __builtin_popcountll(w.exec()));

@@ -85,12 +85,16 @@ bool resolve_scratch(Wave& w, const MicroOp* op, Extent e, ScratchAddress* a) {
   if (op->src[0].ref != Ref::none) a->lanes = vector_source(w, op, 0);
   a->whole_dwords = !a->lanes && (a->base & 3) == 0;
   const auto inside = [&](int64_t at) { return at >= 0 && static_cast<uint64_t>(at) + e.size <= w.scratch_bytes; };
-  if (!a->lanes && inside(a->base)) return true;
-  for (uint64_t m = w.exec(); m; m &= m - 1) {
+  for (uint64_t m = a->lanes || !inside(a->base) ? w.exec() : 0; m; m &= m - 1) {
     const int l = __builtin_ctzll(m);
     if (!inside(a->at(l))) {
       return lds_violation(w, op, Space::scratch, static_cast<uint64_t>(a->at(l)), w.scratch_bytes, e, l);
     }
+  }
+  if (__builtin_expect(w.watched, 0) && w.exec()) {
+    uint64_t offsets[kWave];
+    for (int l = 0; l < kWave; ++l) offsets[l] = static_cast<uint64_t>(a->at(l));
+    observe_access(w, op, {Space::scratch, e.write, e.size, w.exec(), offsets});
   }
   return true;
 }

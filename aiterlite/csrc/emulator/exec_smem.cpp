@@ -13,8 +13,11 @@ uint64_t plain_address(const Wave& w, const MicroOp* op, uint64_t base) {
 }
 
 bool checked(Wave& w, const MicroOp* op, uint64_t at, Extent e) {
-  if (!w.launch->options.check_memory || in_range(w, at, e.size, e.write)) return true;
-  return violation(w, op, Space::scalar, at, e, 0xff);
+  if (w.launch->options.check_memory && !in_range(w, at, e.size, e.write)) {
+    return violation(w, op, Space::scalar, at, e, 0xff);
+  }
+  if (__builtin_expect(w.watched, 0)) observe_access(w, op, {Space::scalar, e.write, e.size, 1, &at});
+  return true;
 }
 
 template <int kDwords>

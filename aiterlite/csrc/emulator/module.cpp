@@ -274,6 +274,8 @@ LaunchReport launch(Module& module, const LaunchRequest& request) {
   l.resident = occupancy(kernel.descriptor, (items + kWave - 1) / kWave, lds, request.persona);
   l.ordered = ready->ordered;
 
+  if (l.options.sanitize || l.options.count) l.observations = std::make_unique<Observations>();
+
   run(l);
   LaunchReport report;
   report.status = status_of(l);

@@ -153,7 +153,7 @@ std::string run_json(const Launch& l, const std::string& kernel, Status status, 
   j.field("status", static_cast<int>(status)).field("kernel", kernel).field("message", message);
   j.field("instructions", l.executed.load()).field("ordered", l.ordered);
   if (l.failed) write_fault(j, l);
-  j.key("findings").open('[');
+  j.key("buffer_findings").open('[');
   for (const BufferFinding& f : l.findings) {
     j.open('{');
     j.field("pc", f.pc - l.program->base)
@@ -166,6 +166,7 @@ std::string run_json(const Launch& l, const std::string& kernel, Status status, 
     j.close('}');
   }
   j.close(']');
+  if (l.observations) write_findings(j, l);
   if (l.options.trace_group >= 0) j.field("trace", l.trace);
   j.close('}');
   return j.text();

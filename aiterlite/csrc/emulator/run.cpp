@@ -58,6 +58,7 @@ class Order {
 };
 
 struct Resident {
+  std::vector<std::unique_ptr<Watch>> watches;
   Workgroup group;
   std::vector<WavePointer> waves;
 };
@@ -123,6 +124,7 @@ void start_wave(Launch& launch, Workgroup& group, uint32_t index, uint32_t items
   w.index = index;
   w.executed = 0;
   w.clock_reads = 0;
+  w.watched = !group.watches.empty();
   set_float_mode(w);
 
   uint64_t exec = 0;
@@ -171,6 +173,8 @@ class Worker {
     std::unique_ptr<Resident> r;
     if (spare_.empty()) {
       r = std::make_unique<Resident>();
+      r->watches = make_watches(launch_);
+      for (const std::unique_ptr<Watch>& watch : r->watches) r->group.watches.push_back(watch.get());
     } else {
       r = std::move(spare_.back());
       spare_.pop_back();
@@ -199,6 +203,7 @@ class Worker {
     g.at_barrier = 0;
     g.random = launch_.options.seed ? launch_.options.seed ^ (linear * 0xd1342543de82ef95ull) : 0;
     g.next = launch_.options.seed ? static_cast<uint32_t>(next_random(&g.random) % count) : 0;
+    for (Watch* watch : g.watches) watch->begin(g);
     residents_.push_back(std::move(r));
     return true;
   }
@@ -216,6 +221,7 @@ class Worker {
 
   static void release_barrier(Workgroup& g) {
     if (!g.at_barrier || g.at_barrier < g.live) return;
+    for (Watch* watch : g.watches) watch->barrier(g);
     for (Wave* w : g.waves) {
       if (w->stop == Stop::barrier) w->stop = Stop::running;
     }
@@ -246,6 +252,9 @@ class Worker {
           --g.live;
           finished = g.live == 0;
           release_barrier(g);
+          if (finished) {
+            for (Watch* watch : g.watches) watch->end(g);
+          }
           break;
         case Stop::barrier:
           ++g.at_barrier;

@@ -62,6 +62,35 @@ uint64_t run_plain(Wave& w, const MicroOp* op, uint64_t budget) {
   return budget;
 }
 
+// One instruction at a time, between the workgroup's watches.
+uint64_t run_watched(Wave& w, const MicroOp* op, uint64_t budget) {
+  uint64_t left = budget;
+  while (left) {
+    --left;
+    const std::vector<Watch*>& watches = w.group->watches;
+    const bool skipped = (w.mode & kModeVskip) && (op->flags & kVector);
+    if (op->inst) {
+      for (Watch* watch : watches) watch->before(w, op, skipped);
+    }
+    const MicroOp* after = skipped                                              ? next(op)
+                           : (w.mode & kModeGprIdx) && (op->flags & kIndexable) ? run_indexed(w, op)
+                                                                                : op->fn(w, op);
+    ++w.executed;
+    if (!skipped && op->inst && (after || w.stop != Stop::fault)) {
+      for (Watch* watch : watches) watch->after(w, op);
+    }
+    // A change of mode needs no other loop here.
+    if (!after && w.stop == Stop::relook) {
+      w.stop = Stop::running;
+      after = w.pc;
+    }
+    if (!after) return budget - left;
+    op = after;
+  }
+  w.pc = op;
+  return budget;
+}
+
 }  // namespace
 
 void run_wave(Wave& w, uint64_t budget) {
@@ -69,6 +98,11 @@ void run_wave(Wave& w, uint64_t budget) {
   const bool traced = options.trace_group >= 0 && static_cast<uint64_t>(options.trace_group) == w.group->linear &&
                       options.trace_wave == w.index;
   write_float_csr(w.float_csr);
+  if (w.watched && !traced) {
+    w.stop = Stop::running;
+    run_watched(w, w.pc, budget);
+    return;
+  }
   do {
     w.stop = Stop::running;
     uint64_t ran;

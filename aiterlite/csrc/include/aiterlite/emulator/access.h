@@ -46,6 +46,9 @@ bool resolve_buffer(Wave& w, const MicroOp* op, Extent e, Access* x);
 // DS: at register `slot`, plus `offset`.
 bool resolve_lds(Wave& w, const MicroOp* op, uint32_t offset, Extent e, Access* x);
 
+// Tells the workgroup's watches, if it has any, of an access whose pointers lie in LDS.
+void resolved_lds(Wave& w, const MicroOp* op, Extent e, const Access& x);
+
 // Lane l's dword of scratch at byte `offset`, any alignment.
 inline uint8_t* scratch_byte(Wave& w, uint32_t lane, uint64_t offset) {
   return w.scratch + (offset / 4 * kWave + lane) * 4 + offset % 4;
@@ -254,15 +257,22 @@ template <Load kLoad>
 inline bool store_to_lds(Wave& w, const MicroOp* op, const Access& x) {
   constexpr uint32_t kSize = size_of(kLoad) < 4 ? 4 : size_of(kLoad);
   const uint64_t base = static_cast<uint64_t>(w.s[m0]) + static_cast<uint32_t>(op->inst->offset);
-  for (uint64_t m = x.mask | x.out_of_bounds; m; m &= m - 1) {
+  Access to;
+  to.mask = x.mask | x.out_of_bounds;
+  for (uint64_t m = to.mask; m; m &= m - 1) {
     const int l = __builtin_ctzll(m);
     const uint64_t at = base + static_cast<uint64_t>(l) * kSize;
     if (at + kSize > w.lds_bytes) return lds_violation(w, op, Space::lds, at, w.lds_bytes, {kSize, true}, l);
+    to.at[l] = reinterpret_cast<uint64_t>(w.lds) + at;
+  }
+  resolved_lds(w, op, {kSize, true}, to);
+  for (uint64_t m = to.mask; m; m &= m - 1) {
+    const int l = __builtin_ctzll(m);
     uint32_t v[kSize / 4] = {};
     const bool whole = x.mask >> l & 1;
     memcpy(v, reinterpret_cast<const void*>(x.at[l]), whole ? size_of(kLoad) : x.inside[l]);
     if (size_of(kLoad) < 4) v[0] = extend(kLoad, v[0], 0);
-    memcpy(w.lds + at, v, kSize);
+    memcpy(reinterpret_cast<void*>(to.at[l]), v, kSize);
   }
   return true;
 }

@@ -4,10 +4,12 @@
 #include <aiterlite/emulator/elf.h>
 #include <aiterlite/emulator/fpenv.h>
 #include <aiterlite/emulator/microop.h>
+#include <aiterlite/emulator/observe.h>
 #include <stdint.h>
 
 #include <atomic>
 #include <deque>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <unordered_map>
@@ -74,6 +76,8 @@ struct LaunchOptions {
   int64_t trace_group = -1;       // linear workgroup whose wave is traced; -1: none
   uint32_t trace_wave = 0;
   uint64_t trace_lines = 100000;
+  uint32_t sanitize = 0;  // a set of Check
+  bool count = false;     // keep counters
 };
 
 struct Launch {
@@ -105,6 +109,7 @@ struct Launch {
   std::string failure_text;  // the instruction
   std::vector<BufferFinding> findings;
   std::string trace;
+  std::unique_ptr<Observations> observations;  // when the options ask for any
 };
 
 // Runs every workgroup; false when the launch failed, with the reason in `launch`.

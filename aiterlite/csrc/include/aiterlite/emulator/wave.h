@@ -15,6 +15,7 @@ struct Wave;
 struct Workgroup;
 struct MicroOp;
 struct Launch;
+class Watch;
 
 // Executes one instruction and returns the next one, or null when the wave must leave the run loop; Wave::stop then
 // says why and Wave::pc where it goes on.
@@ -74,6 +75,7 @@ struct alignas(64) Wave {
   uint32_t index = 0;          // within the workgroup
   uint64_t executed = 0;       // instructions, counted when the wave leaves its run loop
   uint64_t clock_reads = 0;
+  bool watched = false;  // the workgroup has watches
   Fault fault;
 
   uint64_t exec() const { return pair(126); }
@@ -95,6 +97,7 @@ struct Workgroup {
   uint32_t id[3] = {};
   uint64_t linear = 0;
   std::vector<Wave*> waves;
+  std::vector<Watch*> watches;
   std::vector<uint8_t> lds;
   std::vector<uint8_t> scratch;
   uint32_t live = 0;

@@ -1,0 +1,82 @@
+// What the watches of a launch have in common.
+#include <aiterlite/emulator/observe.h>
+#include <aiterlite/emulator/runtime.h>
+
+namespace aiterlite::emulator {
+
+class Counters {};
+
+const char* name(Check check) {
+  switch (check) {
+    case kCheckWaits:
+      return "waits";
+    case kCheckHazards:
+      return "hazards";
+    case kCheckRegisters:
+      return "registers";
+    case kCheckBarriers:
+      return "barriers";
+    case kCheckRaces:
+      return "races";
+    case kCheckLds:
+      return "lds";
+  }
+  return "";
+}
+
+Observations::Observations() = default;
+Observations::~Observations() = default;
+
+void Observations::report(Finding finding) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const Key key{finding.check, finding.pc, finding.other_pc, finding.what};
+  const auto [at, is_new] = found_.try_emplace(key, std::move(finding));
+  if (!is_new) ++at->second.count;
+}
+
+std::vector<Finding> Observations::findings() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<Finding> all;
+  all.reserve(found_.size());
+  for (const auto& [key, finding] : found_) all.push_back(finding);
+  return all;
+}
+
+void observe_access(Wave& w, const MicroOp* op, const MemoryAccess& access) {
+  for (Watch* watch : w.group->watches) watch->access(w, op, access);
+}
+
+std::vector<std::unique_ptr<Watch>> make_watches(Launch& launch) {
+  (void)launch;
+  std::vector<std::unique_ptr<Watch>> watches;
+  return watches;
+}
+
+namespace {
+
+std::string text_at(const Launch& launch, uint64_t pc) {
+  const MicroOp* op = launch.program->at(pc);
+  return op && op->inst ? disassemble(launch.program->arch, *op->inst) : "";
+}
+
+}  // namespace
+
+void write_findings(JsonWriter& json, const Launch& launch) {
+  json.key("findings").open('[');
+  for (const Finding& f : launch.observations->findings()) {
+    json.open('{');
+    json.field("check", name(f.check)).field("pc", f.pc - launch.program->base);
+    json.field("instruction", text_at(launch, f.pc));
+    json.field("other_pc", f.other_pc ? static_cast<int64_t>(f.other_pc - launch.program->base) : int64_t{-1});
+    json.field("other_instruction", f.other_pc ? text_at(launch, f.other_pc) : "");
+    json.field("what", f.what).field("mend", f.mend);
+    json.key("workgroup").open('[');
+    json.value(f.group % launch.grid[0]).value(f.group / launch.grid[0] % launch.grid[1]);
+    json.value(f.group / launch.grid[0] / launch.grid[1]).close(']');
+    json.field("wave", f.wave).field("lane", f.lane).field("count", f.count);
+    json.close('}');
+  }
+  json.close(']');
+}
+
+}  // namespace aiterlite::emulator
