@@ -1,7 +1,8 @@
 """The demonstration: DeepSeek-R1's router projection and its q_a/kv_a projection, for 1, 4 and 16 tokens.
 
-On the CPU they are built, run and checked; for gfx942 they are compiled. Each target is built into a fresh cache, so
-that the cold figure is one, and loaded again by a fresh process, so that the warm figure is one.
+On the CPU they are built, run and checked; for gfx942 they are compiled, and the machine code is run and checked in the
+emulator. Each target is built into a fresh cache, so that the cold figure is one, and loaded again by a fresh process,
+so that the warm figure is one. The emulator itself is a tool here, and lies in the user's own cache.
 
 Run as a script with a request file, this module is that fresh process.
 """
@@ -19,18 +20,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from aiterlite import target
+from aiterlite import envs, target
 from aiterlite.dispatch import Decision, decide
+from aiterlite.emulator import library, use_library
 from aiterlite.errors import AiterliteError, BuildError
 from aiterlite.jit import engine, loader
-from aiterlite.jit.spec import HOST, Unit
+from aiterlite.jit.spec import AMD, HOST, Unit
 from aiterlite.jit.store import Layer, Store
 from aiterlite.tables.gemm import WV_SPLIT_K, GemmProblem
 
 # (M, K) of DeepSeek-R1's router projection and of its q_a/kv_a projection; `build` takes them as its default too.
 SHAPES = ((256, 7168), (2112, 7168))
 TOKENS = (1, 4, 16)
-TARGETS = ("cpu", "gfx942")
+_EMULATED = "gfx942"
+TARGETS = ("cpu", _EMULATED)
 _RUN_SECONDS = 0.2
 _FEWEST_RUNS = 5
 # What would make the fresh process do something else than load this cache.
@@ -53,7 +56,8 @@ def run() -> dict[str, Any]:
         store = Store((Layer(cache, writable=True),))
         units = dict.fromkeys(unit for decision in decisions for unit in decision.units)
         cold, errors = _build(list(units), store)
-        warm = _fresh_process(cache, [unit for unit in units if unit in cold], errors)
+        emulator = _emulator_path(errors) if any(unit.kind == AMD for unit in cold) else ""
+        warm = _fresh_process(cache, [unit for unit in units if unit in cold], emulator, errors)
     rows = [_row(decision, cold, warm) for decision in decisions]
     errors += [_too_far(row) for row in rows if row["of_bound"] is not None and not row["of_bound"] <= 1]
     own = {decision.units[0] for decision in decisions}
@@ -83,22 +87,36 @@ def _build(units: list[Unit], store: Store) -> tuple[dict[Unit, float], list[str
     return cold, errors
 
 
+def _emulator_path(errors: list[str]) -> str:
+    """The emulator's library, built if need be; empty, with the reason in `errors`, where it cannot be."""
+    try:
+        return str(engine.obtain(library.unit(), build=True).entry.path)
+    except AiterliteError as error:
+        errors.append(f"the emulator: {error}")
+        return ""
+
+
 def _row(decision: Decision, cold: dict[Unit, float], warm: dict[str, Any]) -> dict[str, Any]:
     problem, unit = decision.problem, decision.units[0]
-    measured = warm.get("runs", {}).get(f"{problem.m},{problem.n}", {}) if unit.kind == HOST else {}
+    measured = warm.get("runs", {}).get(_key(unit.kind, problem.m, problem.n), {})
+    emulated = "emulated" if measured else "compiled"
     return {
         "target": unit.target,
         "n": problem.n,
         "m": problem.m,
         "k": problem.k,
         "variant": f"{decision.row.name if decision.row else ''} {_knobs(unit)}".strip(),
-        "state": "ran" if measured else "compiled" if unit in cold and unit.kind != HOST else "failed",
+        "state": "failed" if unit not in cold else emulated if unit.kind != HOST else "ran" if measured else "failed",
         "cold_s": cold.get(unit),
         "warm_s": warm.get("loads", {}).get(unit.label),
         "run_s": measured.get("run_s"),
         "error": measured.get("error"),
         "of_bound": measured.get("of_bound"),
     }
+
+
+def _key(kind: str, m: int, n: int) -> str:
+    return f"{kind},{m},{n}"
 
 
 def _knobs(unit: Unit) -> str:
@@ -115,9 +133,9 @@ def _too_far(row: dict[str, Any]) -> str:
 # The fresh process ---------------------------------------------------------------------------------------------------
 
 
-def _fresh_process(cache: Path, units: list[Unit], errors: list[str]) -> dict[str, Any]:
+def _fresh_process(cache: Path, units: list[Unit], emulator: str, errors: list[str]) -> dict[str, Any]:
     request = cache.parent / "request.json"
-    request.write_text(json.dumps([unit.to_json() for unit in units]))
+    request.write_text(json.dumps({"units": [unit.to_json() for unit in units], "emulator": emulator}))
     environment = {name: value for name, value in os.environ.items() if name not in _UNSET}
     environment.update(
         AITERLITE_CACHE_DIR=str(cache),
@@ -135,7 +153,11 @@ def _fresh_process(cache: Path, units: list[Unit], errors: list[str]) -> dict[st
 
 
 def _child(request: str) -> dict[str, Any]:
-    units = [Unit.from_json(data) for data in json.loads(Path(request).read_text())]
+    asked = json.loads(Path(request).read_text())
+    units = [Unit.from_json(data) for data in asked["units"]]
+    # What a caller's process has done long before: host units link against torch's libraries.
+    import torch  # noqa: F401
+
     loads = {}
     for unit in units:
         load: Callable[[Unit], Any] = loader.host_library if unit.kind == HOST else loader.device_image
@@ -143,36 +165,42 @@ def _child(request: str) -> dict[str, Any]:
         load(unit)
         loads[unit.label] = time.perf_counter() - started
     host = target.host_persona().target
+    shapes = [(n, m, k) for m, k in SHAPES for n in TOKENS]
     runs = {}
     if any(unit.target == host for unit in units):
-        runs = {f"{m},{n}": _measure(n, m, k) for m, k in SHAPES for n in TOKENS}
+        runs = {_key(HOST, m, n): _measure(n, m, k) for n, m, k in shapes}
+    if asked["emulator"]:
+        use_library(asked["emulator"])
+        built = {unit for unit in units if unit.kind == AMD}
+        for n, m, k in shapes:
+            decision = decide(WV_SPLIT_K, GemmProblem(n, m, k), target.resolve(_EMULATED))
+            if built.issuperset(unit for unit in decision.units if unit.kind == AMD):
+                runs[_key(AMD, m, n)] = _emulate(n, m, k)
     return {"loads": loads, "runs": runs}
 
 
 def _measure(n: int, m: int, k: int) -> dict[str, float]:
     """Median seconds of a call, and its errors."""
-    import torch
+    from aiterlite.ops.samples import sample
 
-    from aiterlite.ops.gemm import wvSplitK
-    from aiterlite.reference import gemm as reference
-
-    generator = torch.Generator().manual_seed(n * m)
-    x = torch.randn(n, k, generator=generator).to(torch.bfloat16)
-    weight = (torch.randn(m, k, generator=generator) * k**-0.5).to(torch.bfloat16)
-    y = wvSplitK(x, weight)
+    made = sample(WV_SPLIT_K.op, GemmProblem(n, m, k), seed=n * m)
+    y = made.call()
     times: list[float] = []
     while len(times) < _FEWEST_RUNS or sum(times) < _RUN_SECONDS:
         started = time.perf_counter()
-        wvSplitK(x, weight)
+        made.call()
         times.append(time.perf_counter() - started)
-    expected = reference.linear(x.float(), weight.float())
-    exact = x.double() @ weight.double().T
-    share = (y.double() - exact).abs() / reference.error_bound(x, weight, exact)
-    return {
-        "run_s": statistics.median(times),
-        "error": float((y.float() - expected).abs().max()),
-        "of_bound": float(share.max()),
-    }
+    return {"run_s": statistics.median(times), "error": made.error(y), "of_bound": made.of_bound(y)}
+
+
+def _emulate(n: int, m: int, k: int) -> dict[str, Any]:
+    """The errors of a call whose gfx942 code the emulator runs. Its time says nothing of the hardware's."""
+    from aiterlite.ops.samples import sample
+
+    made = sample(WV_SPLIT_K.op, GemmProblem(n, m, k), seed=n * m)
+    with envs.override(AITERLITE_TARGET=_EMULATED):
+        y = made.call()
+    return {"run_s": None, "error": made.error(y), "of_bound": made.of_bound(y)}
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from emulator import cases_matrix, corpus, executor, session  # noqa: E402
 
 from aiterlite import emulator  # noqa: E402
 from aiterlite.emulator import Schedule  # noqa: E402
+from aiterlite.target import host_persona  # noqa: E402
 
 WAVES = 16  # four workgroups of four waves
 ONE = Schedule(threads=1)
@@ -105,13 +106,13 @@ def main() -> None:
         emulator.use_library(str(executor.library(options.child)))
         print(json.dumps(measure(options.target, options.repeats)))
         return
-    host = executor.host_level()
-    supported = executor.LEVELS[: executor.LEVELS.index(host) + 1] if host in executor.LEVELS else (host,)
+    host = host_persona().target.removeprefix("cpu-")
+    supported = executor.LEVELS[: executor.LEVELS.index(host) + 1] if host in executor.LEVELS else ("",)
     results = {level: run_level(level, options.target, options.repeats) for level in options.level or supported}
     print(f"{options.target}, {os.cpu_count()} cores")
     for level, figures in results.items():
         print(
-            f"{level:10}  {figures['wave_instructions_per_second'] / 1e6:6.1f} M wave-instructions/s"
+            f"{level or host:10}  {figures['wave_instructions_per_second'] / 1e6:6.1f} M wave-instructions/s"
             f"  {figures['mfma_per_second'] / 1e6:5.2f} M MFMA/s (both on one core)"
         )
         for name in ("gemm_bf16", "gemm_vector"):

@@ -73,6 +73,14 @@ def _fresh_settings() -> Iterator[None]:
     envs.reload()
 
 
+@pytest.fixture(scope="session")
+def emulator_library() -> str:
+    """The emulator's library, built into the cache of the session."""
+    from emulator import executor
+
+    return str(executor.library())
+
+
 @pytest.fixture
 def cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty writable cache of this test's own."""

@@ -20,11 +20,24 @@ import warnings
 from collections.abc import Sequence
 
 from aiterlite import __version__
-from aiterlite.cli import bench, build, bundles, demo, doctor, env, explain, listing, maintenance, status
+from aiterlite.cli import (
+    bench,
+    build,
+    bundles,
+    demo,
+    disasm,
+    doctor,
+    emulate,
+    env,
+    explain,
+    listing,
+    maintenance,
+    status,
+)
 from aiterlite.cli.command import UsageError
 from aiterlite.errors import AiterliteError
 
-_MODULES = (env, doctor, listing, status, build, maintenance, bundles, explain, demo, bench)
+_MODULES = (env, doctor, listing, status, build, maintenance, bundles, explain, demo, bench, emulate, disasm)
 _CLOSED_PIPE = 128 + 13
 _INTERRUPTED = 128 + 2
 

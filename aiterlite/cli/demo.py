@@ -30,7 +30,8 @@ def render(data: Mapping[str, Any]) -> str:
     lines += [
         "cold: compiling into an empty cache; warm: finding, verifying and loading it in a new process. Rows of the",
         "same variant share one build. error: the largest difference from the float32 reference; of bound: the largest",
-        "share of the error bound, against float64, that an output uses.",
+        "share of the error bound, against float64, that an output uses. emulated: the gfx942 machine code ran on this",
+        "CPU, every memory access checked; how long that takes says nothing of a GPU.",
     ]
     lines += [
         f"launching library of the GPU rows ({item['unit']}): {_seconds(item['cold_s'])}" for item in data["shared"]

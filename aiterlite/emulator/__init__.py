@@ -1,20 +1,22 @@
 """Executes gfx942 and gfx950 code objects on the host, every memory access checked.
 
 device      Device, Module: load an object, launch its kernels on CPU tensors
+schedule    the order of waves and workgroups
 arguments   kernel arguments against the metadata
 observe     sanitizer findings and counters
+coverage    what an object uses, and what of that can be run
 races       the same launch under different schedules
 errors      what can go wrong
 library     the shared library behind it
 """
 
+from aiterlite.emulator.coverage import FormUse, ObjectCoverage, coverage
 from aiterlite.emulator.device import (
     BufferFinding,
     Device,
     KernelInfo,
     Module,
     Report,
-    Schedule,
     prepare_launch,
     raise_last_error,
 )
@@ -32,12 +34,14 @@ from aiterlite.emulator.errors import (
     UnknownKernelError,
     UnsupportedInstructionError,
 )
-from aiterlite.emulator.library import open_library, use_library
+from aiterlite.emulator.library import describe, disassemble, open_library, use_library
 from aiterlite.emulator.observe import CHECKS, Finding, Recording, watching
 from aiterlite.emulator.races import Difference, find_races
+from aiterlite.emulator.schedule import SCHEDULES, Schedule
 
 __all__ = [
     "CHECKS",
+    "SCHEDULES",
     "BufferFinding",
     "CodeObjectError",
     "ControlFlowError",
@@ -47,18 +51,23 @@ __all__ = [
     "EmulatorError",
     "ExecutionError",
     "Finding",
+    "FormUse",
     "InstructionLimitError",
     "KernelArgumentError",
     "KernelInfo",
     "LaunchConfigurationError",
     "MemoryViolation",
     "Module",
+    "ObjectCoverage",
     "Recording",
     "Report",
     "Schedule",
     "TrapError",
     "UnknownKernelError",
     "UnsupportedInstructionError",
+    "coverage",
+    "describe",
+    "disassemble",
     "find_races",
     "open_library",
     "prepare_launch",

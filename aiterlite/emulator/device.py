@@ -17,25 +17,10 @@ from aiterlite.emulator import library, observe
 from aiterlite.emulator.arguments import Argument, Memory, merge, pack, span
 from aiterlite.emulator.errors import CodeObjectError, KernelArgumentError, UnknownKernelError
 from aiterlite.emulator.observe import Finding
+from aiterlite.emulator.schedule import Schedule
 from aiterlite.target import Persona, resolve
 
 Size = int | Sequence[int]
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """In which order things run that the hardware leaves open.
-
-    `quantum` is how many instructions a wave runs before the next one's turn: 1 keeps the waves of a workgroup as close
-    as hardware does. With a `seed` it is the most, and both it and the order of workgroups are drawn. `threads` 0 means
-    all host cores, or one where the order of workgroups shows in the result (float or returning atomics). `fill` is the
-    value that registers, LDS and scratch start with.
-    """
-
-    quantum: int = 1
-    seed: int = 0
-    threads: int = 0
-    fill: int = 0
 
 
 @dataclass(frozen=True)
@@ -152,14 +137,15 @@ class Module:
             kernarg, memory = b"", []
         memory += [_extra_memory(item, number) for number, item in enumerate(extra)]
         ranges = [(m.base, m.size, m.name, m.writable) for m in merge(memory)]
-        options = _options(self.device.persona, schedule or self.device.schedule)
+        recording = observe.current()
+        watched_schedule = recording.schedule if recording else None
+        options = _options(self.device.persona, schedule or watched_schedule or self.device.schedule)
         options.check_memory = check_memory
         options.buffer_findings = buffer_findings
         options.max_instructions = max_instructions
         options.trace_lines = trace_lines
         if trace is not None:
             options.trace_group, options.trace_wave = trace
-        recording = observe.current()
         options.sanitize = observe.check_bits(sanitize) | (recording.sanitize if recording else 0)
         options.count = counters or (recording is not None and recording.count)
         report = library.launch(
@@ -206,8 +192,8 @@ def prepare_launch(persona: Persona, tensors: Mapping[str, Any]) -> None:
         for name, tensor in tensors.items()
         if tensor is not None and (where := span(tensor)) is not None
     ]
-    options = _options(persona, Schedule())
     recording = observe.current()
+    options = _options(persona, (recording.schedule if recording else None) or Schedule())
     if recording is not None:
         options.sanitize, options.count = recording.sanitize, recording.count
     library.set_launch([(m.base, m.size, m.name, m.writable) for m in merge(memory)], options)

@@ -88,7 +88,6 @@ def open_library() -> ctypes.CDLL:
     library.aiterlite_emulator_load.argtypes = [ctypes.c_char_p, ctypes.c_size_t, text]
     library.aiterlite_emulator_unload.argtypes = [ctypes.c_void_p]
     library.aiterlite_emulator_unload.restype = None
-    library.aiterlite_emulator_describe.argtypes = [ctypes.c_char_p, ctypes.c_size_t, text, size]
     library.aiterlite_emulator_launch.argtypes = [
         ctypes.c_void_p,
         ctypes.c_char_p,
@@ -115,13 +114,38 @@ def _take(text: ctypes.c_void_p, size: ctypes.c_size_t) -> str:
 
 def describe(data: bytes) -> dict[str, Any]:
     """Target, features and kernels of a code object. Raises `CodeObjectError`."""
+    result: dict[str, Any] = json.loads(_object_text(open_library().aiterlite_emulator_describe, data))
+    return result
+
+
+def _object_text(call: Any, data: bytes) -> str:
     text, size = ctypes.c_void_p(), ctypes.c_size_t()
-    status = open_library().aiterlite_emulator_describe(data, len(data), ctypes.byref(text), ctypes.byref(size))
+    status = call(data, ctypes.c_size_t(len(data)), ctypes.byref(text), ctypes.byref(size))
     answer = _take(text, size)
     if status:
         raise CodeObjectError(answer)
-    result: dict[str, Any] = json.loads(answer)
+    return answer
+
+
+def disassemble(data: bytes) -> str:
+    """The listing of every function of a code object, as llvm-objdump prints it. Raises `CodeObjectError`."""
+    return _object_text(open_library().aiterlite_emulator_disassemble, data)
+
+
+def coverage(data: bytes) -> dict[str, Any]:
+    """The instruction forms of each function, and what cannot be decoded. Raises `CodeObjectError`."""
+    result: dict[str, Any] = json.loads(_object_text(open_library().aiterlite_emulator_coverage, data))
     return result
+
+
+def refusal(arch: str, code: bytes) -> str:
+    """Why the executor cannot run one encoded instruction; empty if it can."""
+    text, size = ctypes.c_void_p(), ctypes.c_size_t()
+    number = ctypes.c_int(("gfx942", "gfx950").index(arch))
+    open_library().aiterlite_emulator_refusal(
+        number, code, ctypes.c_size_t(len(code)), ctypes.byref(text), ctypes.byref(size)
+    )
+    return _take(text, size)
 
 
 def load(data: bytes) -> ctypes.c_void_p:

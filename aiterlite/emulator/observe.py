@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiterlite.emulator.errors import KernelArgumentError
+from aiterlite.emulator.schedule import Schedule
 
 # In the order of their bits in csrc/include/aiterlite/emulator/observe.h.
 CHECKS = ("waits", "hazards", "registers", "barriers", "races", "lds")
@@ -52,10 +53,13 @@ class Recording:
 
     sanitize: int
     count: bool
+    schedule: Schedule | None = None
     findings: list[Finding] = field(default_factory=list)
     counters: list[dict[str, Any]] = field(default_factory=list)
+    launches: list[Mapping[str, Any]] = field(default_factory=list)
 
     def add(self, report: Mapping[str, Any]) -> None:
+        self.launches.append(report)
         self.findings += findings_of(report)
         if "counters" in report:
             self.counters.append({"kernel": report["kernel"], **report["counters"]})
@@ -89,9 +93,14 @@ def current() -> Recording | None:
 
 
 @contextlib.contextmanager
-def watching(sanitize: bool | str | Iterable[str] = True, counters: bool = False) -> Iterator[Recording]:
-    """Watch every emulated launch of this thread, those that operators make too, and gather what it showed."""
-    recording = Recording(check_bits(sanitize), counters)
+def watching(
+    sanitize: bool | str | Iterable[str] = True, counters: bool = False, schedule: Schedule | None = None
+) -> Iterator[Recording]:
+    """Watch every emulated launch of this thread, those that operators make too, and gather what it showed.
+
+    `schedule` is how they run; the device's own where there is none. Raises `KernelArgumentError`.
+    """
+    recording = Recording(check_bits(sanitize), counters, schedule)
     token = _recording.set(recording)
     try:
         yield recording

@@ -6,17 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aiterlite.emulator.device import Module, Schedule, Size
-
-# Waves further apart than by default, workgroups in other orders, memory that starts as something else than zero.
-SCHEDULES = (
-    Schedule(quantum=16),
-    Schedule(quantum=64),
-    Schedule(quantum=1 << 20),
-    Schedule(quantum=16, seed=1),
-    Schedule(quantum=256, seed=2),
-    Schedule(quantum=7, seed=3, fill=0x7FC0_5A5A),
-)
+from aiterlite.emulator.device import Module, Size
+from aiterlite.emulator.schedule import SCHEDULES, Schedule
 
 
 @dataclass(frozen=True)
@@ -37,14 +28,16 @@ def find_races(
     args: Mapping[str, Any],
     lds: int = 0,
     schedules: Sequence[Schedule] = SCHEDULES,
+    reached: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> list[Difference]:
     """Run a launch under several schedules, from the same inputs, and compare every tensor bit for bit.
 
+    `reached` are tensors that the kernel gets to through pointers in memory or in a struct; name them in `extra` too.
     The tensors are left as the default schedule leaves them. Kernels that add floats atomically differ without being
     wrong. Raises what `Module.launch` raises.
     """
-    tensors = {name: value for name, value in args.items() if hasattr(value, "data_ptr")}
+    tensors = {name: value for name, value in args.items() if hasattr(value, "data_ptr")} | dict(reached or {})
     before = {name: value.clone() for name, value in tensors.items()}
 
     def run(schedule: Schedule) -> dict[str, bytes]:

@@ -97,7 +97,10 @@ std::string describe_coverage(const CodeObject& object, const uint8_t* data) {
     json.key("forms").open('[');
     for (const FormUse& use : f.forms) {
       json.open('{').field("op", name(use.first.op)).field("encoding", form(use.first)).field("count", use.count);
-      json.field("first_pc", use.first_pc).field("example", disassemble(object.arch, use.first)).close('}');
+      json.field("first_pc", use.first_pc).field("example", disassemble(object.arch, use.first));
+      json.key("code").open('[');
+      for (int i = 0; i < use.first.num_dwords; ++i) json.value(use.first.raw[i]);
+      json.close(']').close('}');
     }
     json.close(']').key("unknown").open('[');
     for (const UnknownCode& u : f.unknown) json.open('{').field("pc", u.pc).field("reason", u.reason).close('}');

@@ -1,0 +1,24 @@
+"""disasm: the listing of a code object."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from aiterlite.cli.command import Commands, Report, UsageError, command
+
+
+def add(commands: Commands) -> None:
+    parser = command(commands, "disasm", "list the instructions of a gfx942 or gfx950 code object", _run)
+    parser.add_argument("file", type=Path, help="the code object")
+
+
+def _run(args: argparse.Namespace) -> Report:
+    from aiterlite.emulator import disassemble
+
+    try:
+        data = args.file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{args.file} cannot be read: {error.strerror}") from None
+    text = disassemble(data)
+    return Report({"file": str(args.file), "listing": text.splitlines()}, text.rstrip("\n"))

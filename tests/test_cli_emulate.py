@@ -1,0 +1,255 @@
+"""`emulate` and `disasm`: kernels run from the command line, and how wrong words are answered."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from emulator.assembly import Kernel, assemble, kernel_text
+
+from aiterlite import emulator
+from aiterlite.cli import kernel_args, main
+from aiterlite.cli.command import UsageError
+from aiterlite.emulator import coverage
+
+pytestmark = [pytest.mark.emulated, pytest.mark.torch, pytest.mark.compile]
+Both = Callable[..., tuple[str, Any, int]]
+
+# outputs[i] = 3 * inputs[i] for one wave of float32.
+TRIPLE = """
+s_load_dwordx4 s[4:7], s[0:1], 0
+v_lshlrev_b32_e32 v1, 2, v0
+s_waitcnt lgkmcnt(0)
+global_load_dword v2, v1, s[4:5]
+s_waitcnt vmcnt(0)
+v_mul_f32_e32 v2, 0x40400000, v2
+global_store_dword v1, v2, s[6:7]
+s_endpgm
+"""
+# Wave 1 stores its lane numbers, and wave 0 copies what it finds there, with nothing between them.
+UNORDERED = """
+s_load_dwordx4 s[4:7], s[0:1], 0
+v_and_b32_e32 v1, 63, v0
+v_lshlrev_b32_e32 v1, 2, v1
+v_readfirstlane_b32 s8, v0
+s_waitcnt lgkmcnt(0)
+s_cmp_eq_u32 s8, 0
+s_cbranch_scc1 copy
+global_store_dword v1, v0, s[4:5]
+s_waitcnt vmcnt(0)
+s_endpgm
+copy:
+s_nop 7
+global_load_dword v2, v1, s[4:5]
+s_waitcnt vmcnt(0)
+global_store_dword v1, v2, s[6:7]
+s_endpgm
+"""
+
+
+@pytest.fixture(autouse=True)
+def use(emulator_library: str) -> None:
+    emulator.use_library(emulator_library)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., str]:
+    """Assembles a kernel `k` with pointers `inputs` and `outputs`; gives its file."""
+
+    def assembled(body: str, target: str = "gfx942") -> str:
+        path = tmp_path / f"k-{target}.co"
+        path.write_bytes(assemble(target, kernel_text(target, "k", body, Kernel())))
+        return str(path)
+
+    return assembled
+
+
+TENSORS = ("--arg", "inputs=f32[64]:arange", "--arg", "outputs=f32[64]")
+
+
+def test_a_kernel_of_a_file(both: Both, make: Callable[..., str]) -> None:
+    text, data, code = both("emulate", make(TRIPLE), *TENSORS)
+    expected = 3 * np.arange(64, dtype=np.float32)
+    assert code == 0 and data["instructions"] == 8 and data["target"] == "mi300x"
+    assert data["tensors"]["outputs"]["sha256"] == hashlib.sha256(expected.tobytes()).hexdigest()
+    assert (data["tensors"]["outputs"]["least"], data["tensors"]["outputs"]["most"]) == (0.0, 189.0)
+    assert "outputs: float32[64], 0 to 189, sha256 " in text
+
+
+@pytest.mark.parametrize("target", ["gfx942", "gfx950"])
+def test_a_trace(both: Both, make: Callable[..., str], target: str) -> None:
+    text, data, code = both("emulate", make(TRIPLE, target), "--kernel", "k", "--trace", "0,0", *TENSORS)
+    assert code == 0 and data["target"] == {"gfx942": "mi300x", "gfx950": "mi355x"}[target]
+    wrote = "v_mul_f32_e32 v2, 0x40400000, v2\n    v2 = 00000000 40400000 40c00000"
+    assert wrote in data["trace"] and wrote in text
+    short = both("emulate", make(TRIPLE, target), "--trace", "0,0", "--trace-lines", "2", *TENSORS)[1]["trace"]
+    assert short.count("\n     1 ") == 1 and "\n     2 " not in short and "\n     2 " in data["trace"]
+
+
+def test_an_access_outside_is_an_error(make: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["emulate", make(TRIPLE), "--arg", "inputs=f32[63]", "--arg", "outputs=f32[64]"]) == 1
+    message = capsys.readouterr().err
+    assert "kernel `k`" in message and "lane 63" in message and "global_load_dword" in message
+
+
+def test_races_between_waves(both: Both, make: Callable[..., str]) -> None:
+    words = ("--block", "128", "--races", "--arg", "inputs=i32[64]", "--arg", "outputs=i32[64]")
+    text, data, code = both("emulate", make(UNORDERED), *words)
+    assert code == 1 and {race["argument"] for race in data["races"]} == {"outputs"} and "RACE: outputs differs" in text
+    text, data, code = both("emulate", make(TRIPLE), "--races", *TENSORS)
+    assert code == 0 and data["races"] == [] and "the same bits under 7 schedules" in text
+
+
+@pytest.mark.parametrize("chips", ["mi300x,gfx950", "mi308x"])
+def test_an_operator(both: Both, chips: str) -> None:
+    text, data, code = both("emulate", "wvSplitK", "n=3", "m=37", "k=520", "bias=1", "--races", "--target", chips)
+    assert code == 0 and [run["target"] for run in data["runs"]] == chips.split(",")
+    for run in data["runs"]:
+        assert run["row"] == "mfma" and run["instructions"] > 1000 and run["races"] == []
+        assert 0.01 < run["of_bound"] <= 1
+    assert text.count("7 schedules: the same bits under each") == len(data["runs"])
+
+
+def test_a_wrong_result_is_told(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aiterlite.ops import samples
+
+    monkeypatch.setattr(samples.Sample, "of_bound", lambda self, y: 1.5)
+    text, _, code = both("emulate", "wvSplitK", "n=1", "m=16", "k=64")
+    assert code == 1 and "NOT WITHIN the bound (1.50 of it)" in text
+
+
+def test_other_bits_under_another_schedule_are_told(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aiterlite.cli import emulate
+
+    monkeypatch.setattr(emulate, "_same_bits", lambda a, b: False)
+    text, data, code = both("emulate", "wvSplitK", "n=1", "m=16", "k=64", "--races")
+    assert code == 1 and len(data["runs"][0]["races"]) == len(emulator.SCHEDULES) and "OTHER BITS under" in text
+
+
+# Coverage and listing -------------------------------------------------------------------------------------------------
+
+
+def test_coverage_names_each_form(both: Both, make: Callable[..., str]) -> None:
+    path = make(TRIPLE)
+    text, data, code = both("emulate", "--coverage", path)
+    forms = {(form["op"], form["encoding"]): form for form in data["files"][path]["forms"]}
+    assert code == 0 and "all supported" in text and data["files"][path]["instructions"] == 8
+    assert forms["s_waitcnt", "SOPP"]["count"] == 2 and forms["v_mul_f32", "VOP2"]["functions"] == ["k"]
+
+
+def test_coverage_names_what_cannot_run(both: Both, make: Callable[..., str]) -> None:
+    path = make("ds_gws_barrier v0 gds\n.long 0xffffffff\ns_endpgm")
+    text, data, code = both("emulate", "--coverage", path)
+    found = data["files"][path]
+    assert code == 1 and not found["complete"]
+    assert [place[1] - found["unknown"][0][1] for place in found["unknown"]] == [0]
+    refused = [form for form in found["forms"] if form["refusal"]]
+    assert [form["op"] for form in refused] == ["ds_gws_barrier"]
+    assert "refused: ds_gws_barrier DS, 1 times" in text and "unknown: k at " in text
+
+
+def test_coverage_adds_the_functions_of_an_object_up(make: Callable[..., str]) -> None:
+    found = coverage(Path(make(TRIPLE)).read_bytes())
+    assert found.complete and found.functions == 1 and sum(form.count for form in found.forms) == found.instructions
+
+
+def test_a_listing(both: Both, make: Callable[..., str]) -> None:
+    text, data, code = both("disasm", make(TRIPLE))
+    assert code == 0 and data["listing"][0].endswith("<k>:") and text.count("s_waitcnt") == 2
+
+
+def test_a_file_that_is_no_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text").write_text("no object")
+    for words in (["disasm"], ["emulate"], ["emulate", "--coverage"]):
+        assert main([*words, str(tmp_path / "text")]) == 1
+        assert "ELF" in capsys.readouterr().err
+        assert main([*words, str(tmp_path / "absent")]) == 2
+        assert "absent cannot be read" in capsys.readouterr().err
+
+
+# Words ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["wvSplitK", "n=1", "m=16", "k=64", "--target", "h100"], "h100 is no AMD target"),
+        (["linear", "n=64", "m=16", "k=64"], "no kernel of this package serves this problem on mi300x"),
+        (["wvSplitK", "n=1"], "wvSplitK needs m, k"),
+        (["wvSplitK", "n=1", "m=1", "k=8", "--quantum", "0"], "--quantum must be at least 1"),
+        (["FILE", "--arg", "x"], "--arg takes NAME=..., each name once"),
+        (["FILE", "--grid", "1,x"], "--grid is '1,x'"),
+        (["FILE", "--target", "gfx942,gfx950"], "a file runs on one chip"),
+        (["FILE", "n=4"], "give one file, or one operator"),
+        (["FILE", "--frobnicate"], "unrecognized arguments: --frobnicate"),
+        (["FILE", "--arg", "inputs=&none"], "no tensor 'none'"),
+        (["FILE", "--arg", "inputs={i32:1"], "lacks its closing brace"),
+    ],
+)
+def test_wrong_words(
+    make: Callable[..., str], capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    path = make(TRIPLE)
+    assert main(["emulate", *(path if word == "FILE" else word for word in words)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_kernel_must_be_named_where_there_are_two(
+    monkeypatch: pytest.MonkeyPatch, make: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make(TRIPLE)
+    load = emulator.Device.load
+
+    def two(self: emulator.Device, data: bytes) -> emulator.Module:
+        module = load(self, data)
+        module.kernels["other"] = module.kernels["k"]
+        return module
+
+    monkeypatch.setattr(emulator.Device, "load", two)
+    assert main(["emulate", path, *TENSORS]) == 2
+    assert "--kernel names one of k, other" in capsys.readouterr().err
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def test_tensors_in_words() -> None:
+    made = kernel_args.tensor("bf16[2,3]:arange", generator())
+    assert made.dtype == torch.bfloat16 and made.tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert kernel_args.tensor("u8[4]", generator()).tolist() == [0, 0, 0, 0]
+    assert kernel_args.tensor("f32[4]:ones", generator()).tolist() == [1, 1, 1, 1]
+    assert bool(torch.isnan(kernel_args.tensor("f16[5]:nan", generator())).all())
+    assert kernel_args.tensor("i32[1000]:bits", generator()).abs().max() > 2**30
+    normal = kernel_args.tensor("f64[1000]:normal", generator())
+    assert torch.equal(normal, kernel_args.tensor("f64[1000]:normal", generator())) and 0.9 < float(normal.std()) < 1.1
+    uniform = kernel_args.tensor("f32[1000]:uniform", generator())
+    assert 0 <= float(uniform.min()) < 0.1 and 0.9 < float(uniform.max()) < 1
+    for wrong in ("bf16", "bf17[4]", "bf16[4]:full", "bf16[x]", "i32[4]:nan", "i32[4]:uniform"):
+        with pytest.raises(UsageError, match="tensor"):
+            kernel_args.tensor(wrong, generator())
+
+
+def test_values_in_words() -> None:
+    tensors: dict[str, Any] = {}
+    assert kernel_args.value("0x10", tensors, "a", generator()) == 16
+    assert kernel_args.value("-0.5", tensors, "a", generator()) == -0.5
+    assert kernel_args.value("null", tensors, "a", generator()) is None and not tensors
+    made = kernel_args.value("f32[4]", tensors, "x", generator())
+    assert tensors == {"x": made} and kernel_args.value("&x", tensors, "y", generator()) is made
+
+
+def test_structs_in_words() -> None:
+    x = torch.zeros(4)
+    packed = kernel_args.pack_struct("u8:1, &x,null,i16:-2,f32:0.5", {"x": x})
+    assert packed == struct.pack("<B7xQQh2xf", 1, x.data_ptr(), 0, -2, 0.5)
+    assert kernel_args.pack_struct("i64:1,u8:2", {}) == struct.pack("<qB7x", 1, 2)
+    for wrong in ("i8:200", "i32:0.5", "4", "&y", "q7:1", "f16:1e9"):
+        with pytest.raises(UsageError, match=r"struct member|no tensor"):
+            kernel_args.pack_struct(wrong, {"x": x})
