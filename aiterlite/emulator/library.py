@@ -80,7 +80,10 @@ def use_library(path: str) -> None:
 @functools.cache
 def open_library() -> ctypes.CDLL:
     """The shared library, with the signatures of the calls used here."""
-    library = loader.host_library(unit()) if _path is None else loader.open_host(_path)
+    # torch.utils.cpp_extension links every host unit against torch's libraries, which must be loaded before it.
+    import torch  # noqa: F401
+
+    library = loader.host_library(unit()) if _path is None else ctypes.CDLL(_path)
     text, size = ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_size_t)
     library.aiterlite_emulator_free.argtypes = [ctypes.c_void_p]
     library.aiterlite_emulator_free.restype = None

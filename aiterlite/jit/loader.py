@@ -13,13 +13,6 @@ from aiterlite.jit.spec import Unit
 _libraries: dict[Unit, ctypes.CDLL] = {}
 
 
-def open_host(path: str | Path) -> ctypes.CDLL:
-    """Open a shared library that `torch.utils.cpp_extension` linked: torch's own libraries must be there first."""
-    import torch  # noqa: F401
-
-    return ctypes.CDLL(str(path), mode=ctypes.DEFAULT_MODE)
-
-
 def host_library(unit: Unit, capturing: Callable[[], bool] = lambda: False) -> ctypes.CDLL:
     """The shared library of a host unit, once per process. Raises `JitError`; `capturing` as for `engine.obtain`.
 
@@ -32,7 +25,7 @@ def host_library(unit: Unit, capturing: Callable[[], bool] = lambda: False) -> c
     while True:
         artifact = engine.obtain(unit, excluded=excluded, capturing=capturing)
         try:
-            library = open_host(artifact.entry.path)
+            library = ctypes.CDLL(str(artifact.entry.path), mode=ctypes.DEFAULT_MODE)
             break
         except OSError as error:
             if artifact.built:
