@@ -1,0 +1,523 @@
+"""The host unit `csrc/gemm/gemm.cpp` through its C interface, at each CPU level that this machine can run.
+
+Every kernel call is made in guarded memory, in a child process (guarded_gemm.py): an access outside an operand, or a
+write into an input, is a crash that a test reports. The oracle is float64 with the bound of the accumulation model,
+and exact where a sum has one term.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import guarded_gemm  # noqa: E402
+from guarded_gemm import Call, Pool, Result  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from aiterlite.jit import engine, loader, spec  # noqa: E402
+from aiterlite.jit.sources import package_tree  # noqa: E402
+from aiterlite.reference import gemm as reference  # noqa: E402
+from aiterlite.tables import gemm as tables  # noqa: E402
+from aiterlite.target import X86_LEVELS, host_persona  # noqa: E402
+
+pytestmark = pytest.mark.compile
+
+HOST = host_persona().target
+LEVELS = [f"cpu-{level}" for level in X86_LEVELS]
+RUNNABLE = LEVELS[: LEVELS.index(HOST) + 1] if HOST in LEVELS else [HOST]
+DTYPES = [torch.bfloat16, torch.float16]
+ELEMENTS = {torch.bfloat16: 0, torch.float16: 1}
+INVALID = -1
+POISON = b"\xc1\x7f"  # a NaN in both types that no arithmetic here gives
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.fixture(scope="module", params=RUNNABLE)
+def target(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Operands whose rows may be strided; y's rows are `y_pad` elements further apart than they are long."""
+
+    x: Tensor
+    w: Tensor
+    bias: Tensor | None = None
+    y_pad: int = 0
+    pool: Pool | None = None
+    num_threads: int = 1
+
+    def call(self) -> Call:
+        n, k, m = *self.x.shape, self.w.shape[0]
+        stride_y = m + self.y_pad
+        return Call(
+            x=memory(self.x),
+            w=memory(self.w),
+            bias=None if self.bias is None else memory(self.bias),
+            y=POISON * ((n - 1) * stride_y + m),
+            strides=(
+                self.x.stride(0),
+                self.w.stride(0),
+                self.bias.stride(0) if self.bias is not None and self.bias.dim() == 2 else 0,
+                stride_y,
+            ),
+            sizes=(n, m, k),
+            element=ELEMENTS[self.x.dtype],
+            pool=self.pool,
+            num_threads=self.num_threads,
+        )
+
+    def __str__(self) -> str:
+        bias = "no bias" if self.bias is None else f"bias {list(self.bias.shape)}"
+        strides = self.call().strides
+        return f"{self.x.dtype}, n={len(self.x)} m={len(self.w)} k={self.x.shape[1]}, strides {strides}, {bias}"
+
+
+def memory(t: Tensor) -> bytes:
+    """The bytes from a tensor's first element to its last, with what lies between its rows."""
+    if t.numel() == 0:
+        return b""
+    length = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True)) + 1
+    return torch.as_strided(t, (length,), (1,)).view(torch.int16).numpy().tobytes()
+
+
+def matrix(rows: int, columns: int, dtype: torch.dtype, pad: int = 0, scale: float = 1.0) -> Tensor:
+    """Random, with NaN between the rows."""
+    storage = torch.full((rows, columns + pad), NAN, dtype=dtype)
+    storage[:, :columns] = (torch.randn(rows, columns) * scale).to(dtype)
+    return storage[:, :columns]
+
+
+def run_calls(target: str, calls: list[Call], names: list[str]) -> list[Result]:
+    """The result of each call, made in guarded memory in a child process; both placements give the same."""
+    library = engine.obtain(tables.host_unit(target)).entry.path
+    words = [sys.executable, guarded_gemm.__file__]
+    done = subprocess.run(words, input=pickle.dumps((str(library), calls)), capture_output=True, timeout=120)
+    errors = done.stderr.decode(errors="replace")
+    if done.returncode != 0:
+        at = re.findall(r"^(\d+) (\w+)$", errors, re.MULTILINE)
+        where = f"{names[int(at[-1][0])]}, inaccessible page {at[-1][1]}" if at else "before the first call"
+        pytest.fail(f"the child ended with {done.returncode} in {where}\n{errors[-2000:]}")
+    results: list[Result] = pickle.loads(done.stdout)
+    behind, before = results[::2], results[1::2]
+    assert len(behind) == len(before) == len(calls)
+    for name, one, other in zip(names, behind, before, strict=True):
+        assert one == other, f"{name}: the result depends on the operands' addresses"
+    return behind
+
+
+def run(target: str, problems: list[Problem], status: int = 0) -> list[Tensor]:
+    """y of each problem. Checks the status, and that nothing was written between y's rows."""
+    results = run_calls(target, [problem.call() for problem in problems], [str(problem) for problem in problems])
+    ys = []
+    for problem, result in zip(problems, results, strict=True):
+        assert result.status == status, str(problem)
+        n, m = len(problem.x), len(problem.w)
+        flat = torch.frombuffer(bytearray(result.y + POISON * problem.y_pad), dtype=torch.int16).view(n, -1)
+        gap = flat[:, m:]
+        assert bool((gap == int.from_bytes(POISON, "little")).all()), f"{problem}: y is written between its rows"
+        ys.append(flat[:, :m].contiguous().view(problem.x.dtype))
+    return ys
+
+
+def assert_right(target: str, problems: list[Problem]) -> None:
+    for problem, y in zip(problems, run(target, problems), strict=True):
+        exact = problem.x.double() @ problem.w.double().T
+        if problem.bias is not None:
+            exact = exact + problem.bias.double()
+        error = (y.double() - exact).abs()
+        bound = reference.error_bound(problem.x, problem.w, exact)
+        assert bool((error <= bound).all()), f"{problem}: {float((error / bound).max()):.2f} times the bound"
+
+
+def bits(t: Tensor) -> Tensor:
+    return t.contiguous().view(torch.int16)
+
+
+def assert_same_numbers(y: Tensor, expected: Tensor, what: str) -> None:
+    """Equal bit for bit, but for the sign of zero and the payload of a NaN."""
+    differ = ~((y == expected) | (y.isnan() & expected.isnan()))
+    assert not bool(differ.any()), f"{what}: {y[differ][:4].tolist()} for {expected[differ][:4].tolist()}"
+
+
+# Shapes ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_tail_of_k(target: str, dtype: torch.dtype) -> None:
+    """K 1 to 67: ends inside a vector of every level, one vector, one step and two steps of K."""
+    torch.manual_seed(1)
+    problems = []
+    for k in range(1, 68):
+        n, m = k % 16 + 1, k % 11 + 1
+        x, w = matrix(n, k, dtype, k % 3), matrix(m, k, dtype, (k + 1) % 4, k**-0.5)
+        problems.append(Problem(x, w, y_pad=k % 5))
+    assert_right(target, problems)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_token_count(target: str, dtype: torch.dtype) -> None:
+    """N 1 to 16, and beyond what one panel of sums holds; K within a strip, at its end, one and a tail beyond."""
+    torch.manual_seed(2)
+    problems = []
+    for n in (*range(1, 17), 17, 33):
+        for m, k in ((5, 33), (3, 2048), (6, 2049), (2, 4096 + 31)):
+            problems.append(Problem(matrix(n, k, dtype, n % 2), matrix(m, k, dtype, n % 3, k**-0.5), y_pad=n % 4))
+    assert_right(target, problems)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_count_of_rows(target: str, dtype: torch.dtype) -> None:
+    """M 1 to 35 in 1 to 7 shares: runs of rows that come out even, short, and empty."""
+    torch.manual_seed(3)
+    k = 4099
+    w = matrix(35, k, dtype, 5, k**-0.5)
+    x = matrix(9, k, dtype)
+    assert_right(target, [Problem(x, w[:m], pool=Pool(3), num_threads=m % 7 + 1) for m in range(1, 36)])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_strides(target: str, dtype: torch.dtype) -> None:
+    """Rows that are far apart, and one row seen as many."""
+    torch.manual_seed(4)
+    x, w = matrix(6, 71, dtype, 3000), matrix(7, 71, dtype, 4099, 1 / 8)
+    assert_right(
+        target,
+        [
+            Problem(x, w, y_pad=2100),
+            Problem(x[2:3].expand(6, 71), w),
+            Problem(x, w[3:4].expand(7, 71)),
+            Problem(x[::2], w[1::3]),
+        ],
+    )
+
+
+def test_nothing_to_add_up(target: str) -> None:
+    """K 0: y is the bias, or zero. N or M 0: nothing is touched."""
+    nothing, w = torch.empty(3, 0, dtype=torch.bfloat16), torch.empty(5, 0, dtype=torch.bfloat16)
+    bias = matrix(3, 5, torch.bfloat16)
+    without, biased = run(target, [Problem(nothing, w), Problem(nothing, w, bias)])
+    assert not bool(bits(without).any()) and torch.equal(biased, bias)
+    call = replace(Problem(matrix(2, 8, torch.bfloat16), matrix(3, 8, torch.bfloat16)).call(), x=None, w=None)
+    for sizes in ((0, 3, 8), (2, 0, 8)):
+        (result,) = run_calls(target, [replace(call, sizes=sizes)], [str(sizes)])
+        assert (result.status, result.y) == (0, call.y)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"sizes": (-1, 3, 8)}, {"sizes": (2, -1, 8)}, {"sizes": (2, 3, -1)}, {"element": 2}, {"element": -1}],
+    ids=str,
+)
+def test_arguments_out_of_range(target: str, change: dict[str, Any]) -> None:
+    call = replace(Problem(matrix(2, 8, torch.bfloat16), matrix(3, 8, torch.bfloat16)).call(), **change)
+    (result,) = run_calls(target, [call], [str(change)])
+    assert (result.status, result.y) == (INVALID, call.y)
+
+
+# Values ---------------------------------------------------------------------------------------------------------------
+
+
+def every_value(dtype: torch.dtype) -> Tensor:
+    return torch.arange(65536, dtype=torch.int32).to(torch.int16).view(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_value_survives(target: str, dtype: torch.dtype) -> None:
+    """All 65536 patterns times 1: widening and rounding lose nothing, subnormals included."""
+    values = every_value(dtype)
+    one = torch.ones(1, 1, dtype=dtype)
+    as_weights, as_tokens = run(
+        target, [Problem(one, values[:, None]), Problem(values[:, None], torch.ones(1, 1, dtype=dtype))]
+    )
+    assert_same_numbers(as_weights[0], values, "weights")
+    assert_same_numbers(as_tokens[:, 0], values, "tokens")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_one_product_is_rounded_once(target: str, dtype: torch.dtype) -> None:
+    """A product of two 16-bit numbers is exact in fp32, so y is its nearest neighbour, ties to even: at every
+    magnitude, from subnormal results to those that overflow to infinity."""
+    generator = torch.Generator().manual_seed(5)
+    values = every_value(dtype)
+    tokens = values[torch.randint(0, 65536, (13,), generator=generator)]
+    tiny, big = torch.finfo(dtype).smallest_normal, torch.finfo(dtype).max
+    special = torch.tensor([tiny / 2, tiny / 16, big, -1.5, 1 / 3, INF, NAN, 0.0, 2.0**-11], dtype=dtype)
+    for x in (special[:, None], tokens[:, None]):
+        (y,) = run(target, [Problem(x, values[:, None])])
+        assert_same_numbers(y, (x.float() * values.float()).to(dtype), "product")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_place_of_a_row_counts_once(target: str, dtype: torch.dtype) -> None:
+    """Row m of the weights is zero but for one value, in column m mod K; y is that value's product."""
+    torch.manual_seed(6)
+    for k in (64, 67, 2113):
+        m, n = max(512, k), 5
+        w = torch.zeros(m, k, dtype=dtype)
+        row = torch.arange(m)
+        w[row, row % k] = torch.randn(m).to(dtype)
+        w[::7] *= torch.finfo(dtype).smallest_normal / 4
+        x = matrix(n, k, dtype)
+        (y,) = run(target, [Problem(x, w)])
+        assert_same_numbers(y, (x.float()[:, row % k] * w[row, row % k].float()).to(dtype), f"k={k}")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_sum_of_subnormals(target: str, dtype: torch.dtype) -> None:
+    """Subnormal operands are not flushed, neither in whole steps of K nor in the tail."""
+    least = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    for k in (3, 96, 129):
+        x, w = torch.full((4, k), 1.0, dtype=dtype), torch.full((5, k), least, dtype=dtype)
+        forward, swapped = run(target, [Problem(x, w), Problem(w, x)])
+        expected = torch.tensor(k * least, dtype=torch.float64).to(dtype)
+        assert bool((forward == expected).all()) and bool((swapped == expected).all()) and float(expected) > 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("value", [NAN, INF, -INF], ids=str)
+def test_a_special_value_stays_in_its_row(target: str, dtype: torch.dtype, value: float) -> None:
+    """One special value in a token, or in a weight row, at the start, in each half of a step, and in the tail."""
+    torch.manual_seed(7)
+    n, m, k = 7, 9, 2048 + 67
+    x, w = matrix(n, k, dtype, 1), matrix(m, k, dtype, 1).abs() + 0.5
+    columns = (0, 1, 17, 2047, 2048, k - 2, k - 1)
+    problems = [Problem(x, w)]
+    for column in columns:
+        one_token, one_row = x.clone(), w.clone()
+        one_token[3, column] = value
+        one_row[4, column] = value
+        problems += [Problem(one_token, w), Problem(x, one_row)]
+    clean, *dirty = run(target, problems)
+    assert bool(clean.isfinite().all())
+    for column, tokens, rows in zip(columns, dirty[::2], dirty[1::2], strict=True):
+        expected = torch.full((m,), value, dtype=dtype)
+        assert_same_numbers(tokens[3], expected, f"token, column {column}")
+        assert_same_numbers(rows[:, 4], x[:, column].sign() * value, f"row, column {column}")
+        others_n, others_m = [i for i in range(n) if i != 3], [i for i in range(m) if i != 4]
+        assert torch.equal(bits(tokens[others_n]), bits(clean[others_n])), f"column {column}"
+        assert torch.equal(bits(rows[:, others_m]), bits(clean[:, others_m])), f"column {column}"
+
+
+# Bias -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_bias_forms(target: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(8)
+    problems = []
+    for n, m, k in ((1, 1, 1), (5, 13, 67), (16, 6, 130)):
+        x, w = matrix(n, k, dtype), matrix(m, k, dtype, scale=k**-0.5)
+        shared = matrix(1, m, dtype)[0]
+        for bias in (None, shared, matrix(n, m, dtype), matrix(n, m, dtype, 3), matrix(n, m, dtype, 4099)):
+            problems.append(Problem(x, w, bias, y_pad=m % 3))
+    assert_right(target, problems)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_bias_of_each_token_and_feature(target: str, dtype: torch.dtype) -> None:
+    """With zero products y is the bias itself, each element in its place."""
+    bias = torch.arange(7 * 11).view(7, 11).to(dtype)
+    x, w = torch.zeros(7, 40, dtype=dtype), torch.ones(11, 40, dtype=dtype)
+    per_token, shared = run(target, [Problem(x, w, bias), Problem(x, w, bias[2])])
+    assert torch.equal(per_token, bias) and torch.equal(shared, bias[2].expand(7, 11))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_bias_is_added_before_the_rounding(target: str, dtype: torch.dtype) -> None:
+    """1 + eps/2 is a tie that alone rounds to 1; with a bias of eps/4 it must become 1 + eps."""
+    eps = torch.finfo(dtype).eps
+    x, w = torch.tensor([[1.0, eps / 2]], dtype=dtype), torch.ones(3, 2, dtype=dtype)
+    bias = torch.full((3,), eps / 4, dtype=dtype)
+    alone, biased = run(target, [Problem(x, w), Problem(x, w, bias)])
+    assert alone.tolist() == [[1.0] * 3] and biased.tolist() == [[1 + eps] * 3]
+
+
+# The same bits --------------------------------------------------------------------------------------------------------
+
+POOLS = [
+    *[Pool(chunks, reverse) for chunks in (1, 2, 3, 7) for reverse in (False, True)],
+    Pool(7, threads=True),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_bits_do_not_depend_on_threads(target: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(9)
+    n, m, k = 5, 61, 2113
+    alone = Problem(matrix(n, k, dtype, 1), matrix(m, k, dtype, 3), matrix(n, m, dtype, 2), y_pad=3)
+    shared = [replace(alone, pool=pool, num_threads=threads) for pool in (None, *POOLS) for threads in (1, 2, 3, 7, 64)]
+    results = run_calls(target, [p.call() for p in (alone, *shared)], [f"{p}, {p.pool}" for p in (alone, *shared)])
+    assert_right(target, [alone])
+    for problem, result in zip(shared, results[1:], strict=True):
+        assert result.y == results[0].y, f"{problem.pool}, {problem.num_threads} threads"
+        # One thread needs no pool, no pool is one thread, and no share is less than a tile of 4 rows.
+        shares = 1 if problem.pool is None else min(problem.num_threads, -(-m // 4))
+        assert result.asked == (() if shares == 1 else ((0, shares, 1),))
+
+
+def test_a_small_problem_wakes_no_thread(target: str) -> None:
+    problem = Problem(matrix(2, 64, torch.bfloat16), matrix(64, 64, torch.bfloat16), pool=Pool(2), num_threads=2)
+    (result,) = run_calls(target, [problem.call()], [str(problem)])
+    assert (result.status, result.asked) == (0, ())
+
+
+def test_the_status_of_the_pool_is_returned(target: str) -> None:
+    x, w = matrix(4, 1024, torch.bfloat16), matrix(64, 1024, torch.bfloat16)
+    run(target, [Problem(x, w, pool=Pool(2, status=77), num_threads=2)], status=77)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_bits_do_not_depend_on_the_rest_of_the_problem(target: str, dtype: torch.dtype) -> None:
+    """y[n, m] is the same in a problem of fewer tokens, of fewer rows, and of other strides."""
+    torch.manual_seed(10)
+    n, m, k = 16, 10, 2048 + 77
+    x, w, bias = matrix(n, k, dtype), matrix(m, k, dtype), matrix(n, m, dtype)
+    problems = [Problem(x, w, bias)]
+    problems += [Problem(x[:count], w, bias[:count]) for count in range(1, n)]
+    problems += [Problem(x, w[:count], bias[:, :count]) for count in range(1, m)]
+    problems += [Problem(x[i : i + 1], w[j : j + 1], bias[i : i + 1, j]) for i, j in ((0, 9), (7, 3), (15, 0))]
+    padded = matrix(m, k, dtype, 7)
+    padded.copy_(w)
+    problems.append(Problem(x, padded, bias, y_pad=2))
+    whole, *parts = run(target, problems)
+    for problem, y in zip(problems[1:], parts, strict=True):
+        first = next(i for i in range(n) if torch.equal(x[i], problem.x[0]))
+        column = next(j for j in range(m) if torch.equal(w[j], problem.w[0]))
+        expected = whole[first : first + y.shape[0], column : column + y.shape[1]]
+        assert torch.equal(bits(y), bits(expected)), str(problem)
+
+
+# The launch of a device kernel ----------------------------------------------------------------------------------------
+
+_C_TYPES = {"const void*": ctypes.c_void_p, "void*": ctypes.c_void_p, "int64_t": ctypes.c_int64}
+_C_TYPES["int32_t"] = ctypes.c_int32
+
+
+def declared_fields() -> list[tuple[str, Any]]:
+    """The members of aiterlite_gemm_args as its header declares them."""
+    text = (package_tree().include / "aiterlite" / "gemm_args.h").read_text()
+    body = re.search(r"struct aiterlite_gemm_args \{(.*?)\};", text, re.DOTALL)
+    assert body is not None
+    members = re.findall(r"^\s*([\w ]+\*?) (\w+);", body[1], re.MULTILINE)
+    return [(name, _C_TYPES[kind]) for kind, name in members]
+
+
+class GemmArgs(ctypes.Structure):
+    _fields_ = declared_fields()
+
+
+LAUNCH = ctypes.CFUNCTYPE(
+    ctypes.c_int32,
+    ctypes.c_void_p,
+    *[ctypes.c_uint32] * 7,
+    ctypes.c_void_p,
+    ctypes.POINTER(ctypes.POINTER(GemmArgs)),
+    ctypes.c_void_p,
+)
+# In the order of the entry point's parameters, all different.
+OPERANDS = {
+    "x": 0x1000,
+    "w": 0x2000,
+    "bias": 0x3000,
+    "y": 0x4000,
+    "stride_x": 2**33 + 1,
+    "stride_w": 2**33 + 2,
+    "stride_bias": 2**33 + 3,
+    "stride_y": 2**33 + 4,
+    "n": 5,
+    "m": 2**31 - 1,
+    "k": 7,
+}
+
+
+def launch_with(target: str, status: int = 0, **changes: int | None) -> tuple[int, list[dict[str, Any]]]:
+    """What the launch function returned, and what it asked of a driver that returns `status`."""
+    asked: list[dict[str, Any]] = []
+
+    @LAUNCH
+    def driver(function: int, *rest: Any) -> int:
+        *geometry, stream, params, extra = rest
+        args = {name: getattr(params[0][0], name) for name, _ in declared_fields()}
+        asked.append({"function": function, "geometry": geometry, "stream": stream, "args": args, "extra": extra})
+        return status
+
+    launch = loader.host_library(tables.host_unit(target)).aiterlite_wv_split_k_launch
+    launch.argtypes = [*[ctypes.c_void_p] * 3, *[ctypes.c_uint32] * 3, *[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 7]
+    values = {**OPERANDS, **changes}
+    code = launch(ctypes.cast(driver, ctypes.c_void_p), 0x5000, 0x6000, 304, 512, 65536, *values.values())
+    return code, asked
+
+
+def test_a_launch_fills_the_arguments_by_name(target: str) -> None:
+    code, (asked,) = launch_with(target)
+    assert code == 0
+    assert asked == {
+        "function": 0x5000,
+        "geometry": [304, 1, 1, 512, 1, 1, 65536],
+        "stream": 0x6000,
+        "args": {**OPERANDS, "reserved": 0},
+        "extra": None,
+    }
+    assert launch_with(target, bias=None)[1][0]["args"]["bias"] is None
+    assert launch_with(target, status=719)[0] == 719
+
+
+@pytest.mark.parametrize("name", ["n", "m", "k"])
+@pytest.mark.parametrize("size", [2**31, -(2**31) - 1, 2**32])
+def test_sizes_beyond_32_bits_are_not_launched(target: str, name: str, size: int) -> None:
+    assert launch_with(target, **{name: size}) == (INVALID, [])
+
+
+def test_the_interface_has_a_version(target: str) -> None:
+    assert loader.host_library(tables.host_unit(target)).aiterlite_gemm_abi() == 1
+
+
+# Compilers ------------------------------------------------------------------------------------------------------------
+
+
+def compile_strictly(words: list[str], unit: Any, folder: Path) -> None:
+    """Compile the unit with its own flags and every warning an error."""
+    source = package_tree().root / unit.sources[0]
+    flags = ["-std=c++20", "-Wextra", "-Werror", f"-I{package_tree().include}"]
+    done = subprocess.run(
+        [*words, *flags, "-c", str(source), "-o", str(folder / "gemm.o")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "ZIG_GLOBAL_CACHE_DIR": str(folder / "zig")},
+    )
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+
+
+def test_compiles_without_a_warning(target: str, tmp_path: Path) -> None:
+    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))))
+    unit = tables.host_unit(target)
+    compile_strictly([compiler, *spec.host_flags(unit)], unit, tmp_path)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ziglang") is None, reason="no cross compiler: ziglang is not installed")
+@pytest.mark.parametrize("target", [*LEVELS, "cpu-aarch64"])
+def test_clang_compiles_every_level_without_a_warning(target: str, tmp_path: Path) -> None:
+    """Cross-compiled, so also for levels and machines that are not this one."""
+    found = importlib.util.find_spec("ziglang")
+    assert found is not None and found.submodule_search_locations
+    zig = str(Path(next(iter(found.submodule_search_locations))) / "zig")
+    machine, cpu = ("aarch64", "generic") if target == "cpu-aarch64" else ("x86_64", target[4:].replace("-", "_"))
+    unit = tables.host_unit(target)
+    # Levels are CPUs to this driver, under names of its own.
+    flags = [flag for flag in spec.host_flags(unit) if not flag.startswith("-march=")]
+    compile_strictly([zig, "c++", "-target", f"{machine}-linux-gnu", f"-mcpu={cpu}", *flags], unit, tmp_path)
