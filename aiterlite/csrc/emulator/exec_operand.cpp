@@ -50,14 +50,6 @@ const uint32_t* spread_source(Wave& w, const Source& s, int slot) {
   return to;
 }
 
-namespace {
-
-bool is_half(DataType t) {
-  return t == DataType::f16 || t == DataType::bf16 || t == DataType::i16 || t == DataType::b16;
-}
-bool is_packed(DataType t) { return t == DataType::v2f16 || t == DataType::v2bf16 || t == DataType::v2i16; }
-
-// The lane whose value lane `l` reads, or -1 when there is none.
 int dpp_lane(uint16_t ctrl, int l) {
   const int row = l & ~15;
   const int in_row = l & 15;
@@ -87,6 +79,13 @@ int dpp_lane(uint16_t ctrl, int l) {
       return -1;
   }
 }
+
+namespace {
+
+bool is_half(DataType t) {
+  return t == DataType::f16 || t == DataType::bf16 || t == DataType::i16 || t == DataType::b16;
+}
+bool is_packed(DataType t) { return t == DataType::v2f16 || t == DataType::v2bf16 || t == DataType::v2i16; }
 
 // Permutes `dwords` arrays of 64 lanes; returns the lanes that may be written.
 uint64_t apply_dpp(const Wave& w, const Dpp& dpp, const uint32_t* from, uint32_t* to, int dwords) {

@@ -1,4 +1,5 @@
 // What the watches of a launch have in common.
+#include <aiterlite/emulator/check.h>
 #include <aiterlite/emulator/observe.h>
 #include <aiterlite/emulator/runtime.h>
 
@@ -47,8 +48,8 @@ void observe_access(Wave& w, const MicroOp* op, const MemoryAccess& access) {
 }
 
 std::vector<std::unique_ptr<Watch>> make_watches(Launch& launch) {
-  (void)launch;
   std::vector<std::unique_ptr<Watch>> watches;
+  if (launch.options.sanitize & kRegisterChecks) watches.push_back(make_register_watch(launch));
   return watches;
 }
 

@@ -312,6 +312,7 @@ bool build_microop(Program* program, const Inst& inst, MicroOp* op, std::string*
 Program::Program(Arch a, uint64_t first, uint64_t size) : arch(a), base(first), bytes(size & ~3ull) {
   // One more slot: code may run off its end.
   ops.resize(bytes / 4 + 1);
+  effects = std::make_unique<EffectsCache>(ops.size());
   for (size_t i = 0; i < ops.size(); ++i) {
     ops[i].fn = no_instruction;
     ops[i].address = base + 4 * i;

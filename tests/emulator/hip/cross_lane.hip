@@ -7,7 +7,8 @@
 
 // v with lane 9 replaced. The compiler has no builtin for it.
 INLINE int32_t write_lane_9(int32_t v, int32_t value) {
-  asm("v_writelane_b32 %0, %1, 9" : "+v"(v) : "s"(__builtin_amdgcn_readfirstlane(value)));
+  // Nothing but these wait states keeps the vector ALU from reading the scalar that it wrote last.
+  asm("s_nop 1\n\tv_writelane_b32 %0, %1, 9" : "+v"(v) : "s"(__builtin_amdgcn_readfirstlane(value)));
   return v;
 }
 

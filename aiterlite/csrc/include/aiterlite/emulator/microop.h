@@ -93,6 +93,9 @@ inline const uint32_t* vector_source(Wave& w, const MicroOp* op, int slot) {
 // Returns the lanes to write.
 uint64_t prepare(Wave& w, const MicroOp* op, const uint32_t** sources, int count);
 
+// The lane whose value lane `l` reads under a DPP control, or -1 when there is none.
+int dpp_lane(uint16_t ctrl, int l);
+
 // Writes Wave::out to the destination for the lanes of `mask`: output modifiers first, then SDWA's or op_sel's merge.
 void finish(Wave& w, const MicroOp* op, uint64_t mask);
 

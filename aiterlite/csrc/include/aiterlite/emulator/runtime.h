@@ -1,6 +1,7 @@
 // A program ready to run, a launch of it, and what handlers ask of both.
 #pragma once
 #include <aiterlite/emulator/convert.h>
+#include <aiterlite/emulator/effects.h>
 #include <aiterlite/emulator/elf.h>
 #include <aiterlite/emulator/fpenv.h>
 #include <aiterlite/emulator/microop.h>
@@ -31,6 +32,7 @@ struct Program {
   std::unordered_map<uint64_t, const uint32_t*> constants;
   std::deque<Spread> constant_pool;
   std::unordered_map<const MicroOp*, std::string> refused;  // why a slot cannot be executed
+  std::unique_ptr<EffectsCache> effects;                    // for the sanitizers
 
   Program(Arch arch, uint64_t base, uint64_t bytes);
   // Decodes [begin, end) in a straight line. What cannot be decoded or executed gets a handler that faults.

@@ -1,0 +1,548 @@
+// How vector ALU instructions move undefined bytes. What is not told apart here makes all of its result undefined in a
+// lane where any of its sources is.
+#include <aiterlite/emulator/runtime.h>
+#include <aiterlite/emulator/undefined.h>
+
+#include <algorithm>
+
+namespace aiterlite::emulator {
+namespace {
+
+bool is_half(DataType t) {
+  return t == DataType::f16 || t == DataType::bf16 || t == DataType::i16 || t == DataType::b16;
+}
+bool is_packed_half(DataType t) { return t == DataType::v2f16 || t == DataType::v2bf16 || t == DataType::v2i16; }
+
+Bytes low_half(const Bytes& x, bool high) {
+  return high ? Bytes{{x.b[2], x.b[3], 0, 0}} : Bytes{{x.b[0], x.b[1], 0, 0}};
+}
+Bytes join_halves(uint64_t low, uint64_t high) { return {{low, low, high, high}}; }
+
+// Sums and products: a bit of the result depends on the bits of the sources below it.
+Bytes upward(const Bytes& x) {
+  Bytes r = x;
+  for (int i = 1; i < 4; ++i) r.b[i] |= r.b[i - 1];
+  return r;
+}
+
+// Bits [at, at + 8 * count) of a string of `from` bytes, as `count` bytes; what lies outside is defined.
+template <int kFrom, int kTo>
+void shift_bytes(const uint64_t (&from)[kFrom], int at, uint64_t (&to)[kTo]) {
+  for (int i = 0; i < kTo; ++i) {
+    const int first = 8 * i + at, last = first + 7;
+    to[i] = 0;
+    for (int b = first >> 3; b <= last >> 3; ++b) {
+      if (b >= 0 && b < kFrom) to[i] |= from[b];
+    }
+  }
+}
+
+Bytes shifted_left(const Bytes& x, int by) {
+  Bytes r;
+  shift_bytes(x.b, -by, r.b);
+  return r;
+}
+Bytes shifted_right(const Bytes& x, int by, bool arithmetic) {
+  Bytes r;
+  shift_bytes(x.b, by, r.b);
+  if (arithmetic) {
+    for (int i = 3; i >= 0 && 8 * i + 7 + by > 31; --i) r.b[i] |= x.b[3];
+  }
+  return r;
+}
+
+// Lanes in which a byte of a register is `value`.
+uint64_t lanes_equal(const uint32_t* p, int byte, uint32_t value) {
+  uint64_t lanes = 0;
+  for (int l = 0; l < kWave; ++l) lanes |= static_cast<uint64_t>((p[l] >> (8 * byte) & 0xff) == value) << l;
+  return lanes;
+}
+
+// A bit of a conjunction is defined where either side is a defined zero.
+Bytes of_and(const Bytes& a, const uint32_t* va, const Bytes& b, const uint32_t* vb) {
+  Bytes r = a | b;
+  for (int i = 0; i < 4; ++i) {
+    if (!r.b[i]) continue;
+    r.b[i] &= ~(lanes_equal(va, i, 0) & ~a.b[i]) & ~(lanes_equal(vb, i, 0) & ~b.b[i]);
+  }
+  return r;
+}
+
+}  // namespace
+
+// The undefined bytes of a dword of an operand, as the register has them.
+Bytes UndefinedState::raw(const Operand& o, int dword) const {
+  if (o.kind == OperandKind::vgpr) return v_[o.index + dword];
+  if (o.kind == OperandKind::agpr) return v_[kVgprs + o.index + dword];
+  Bytes r;
+  uint32_t bits = 0;
+  if (o.is_scalar_register()) {
+    bits = s_[std::min(o.index + dword, 127)];
+  } else if (o.kind == OperandKind::special) {
+    bits = static_cast<uint32_t>(scalar_bits(o));
+  }
+  for (int i = 0; i < 4; ++i) r.b[i] = bits >> (8 * i) & 0xff ? ~0ull : 0;
+  return r;
+}
+
+// The same behind DPP, SDWA and op_sel. `writable` loses the lanes that DPP leaves unwritten.
+Bytes UndefinedState::source(const Step& at, int slot, int dword, uint64_t* writable) const {
+  const Inst& inst = *at.op->inst;
+  const Operand& o = inst.src[slot];
+  if (!o.present()) return {};
+  Bytes x = raw(o, dword);
+  if (slot == 0 && inst.dpp.present) {
+    const uint64_t exec = at.w.exec();
+    Bytes moved;
+    uint64_t written = 0;
+    for (int l = 0; l < kWave; ++l) {
+      const int from = dpp_lane(inst.dpp.ctrl, l);
+      const bool valid = from >= 0 && (exec >> from & 1);
+      const bool enabled = (inst.dpp.row_mask >> (l >> 4) & 1) && (inst.dpp.bank_mask >> ((l >> 2) & 3) & 1);
+      if (enabled && (valid || inst.dpp.bound_ctrl)) written |= 1ull << l;
+      for (int i = 0; valid && i < 4; ++i) moved.b[i] |= (x.b[i] >> from & 1) << l;
+    }
+    x = moved;
+    *writable &= written;
+  }
+  if (inst.sdwa.present && slot < 2) {
+    const int sel = static_cast<int>(inst.sdwa.src_sel[slot]);
+    const bool sext = inst.sdwa.sext >> slot & 1;
+    if (sel < 4) {
+      x = {{x.b[sel], sext ? x.b[sel] : 0, sext ? x.b[sel] : 0, sext ? x.b[sel] : 0}};
+    } else if (sel < 6) {
+      const uint64_t low = x.b[2 * (sel - 4)], high = x.b[2 * (sel - 4) + 1];
+      x = {{low, high, sext ? high : 0, sext ? high : 0}};
+    }
+    return x;
+  }
+  if (is_half(o.type) && inst.format != Format::VOP3P) return low_half(x, inst.op_sel >> slot & 1);
+  return x;
+}
+
+// Lanes whose bit in a mask operand is undefined.
+uint64_t UndefinedState::mask_source(const Operand& o) const {
+  return o.is_scalar_register() ? s_[o.index] | static_cast<uint64_t>(s_[std::min(o.index + 1, 127)]) << 32 : 0;
+}
+
+// Instructions that move values between lanes or between vector and scalar registers.
+bool UndefinedState::move_lanes(const Step& at) {
+  const Inst& inst = *at.op->inst;
+  const uint64_t exec = at.w.exec();
+  const auto to_scalar = [&](int lane) {
+    const Bytes x = raw(inst.src[0], 0);
+    uint32_t bits = 0;
+    for (int i = 0; i < 4; ++i) bits |= x.b[i] >> lane & 1 ? 0xffu << (8 * i) : 0;
+    if (bits && at.op->sdst == exec_lo) sink_vector(at, at.e.source[0], 0, 4, 1ull << lane, "of which EXEC is made");
+    put_scalar(at.op->sdst, bits);
+  };
+  switch (inst.op) {
+    case Op::v_readfirstlane_b32:
+      to_scalar(exec ? __builtin_ctzll(exec) : 0);
+      return true;
+    case Op::v_readlane_b32:
+      if (scalar_bits(inst.src[1]) & 63) {
+        put_scalar(at.op->sdst, ~0u);
+      } else {
+        to_scalar(static_cast<int>(scalar32(at.w, at.op->src[1]) & 63));
+      }
+      return true;
+    case Op::v_writelane_b32: {
+      const uint64_t bad = scalar_bits(inst.src[0]);
+      const uint64_t lane = 1ull << (scalar32(at.w, at.op->src[1]) & 63);
+      Bytes x;
+      for (int i = 0; i < 4; ++i) x.b[i] = bad >> (8 * i) & 0xff ? lane : 0;
+      put(at.e.result.first, lane, x);
+      return true;
+    }
+    case Op::v_swap_b32: {
+      const Bytes a = v_[at.e.result.first], b = v_[at.e.source[0].first];
+      put(at.e.result.first, exec, b);
+      put(at.e.source[0].first, exec, a);
+      return true;
+    }
+    case Op::v_permlane16_swap_b32:
+    case Op::v_permlane32_swap_b32: {
+      const bool half = inst.op == Op::v_permlane32_swap_b32;
+      const int by = half ? 32 : 16;
+      const uint64_t low = half ? 0xffffffffull : 0x0000ffff0000ffffull;
+      const Bytes d = v_[at.e.result.first], s = v_[at.e.source[0].first];
+      Bytes to_d, to_s;
+      for (int i = 0; i < 4; ++i) {
+        to_s.b[i] = d.b[i] >> by;
+        to_d.b[i] = s.b[i] << by;
+      }
+      put(at.e.source[0].first, exec & low, to_s);
+      put(at.e.result.first, exec & ~low, to_d);
+      return true;
+    }
+    default:
+      return false;
+  }
+}
+
+// Instructions whose 32-bit or 64-bit results are told apart by byte; false for any other.
+bool UndefinedState::whole_dwords(const Step& at, uint64_t mask, Bytes* out) {
+  const Inst& inst = *at.op->inst;
+  if (inst.dpp.present && inst.src[0].dwords > 1) return false;
+  uint64_t unused = mask;
+  const auto src = [&](int slot, int dword = 0) { return source(at, slot, dword, &unused); };
+  // Values as the registers have them: with modifiers, only what is undefined is known of a source.
+  const bool plain = !(at.op->flags & kPrepare);
+  const auto value = [&](int slot) { return vector_source(at.w, at.op, slot); };
+  const auto uniform = [&](int slot, uint32_t* v) {
+    const Operand& o = inst.src[slot];
+    if (!plain || o.kind == OperandKind::vgpr || o.kind == OperandKind::agpr || scalar_bits(o)) return false;
+    *v = value(slot)[0];
+    return true;
+  };
+  const auto mix = [&](int slot) { return src(slot).any(); };
+  uint32_t by = 0;
+  switch (inst.op) {
+    case Op::v_mov_b32:
+    case Op::v_accvgpr_read_b32:
+    case Op::v_accvgpr_write_b32:
+    case Op::v_accvgpr_mov_b32:
+    case Op::v_not_b32:
+      out[0] = src(0);
+      return true;
+    case Op::v_mov_b64:
+      out[0] = src(0);
+      out[1] = src(0, 1);
+      return true;
+    case Op::v_or_b32:
+    case Op::v_xor_b32:
+    case Op::v_xnor_b32:
+      out[0] = src(0) | src(1);
+      return true;
+    case Op::v_or3_b32:
+    case Op::v_bitop3_b32:
+      out[0] = src(0) | src(1) | src(2);
+      return true;
+    case Op::v_and_b32:
+      out[0] = plain ? of_and(src(0), value(0), src(1), value(1)) : src(0) | src(1);
+      return true;
+    case Op::v_and_or_b32:
+      out[0] = (plain ? of_and(src(0), value(0), src(1), value(1)) : src(0) | src(1)) | src(2);
+      return true;
+    case Op::v_bfi_b32: {
+      const Bytes m = src(0), a = src(1), b = src(2);
+      for (int i = 0; i < 4; ++i) {
+        const uint64_t ones = plain ? lanes_equal(value(0), i, 0xff) : 0;
+        const uint64_t zeros = plain ? lanes_equal(value(0), i, 0) : 0;
+        out[0].b[i] = m.b[i] | (a.b[i] & ~zeros) | (b.b[i] & ~ones);
+      }
+      return true;
+    }
+    case Op::v_cndmask_b32: {
+      const uint64_t bad = mask_source(inst.src[2]);
+      const uint64_t chosen = at.w.pair(static_cast<uint32_t>(at.op->src[2].value));
+      const Bytes a = src(0), b = src(1);
+      for (int i = 0; i < 4; ++i) out[0].b[i] = (a.b[i] & ~chosen) | (b.b[i] & chosen) | bad;
+      return true;
+    }
+    case Op::v_add_u32:
+    case Op::v_sub_u32:
+    case Op::v_subrev_u32:
+    case Op::v_add_co_u32:
+    case Op::v_sub_co_u32:
+    case Op::v_subrev_co_u32:
+    case Op::v_mul_lo_u32:
+      out[0] = upward(src(0) | src(1));
+      return true;
+    case Op::v_addc_co_u32:
+    case Op::v_subb_co_u32:
+    case Op::v_subbrev_co_u32:
+      out[0] = upward(src(0) | src(1) | Bytes::all(mask_source(inst.src[2])));
+      return true;
+    case Op::v_add3_u32:
+    case Op::v_xad_u32:
+      out[0] = upward(src(0) | src(1) | src(2));
+      return true;
+    case Op::v_mul_u32_u24:
+    case Op::v_mad_u32_u24:
+    case Op::v_mul_i32_i24:
+    case Op::v_mad_i32_i24: {
+      Bytes factors = src(0) | src(1);
+      factors.b[3] = 0;
+      out[0] = upward(factors | src(2));
+      return true;
+    }
+    case Op::v_lshlrev_b32:
+    case Op::v_lshrrev_b32:
+    case Op::v_ashrrev_i32:
+      if (!uniform(0, &by)) return false;
+      by &= 31;
+      out[0] = inst.op == Op::v_lshlrev_b32 ? shifted_left(src(1), static_cast<int>(by))
+                                            : shifted_right(src(1), static_cast<int>(by), inst.op == Op::v_ashrrev_i32);
+      return true;
+    case Op::v_lshl_or_b32:
+    case Op::v_lshl_add_u32: {
+      if (!uniform(1, &by)) return false;
+      const Bytes x = shifted_left(src(0), static_cast<int>(by & 31)) | src(2);
+      out[0] = inst.op == Op::v_lshl_or_b32 ? x : upward(x);
+      return true;
+    }
+    case Op::v_add_lshl_u32:
+      if (!uniform(2, &by)) return false;
+      out[0] = shifted_left(upward(src(0) | src(1)), static_cast<int>(by & 31));
+      return true;
+    case Op::v_bfe_u32:
+    case Op::v_bfe_i32: {
+      uint32_t width = 0;
+      if (!uniform(1, &by) || !uniform(2, &width)) return false;
+      by &= 31;
+      width &= 31;
+      const Bytes x = shifted_right(src(0), static_cast<int>(by), false);
+      uint64_t bad = 0;
+      for (uint32_t i = 0; 8 * i < width; ++i) bad |= x.b[i];
+      for (uint32_t i = 0; i < 4; ++i) out[0].b[i] = inst.op == Op::v_bfe_i32 || 8 * i < width ? bad : 0;
+      return true;
+    }
+    case Op::v_alignbit_b32:
+    case Op::v_alignbyte_b32: {
+      if (!uniform(2, &by)) return false;
+      const Bytes high = src(0), low = src(1);
+      const uint64_t both[8] = {low.b[0], low.b[1], low.b[2], low.b[3], high.b[0], high.b[1], high.b[2], high.b[3]};
+      shift_bytes(both, static_cast<int>(inst.op == Op::v_alignbit_b32 ? by & 31 : 8 * (by & 3)), out[0].b);
+      return true;
+    }
+    case Op::v_perm_b32: {
+      if (!uniform(2, &by)) return false;
+      const Bytes high = src(0), low = src(1);
+      for (int i = 0; i < 4; ++i) {
+        const uint32_t sel = by >> (8 * i) & 0xff;
+        if (sel < 8) out[0].b[i] = sel < 4 ? low.b[sel] : high.b[sel - 4];
+        if (sel >= 8 && sel < 12) out[0].b[i] = (sel < 10 ? low : high).b[sel & 1 ? 3 : 1];
+      }
+      return true;
+    }
+    case Op::v_cvt_f32_ubyte0:
+    case Op::v_cvt_f32_ubyte1:
+    case Op::v_cvt_f32_ubyte2:
+    case Op::v_cvt_f32_ubyte3:
+      out[0] = Bytes::all(src(0).b[static_cast<int>(inst.op) - static_cast<int>(Op::v_cvt_f32_ubyte0)]);
+      return true;
+    case Op::v_pack_b32_f16: {
+      const Bytes a = src(0), b = src(1);
+      out[0] = {{a.b[0], a.b[1], b.b[0], b.b[1]}};
+      return true;
+    }
+    case Op::v_cvt_pkrtz_f16_f32:
+    case Op::v_cvt_pk_f16_f32:
+    case Op::v_cvt_pk_bf16_f32:
+    case Op::v_cvt_pknorm_i16_f32:
+    case Op::v_cvt_pknorm_u16_f32:
+    case Op::v_cvt_pk_u16_u32:
+    case Op::v_cvt_pk_i16_i32:
+      out[0] = join_halves(mix(0), mix(1));
+      return true;
+    case Op::v_lshlrev_b64:
+    case Op::v_lshrrev_b64: {
+      if (!uniform(0, &by)) return false;
+      const Bytes low = src(1), high = src(1, 1);
+      const uint64_t both[8] = {low.b[0], low.b[1], low.b[2], low.b[3], high.b[0], high.b[1], high.b[2], high.b[3]};
+      uint64_t r[8];
+      const int shift = static_cast<int>(by & 63);
+      shift_bytes(both, inst.op == Op::v_lshlrev_b64 ? -shift : shift, r);
+      std::copy(r, r + 4, out[0].b);
+      std::copy(r + 4, r + 8, out[1].b);
+      return true;
+    }
+    case Op::v_lshl_add_u64: {
+      const uint64_t low = mix(0) | mix(1) | mix(2);
+      out[0] = Bytes::all(low);
+      out[1] = Bytes::all(low | src(0, 1).any() | src(2, 1).any());
+      return true;
+    }
+    case Op::v_mad_u64_u32:
+    case Op::v_mad_i64_i32: {
+      const uint64_t low = mix(0) | mix(1) | mix(2);
+      out[0] = Bytes::all(low);
+      out[1] = Bytes::all(low | src(2, 1).any());
+      return true;
+    }
+    default:
+      return false;
+  }
+}
+
+// VOP3P but for matrix instructions.
+void UndefinedState::packed(const Step& at, Bytes* out) const {
+  const Inst& inst = *at.op->inst;
+  uint64_t low = 0, high = 0;
+  const DataType type = inst.dst[0].type;
+  const bool pairs = type == DataType::v2f32 || inst.op == Op::v_pk_mov_b32;
+  const bool mixes = inst.op == Op::v_fma_mix_f32 || inst.op == Op::v_fma_mixlo_f16 || inst.op == Op::v_fma_mixhi_f16;
+  for (int i = 0; i < 3; ++i) {
+    const Operand& o = inst.src[i];
+    if (!o.present()) continue;
+    const bool sel = inst.op_sel >> i & 1, sel_hi = inst.op_sel_hi >> i & 1;
+    if (pairs) {
+      const uint64_t dword[2] = {raw(o, 0).any(), o.dwords > 1 ? raw(o, 1).any() : raw(o, 0).any()};
+      if (inst.op != Op::v_pk_mov_b32 || i == 0) low |= dword[sel];
+      if (inst.op != Op::v_pk_mov_b32) high |= dword[sel_hi];
+      if (inst.op == Op::v_pk_mov_b32 && i == 1) high |= dword[sel];
+    } else if (mixes) {
+      const Bytes x = raw(o, 0);
+      low |= sel_hi ? low_half(x, sel).any() : x.any();
+    } else if (is_packed_half(o.type) && is_packed_half(type)) {
+      const Bytes x = raw(o, 0);
+      low |= low_half(x, sel).any();
+      high |= low_half(x, sel_hi).any();
+    } else {
+      low |= raw(o, 0).any();
+    }
+  }
+  if (inst.op == Op::v_pk_mov_b32 || pairs) {
+    out[0] = Bytes::all(low);
+    out[1] = Bytes::all(high);
+  } else if (is_packed_half(type)) {
+    out[0] = join_halves(low, high);
+  } else if (inst.op == Op::v_fma_mixlo_f16 || inst.op == Op::v_fma_mixhi_f16) {
+    const Bytes old = v_[at.e.result.first];
+    out[0] =
+        inst.op == Op::v_fma_mixlo_f16 ? Bytes{{low, low, old.b[2], old.b[3]}} : Bytes{{old.b[0], old.b[1], low, low}};
+  } else {
+    out[0] = Bytes::all(low);
+  }
+}
+
+void UndefinedState::compare(const Step& at) {
+  const Inst& inst = *at.op->inst;
+  uint64_t mask = at.w.exec();
+  uint64_t bad = 0;
+  for (int slot = 0; slot < 2; ++slot) {
+    for (int d = 0; d < std::max<int>(1, inst.src[slot].dwords); ++d) bad |= source(at, slot, d, &mask).any();
+  }
+  bad &= at.w.exec();
+  if (at.e.scalar_writes.has(exec_lo) && bad) {
+    const int v = at.e.source[0].count ? at.e.source[0].first : at.e.source[1].first;
+    if (dirty_.has(static_cast<uint32_t>(v))) {
+      sink(at, static_cast<uint16_t>(v), "on which EXEC depends", __builtin_ctzll(bad));
+      put(static_cast<uint32_t>(v), bad, {});
+    }
+    bad = 0;
+  }
+  put_scalar(at.op->sdst, static_cast<uint32_t>(bad));
+  put_scalar(at.op->sdst + 1u, static_cast<uint32_t>(bad >> 32));
+}
+
+void UndefinedState::vector_alu(const Step& at) {
+  const Inst& inst = *at.op->inst;
+  if (group(inst.op) == OpGroup::VOPC) return compare(at);
+  if (move_lanes(at)) return;
+  uint64_t mask = at.w.exec();
+  Bytes out[32];
+  const uint32_t count = std::min<uint32_t>(at.e.result.count, 32);
+  const uint32_t first = at.e.result.first;
+  bool exact = true;
+  if (inst.format == Format::VOP3P) {
+    packed(at, out);
+  } else if (!whole_dwords(at, mask, out)) {
+    exact = false;
+  }
+  // What DPP leaves unwritten, and what any source brings in.
+  uint64_t bad = 0;
+  for (int slot = 0; slot < 3; ++slot) {
+    for (int d = 0; d < std::max<int>(1, inst.src[slot].dwords); ++d) bad |= source(at, slot, d, &mask).any();
+  }
+  if (at.e.reads_result) {
+    for (uint32_t r = 0; r < count; ++r) bad |= v_[first + r].any();
+  }
+  if (inst.op == Op::v_div_fmas_f32 || inst.op == Op::v_div_fmas_f64)
+    bad |= s_[vcc_lo] | static_cast<uint64_t>(s_[vcc_hi]) << 32;
+  if (inst.op == Op::v_addc_co_u32 || inst.op == Op::v_subb_co_u32 || inst.op == Op::v_subbrev_co_u32)
+    bad = source(at, 0, 0, &mask).any() | source(at, 1, 0, &mask).any() | mask_source(inst.src[2]);
+  if (!exact) {
+    for (uint32_t r = 0; r < count; ++r) out[r] = Bytes::all(bad);
+    const Bytes old = v_[first];
+    const std::string_view n = name(inst.op);
+    const bool eight = n.starts_with("v_cvt_sr_fp8") || n.starts_with("v_cvt_sr_bf8") ||
+                       n.starts_with("v_cvt_scalef32_sr_fp8") || n.starts_with("v_cvt_scalef32_sr_bf8") ||
+                       n.find("pk_fp4_") != std::string_view::npos;
+    if (at.e.partial && eight) {
+      out[0] = old;
+      out[0].b[inst.op_sel >> 2 & 3] = bad;
+    } else if (at.e.partial && !inst.sdwa.present) {
+      out[0] = inst.op_sel & 8 ? Bytes{{old.b[0], old.b[1], bad, bad}} : Bytes{{bad, bad, old.b[2], old.b[3]}};
+    } else if ((at.op->flags & kHalf) && !inst.sdwa.present) {
+      out[0] = join_halves(bad, 0);
+    }
+  }
+  if (inst.sdwa.present && inst.sdwa.dst_sel != SdwaSel::dword) {
+    const int sel = static_cast<int>(inst.sdwa.dst_sel);
+    const Bytes old = v_[first];
+    const Bytes x = out[0];
+    const bool preserve = inst.sdwa.dst_unused == SdwaUnused::preserve;
+    const int from = sel < 4 ? sel : 2 * (sel - 4), bytes = sel < 4 ? 1 : 2;
+    for (int i = 0; i < 4; ++i) {
+      const bool inside = i >= from && i < from + bytes;
+      const bool extends = inst.sdwa.dst_unused == SdwaUnused::sext && i >= from + bytes;
+      out[0].b[i] = inside ? x.b[i - from] : preserve ? old.b[i] : extends ? x.b[bytes - 1] : 0;
+    }
+  }
+  for (uint32_t r = 0; r < count; ++r) put(first + r, mask, out[r]);
+  if (inst.dst[1].is_scalar_register()) {
+    const uint64_t carry = bad & at.w.exec();
+    put_scalar(inst.dst[1].index, static_cast<uint32_t>(carry));
+    put_scalar(inst.dst[1].index + 1u, static_cast<uint32_t>(carry >> 32));
+  }
+}
+
+// A row of D is undefined where the row of A is, a column where the column of B is. EXEC plays no part.
+void UndefinedState::matrix(const Step& at) {
+  const Inst& inst = *at.op->inst;
+  const std::string_view n = name(inst.op);
+  const auto has = [&](std::string_view part) { return n.find(part) != std::string_view::npos; };
+  const int size = has("4x4x") && !has("16x16x4") ? 4 : has("32x32") ? 32 : 16;
+  const int blocks = has("_16b_") ? 16 : has("_4b_") ? 4 : has("_2b_") ? 2 : 1;
+  const bool wide = at.e.unit == Unit::dmatrix;
+  uint64_t a = 0, b = 0;
+  for (int i = 0; i < std::max<int>(1, inst.src[0].dwords); ++i) a |= raw(inst.src[0], i).any();
+  for (int i = 0; i < std::max<int>(1, inst.src[1].dwords); ++i) b |= raw(inst.src[1], i).any();
+  if (n.starts_with("v_smfmac_")) a |= raw(inst.src[2], 0).any();
+  if (inst.scale[0].present()) a |= raw(inst.scale[0], 0).any();
+  if (inst.scale[1].present()) b |= raw(inst.scale[1], 0).any();
+  // Broadcasts and permutations: every lane may get what any lane has.
+  if (!has("f8f6f4") && !n.starts_with("v_smfmac_")) {
+    if (inst.cbsz && a) a = ~0ull;
+    if (inst.blgp && !wide && b) b = ~0ull;
+  }
+  // Row (or column) i of a block.
+  uint32_t rows[16] = {}, columns[16] = {};
+  for (int l = 0; l < kWave; ++l) {
+    const int block = l / size % blocks;
+    if (a >> l & 1) rows[block] |= 1u << (l % size);
+    if (b >> l & 1) columns[block] |= 1u << (l % size);
+  }
+  const int words = wide ? 2 : 1;
+  const int results = at.e.result.count / words;
+  const int per_block = size == 4 ? results : results / (wide ? 1 : blocks);
+  for (int r = 0; r < results; ++r) {
+    uint64_t bad = 0;
+    for (int l = 0; l < kWave; ++l) {
+      int block, row;
+      if (wide) {
+        block = l / size % blocks;
+        row = kWave / (size * blocks) * r + l / (size * blocks);
+      } else if (size == 4) {
+        block = l / 4;
+        row = r;
+      } else {
+        block = r / per_block;
+        const int k = r % per_block;
+        row = size == 16 ? 4 * (l / 16) + k : 8 * (k / 4) + 4 * (l / 32) + k % 4;
+      }
+      if ((rows[block] >> row & 1) || (columns[block] >> (l % size) & 1)) bad |= 1ull << l;
+    }
+    for (int word = 0; word < words; ++word) {
+      const int dword = r * words + word;
+      Bytes c;
+      if (at.e.accumulator.count) c = v_[at.e.accumulator.first + dword];
+      put(at.e.result.first + static_cast<uint32_t>(dword), ~0ull, Bytes::all(bad | c.any()));
+    }
+  }
+}
+
+}  // namespace aiterlite::emulator
