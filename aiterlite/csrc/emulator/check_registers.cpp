@@ -77,7 +77,8 @@ void UndefinedState::take_origin(const Step& at) {
   } else {
     return;
   }
-  if (!from.op) from.op = at.op;
+  // GPR indexing executes copies of instructions, which do not last.
+  if (!from.op) from.op = at.w.launch->program->at(at.op->address);
   for (int word = 0; word < 8; ++word) {
     for (uint64_t m = at.e.writes.word[word]; m; m &= m - 1) origin_[64 * word + __builtin_ctzll(m)] = from;
   }
@@ -95,7 +96,7 @@ void UndefinedState::sink(const Step& at, uint16_t number, const std::string& us
   const Origin from = origin_[number];
   const std::string used = name_of(number);
   const std::string source = from.number == kNone ? used : name_of(from.number);
-  const MicroOp* first = from.op && from.op != at.op ? from.op : nullptr;
+  const MicroOp* first = from.op && from.op->address != at.op->address ? from.op : nullptr;
   std::string what = used + ", " + use + ", is undefined";
   what += first ? ": it comes from " + source + ", which nothing had written when " + quoted(at.w, first) + " read it"
                 : ": nothing has written " + source;

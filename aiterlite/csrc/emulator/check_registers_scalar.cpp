@@ -238,6 +238,18 @@ void UndefinedState::scalar_alu(const Step& at) {
       scc_bad = false;
       break;
     }
+    case Op::s_movrels_b32:
+      out = s_[(inst.src[0].index + w.s[m0]) & 127];
+      break;
+    case Op::s_movreld_b32:
+      put_scalar((d.index + w.s[m0]) & 127, static_cast<uint32_t>(a.bad));
+      return;
+    case Op::s_movrels_b64:
+    case Op::s_movreld_b64:
+      // Not followed: what they move counts as defined.
+      for (uint32_t r = 0; r < 102 && inst.op == Op::s_movreld_b64; ++r) put_scalar(r, 0);
+      out = 0;
+      break;
     case Op::s_setreg_b32:
       if (a.bad && inst.src[0].is_scalar_register())
         sink_scalar(at, inst.src[0].index, 1, "written to a hardware register");

@@ -84,7 +84,10 @@ bool keeps_a_part(const MicroOp& op, const Inst& inst, std::string_view n) {
   if (n.starts_with("v_cvt_sr_") || n.starts_with("v_cvt_pk_fp8_f32") || n.starts_with("v_cvt_pk_bf8_f32") ||
       n == "v_fma_mixlo_f16" || n == "v_fma_mixhi_f16")
     return true;
-  if (n.starts_with("v_cvt_scalef32_")) return inst.dst[0].dwords <= 1 && !has(n, "_f32_fp8") && !has(n, "_f32_bf8");
+  if (n.starts_with("v_cvt_scalef32_")) {
+    return has(n, "32_sr_fp8") || has(n, "32_sr_bf8") || has(n, "32_pk_fp8") || has(n, "32_pk_bf8") ||
+           has(n, "pk_fp4_") || has(n, "32_f16_fp8") || has(n, "32_f16_bf8");
+  }
   return is_memory(inst.format) && (has(n, "_d16") && !has(n, "_d16_xyz") && inst.dst[0].dwords <= 1);
 }
 
