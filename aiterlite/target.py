@@ -31,6 +31,8 @@ class Persona:
 
     `cu_count` is compute units (AMD), multiprocessors (NVIDIA) or 0 (CPU); `lds_bytes` the shared memory that one
     workgroup may use; `fp8` the e4m3 flavour; `vskip_safe` whether kernels that use s_setvskip may be chosen unasked.
+    `clock_mhz` and `memory_gb_per_s` (10^9 bytes) are the vendor's published peaks, 0 where none is given: floors are
+    computed from them, never times.
     """
 
     chip: str
@@ -41,13 +43,15 @@ class Persona:
     wave_size: int
     fp8: str = "e4m3fn"
     vskip_safe: bool = False
+    clock_mhz: int = 0
+    memory_gb_per_s: int = 0
 
     def __str__(self) -> str:
         units = f", {self.cu_count} CUs" if self.cu_count else ""
         return self.target if self.chip == self.target else f"{self.chip} ({self.target}{units})"
 
 
-def _amd(chip: str, target: str, cu_count: int) -> Persona:
+def _amd(chip: str, target: str, cu_count: int, clock_mhz: int, memory_gb_per_s: int) -> Persona:
     # A default flip of vskip on MI300X ended in memory-aperture violations (ROCm/aiter #1143) and no cause was ever
     # published, so nothing that shares its code objects takes those kernels unasked.
     on_gfx942 = target == "gfx942"
@@ -60,6 +64,8 @@ def _amd(chip: str, target: str, cu_count: int) -> Persona:
         wave_size=64,
         fp8="e4m3fnuz" if on_gfx942 else "e4m3fn",
         vskip_safe=not on_gfx942,
+        clock_mhz=clock_mhz,
+        memory_gb_per_s=memory_gb_per_s,
     )
 
 
@@ -70,12 +76,12 @@ def _cuda(chip: str, target: str, cu_count: int, lds_bytes: int) -> Persona:
 _CHIPS: dict[str, Persona] = {
     persona.chip: persona
     for persona in (
-        _amd("mi300x", "gfx942", 304),
-        _amd("mi308x", "gfx942", 80),
-        _amd("mi325x", "gfx942", 304),
-        _amd("mi300a", "gfx942", 228),
-        _amd("mi355x", "gfx950", 256),
-        _amd("mi350x", "gfx950", 256),
+        _amd("mi300x", "gfx942", 304, 2100, 5300),
+        _amd("mi308x", "gfx942", 80, 0, 5300),
+        _amd("mi325x", "gfx942", 304, 2100, 6000),
+        _amd("mi300a", "gfx942", 228, 2100, 5300),
+        _amd("mi355x", "gfx950", 256, 2400, 8000),
+        _amd("mi350x", "gfx950", 256, 2200, 8000),
         _cuda("h100", "sm_90a", 132, 232448),
         _cuda("h200", "sm_90a", 132, 232448),
         _cuda("a100", "sm_80", 108, 166912),

@@ -4,6 +4,7 @@ device      Device, Module: load an object, launch its kernels on CPU tensors
 schedule    the order of waves and workgroups
 arguments   kernel arguments against the metadata
 observe     sanitizer findings and counters
+counters    a launch's counters as a table
 coverage    what an object uses, and what of that can be run
 races       the same launch under different schedules
 errors      what can go wrong

@@ -1,11 +1,12 @@
 // What the watches of a launch have in common.
 #include <aiterlite/emulator/check.h>
+#include <aiterlite/emulator/clocks.h>
+#include <aiterlite/emulator/counters.h>
 #include <aiterlite/emulator/observe.h>
 #include <aiterlite/emulator/runtime.h>
+#include <aiterlite/emulator/watches.h>
 
 namespace aiterlite::emulator {
-
-class Counters {};
 
 const char* name(Check check) {
   switch (check) {
@@ -48,10 +49,26 @@ void observe_access(Wave& w, const MicroOp* op, const MemoryAccess& access) {
 }
 
 std::vector<std::unique_ptr<Watch>> make_watches(Launch& launch) {
+  const LaunchOptions& options = launch.options;
   std::vector<std::unique_ptr<Watch>> watches;
-  if (launch.options.sanitize & kRegisterChecks) watches.push_back(make_register_watch(launch));
+  if (options.sanitize & kRegisterChecks) watches.push_back(make_register_watch(launch));
+  if (options.sanitize & kCheckRaces) watches.push_back(make_race_watch(launch));
+  if (options.sanitize & kCheckLds) watches.push_back(make_lds_watch(launch));
+  if (options.count) watches.push_back(make_counter_watch(launch));
   return watches;
 }
+
+Counters* Observations::counters(const Launch& launch) {
+  if (!counters_) counters_ = std::make_unique<Counters>(launch);
+  return counters_.get();
+}
+
+LaunchClocks* Observations::clocks(const Launch& launch) {
+  if (!clocks_) clocks_ = std::make_unique<LaunchClocks>(launch);
+  return clocks_.get();
+}
+
+bool needs_one_thread(const Launch& launch) { return launch.options.count || launch.options.sanitize & kCheckRaces; }
 
 namespace {
 

@@ -311,6 +311,7 @@ bool run(Launch& launch) {
   if (launch.ordered && launch.options.threads <= 0) threads = 1;
   // The instruction limit and the trace are exact on one thread only.
   if (launch.options.max_instructions || launch.options.trace_group >= 0) threads = 1;
+  if (needs_one_thread(launch)) threads = 1;
   threads = std::min(threads, groups);
   const uint64_t turn = launch.ordered ? kShortTurn : kLongTurn;
   const uint64_t share = (launch.resident + threads - 1) / std::max<uint64_t>(threads, 1);

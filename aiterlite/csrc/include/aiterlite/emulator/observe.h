@@ -71,6 +71,7 @@ struct Finding {
 };
 
 class Counters;
+class LaunchClocks;
 
 class Observations {
  public:
@@ -79,13 +80,16 @@ class Observations {
   // Keeps the first of those with the same check, instructions and text; the others are counted.
   void report(Finding finding);
   std::vector<Finding> findings() const;
-  Counters* counters() { return counters_.get(); }
+  // Of the launch; made when first asked for, which a launch that runs on several threads must not do.
+  Counters* counters(const Launch& launch);
+  LaunchClocks* clocks(const Launch& launch);
 
  private:
   using Key = std::tuple<uint32_t, uint64_t, uint64_t, std::string>;
   mutable std::mutex mutex_;
   std::map<Key, Finding> found_;
   std::unique_ptr<Counters> counters_;
+  std::unique_ptr<LaunchClocks> clocks_;
 };
 
 // The watches that the launch's options ask for.
@@ -94,6 +98,10 @@ std::vector<std::unique_ptr<Watch>> make_watches(Launch& launch);
 // Tells the workgroup's watches of an access.
 void observe_access(Wave& w, const MicroOp* op, const MemoryAccess& access);
 
+// True when the launch's watches share what only one thread may touch.
+bool needs_one_thread(const Launch& launch);
+
 void write_findings(JsonWriter& json, const Launch& launch);
+void write_counters(JsonWriter& json, const Launch& launch);
 
 }  // namespace aiterlite::emulator

@@ -1,0 +1,220 @@
+// Counts instructions, bytes, segments and bank conflicts as they happen.
+//
+// Coalescing. A vector memory access touches segments of 64 and of 128 bytes; the least that it could touch is its
+// distinct bytes, packed.
+//
+// LDS has 32 banks, each a dword wide, and so gives 128 bytes a cycle. An access is served in groups of neighbouring
+// lanes whose data is 128 bytes: 32 lanes of up to a dword, 16 of two dwords, 8 of three or four. A group takes as many
+// cycles as its busiest bank has different dwords; lanes that want the same dword share it, except in atomics. Loads to
+// LDS are not counted here. (The order in which hardware picks the lanes of wide reads has not been published by the
+// vendor, and gfx950 has more banks for reads; the model is the same for both, to compare layouts by.)
+#include <aiterlite/emulator/counters.h>
+#include <aiterlite/emulator/runs.h>
+#include <aiterlite/emulator/runtime.h>
+#include <aiterlite/emulator/traits.h>
+#include <aiterlite/emulator/watches.h>
+
+#include <algorithm>
+
+namespace aiterlite::emulator {
+
+uint64_t Touched::mark(uint64_t begin, uint64_t end, bool write) {
+  uint64_t fresh = 0;
+  while (begin < end) {
+    const uint64_t number = begin >> kPageBits;
+    if (number != recent_) {
+      std::unique_ptr<Page>& page = pages_[number];
+      if (!page) page = std::make_unique<Page>();
+      recent_ = number;
+      page_ = page.get();
+    }
+    const uint64_t bit = begin % 64, n = std::min(64 - bit, end - begin);
+    const uint64_t bits = (n == 64 ? ~0ull : (1ull << n) - 1) << bit;
+    uint64_t& word = page_->bits[write][begin / 64 % (sizeof(Page::bits) / 16)];
+    fresh += static_cast<uint64_t>(__builtin_popcountll(bits & ~word));
+    word |= bits;
+    begin += n;
+  }
+  return fresh;
+}
+
+Counters::Counters(const Launch& launch)
+    : executed(launch.program->ops.size()),
+      skipped(launch.program->ops.size()),
+      ranges(launch.memory->ranges().size()) {}
+
+LdsTime lds_time(const uint64_t* at, uint64_t mask, uint32_t size, bool atomic) {
+  constexpr uint32_t kBanks = 32, kWidth = 128;
+  const uint32_t lanes = size <= 4 ? 32 : size == 8 ? 16 : 8;
+  // Naturally aligned data of a power of two: a lane takes `unit` bytes, and that many banks, as a whole.
+  const bool whole = size >= 4 && (size & (size - 1)) == 0;
+  uint64_t low_bits = 0;
+  for (uint64_t m = mask; m; m &= m - 1) low_bits |= at[__builtin_ctzll(m)];
+  const uint32_t unit = whole && !(low_bits & (size - 1)) ? size : 4;
+  const uint32_t slots = kWidth / unit;
+  LdsTime t;
+  t.accesses = 1;
+  for (uint32_t first = 0; first < static_cast<uint32_t>(kWave); first += lanes) {
+    const uint64_t group = mask >> first & ((1ull << lanes) - 1);
+    if (!group) continue;
+    uint64_t held[kBanks][kWave];
+    uint8_t count[kBanks] = {};
+    uint32_t most = 1;
+    for (uint64_t m = group; m; m &= m - 1) {
+      const uint64_t begin = at[first + static_cast<uint32_t>(__builtin_ctzll(m))];
+      for (uint64_t u = begin / unit; u <= (begin + size - 1) / unit; ++u) {
+        const uint32_t slot = static_cast<uint32_t>(u % slots);
+        bool shared = false;
+        for (uint32_t i = 0; i < count[slot] && !atomic; ++i) shared |= held[slot][i] == u;
+        if (shared) continue;
+        held[slot][count[slot]++] = u;
+        most = std::max<uint32_t>(most, count[slot]);
+      }
+    }
+    t.cycles += most;
+    ++t.minimum_cycles;
+  }
+  return t;
+}
+
+namespace {
+
+class CounterWatch final : public Watch {
+ public:
+  CounterWatch(const Launch& launch, Counters* counters)
+      : launch_(launch), first_(launch.program->ops.data()), c_(*counters) {}
+
+  void begin(Workgroup& g) override {
+    ++c_.workgroups;
+    c_.waves += g.waves.size();
+  }
+
+  void before(Wave&, const MicroOp* op, bool skipped) override {
+    ++(skipped ? c_.skipped : c_.executed)[static_cast<size_t>(op - first_)];
+  }
+
+  void access(Wave& w, const MicroOp* op, const MemoryAccess& a) override {
+    const OpTraits& t = traits(op->inst->op);
+    const uint64_t bytes = static_cast<uint64_t>(__builtin_popcountll(a.mask)) * a.size;
+    switch (a.space) {
+      case Space::scalar:
+        add(c_.scalar, bytes, a.write, t.atomic);
+        return;
+      case Space::scratch:
+        add(c_.scratch, bytes, a.write, t.atomic);
+        return;
+      case Space::lds:
+        add(c_.lds, bytes, a.write, t.atomic);
+        if (t.lgkm) count_lds(a, t.atomic);
+        return;
+      default:
+        break;
+    }
+    count_global(w, a, t);
+  }
+
+ private:
+  static void add(Traffic& to, uint64_t bytes, bool write, bool atomic) {
+    if (write) to.written += bytes;
+    if (!write || atomic) to.read += bytes;
+  }
+
+  void count_lds(const MemoryAccess& a, bool atomic) {
+    LdsTime t;
+    const uint32_t natural = a.size & (a.size - 1) ? 1 : a.size;
+    if (a.size >= 4 && natural > 1 && is_consecutive(a) && a.at[0] % natural == 0) {
+      t = {1, kWave * a.size / 128, kWave * a.size / 128};
+    } else {
+      t = lds_time(a.at, a.mask, a.size, atomic);
+    }
+    c_.lds_time.accesses += t.accesses;
+    c_.lds_time.cycles += t.cycles;
+    c_.lds_time.minimum_cycles += t.minimum_cycles;
+  }
+
+  void count_global(const Wave& w, const MemoryAccess& a, const OpTraits& t) {
+    Coalescing& to = t.atomic ? c_.atomics : a.write ? c_.stores : c_.loads;
+    ++to.accesses;
+    int runs = 0;
+    if (is_consecutive(a)) {
+      runs_[runs++] = {a.at[0], a.at[0] + static_cast<uint64_t>(kWave) * a.size};
+    } else {
+      runs = merged_runs(a);
+    }
+    // The lanes' bytes go to the range of their run; bytes that several lanes share count once for each lane.
+    uint64_t distinct = 0, last64 = ~0ull, last128 = ~0ull;
+    for (int i = 0; i < runs; ++i) {
+      const uint64_t begin = runs_[i].begin, end = runs_[i].end;
+      distinct += end - begin;
+      to.segments64 += segments(begin, end, 6, &last64);
+      to.segments128 += segments(begin, end, 7, &last128);
+      Traffic* r = traffic_of(w, begin, a.write);
+      if (!r) continue;
+      if (a.write) r->unique_written += c_.touched.mark(begin, end, true);
+      if (!a.write || t.atomic) r->unique_read += c_.touched.mark(begin, end, false);
+    }
+    to.minimum64 += (distinct + 63) / 64;
+    to.minimum128 += (distinct + 127) / 128;
+    if (runs == 1) {
+      const uint64_t bytes = static_cast<uint64_t>(__builtin_popcountll(a.mask)) * a.size;
+      if (Traffic* r = traffic_of(w, runs_[0].begin, a.write)) add(*r, bytes, a.write, t.atomic);
+      return;
+    }
+    for (uint64_t m = a.mask; m; m &= m - 1) {
+      if (Traffic* r = traffic_of(w, a.at[__builtin_ctzll(m)], a.write)) add(*r, a.size, a.write, t.atomic);
+    }
+  }
+
+  // New segments of [begin, end), given the last one counted.
+  static uint64_t segments(uint64_t begin, uint64_t end, int bits, uint64_t* last) {
+    const uint64_t first = begin >> bits, final = (end - 1) >> bits;
+    const uint64_t n = final - first + (first == *last ? 0 : 1);
+    *last = final;
+    return n;
+  }
+
+  // Sorted stretches that do not overlap.
+  int merged_runs(const MemoryAccess& a) {
+    int n = 0;
+    bool sorted = true;
+    for (uint64_t m = a.mask; m; m &= m - 1) {
+      const uint64_t at = a.at[__builtin_ctzll(m)];
+      if (n && at >= runs_[n - 1].begin && at <= runs_[n - 1].end) {
+        runs_[n - 1].end = std::max(runs_[n - 1].end, at + a.size);
+        continue;
+      }
+      sorted &= !n || at > runs_[n - 1].end;
+      runs_[n++] = {at, at + a.size};
+    }
+    if (sorted) return n;
+    std::sort(runs_, runs_ + n, [](const Run& x, const Run& y) { return x.begin < y.begin; });
+    int kept = 1;
+    for (int i = 1; i < n; ++i) {
+      if (runs_[i].begin <= runs_[kept - 1].end) {
+        runs_[kept - 1].end = std::max(runs_[kept - 1].end, runs_[i].end);
+      } else {
+        runs_[kept++] = runs_[i];
+      }
+    }
+    return kept;
+  }
+
+  Traffic* traffic_of(const Wave& w, uint64_t at, bool write) {
+    const Range* r = write ? w.write_hit : w.hit;
+    if (!r || at < r->base || at >= r->end) r = launch_.memory->find(at);
+    return r ? &c_.ranges[static_cast<size_t>(r - launch_.memory->ranges().data())] : nullptr;
+  }
+
+  const Launch& launch_;
+  const MicroOp* first_;
+  Counters& c_;
+  Run runs_[kWave];
+};
+
+}  // namespace
+
+std::unique_ptr<Watch> make_counter_watch(Launch& launch) {
+  return std::make_unique<CounterWatch>(launch, launch.observations->counters(launch));
+}
+
+}  // namespace aiterlite::emulator

@@ -1,0 +1,439 @@
+// Finds races: between waves of a workgroup, between workgroups, between lanes of a store.
+//
+// Two accesses to a byte race when at least one writes, not both are atomic, and nothing orders them. What orders:
+//
+//   * Program order within a wave. Not for a load to LDS: its write lands when vmcnt says so, also for its own wave.
+//   * s_barrier, for what the wave had waited for. LDS operations are done when lgkmcnt has been waited for, loads to
+//     LDS when vmcnt has. Stores to global memory need no wait for waves of the same workgroup, which share a CU and
+//     its first-level cache in order, unless the kernel runs in tgsplit mode (LLVM's memory model for gfx942).
+//   * An atomic operation, or a store of at most 8 bytes with sc0 or sc1, releases what its wave knows to be done
+//     (waited for with vmcnt, its own and what barriers told it of) at its address. A returning atomic, or a load of at
+//     most 8 bytes with sc0 or sc1, acquires what lies there. So do atomics on LDS, for waves of one workgroup. Cache
+//     maintenance is not modelled: a missing buffer_wbl2 or buffer_inv goes unseen.
+//   * The end of the kernel.
+//
+// A compare-and-swap does not race with a plain read: a stale value makes it fail, and loops of them begin with one.
+// Loads and stores with sc0 or sc1 of at most 8 bytes are atomic themselves: that is what compilers make of atomic
+// loads and stores. Those of LDS look like plain ones, and a flag in LDS that is polled with ds_read is reported.
+//
+// A store that writes what memory holds already is no finding: all waves may write the same value. Lanes of one store
+// that write different values to a byte race with each other.
+#include <aiterlite/emulator/clocks.h>
+#include <aiterlite/emulator/runs.h>
+#include <aiterlite/emulator/runtime.h>
+#include <aiterlite/emulator/traits.h>
+#include <aiterlite/emulator/watches.h>
+
+#include <algorithm>
+
+namespace aiterlite::emulator {
+namespace {
+
+struct WaveClock {
+  Outstanding lgkm{15}, vm{63};
+  // Positions up to which each wave of the workgroup is done, as this one knows: plain LDS operations, vector memory
+  // operations, and what it may see of global memory.
+  uint32_t lds[kMaxWaves] = {}, vm_done[kMaxWaves] = {}, global[kMaxWaves] = {};
+  KnownPointer known;     // of other workgroups
+  uint64_t stamp = 0;     // of the current instruction
+  uint32_t accesses = 0;  // that it has reported so far
+};
+
+enum class Conflict : uint8_t { read_write, write_write, write_read, lanes };
+
+// An access that is being compared with those before it.
+struct Current {
+  Wave* wave;
+  const MicroOp* op;
+  const MemoryAccess* access;
+  WaveClock* clock;
+  uint64_t stamp;
+  uint64_t low;    // stamps below are of no interest
+  uint64_t base;   // the workgroup's first stamp
+  uint64_t floor;  // stamps below base + floor are ordered before whatever the workgroup does now
+  bool lds;
+  bool reported = false;
+};
+
+uint32_t decode_vmcnt(uint16_t simm) { return (simm & 0xfu) | (simm >> 10 & 0x30u); }
+uint32_t decode_lgkmcnt(uint16_t simm) { return simm >> 8 & 0xfu; }
+
+class RaceWatch final : public Watch {
+ public:
+  RaceWatch(Launch& launch, LaunchClocks* clocks) : launch_(launch), clocks_(clocks) {}
+
+  void begin(Workgroup& g) override {
+    group_ = &g;
+    tag_ = g.waves.size() <= kMaxWaves ? clocks_->start_group(g.linear) : 0;
+    base_ = static_cast<uint64_t>(tag_) << stamp::kGroupShift;
+    restart();
+  }
+
+  void before(Wave& w, const MicroOp* op, bool skipped) override {
+    if (skipped || !tag_) return;
+    WaveClock& c = waves_[w.index];
+    const Op code = op->inst->op;
+    if (code == Op::s_waitcnt) {
+      c.vm.keep(decode_vmcnt(op->inst->simm16));
+      c.lgkm.keep(decode_lgkmcnt(op->inst->simm16));
+      return;
+    }
+    if (code == Op::s_endpgm) {  // waits for everything
+      c.vm.clear();
+      c.lgkm.clear();
+      return;
+    }
+    const OpTraits& t = traits(code);
+    if (!t.lgkm && !t.vm && t.kind != Kind::smem) return;
+    if (seq_ == stamp::kMaxSeq) restart_all();
+    ++seq_;
+    const bool to_lds = t.kind == Kind::vmem_load && (op->inst->lds || !op->has_dst);
+    if (t.lgkm) c.lgkm.push(seq_, false);
+    if (t.vm) c.vm.push(seq_, to_lds);
+    c.stamp = base_ | static_cast<uint64_t>(seq_) << stamp::kSeqShift |
+              static_cast<uint64_t>(w.index) << stamp::kWaveShift |
+              static_cast<uint64_t>(clocks_->site(op)) << stamp::kSiteShift;
+    c.accesses = 0;
+  }
+
+  void access(Wave& w, const MicroOp* op, const MemoryAccess& a) override {
+    if (a.space == Space::scratch || !tag_) return;
+    const OpTraits& t = traits(op->inst->op);
+    Current c{&w, op, &a, &waves_[w.index], 0, 0, base_, 0, a.space == Space::lds};
+    const bool coherent = (op->inst->sc0 || op->inst->sc1) && a.size <= 8 && !c.lds && t.kind != Kind::smem;
+    const bool to_lds = c.lds && t.vm && t.kind != Kind::flat;
+    c.stamp = c.clock->stamp | (t.atomic || coherent ? stamp::kAtomic : 0) | (to_lds ? stamp::kDma : 0);
+    // Older workgroups are long gone from LDS; in global memory only zero, no stamp at all, says nothing.
+    c.low = c.lds ? base_ : 1;
+    c.floor = static_cast<uint64_t>(c.lds ? lds_floor_ : global_floor_) << stamp::kSeqShift;
+    const bool synchronises =
+        c.lds ? t.atomic && clocks_->lds_acquires : (t.atomic || coherent) && clocks_->global_acquires;
+    if (synchronises && (!a.write || (t.atomic && returns(*op->inst)))) acquire(c);
+    Shadow& shadow = c.lds ? lds_shadow_ : clocks_->shadow;
+    Run runs[kWave];
+    const int count = make_runs(a, !a.write || t.atomic, runs);
+    for (int i = 0; i < count; ++i) {
+      const Run& r = runs[i];
+      // What no one may write needs no record.
+      if (!c.lds && !a.write && w.hit && !w.hit->writable && r.begin >= w.hit->base && r.end <= w.hit->end) continue;
+      shadow.visit(r.begin, r.end, [&](uint64_t at, const Stamps& s) { a.write ? store(c, at, s) : load(c, at, s); });
+    }
+    if (synchronises && a.write) release(c, t.atomic);
+    ++c.clock->accesses;
+  }
+
+  // All waves now know what the others had waited for.
+  void barrier(Workgroup& g) override {
+    if (!tag_) return;
+    const size_t count = g.waves.size();
+    uint32_t lds[kMaxWaves], vm[kMaxWaves], global[kMaxWaves];
+    lds_floor_ = global_floor_ = seq_ + 1;
+    KnownPointer known = waves_[0].known;
+    for (size_t i = 0; i < count; ++i) {
+      const WaveClock& c = waves_[i];
+      lds[i] = c.lgkm.done(seq_);
+      vm[i] = c.vm.done(seq_);
+      global[i] = launch_.descriptor.tg_split ? vm[i] : seq_;
+      lds_floor_ = std::min({lds_floor_, lds[i] + 1, c.vm.done_to_lds(seq_) + 1});
+      global_floor_ = std::min(global_floor_, global[i] + 1);
+      known = join(known, c.known);
+    }
+    for (size_t i = 0; i < count; ++i) {
+      WaveClock& c = waves_[i];
+      std::copy(lds, lds + count, c.lds);
+      std::copy(vm, vm + count, c.vm_done);
+      std::copy(global, global + count, c.global);
+      c.known = known;
+    }
+    barrier_seq_ = seq_;
+  }
+
+ private:
+  void restart() {
+    seq_ = 0;
+    lds_floor_ = global_floor_ = 1;
+    barrier_seq_ = 0;
+    lds_releases_.clear();
+    for (size_t i = 0; i < group_->waves.size() && i < kMaxWaves; ++i) waves_[i] = WaveClock{};
+  }
+  // A workgroup that outgrows its positions starts over, and what it did before is forgotten.
+  void restart_all() {
+    restart();
+    clocks_->shadow.clear();
+    clocks_->releases.clear();
+    lds_shadow_.clear();
+  }
+
+  static bool returns(const Inst& inst) { return inst.format == Format::DS ? inst.dst[0].present() : inst.sc0; }
+
+  // True when a stamp cannot matter: of this wave, atomic like the access, or ordered before all that the workgroup
+  // does now.
+  static bool clean(const Current& c, uint64_t s) {
+    return (s < c.low) | (s - c.base < c.floor) | ((s & c.stamp & stamp::kAtomic) != 0) |
+           (((s ^ c.stamp) & stamp::kWho) == 0 && !(s & stamp::kDma));
+  }
+
+  void load(Current& c, uint64_t at, const Stamps& s) {
+    bool suspect = false;
+    for (int i = 0; i < s.n; ++i) suspect |= !clean(c, s.written[i]);
+    if (__builtin_expect(suspect, 0)) {
+      for (int i = 0; i < s.n && !c.reported; ++i)
+        judge(c, s.written[i], at + static_cast<uint64_t>(i) * s.step, s.step, Conflict::read_write);
+    }
+    for (int i = 0; i < s.n; ++i) {
+      const uint64_t last = s.read[i];
+      s.earlier[i] = (last ^ c.stamp) & stamp::kWho ? last : s.earlier[i];
+      s.read[i] = c.stamp;
+    }
+  }
+
+  void store(Current& c, uint64_t at, const Stamps& s) {
+    bool suspect = false;
+    for (int i = 0; i < s.n; ++i) {
+      suspect |= !clean(c, s.written[i]) | !clean(c, s.read[i]) | !clean(c, s.earlier[i]) | (s.written[i] == c.stamp);
+    }
+    if (__builtin_expect(suspect, 0)) {
+      for (int i = 0; i < s.n && !c.reported; ++i) {
+        const uint64_t address = at + static_cast<uint64_t>(i) * s.step;
+        if (s.written[i] == c.stamp) lanes_overlap(c, address, s.step);
+        judge(c, s.written[i], address, s.step, Conflict::write_write);
+        judge(c, s.read[i], address, s.step, Conflict::write_read);
+        judge(c, s.earlier[i], address, s.step, Conflict::write_read);
+      }
+    }
+    for (int i = 0; i < s.n; ++i) {
+      s.written[i] = c.stamp;
+      s.read[i] = s.earlier[i] = 0;
+    }
+  }
+
+  bool ordered(const Current& c, uint64_t s) const {
+    const uint32_t wave = stamp::wave(s), seq = stamp::seq(s);
+    if (stamp::group(s) != tag_) return knows(c.clock->known.get(), s);
+    if (wave == c.wave->index) {
+      // Loads to LDS land in the order in which they were issued.
+      return !(s & stamp::kDma) || c.stamp & stamp::kDma || seq <= c.clock->vm.done(seq_);
+    }
+    if (!c.lds) return seq <= c.clock->global[wave];
+    return seq <= (s & stamp::kDma ? c.clock->vm_done : c.clock->lds)[wave];
+  }
+
+  static bool compares(Op op) {
+    const std::string_view n = name(op);
+    return n.find("cmpst") != std::string_view::npos || n.find("cmpswap") != std::string_view::npos;
+  }
+
+  void judge(Current& c, uint64_t s, uint64_t at, uint32_t step, Conflict kind) {
+    if (c.reported || clean(c, s) || ordered(c, s)) return;
+    if (kind != Conflict::read_write && writes_the_same(c, at, step)) return;
+    if (kind == Conflict::write_read && compares(c.op->inst->op)) return;
+    if (kind == Conflict::read_write && s & stamp::kAtomic) {
+      const MicroOp* other = launch_.program->at(clocks_->address(stamp::site(s)));
+      if (other && compares(other->inst->op)) return;
+    }
+    report(c, s, at, kind);
+  }
+
+  // The bytes that a lane of a plain store writes; false where they are not in its registers.
+  static bool stored(const Current& c, int lane, uint8_t (&bytes)[16]) {
+    const Inst& inst = *c.op->inst;
+    const OpTraits& t = traits(inst.op);
+    if (t.atomic || t.kind == Kind::smem || c.stamp & stamp::kDma) return false;
+    const int slot = t.pair && c.clock->accesses ? 2 : 1;
+    if (!inst.src[slot].present()) return false;
+    const uint32_t* data = vector_source(*c.wave, c.op, slot) + lane;
+    for (uint32_t d = 0; d < (c.access->size + 3) / 4; ++d) {
+      uint32_t v = data[d * kWave];
+      if (c.access->size < 4 && std::string_view(name(inst.op)).ends_with("_d16_hi")) v >>= 16;
+      memcpy(bytes + 4 * d, &v, 4);
+    }
+    return true;
+  }
+
+  // Memory holds already what the lanes that touch [at, at + step) store there.
+  static bool writes_the_same(const Current& c, uint64_t at, uint32_t step) {
+    const uint32_t size = c.access->size;
+    for (uint64_t m = c.access->mask; m; m &= m - 1) {
+      const int l = __builtin_ctzll(m);
+      const uint64_t lane = c.access->at[l];
+      if (lane >= at + step || lane + size <= at) continue;
+      uint8_t bytes[16];
+      if (!stored(c, l, bytes)) return false;
+      const uint8_t* memory = c.lds ? c.wave->lds + lane : reinterpret_cast<const uint8_t*>(lane);
+      const uint64_t from = std::max(at, lane), to = std::min(at + step, lane + size);
+      if (memcmp(bytes + (from - lane), memory + (from - lane), to - from) != 0) return false;
+    }
+    return true;
+  }
+
+  // Two lanes of the store meet in [at, at + step): a finding if they disagree.
+  void lanes_overlap(Current& c, uint64_t at, uint32_t step) {
+    if (c.stamp & stamp::kAtomic) return;
+    const uint32_t size = c.access->size;
+    for (uint64_t byte = at; byte < at + step; ++byte) {
+      int first = -1;
+      uint8_t value = 0;
+      for (uint64_t m = c.access->mask; m; m &= m - 1) {
+        const int l = __builtin_ctzll(m);
+        const uint64_t lane = c.access->at[l];
+        uint8_t bytes[16];
+        if (byte < lane || byte >= lane + size || !stored(c, l, bytes)) continue;
+        if (first >= 0 && value != bytes[byte - lane]) {
+          report(c, c.stamp, byte, Conflict::lanes, first, l);
+          return;
+        }
+        if (first < 0) first = l;
+        value = bytes[byte - lane];
+      }
+    }
+  }
+
+  std::string place(const Wave& w, bool lds, uint64_t at) const {
+    if (lds) return "LDS byte " + std::to_string(at);
+    int64_t distance;
+    const Range* r = w.launch->memory->nearest(at, &distance);
+    return r ? "byte " + std::to_string(at - r->base) + " of `" + r->name + "`" : "memory";
+  }
+
+  std::string whose(uint64_t s) const {
+    std::string text = "wave " + std::to_string(stamp::wave(s));
+    if (stamp::group(s) == tag_) return text;
+    const uint64_t linear = clocks_->linear(stamp::group(s));
+    const uint64_t x = launch_.grid[0], y = launch_.grid[1];
+    return text + " of workgroup (" + std::to_string(linear % x) + ", " + std::to_string(linear / x % y) + ", " +
+           std::to_string(linear / x / y) + ")";
+  }
+
+  std::string mend(const Current& c, uint64_t s) const {
+    if (stamp::group(s) != tag_) {
+      return "give each workgroup bytes of its own, or make both accesses atomic, or wait (s_waitcnt vmcnt(0)), then "
+             "set "
+             "a flag by an atomic operation that the other workgroup reads";
+    }
+    const char* wait = !c.lds ? "s_waitcnt vmcnt(0)" : s & stamp::kDma ? "s_waitcnt vmcnt(0)" : "s_waitcnt lgkmcnt(0)";
+    if (stamp::wave(s) == c.wave->index) return std::string("put ") + wait + " between them";
+    if (stamp::seq(s) <= barrier_seq_) return std::string("put ") + wait + " before the s_barrier between them";
+    return std::string("put ") + wait + " and s_barrier between them";
+  }
+
+  // `what` keeps the words of the first time, so that repetitions are counted as one finding.
+  void report(Current& c, uint64_t s, uint64_t at, Conflict kind, int lane = -1, int other_lane = -1) {
+    c.reported = true;
+    const uint32_t site = stamp::site(c.stamp), other = stamp::site(s);
+    bool is_new;
+    std::string* what =
+        clocks_->text(static_cast<uint64_t>(site) << 32 | other << 4 | static_cast<uint32_t>(kind), &is_new);
+    if (is_new) {
+      const std::string here = place(*c.wave, c.lds, at);
+      const std::string late =
+          s & stamp::kDma && stamp::group(s) == tag_ && stamp::wave(s) == c.wave->index ? ", which may land later" : "";
+      const std::string between =
+          stamp::group(s) == tag_ && stamp::wave(s) != c.wave->index && stamp::seq(s) <= barrier_seq_
+              ? "; it was not waited for before the barrier"
+              : late;
+      switch (kind) {
+        case Conflict::read_write:
+          *what = "reads " + here + ", which " + whose(s) + " writes" + between;
+          break;
+        case Conflict::write_write:
+          *what = "overwrites " + here + ", which " + whose(s) + " writes" + between;
+          break;
+        case Conflict::write_read:
+          *what = "overwrites " + here + ", which " + whose(s) + " reads" + between;
+          break;
+        default:
+          *what = "lanes " + std::to_string(lane) + " and " + std::to_string(other_lane) +
+                  " write different values to " + here;
+          break;
+      }
+    }
+    Finding f;
+    f.check = kCheckRaces;
+    f.pc = c.op->address;
+    f.what = *what;
+    if (kind == Conflict::lanes) {
+      f.mend = "let one lane write it, by EXEC";
+    } else {
+      f.other_pc = clocks_->address(other);
+      f.mend = mend(c, s);
+      lane = lane_at(*c.access, at);
+    }
+    f.group = group_->linear;
+    f.wave = c.wave->index;
+    f.lane = lane;
+    launch_.observations->report(std::move(f));
+  }
+
+  void acquire(Current& c) {
+    Releases& all = c.lds ? lds_releases_ : clocks_->releases;
+    if (all.empty()) return;
+    for (uint64_t m = c.access->mask; m; m &= m - 1) {
+      const auto found = all.find(c.access->at[__builtin_ctzll(m)] / 4);
+      if (found == all.end()) continue;
+      const Release& r = found->second;
+      WaveClock& w = *c.clock;
+      if (r.tag == tag_) {
+        for (uint32_t i = 0; i < kMaxWaves; ++i) w.lds[i] = std::max(w.lds[i], r.lds[i]);
+      }
+      const KnownPointer known = join(w.known, r.known);
+      if (known == w.known) continue;
+      w.known = known;
+      const auto own = std::lower_bound(known->begin(), known->end(), std::make_pair(tag_ << 4, 0u));
+      for (auto i = own; i != known->end() && i->first >> 4 == tag_; ++i) {
+        const uint32_t wave = i->first & 15;
+        w.vm_done[wave] = std::max(w.vm_done[wave], i->second);
+        w.global[wave] = std::max(w.global[wave], i->second);
+      }
+    }
+  }
+
+  void release(Current& c, bool keeps) {
+    WaveClock& w = *c.clock;
+    w.lds[c.wave->index] = w.lgkm.done(seq_ - 1);
+    w.vm_done[c.wave->index] = w.vm.done(seq_ - 1);
+    // The instruction itself, which is the last one outstanding, is what the others will have seen.
+    Release mine;
+    auto own = std::make_shared<Known>();
+    for (uint32_t i = 0; i < group_->waves.size(); ++i) own->push_back({tag_ << 4 | i, w.vm_done[i]});
+    mine.known = join(w.known, KnownPointer(std::move(own)));
+    mine.tag = tag_;
+    std::copy(std::begin(w.lds), std::end(w.lds), mine.lds);
+    Releases& all = c.lds ? lds_releases_ : clocks_->releases;
+    uint64_t last = ~0ull;
+    for (uint64_t m = c.access->mask; m; m &= m - 1) {
+      const uint64_t at = c.access->at[__builtin_ctzll(m)] / 4;
+      if (at == last) continue;
+      last = at;
+      Release& r = all[at];
+      if (!keeps || !r.known) {
+        r = mine;
+        continue;
+      }
+      r.known = join(r.known, mine.known);
+      for (uint32_t i = 0; i < kMaxWaves; ++i) {
+        r.lds[i] = r.tag == tag_ ? std::max(r.lds[i], mine.lds[i]) : mine.lds[i];
+      }
+      r.tag = tag_;
+    }
+  }
+
+  Launch& launch_;
+  LaunchClocks* clocks_;
+  Workgroup* group_ = nullptr;
+  uint32_t tag_ = 0;  // 0: the workgroup's races are not looked for
+  uint64_t base_ = 0;
+  uint32_t seq_ = 0;
+  uint32_t lds_floor_ = 1, global_floor_ = 1;
+  uint32_t barrier_seq_ = 0;
+  Shadow lds_shadow_;
+  Releases lds_releases_;
+  WaveClock waves_[kMaxWaves];
+};
+
+}  // namespace
+
+std::unique_ptr<Watch> make_race_watch(Launch& launch) {
+  return std::make_unique<RaceWatch>(launch, launch.observations->clocks(launch));
+}
+
+}  // namespace aiterlite::emulator

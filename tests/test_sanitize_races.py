@@ -1,0 +1,277 @@
+"""The race detector: planted races are found and named, and their mended twins are clean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from emulator import assembly, corpus, session, watched
+from emulator.corpus import KERNELS
+from emulator.launches import Kernel
+
+from aiterlite import emulator
+from aiterlite.emulator import Schedule
+
+pytestmark = [
+    pytest.mark.compile,
+    pytest.mark.skipif(bool(session.missing()), reason=session.missing()),
+]
+each_target = pytest.mark.parametrize("target", assembly.TARGETS)
+
+
+@dataclass(frozen=True)
+class Race:
+    """A kernel with a hole, `{}`: `fault` in it makes a race, `mended` mends it.
+
+    `at` and `other` begin the two instructions' texts; `what` and `mend` are parts of the finding's words.
+    """
+
+    body: str
+    fault: str
+    mended: str
+    at: str
+    other: str
+    what: str
+    mend: str
+    grid: int = 1
+    block: int = 128
+    lds: int = 1024
+
+
+EXCHANGE = """
+ds_write_b32 v1, v0
+{}
+v_sub_u32_e32 v2, 0x1fc, v1
+ds_read_b32 v3, v2
+s_waitcnt lgkmcnt(0)
+global_store_dword v1, v3, s[4:5]
+"""
+LDS_WAIT = "s_waitcnt lgkmcnt(0)\ns_barrier"
+# The consumer, workgroup 1, polls a flag in b for what workgroup 0 leaves in a.
+FLAG = """
+s_cmp_eq_u32 s2, 0
+s_cbranch_scc0 consumer
+v_mov_b32_e32 v2, 7
+global_store_dword v1, v2, s[4:5]
+{}
+s_endpgm
+consumer:
+v_mov_b32_e32 v3, 0
+poll:
+s_sleep 1
+global_load_dword v4, v3, s[6:7] sc1
+s_waitcnt vmcnt(0)
+v_readfirstlane_b32 s12, v4
+s_cmp_eq_u32 s12, 0
+s_cbranch_scc1 poll
+global_load_dword v5, v1, s[4:5]
+s_waitcnt vmcnt(0)
+global_store_dword v1, v5, s[8:9]
+"""
+SET_FLAG = "v_mov_b32_e32 v3, 0\nv_mov_b32_e32 v4, 1\nglobal_atomic_add v3, v4, s[6:7]"
+
+RACES = {
+    "no barrier": Race(
+        EXCHANGE, "", LDS_WAIT, "ds_read_b32 v3, v2", "ds_write_b32 v1, v0", "reads LDS byte 508, which wave 1 writes",
+        "put s_waitcnt lgkmcnt(0) and s_barrier between them",
+    ),
+    "no wait before the barrier": Race(
+        EXCHANGE, "s_barrier", LDS_WAIT, "ds_read_b32 v3, v2", "ds_write_b32 v1, v0",
+        "reads LDS byte 508, which wave 1 writes; it was not waited for before the barrier",
+        "put s_waitcnt lgkmcnt(0) before the s_barrier between them",
+    ),
+    "a wait that waits for too little": Race(
+        EXCHANGE.replace("ds_write_b32 v1, v0", "ds_write_b32 v1, v0\nds_write_b32 v1, v0 offset:512"),
+        "s_waitcnt lgkmcnt(2)\ns_barrier", "s_waitcnt lgkmcnt(1)\ns_barrier", "ds_read_b32 v3, v2",
+        "ds_write_b32 v1, v0", "reads LDS byte 508", "put s_waitcnt lgkmcnt(0) before the s_barrier",
+    ),
+    "overwritten while others read": Race(
+        EXCHANGE.replace("{}", LDS_WAIT) + "{}\nv_add_u32_e32 v4, 9, v0\nds_write_b32 v1, v4", "", "s_barrier",
+        "ds_write_b32 v1, v4", "ds_read_b32 v3, v2", "overwrites LDS byte 0, which wave 1 reads",
+        "put s_waitcnt lgkmcnt(0) and s_barrier between them",
+    ),
+    "two waves write": Race(
+        "v_and_b32_e32 v2, 63, v0\nv_lshlrev_b32_e32 v3, 2, v2\nds_write_b8 v3, {}",
+        "v0", "v2", "ds_write_b8 v3, v0", "ds_write_b8 v3, v0", "overwrites LDS byte 0, which wave 0 writes",
+        "put s_waitcnt lgkmcnt(0) and s_barrier between them",
+    ),
+    "a plain read of what atomics make": Race(
+        "v_mov_b32_e32 v2, 16\nv_mov_b32_e32 v3, 0\nds_write_b32 v2, v3\n" + LDS_WAIT
+        + "\nds_add_u32 v2, v0\n{}\nds_read_b32 v4, v2",
+        "s_waitcnt lgkmcnt(0)", LDS_WAIT, "ds_read_b32 v4, v2", "ds_add_u32 v2, v0",
+        "reads LDS byte 16, which wave 1 writes", "put s_waitcnt lgkmcnt(0) and s_barrier between them",
+    ),
+    "a load to LDS, read by its own wave": Race(
+        "global_load_lds_dword v1, s[4:5]\n{}\nds_read_b32 v2, v1", "s_waitcnt lgkmcnt(0)", "s_waitcnt vmcnt(0)",
+        "ds_read_b32 v2, v1", "global_load_lds_dword v1", "reads LDS byte 0, which wave 0 writes, which may land later",
+        "put s_waitcnt vmcnt(0) between them", block=64,
+    ),
+    "a load to LDS, read by another wave": Race(
+        "v_readfirstlane_b32 s12, v1\ns_mov_b32 m0, s12\nglobal_load_lds_dword v1, s[4:5]\n{}\ns_barrier\n"
+        "v_sub_u32_e32 v2, 0x1fc, v1\nds_read_b32 v3, v2",
+        "s_waitcnt lgkmcnt(0)", "s_waitcnt vmcnt(0)", "ds_read_b32 v3, v2", "global_load_lds_dword v1",
+        "reads LDS byte 508, which wave 1 writes; it was not waited for before the barrier",
+        "put s_waitcnt vmcnt(0) before the s_barrier between them",
+    ),
+    "the wait leaves the newest load to LDS": Race(
+        "global_load_lds_dword v1, s[4:5]\ns_mov_b32 m0, 0x100\nglobal_load_lds_dword v1, s[4:5]\n{}\n"
+        "ds_read_b32 v2, v1 offset:256",
+        "s_waitcnt vmcnt(1)", "s_waitcnt vmcnt(0)", "ds_read_b32 v2, v1 offset:256", "global_load_lds_dword v1",
+        "reads LDS byte 256, which wave 0 writes", "put s_waitcnt vmcnt(0) between them", block=64,
+    ),
+    "lanes of an LDS store": Race(
+        "v_mov_b32_e32 v2, 8\nv_mov_b32_e32 v3, 5\nds_write_b32 v2, {}", "v0", "v3", "ds_write_b32 v2, v0", "",
+        "lanes 0 and 1 write different values to LDS byte 8", "let one lane write it", block=64,
+    ),
+    "lanes of a global store": Race(
+        "v_mov_b32_e32 v2, 8\nv_mov_b32_e32 v3, 5\nglobal_store_short v2, {}, s[4:5]", "v0", "v3",
+        "global_store_short v2, v0", "", "lanes 0 and 1 write different values to byte 8 of `a`",
+        "let one lane write it", block=64,
+    ),
+    "lanes whose dwords overlap": Race(
+        "v_lshlrev_b32_e32 v2, {}, v0\nglobal_store_dwordx2 v2, v[0:1], s[4:5]", "2", "3",
+        "global_store_dwordx2 v2, v[0:1]", "", "lanes 0 and 1 write different values to byte 4 of `a`",
+        "let one lane write it", block=64,
+    ),
+    "workgroups that write the same bytes": Race(
+        "s_lshl_b32 s12, s2, {}\nv_add_u32_e32 v2, s12, v1\nv_mov_b32_e32 v3, s2\nglobal_store_dword v2, v3, s[4:5]",
+        "2", "8", "global_store_dword v2, v3", "global_store_dword v2, v3",
+        "overwrites byte 4 of `a`, which wave 0 of workgroup (0, 0, 0) writes",
+        "give each workgroup bytes of its own", grid=2, block=64,
+    ),
+    "a workgroup reads what another writes": Race(
+        "s_lshl_b32 s12, s2, 8\nv_add_u32_e32 v2, s12, v1\nglobal_store_dword v2, v0, s[4:5]\n"
+        "v_xor_b32_e32 v3, {}, v2\nglobal_load_dword v4, v3, s[4:5]",
+        "0x100", "0x80", "global_load_dword v4, v3", "global_store_dword v2, v0",
+        "reads byte 0 of `a`, which wave 0 of workgroup (0, 0, 0) writes", "give each workgroup bytes of its own",
+        grid=2, block=64,
+    ),
+    "a workgroup overwrites what another reads": Race(
+        "global_load_dword v4, v1, s[4:5]\ns_lshl_b32 s12, s2, 8\n{}\nv_add_u32_e32 v2, s12, v1\n"
+        "v_mov_b32_e32 v3, 5\nglobal_store_dword v2, v3, s[4:5]",
+        "", "s_add_u32 s12, s12, 0x400", "global_", "global_", "byte 0 of `a`", "give each workgroup bytes of its own",
+        grid=2, block=64,
+    ),
+    "waves that exchange through global memory": Race(
+        "global_store_dword v1, v0, s[4:5]\n{}\nv_sub_u32_e32 v2, 0x1fc, v1\nglobal_load_dword v3, v2, s[4:5]",
+        "s_waitcnt vmcnt(0)", "s_barrier", "global_load_dword v3, v2", "global_store_dword v1, v0",
+        "reads byte 508 of `a`, which wave 1 writes", "put s_waitcnt vmcnt(0) and s_barrier between them",
+    ),
+    "a scalar load of what another wave stores": Race(
+        "global_store_dword v1, v0, s[4:5]\n{}\ns_load_dword s12, s[4:5], 0x100", "", "s_waitcnt vmcnt(0)\ns_barrier",
+        "s_load_dword s12", "global_store_dword v1, v0", "reads byte 256 of `a`, which wave 1 writes",
+        "put s_waitcnt vmcnt(0) and s_barrier between them",
+    ),
+    "a plain load of what atomics make": Race(
+        "v_mov_b32_e32 v2, 0\nglobal_atomic_add v2, v0, s[4:5]\n{}", "global_load_dword v3, v2, s[4:5]",
+        "global_load_dword v3, v2, s[4:5] sc1", "global_atomic_add v2, v0", "global_load_dword v3, v2",
+        "overwrites byte 0 of `a`, which wave 0 of workgroup (0, 0, 0) reads", "make both accesses atomic",
+        grid=2, block=64,
+    ),
+    "a flag set before the data is there": Race(
+        FLAG, SET_FLAG, "s_waitcnt vmcnt(0)\n" + SET_FLAG, "global_load_dword v5, v1", "global_store_dword v1, v2",
+        "reads byte 0 of `a`, which wave 0 of workgroup (0, 0, 0) writes", "wait (s_waitcnt vmcnt(0)), then set",
+        grid=2, block=64,
+    ),
+    "a flag that is no atomic": Race(
+        FLAG, "s_waitcnt vmcnt(0)\nv_mov_b32_e32 v3, 0\nv_mov_b32_e32 v4, 1\nglobal_store_dword v3, v4, s[6:7]",
+        "s_waitcnt vmcnt(0)\nv_mov_b32_e32 v3, 0\nv_mov_b32_e32 v4, 1\nglobal_store_dword v3, v4, s[6:7] sc1",
+        "global_load_dword v5, v1", "global_store_dword v1, v2",
+        "reads byte 0 of `a`, which wave 0 of workgroup (0, 0, 0) writes", "set a flag by an atomic operation",
+        grid=2, block=64,
+    ),
+}  # fmt: skip
+
+
+@each_target
+@pytest.mark.parametrize("name", RACES)
+def test_a_planted_race_is_found_and_its_mended_twin_is_clean(name: str, target: str) -> None:
+    race = RACES[name]
+    found = watched.find(target, race.body.format(race.fault), "races", race.grid, race.block, race.lds)
+    assert found, "nothing was found"
+    fitting = [f for f in found if f.instruction.startswith(race.at) and f.other_instruction.startswith(race.other)]
+    assert fitting, [str(f) for f in found]
+    finding = fitting[0]
+    assert finding.check == "races"
+    assert race.what in finding.what
+    assert race.mend in finding.mend
+    assert finding.workgroup[0] < race.grid and finding.wave < race.block // 64
+    assert (finding.other_pc >= 0) == bool(race.other)
+    clean = watched.find(target, race.body.format(race.mended), "races", race.grid, race.block, race.lds)
+    assert not clean, [str(f) for f in clean]
+
+
+@each_target
+@pytest.mark.parametrize("schedule", [Schedule(quantum=64), Schedule(quantum=1 << 20, seed=3)], ids=["far", "drawn"])
+@pytest.mark.parametrize("name", ["no barrier", "no wait before the barrier", "workgroups that write the same bytes"])
+def test_the_analysis_needs_no_luck(name: str, schedule: Schedule, target: str) -> None:
+    """A race is found under any schedule, and no schedule makes one of a kernel that has none."""
+    race = RACES[name]
+    for text, expected in ((race.fault, True), (race.mended, False)):
+        loaded = watched.module(target, race.body.format(text), race.lds)
+        report = watched.launch(loaded, race.grid, race.block, sanitize="races", schedule=schedule)
+        assert bool(report.findings) == expected, [str(f) for f in report.findings]
+
+
+@each_target
+def test_a_missing_barrier_shows_when_quantum_and_seed_vary(target: str) -> None:
+    torch = pytest.importorskip("torch")
+    race = RACES["no barrier"]
+    arguments = {name: torch.zeros(256, dtype=torch.int32) for name in watched.NAMES}
+    differences = emulator.find_races(
+        watched.module(target, race.body.format(race.fault), race.lds), "watched", 1, race.block, arguments
+    )
+    assert {d.argument for d in differences} == {"a"}
+    assert any(d.schedule.seed for d in differences) and any(d.schedule.quantum > 1 for d in differences)
+    loaded = watched.module(target, race.body.format(race.mended), race.lds)
+    assert not emulator.find_races(loaded, "watched", 1, race.block, arguments)
+
+
+@each_target
+def test_a_repeated_race_is_one_finding(target: str) -> None:
+    race = RACES["no barrier"]
+    found = watched.find(target, race.body.format(race.fault), "races", 5, race.block, race.lds)
+    assert len(found) == 1
+    assert found[0].count == 10  # two waves in each of five workgroups
+
+
+@each_target
+def test_tgsplit_workgroups_share_no_cache(target: str) -> None:
+    """Waves of a workgroup that may lie on several CUs must wait for their stores before the barrier."""
+    race = RACES["waves that exchange through global memory"]
+    for text, expected in (("s_barrier", 1), ("s_waitcnt vmcnt(0)\ns_barrier", 0)):
+        loaded = watched.module(target, race.body.format(text), ieee_mode="1\n  .amdhsa_tg_split 1")
+        found = watched.launch(loaded, 1, 128, sanitize="races").findings
+        assert len(found) == expected, [str(f) for f in found]
+
+
+@each_target
+@pytest.mark.parametrize("level", ["-O1", "-O3"])
+@pytest.mark.parametrize("name", ["exchange", "rounds"])
+def test_the_corpus_of_races(name: str, level: str, target: str) -> None:
+    loaded = session.module("races", target, level)
+    arguments = {"x": watched.aligned(512), "out": watched.aligned(512)}
+    arguments["x"][:] = range(512)
+    assert not loaded.launch(name, 2, 256, arguments, sanitize="races").findings
+    found = loaded.launch(f"racy_{name}", 2, 256, arguments, sanitize="races").findings
+    assert len(found) == 1
+    assert "s_barrier between them" in found[0].mend
+    at, other = ("ds_read", "ds_write") if name == "exchange" else ("ds_write", "ds_read")
+    assert found[0].instruction.startswith(at) and found[0].other_instruction.startswith(other)
+
+
+LAUNCHES = [(kernel, target) for kernel in KERNELS.values() for target in kernel.targets]
+
+
+@pytest.mark.parametrize("level", ["-O1", "-O3"])
+@pytest.mark.parametrize(("kernel", "target"), LAUNCHES, ids=lambda value: getattr(value, "name", value))
+def test_no_false_finding_in_the_corpus(kernel: Kernel, target: str, level: str) -> None:
+    report = corpus.run(session.module(kernel.source, target, level), kernel, target, sanitize=("races", "lds"))
+    assert not report.findings, [str(f) for f in report.findings]
+
+
+@pytest.mark.parametrize(("kernel", "target"), LAUNCHES, ids=lambda value: getattr(value, "name", value))
+def test_no_false_finding_when_waves_drift_apart(kernel: Kernel, target: str) -> None:
+    module = session.module(kernel.source, target, "-O3")
+    report = corpus.run(module, kernel, target, sanitize=("races", "lds"), schedule=Schedule(quantum=256, seed=7))
+    assert not report.findings, [str(f) for f in report.findings]
