@@ -15,12 +15,16 @@ from aiterlite.errors import DispatchError
 from aiterlite.jit.spec import Unit
 from aiterlite.target import Persona
 
+# The back ends of AMD kernels, between which AITERLITE_PREFER chooses.
+KINDS = ("asm", "hip")
+
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the environment asks of dispatch."""
+    """What the environment asks of dispatch. `prefer` is one of `KINDS`, or None for what the table prefers."""
 
     vskip: bool | None = None
+    prefer: str | None = None
     jit_off: bool = False
     strict: bool = False
 
@@ -213,18 +217,33 @@ def decide(table: Table, problem: Any, persona: Persona, wishes: Wishes = Wishes
             rejected.append(Rejected(row.name, tuple(refusals)))
         else:
             open_rows.append(row)
-    ranked = sorted(open_rows, key=lambda row: (-(wishes.vskip is True and row.vskip), -row.preference))
+    ranked = sorted(
+        open_rows,
+        key=lambda row: (
+            -(wishes.vskip is True and row.vskip),
+            -(row.backend in KINDS and row.backend == wishes.prefer),
+            -row.preference,
+        ),
+    )
     chosen = ranked[0] if ranked else None
-    for row in ranked[1:]:
-        why = f"{chosen.name if chosen else ''} is preferred"
-        rejected.append(Rejected(row.name, (Refusal(why),)))
+    rejected += [Rejected(row.name, (_outranked(row, ranked[0], wishes),)) for row in ranked[1:]]
     notes = []
     if wishes.vskip is True and chosen is not None and not chosen.vskip and any(row.vskip for row in table.rows):
         notes.append(f"AITER_ENABLE_VSKIP=1 has no row for this problem; took {chosen.name}")
+    if chosen is not None and chosen.backend in KINDS and wishes.prefer not in (None, chosen.backend):
+        if any(row.backend == wishes.prefer for row in open_rows):
+            notes.append(f"AITER_ENABLE_VSKIP=1 goes before AITERLITE_PREFER={wishes.prefer}; took {chosen.name}")
+        elif any(row.backend == wishes.prefer for row in table.rows):
+            notes.append(f"AITERLITE_PREFER={wishes.prefer} has no row for this problem; took {chosen.name}")
     order = {row.name: index for index, row in enumerate(table.rows)}
     rejected.sort(key=lambda item: order[item.row])
     plan = chosen.plan(problem, persona) if chosen is not None and chosen.plan is not None else None
     return Decision(table.op, problem, persona, chosen, plan, tuple(rejected), tuple(notes))
+
+
+def _outranked(row: Row, chosen: Row, wishes: Wishes) -> Refusal:
+    other_kind = {row.backend, chosen.backend} == set(KINDS) and wishes.prefer != row.backend
+    return Refusal(f"{chosen.name} is preferred", f"AITERLITE_PREFER={row.backend}" if other_kind else "")
 
 
 def _environment_refusals(row: Row, persona: Persona, wishes: Wishes) -> list[Refusal]:

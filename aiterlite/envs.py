@@ -167,6 +167,25 @@ VSKIP: Variable[bool | None] = _declare(
 )
 
 
+def _prefer(text: str) -> str:
+    if text not in ("asm", "hip"):
+        raise ValueError(text)
+    return text
+
+
+PREFER: Variable[str | None] = _declare(
+    Variable(
+        "AITERLITE_PREFER",
+        _prefer,
+        None,
+        "asm, hip",
+        "Which kind of AMD kernel is taken where both serve a call: assembly, or compiled from HIP. Where the kind has "
+        "no kernel for a call the other serves; the decision says so, and AITERLITE_STRICT=1 makes that an error.",
+        "(what the dispatch tables prefer)",
+    )
+)
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """The parsed values of all variables, and a number that changes whenever they may have changed."""

@@ -132,6 +132,41 @@ def test_the_wish_for_vskip_outranks_preference() -> None:
     assert chosen(decide(row("vskip", vskip=True, preference=-5), PLAIN, chip="mi355x", vskip=True)) == "vskip"
 
 
+ASM = Row("asm", "asm", (), preference=-1)
+
+
+@pytest.mark.parametrize(("wish", "expected"), [(None, "plain"), ("hip", "plain"), ("asm", "asm")])
+def test_the_wish_for_a_kind_outranks_preference(wish: str | None, expected: str) -> None:
+    decision = decide(PLAIN, ASM, prefer=wish)
+    assert chosen(decision) == expected and decision.notes == ()
+    other = {"plain": "asm", "asm": "plain"}[expected]
+    kind = {"plain": "hip", "asm": "asm"}[other]
+    assert why(decision, other) == f"{expected} is preferred (AITERLITE_PREFER={kind})"
+
+
+def test_a_kind_without_a_row_leaves_the_other_and_says_so() -> None:
+    small = Row("asm", "asm", (Between("size", 8, 9),))
+    decision = decide(PLAIN, small, prefer="asm")
+    assert chosen(decision) == "plain"
+    assert decision.notes == ("AITERLITE_PREFER=asm has no row for this problem; took plain",)
+    with pytest.raises(DispatchError, match="AITERLITE_STRICT=1.*plain"):
+        dispatch.require(decision, Wishes(prefer="asm", strict=True))
+    large = Row("hip", "hip", (Between("size", 8, 9),))
+    assert decide(large, ASM, prefer="hip").notes == ("AITERLITE_PREFER=hip has no row for this problem; took asm",)
+    # Nothing to say where a table has no such kind, or where the call is none for AMD kernels at all.
+    assert decide(PLAIN, prefer="asm").notes == ()
+    assert decide(Row("cpu", "host", ()), small, prefer="asm").notes == ()
+
+
+def test_the_wish_for_vskip_goes_before_that_for_a_kind() -> None:
+    skipping = Row("skipping", "asm", (), preference=-1, vskip=True)
+    decision = decide(PLAIN, skipping, chip="mi355x", vskip=True, prefer="hip")
+    assert (
+        chosen(decision) == "skipping" and "AITER_ENABLE_VSKIP=1 goes before AITERLITE_PREFER=hip" in decision.notes[0]
+    )
+    assert chosen(decide(PLAIN, skipping, chip="mi355x", vskip=False, prefer="asm")) == "plain"
+
+
 def test_a_wish_without_a_row_takes_the_safe_one_and_says_so() -> None:
     small_vskip = row("vskip", Between("size", 8, 9), vskip=True)
     decision = decide(small_vskip, PLAIN, vskip=True)
@@ -217,7 +252,12 @@ problems = st.builds(
     aligned=st.booleans(),
     dense=st.booleans(),
 )
-wishes = st.builds(Wishes, vskip=st.sampled_from([None, False, True]), jit_off=st.booleans())
+wishes = st.builds(
+    Wishes,
+    vskip=st.sampled_from([None, False, True]),
+    prefer=st.sampled_from([None, *dispatch.KINDS]),
+    jit_off=st.booleans(),
+)
 
 
 @given(st.sampled_from(list(TABLES.values())), problems, st.sampled_from(PERSONAS), wishes)
@@ -290,6 +330,7 @@ def golden_text() -> str:
             told = _short(dispatch.decide(gemm.LINEAR, gemm.GemmProblem(n, m, k), resolve(chip)))
             lines.append(f"{chip} m={m} k={k} n={n}: {told if told != previous else 'the same'}")
             previous = told
+    lines += _golden_assembly()
     for op, chip, (name, change) in itertools.product(("wvSplitK", "linear"), PERSONAS, ODD.items()):
         problem = dataclasses.replace(gemm.GemmProblem(4, 2112, 7168), **change)
         decision = dispatch.decide(TABLES[op], problem, resolve(chip))
@@ -300,6 +341,21 @@ def golden_text() -> str:
             if len(reasons) == len(item.refusals):
                 lines.append(f"    not {item.row}: {'; '.join(reasons)}")
     return "\n".join(lines) + "\n"
+
+
+def _golden_assembly() -> list[str]:
+    """What AITERLITE_PREFER=asm changes, and where it has nothing to give."""
+    lines = []
+    asked = Wishes(prefer="asm")
+    for chip, (m, k), n in itertools.product(("mi300x", "mi308x", "mi355x"), SHAPES[::3], (1, 4, 16)):
+        decision = dispatch.decide(gemm.LINEAR, gemm.GemmProblem(n, m, k), resolve(chip), asked)
+        lines.append(f"{chip} prefer=asm m={m} k={k} n={n}: {_short(decision)}")
+    for chip, (name, change) in itertools.product(PERSONAS, ODD.items()):
+        problem = dataclasses.replace(gemm.GemmProblem(4, 2112, 7168), **change)
+        decision = dispatch.decide(gemm.LINEAR, problem, resolve(chip), asked)
+        lines.append(f"linear prefer=asm {chip} {name}: {_short(decision)}")
+        lines += [f"    note: {note}" for note in decision.notes]
+    return lines
 
 
 def _short(decision: dispatch.Decision) -> str:

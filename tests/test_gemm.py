@@ -229,6 +229,26 @@ def test_amd_code_is_right(dtype: torch.dtype, target: str) -> None:
 
 
 @pytest.mark.emulated
+@pytest.mark.parametrize("target", ["gfx942", "mi308x", "gfx950"])
+def test_amd_assembly_is_right(target: str) -> None:
+    """The assembly kernel where it serves, the compiled one where it does not; the two give the same bits."""
+    torch.manual_seed(11)
+    shapes = [(1, 256, 1024, 0), (4, 37, 776, 8), (16, 64, 512, 0), (3, 48, 8, 0), (5, 33, 100, 1)]
+    for n, m, k, pad in shapes:
+        x, weight = matrix(n, k, torch.bfloat16, "cpu", pad), matrix(m, k, torch.bfloat16, "cpu", pad, k**-0.5)
+        for bias in (None, matrix(1, m, torch.bfloat16, "cpu")[0], matrix(n, m, torch.bfloat16, "cpu", 3)):
+            results = {}
+            for kind in ("asm", "hip"):
+                with envs.override(AITERLITE_TARGET=target, AITERLITE_PREFER=kind):
+                    decision = ops.explain("linear", ops._problem(x, weight, bias), x.device)
+                    expected = "hip" if k == 100 else kind
+                    assert decision.row is not None and decision.row.backend == expected
+                    results[kind] = aiterlite.wvSplitK(x, weight, bias)
+            assert_within_bound(results["asm"], x, weight, bias)
+            assert torch.equal(results["asm"], results["hip"])
+
+
+@pytest.mark.emulated
 def test_amd_code_keeps_inside_its_tensors() -> None:
     """A kernel that is told of more rows than there are is stopped at the first address outside."""
     with envs.override(AITERLITE_TARGET="gfx942"):

@@ -44,6 +44,8 @@ CHANGES: list[dict[str, Any]] = [
     {"flags": ("-fno-math-errno -O2",)},
     {"symbols": ("toy2",)},
     {"symbols": ()},
+    {"kernarg": "0" * 64},
+    {"kernarg": "1" * 64},
 ]
 
 
@@ -218,6 +220,9 @@ HOSTILE = [
     {"flags": ["-I/tmp"]},
     {"flags": ["-o/tmp/x"]},
     {"symbols": ["a b"]},
+    {"kernarg": ""},
+    {"kernarg": "x" * 64},
+    {"kernarg": None},
     {"name": 5},
     {"flags": "-O3"},
     {"sources": "csrc/toy/toy.hip"},

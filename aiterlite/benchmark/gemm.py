@@ -105,8 +105,8 @@ def _row(weights: list[Tensor], floor: Any, n: int, dtype: str, device: torch.de
 
 
 def _variant(decision: Any) -> str:
-    plan: tables.WvSplitKPlan | None = decision.plan
-    if plan is None:
+    plan = decision.plan
+    if not isinstance(plan, tables.WvSplitKPlan):
         return str(decision.row.name)
     cut = plan.tiling
     return f"s{cut.slices} w{cut.waves} u{cut.unroll} t{cut.tiles} c{cut.cluster}"
@@ -155,11 +155,11 @@ def bare_launch(x: Tensor, weight: Tensor, y: Tensor) -> Callable[[], int]:
         tail = (ops.ELEMENTS[problem.dtype], ops.parallel_for(), torch.get_num_threads())
         return functools.partial(ops.host_entry(decision.persona.target), *arguments, *tail)
     index = x.device.index or 0
-    unit = tables.device_unit(problem, decision.persona, decision.plan)
-    function = launcher.function(unit, decision.persona, x.device.type, index, tables.KERNEL)
+    unit, kernel = ops.device_kernel(decision)
+    function = launcher.function(unit, decision.persona, x.device.type, index, kernel)
     raw_stream: Any = torch._C._cuda_getCurrentRawStream
     head = (function.launch, function.handle, raw_stream(index), decision.plan.grid, decision.plan.block, 0)
-    return functools.partial(ops.launch_entry(), *head, *arguments)
+    return functools.partial(ops.launch_entry(reads=unit.kernarg), *head, *arguments)
 
 
 def geometric_mean(values: list[float]) -> float:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aiterlite.cli import output, plan
+from aiterlite.cli import check_asm, output, plan
 from aiterlite.cli.command import Commands, Report, UsageError, command
-from aiterlite.cli.targets import add_target_option, named_personas, personas_or_default
+from aiterlite.cli.targets import add_target_option, named_personas, personas, personas_or_default
 from aiterlite.demo import SHAPES, TOKENS
 from aiterlite.errors import AiterliteError
 from aiterlite.jit import engine, jobs, progress, record
@@ -45,6 +45,9 @@ def add(commands: Commands) -> None:
     parser.add_argument("--from", dest="manifest", type=Path, metavar="FILE", help="what a run recorded")
     parser.add_argument("--unit", type=_unit, action="append", metavar="JSON", help="exactly this unit; repeatable")
     parser.add_argument("--check", action="store_true", help="build nothing; exit 1 if anything would be built")
+    parser.add_argument(
+        "--check-asm", action="store_true", help="assemble every assembly kernel and compare it with its declaration"
+    )
     parser.add_argument("--jobs", type=_count, metavar="N", help="compilers at once (default: AITERLITE_MAX_JOBS)")
 
 
@@ -77,6 +80,10 @@ def _unit(text: str) -> Unit:
 
 
 def _run(args: argparse.Namespace) -> Report:
+    if args.check_asm:
+        if args.check or args.manifest or args.unit or args.ops or args.shape or args.tokens or args.dtype or args.jobs:
+            raise UsageError("--check-asm takes --target only: it assembles every row of the manifest")
+        return check_asm.run({persona.target for persona in personas(args.target)})
     todo = _plan(args)
     store = open_store()
     count = args.jobs or jobs.count()

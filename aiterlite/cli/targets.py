@@ -55,7 +55,7 @@ def target_ids(chosen: Iterable[Persona]) -> set[str]:
 def wishes(building: bool = False) -> Wishes:
     """What the environment asks of dispatch. A build is for runs elsewhere: AITERLITE_JIT=off is not theirs."""
     off = envs.JIT.get() == "off" and not building
-    return Wishes(vskip=envs.VSKIP.get(), jit_off=off, strict=envs.STRICT.get())
+    return Wishes(vskip=envs.VSKIP.get(), prefer=envs.PREFER.get(), jit_off=off, strict=envs.STRICT.get())
 
 
 def operator(name: str) -> Table:

@@ -34,6 +34,8 @@ def host_abi() -> str:
 
 def key_parts(unit: Unit, source_digests: Mapping[str, str]) -> dict[str, Any]:
     """Everything that the lookup key is the digest of."""
+    # Absent and not empty where there is none: it says nothing about other units, whose keys it leaves as they were.
+    kernarg = {"kernarg": unit.kernarg} if unit.kernarg else {}
     return {
         "schema": SCHEMA,
         "name": unit.name,
@@ -43,6 +45,7 @@ def key_parts(unit: Unit, source_digests: Mapping[str, str]) -> dict[str, Any]:
         "symbols": list(unit.symbols),
         "sources": dict(sorted(source_digests.items())),
         "host_abi": host_abi() if unit.kind == HOST else None,
+        **kernarg,
     }
 
 

@@ -16,9 +16,16 @@ def amd_kernels(image: bytes) -> list[dict[str, Any]]:
 
     Raises `ValueError` on bytes that are no AMDGPU ELF file.
     """
+    return amd_metadata(image)[1]
+
+
+def amd_metadata(image: bytes) -> tuple[str, list[dict[str, Any]]]:
+    """The target that the metadata note of an AMDGPU code object names, and its kernels. Raises `ValueError`."""
     try:
         for note in _notes(image):
-            return [_plain(kernel) for kernel in _MsgPack(note).value().get("amdhsa.kernels", [])]
+            metadata = _MsgPack(note).value()
+            kernels = [_plain(kernel) for kernel in metadata.get("amdhsa.kernels", [])]
+            return str(metadata.get("amdhsa.target", "")), kernels
     except (AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"AMDGPU metadata of an unknown form: {error}") from None
     raise ValueError("no AMDGPU metadata note")

@@ -19,7 +19,9 @@ from torch.nn import functional
 from aiterlite import dispatch, emulator, envs, launcher
 from aiterlite.dispatch import Decision, Table
 from aiterlite.errors import ArgumentError, LaunchError, LoadError
-from aiterlite.jit import loader, progress, record
+from aiterlite.jit import kernarg, loader, progress, record
+from aiterlite.jit.spec import Unit
+from aiterlite.tables import asm
 from aiterlite.tables import gemm as tables
 from aiterlite.target import launch_target, persona_for
 
@@ -82,7 +84,12 @@ def explain(op: str, problem: tables.GemmProblem, device: torch.device) -> Decis
 
 def wishes() -> dispatch.Wishes:
     """What the environment asks of dispatch."""
-    return dispatch.Wishes(vskip=envs.VSKIP.get(), jit_off=envs.JIT.get() == "off", strict=envs.STRICT.get())
+    return dispatch.Wishes(
+        vskip=envs.VSKIP.get(),
+        prefer=envs.PREFER.get(),
+        jit_off=envs.JIT.get() == "off",
+        strict=envs.STRICT.get(),
+    )
 
 
 # Checking ------------------------------------------------------------------------------------------------------------
@@ -233,13 +240,30 @@ def host_entry(target: str) -> Any:
     return kernel
 
 
-def launch_entry(capturing: bool = True) -> Any:
+def launch_entry(capturing: bool = True, reads: str = "") -> Any:
     """The launch of a GPU kernel of this family: (driver's launch, function, stream, grid, block, shared bytes,
-    operands...) -> the driver's status, or -1 for sizes beyond 32 bits. `capturing`: a graph may be under capture."""
+    operands...) -> the driver's status, or -1 for sizes beyond 32 bits. `capturing`: a graph may be under capture.
+
+    `reads` is the `kernarg` of the kernel's unit. Raises `LoadError` where the host fills another struct than that.
+    """
     watch = launcher.capturing if capturing else lambda: False
-    launch = _library(launch_target(), watch).aiterlite_wv_split_k_launch
+    library = _library(launch_target(), watch)
+    if reads:
+        filled = kernarg.read(library, asm.GEMM_ARGS.name)
+        if filled.digest != reads:
+            raise LoadError(
+                f"an assembly kernel reads {asm.GEMM_ARGS.text}, and {library._name} fills {filled.text}; make the "
+                "kernel, aiterlite/tables/asm.py and the C++ struct agree: `aiterlite build --check-asm` compares them"
+            )
+    launch = library.aiterlite_wv_split_k_launch
     launch.argtypes = [*[ctypes.c_void_p] * 3, *[ctypes.c_uint32] * 3, *_OPERAND_TYPES]
     return launch
+
+
+def device_kernel(decision: Decision) -> tuple[Unit, str]:
+    """The unit of the GPU kernel that a decision chose, and the kernel's symbol."""
+    unit = decision.units[0]
+    return unit, unit.symbols[0]
 
 
 def parallel_for() -> int:
@@ -268,9 +292,9 @@ def _device_run(decision: Decision, shape: tuple[int, ...], fixed: tuple[int, ..
     plan: tables.WvSplitKPlan = decision.plan
     persona = decision.persona
     index = device.index or 0
-    unit = tables.device_unit(decision.problem, persona, plan)
-    function = launcher.function(unit, persona, device.type, index, tables.KERNEL)
-    launch = launch_entry()
+    unit, kernel = device_kernel(decision)
+    function = launcher.function(unit, persona, device.type, index, kernel)
+    launch = launch_entry(reads=unit.kernarg)
     handle, entry, grid, block = function.handle, function.launch, plan.grid, plan.block
     raw_stream: Any = torch._C._cuda_getCurrentRawStream
 
@@ -306,9 +330,9 @@ def _emulated_run(decision: Decision, shape: tuple[int, ...], fixed: tuple[int, 
     """The AMD path on CPU tensors: the same plan, host code, arguments and machine code, run by the emulator."""
     plan: tables.WvSplitKPlan = decision.plan
     persona = decision.persona
-    unit = tables.device_unit(decision.problem, persona, plan)
-    function = launcher.function(unit, persona, "cpu", 0, tables.KERNEL)
-    launch = launch_entry(capturing=False)
+    unit, kernel = device_kernel(decision)
+    function = launcher.function(unit, persona, "cpu", 0, kernel)
+    launch = launch_entry(capturing=False, reads=unit.kernarg)
 
     def run(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         rows = x if x.dim() == 2 else _flatten(x)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from aiterlite.dispatch import Table
-from aiterlite.tables import gemm
+from aiterlite.jit.spec import Unit
+from aiterlite.tables import asm, gemm
 
 TABLES: dict[str, Table] = {table.op: table for table in (gemm.WV_SPLIT_K, gemm.LINEAR)}
+
+# The host unit that fills each argument struct of assembly kernels; it exports the layout as its compiler has it.
+KERNARG_HOSTS: dict[str, Callable[[str], Unit]] = {asm.GEMM_ARGS.name: gemm.host_unit}

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from aiterlite.dispatch import Between, Holds, OneOf, Row, Table, Targets
+from aiterlite.jit import kernarg
 from aiterlite.jit.spec import Unit
+from aiterlite.tables import asm
 from aiterlite.tables.gemm_plan import CHIPS, Tiling, tiling
 from aiterlite.target import Persona, launch_target
 
@@ -13,7 +15,12 @@ DTYPES = ("bf16", "fp16")
 MAX_TOKENS = 16
 CPU_LINEAR_TOKENS = 8
 _INT32_MAX = 2**31 - 1
-_HOST_SYMBOLS = ("aiterlite_gemm_abi", "aiterlite_wv_split_k_cpu", "aiterlite_wv_split_k_launch")
+_HOST_SYMBOLS = (
+    "aiterlite_gemm_abi",
+    kernarg.symbol(asm.GEMM_ARGS.name),
+    "aiterlite_wv_split_k_cpu",
+    "aiterlite_wv_split_k_launch",
+)
 KERNEL = "aiterlite_wv_split_k"
 
 
@@ -84,13 +91,12 @@ def _targets(prefix: str) -> tuple[str, ...]:
     return tuple(target for target in CHIPS if target.startswith(prefix))
 
 
-_SKINNY = (
-    OneOf("dtype", DTYPES),
-    Between("n", 1, MAX_TOKENS),
+_SIZES = (
     Between("m", 1, _INT32_MAX),
     Between("k", 1, _INT32_MAX),
     Holds("dense", True, "an operand's last dimension is strided", "make it contiguous"),
 )
+_SKINNY = (OneOf("dtype", DTYPES), Between("n", 1, MAX_TOKENS), *_SIZES)
 _CPU = Row(
     name="cpu",
     backend="host",
@@ -111,10 +117,17 @@ _SM90 = Row(
     plan=plan_wv_split_k,
     units=lambda problem, persona, plan: (device_unit(problem, persona, plan), host_unit(launch_target())),
 )
-_TORCH = Row(name="torch", backend="torch", requires=(), preference=-1, fallback=True)
+_TORCH = Row(name="torch", backend="torch", requires=(), preference=asm.PREFERENCE - 1, fallback=True)
+
+
+def _asm_variant(plan: WvSplitKPlan) -> asm.AsmVariant:
+    return asm.wv_split_k_variant(plan.tiling)
+
+
+_ASM = tuple(asm.dispatch_row(kernel, _SIZES, plan_wv_split_k, _asm_variant, host_unit) for kernel in asm.GEMM)
 
 # Where torch's matrix units overtake this package's multiply-adds on a CPU (docs/perf/gemm-cpu.md).
 _CPU_LINEAR = replace(_CPU, requires=(*_CPU.requires, Between("n", 1, CPU_LINEAR_TOKENS)))
 
-WV_SPLIT_K = Table("wvSplitK", GemmProblem, (_CPU, _AMD, _SM90))
-LINEAR = Table("linear", GemmProblem, (_CPU_LINEAR, _AMD, _SM90, _TORCH))
+WV_SPLIT_K = Table("wvSplitK", GemmProblem, (_CPU, _AMD, *_ASM, _SM90))
+LINEAR = Table("linear", GemmProblem, (_CPU_LINEAR, _AMD, *_ASM, _SM90, _TORCH))

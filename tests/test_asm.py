@@ -1,0 +1,457 @@
+"""The assembly manifest: every row is what it says, and each way in which an object may differ from it is found."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+import asm_toy
+import pytest
+
+from aiterlite import dispatch, envs
+from aiterlite.demo import SHAPES, TOKENS
+from aiterlite.dispatch import Table, Wishes
+from aiterlite.jit import engine, kernarg, loader, sources
+from aiterlite.jit.kernarg import Argument
+from aiterlite.jit.sources import SourceTree
+from aiterlite.jit.spec import Unit
+from aiterlite.jit.store import Store
+from aiterlite.tables import KERNARG_HOSTS, TABLES, asm, gemm
+from aiterlite.tables.asm import AsmKernel
+from aiterlite.tables.asm_check import check
+from aiterlite.target import launch_target, resolve
+
+Both = Callable[..., tuple[str, Any, int]]
+
+
+def each_target() -> list[tuple[AsmKernel, str]]:
+    return [(kernel, target) for kernel in asm.KERNELS for target in kernel.targets]
+
+
+# The package's manifest -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.compile
+@pytest.mark.torch
+def test_every_kernel_is_what_the_manifest_says(both: Both) -> None:
+    text, data, code = both("build", "--check-asm")
+    assert code == 0, text
+    assert len(data["variants"]) == sum(len(kernel.variants(target)) for kernel, target in each_target())
+    assert {item["result"] for item in (*data["variants"], *data["structs"])} <= {"ok"}
+
+
+def test_names_units_and_defines_tell_kernels_apart() -> None:
+    names = [(kernel.unit.partition("/")[0], kernel.name) for kernel in asm.KERNELS]
+    assert len(set(names)) == len(names)
+    for kernel, target in each_target():
+        units = [kernel.device_unit(variant, target) for variant in kernel.variants(target)]
+        assert len(set(units)) == len(units) > 0
+
+
+def test_each_kernel_of_the_manifest_has_one_row_in_each_table_of_its_family() -> None:
+    for table in TABLES.values():
+        rows = {row.name: row for row in table.rows if row.backend == "asm"}
+        assert set(rows) == {kernel.name for kernel in asm.GEMM}
+        for kernel in asm.GEMM:
+            assert rows[kernel.name].vskip == kernel.vskip
+            assert rows[kernel.name].preference == asm.PREFERENCE
+
+
+def test_lds_leaves_room_for_the_waves_that_a_variant_wants() -> None:
+    for kernel, target in each_target():
+        for variant in kernel.variants(target):
+            workgroups = max(1, 4 * variant.waves_per_simd // variant.waves)
+            assert workgroups * variant.lds_bytes <= resolve(target).lds_bytes, variant
+
+
+@pytest.mark.parametrize("chip", ["mi300x", "mi308x", "mi355x"])
+def test_the_check_assembles_what_dispatch_takes_for_the_models_shapes(chip: str) -> None:
+    persona = resolve(chip)
+    (kernel,) = asm.GEMM
+    units = {kernel.device_unit(variant, persona.target) for variant in kernel.variants(persona.target)}
+    for m, k in SHAPES:
+        for n in TOKENS:
+            decision = dispatch.decide(gemm.LINEAR, gemm.GemmProblem(n, m, k), persona, Wishes(prefer="asm"))
+            assert decision.row is not None and decision.row.backend == "asm"
+            assert decision.units[0] in units
+
+
+@pytest.mark.torch
+def test_the_declared_structs_are_those_that_the_host_fills() -> None:
+    for kernel in asm.KERNELS:
+        host = loader.host_library(KERNARG_HOSTS[kernel.kernarg.name](launch_target()))
+        assert kernarg.read(host, kernel.kernarg.name) == kernel.kernarg
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"waves": 0}, "waves is 0"),
+        ({"waves": 17, "waves_per_simd": 5}, "waves is 17"),
+        ({"waves": 16, "waves_per_simd": 3}, "needs 4"),
+        ({"waves_per_simd": 9}, "a SIMD holds 8"),
+    ],
+)
+def test_a_variant_that_nothing_could_meet_is_refused(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        asm_toy.variant(**change)
+
+
+def test_registers_leave_room_for_the_waves_that_a_variant_wants() -> None:
+    assert [asm_toy.variant(waves_per_simd=waves).max_vgprs for waves in (1, 2, 3, 5, 8)] == [512, 256, 168, 96, 64]
+
+
+# Keys -----------------------------------------------------------------------------------------------------------------
+
+
+def moved(layout: kernarg.KernargLayout, field: str, **change: Any) -> kernarg.KernargLayout:
+    arguments = [dataclasses.replace(a, **change) if a.name == field else a for a in layout.arguments]
+    return dataclasses.replace(layout, arguments=tuple(arguments))
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        moved(asm.GEMM_ARGS, "n", offset=72),
+        moved(asm.GEMM_ARGS, "n", size=8),
+        moved(asm.GEMM_ARGS, "n", name="tokens"),
+        moved(asm.GEMM_ARGS, "n", pointer=True),
+        dataclasses.replace(asm.GEMM_ARGS, size=88),
+        dataclasses.replace(asm.GEMM_ARGS, name="other_args"),
+        dataclasses.replace(asm.GEMM_ARGS, arguments=asm.GEMM_ARGS.arguments[:-1]),
+    ],
+)
+def test_an_object_is_never_found_for_another_struct(source_tree: SourceTree, layout: kernarg.KernargLayout) -> None:
+    asm_toy.write(source_tree)
+    before = engine.wanted(asm_toy.kernel().device_unit(asm_toy.variant(), "gfx942"), source_tree)
+    after = engine.wanted(asm_toy.kernel(kernarg=layout).device_unit(asm_toy.variant(), "gfx942"), source_tree)
+    assert before.key != after.key and before.parts["kernarg"] != after.parts["kernarg"]
+
+
+def test_units_without_a_struct_keep_their_keys(source_tree: SourceTree) -> None:
+    unit = Unit("toy/toy", ("csrc/toy/toy.hip",), "gfx942", symbols=("toy",))
+    assert "kernarg" not in engine.wanted(unit, source_tree).parts and "kernarg" not in unit.to_json()
+
+
+def test_the_digest_survives_the_json_form() -> None:
+    unit = asm_toy.kernel().device_unit(asm_toy.variant(), "gfx950")
+    assert Unit.from_json(json.loads(json.dumps(unit.to_json()))) == unit and len(unit.kernarg) == 64
+
+
+def test_differences_of_layouts_are_told_by_name() -> None:
+    a, b = Argument("a", 0, 8, pointer=True), Argument("b", 8, 4)
+    assert kernarg.differences([a, b], [a, b]) == []
+    assert kernarg.differences([a, b], [a, Argument("b", 12, 4)]) == [
+        ("b", "4 bytes at 12, by_value", "4 bytes at 8, by_value")
+    ]
+    assert kernarg.differences([a], [a, b]) == [("b", "4 bytes at 8, by_value", "none")]
+    assert kernarg.differences([a, b], [b]) == [("a", "none", "8 bytes at 0, global_buffer")]
+    assert kernarg.differences([a, b], [b, a]) == [("order", "b, a", "a, b")]
+
+
+# What the check finds -------------------------------------------------------------------------------------------------
+
+Y = ".name: y, .offset: 24, .size: 8, .value_kind: global_buffer"
+WRITABLE = "  .globl toy_checked\n"
+# name: (edits of the source, changes of the row, what is said)
+MISMATCHES: dict[str, tuple[tuple[tuple[str, str], ...], dict[str, Any], str]] = {
+    "kernarg size in the metadata": (
+        ((".kernarg_segment_size: 80", ".kernarg_segment_size: 88"),),
+        {},
+        "kernarg size in .kernarg_segment_size: found 88 bytes, declared 80 bytes",
+    ),
+    "kernarg size in the descriptor": (
+        ((".amdhsa_kernarg_size 80", ".amdhsa_kernarg_size 72"),),
+        {},
+        "kernarg size in .amdhsa_kernarg_size: found 72 bytes, declared 80 bytes",
+    ),
+    "a moved field": (
+        ((".name: m, .offset: 68", ".name: m, .offset: 72"), (".name: k, .offset: 72", ".name: k, .offset: 68")),
+        {},
+        "argument m: found 4 bytes at 72, by_value, declared 4 bytes at 68, by_value",
+    ),
+    "a field of another size": (
+        ((".name: reserved, .offset: 76, .size: 4", ".name: reserved, .offset: 76, .size: 2"),),
+        {},
+        "argument reserved: found 2 bytes at 76",
+    ),
+    "a pointer passed by value": (
+        ((Y, Y.replace("global_buffer", "by_value")),),
+        {},
+        "argument y: found 8 bytes at 24, by_value, declared 8 bytes at 24, global_buffer",
+    ),
+    "a struct that moved on the host": (
+        (),
+        {"kernarg": moved(asm.GEMM_ARGS, "bias", offset=8)},
+        "argument bias: found 8 bytes at 16, global_buffer, declared 8 bytes at 8",
+    ),
+    "a field that is not listed": (
+        (("      - {.name: k, .offset: 72, .size: 4, .value_kind: by_value}\n", ""),),
+        {},
+        "argument k: found none",
+    ),
+    "a renamed kernel": (
+        (("toy_checked", "toy_renamed"),),
+        {},
+        "kernel in the metadata: found toy_renamed, declared toy_checked",
+    ),
+    "a kernel without a global symbol": (
+        ((WRITABLE, WRITABLE + "  .hidden toy_checked\n"),),
+        {},
+        "exported symbol: found none, declared toy_checked;",
+    ),
+    "too many VGPRs": (
+        ((".amdhsa_next_free_vgpr 16", ".amdhsa_next_free_vgpr 72"),),
+        {},
+        "VGPRs: found 72, declared at most 64 for 8 waves a SIMD",
+    ),
+    "more registers than the descriptor gives": (
+        ((".vgpr_count: 12", ".vgpr_count: 40"),),
+        {},
+        ".vgpr_count beyond what the descriptor gives: found 40, declared 16",
+    ),
+    "more AGPRs than lie behind the accum offset": (
+        ((".agpr_count: 4", ".agpr_count: 12"),),
+        {},
+        ".agpr_count beyond what the descriptor gives: found 12, declared 8",
+    ),
+    "more SGPRs than the descriptor gives": (
+        ((".sgpr_count: 16", ".sgpr_count: 64"),),
+        {},
+        ".sgpr_count beyond what the descriptor gives: found 64",
+    ),
+    "LDS over the budget": (
+        (
+            (".amdhsa_group_segment_fixed_size 256", ".amdhsa_group_segment_fixed_size 512"),
+            (".group_segment_fixed_size: 256", ".group_segment_fixed_size: 512"),
+        ),
+        {},
+        "LDS: found 512 bytes, declared at most 256 bytes",
+    ),
+    "LDS that only the descriptor knows": (
+        ((".group_segment_fixed_size: 256", ".group_segment_fixed_size: 0"),),
+        {},
+        "LDS in the metadata: found 0 bytes, declared 256 bytes in the descriptor",
+    ),
+    "scratch": (
+        ((".amdhsa_private_segment_fixed_size 0", ".amdhsa_private_segment_fixed_size 16"),),
+        {},
+        "scratch in the descriptor: found 16, declared 0",
+    ),
+    "spills": ((((".vgpr_spill_count: 0", ".vgpr_spill_count: 3"),)), {}, "spilled VGPRs: found 3, declared 0"),
+    "waves of 32 lanes": (
+        ((".wavefront_size: 64", ".wavefront_size: 32"),),
+        {},
+        "wave size in .wavefront_size: found 32, declared 64",
+    ),
+    "a workgroup that a driver would refuse": (
+        (),
+        {"waves": 2},
+        ".max_flat_workgroup_size: found 64, declared at least 128",
+    ),
+    "s_setvskip in a row that is not marked": (
+        (("  s_waitcnt vmcnt(0)\n", "  s_waitcnt vmcnt(0)\n  s_setvskip 0, 0\n"),),
+        {},
+        "s_setvskip: found toy_checked+0x34, declared none",
+    ),
+    "a row that is marked for nothing": ((), {"vskip": True}, "s_setvskip: found none, declared vskip=True"),
+    "a kernel without a size": (
+        (("  .size toy_checked, .Lend - toy_checked\n", ""),),
+        {},
+        "code: found 0 bytes, declared a kernel",
+    ),
+    "metadata of another target": (
+        (("#if defined(__gfx950__)", "#if 1"),),
+        {},
+        "target in amdhsa.target: found gfx950, declared gfx942",
+    ),
+}
+
+
+def object_of(tree: SourceTree, *edits: tuple[str, str], target: str = "gfx942", **changes: Any) -> bytes:
+    asm_toy.write(tree, *edits)
+    return engine.obtain(asm_toy.kernel(**changes).device_unit(asm_toy.variant(), target), tree=tree).data
+
+
+def check_toy(image: bytes, target: str = "gfx942", waves: int = 1, **changes: Any) -> list[str]:
+    return list(map(str, check(asm_toy.kernel(**changes), asm_toy.variant(waves=waves), target, image)))
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("target", ["gfx942", "gfx950"])
+def test_the_toy_is_what_its_row_says(cache_dir: Any, source_tree: SourceTree, target: str) -> None:
+    assert check_toy(object_of(source_tree, target=target), target) == []
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("name", MISMATCHES)
+def test_each_mismatch_is_found_and_told(cache_dir: Any, source_tree: SourceTree, name: str) -> None:
+    edits, changes, said = MISMATCHES[name]
+    row = {name: value for name, value in changes.items() if name != "waves"}
+    found = check_toy(object_of(source_tree, *edits, **row), **changes)
+    assert any(said in mismatch for mismatch in found), "\n".join(found)
+    # Each comes with what to do about it.
+    assert all(mismatch.rpartition("; ")[2] for mismatch in found)
+
+
+@pytest.mark.compile
+def test_an_object_of_another_target_is_found(cache_dir: Any, source_tree: SourceTree) -> None:
+    image = object_of(source_tree, target="gfx950")
+    found = check_toy(image)
+    assert len(found) == 2 and found[0].startswith("target in e_flags: found gfx950, declared gfx942")
+
+
+@pytest.mark.compile
+def test_s_setvskip_in_a_marked_row_passes_and_in_a_literal_does_not_count(
+    cache_dir: Any, source_tree: SourceTree
+) -> None:
+    vskip = ("  s_waitcnt vmcnt(0)\n", "  s_waitcnt vmcnt(0)\n  s_setvskip 0, 0\n")
+    assert check_toy(object_of(source_tree, vskip), vskip=True) == []
+    literal = ("  s_waitcnt vmcnt(0)\n", "  s_waitcnt vmcnt(0)\n  v_mov_b32 v3, 0xbf100000\n")
+    assert check_toy(object_of(source_tree, literal)) == []
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def toy_manifest(toy_store: Store, source_tree: SourceTree, monkeypatch: pytest.MonkeyPatch) -> SourceTree:
+    """A manifest of the toy alone, whose struct no host fills."""
+    asm_toy.write(source_tree)
+    monkeypatch.setattr(asm, "KERNELS", (asm_toy.kernel(),))
+    monkeypatch.setitem(KERNARG_HOSTS, "aiterlite_gemm_args", lambda target: Unit("toy", ("csrc/toy/no.cpp",), target))
+    return source_tree
+
+
+@pytest.mark.compile
+def test_the_command_names_what_is_wrong(toy_manifest: SourceTree, both: Both) -> None:
+    asm_toy.write(toy_manifest, (".kernarg_segment_size: 80", ".kernarg_segment_size: 88"))
+    text, data, code = both("build", "--check-asm", "--target", "gfx950")
+    assert code == 1
+    assert [(item["target"], item["result"]) for item in data["variants"]] == [("gfx950", "wrong")]
+    assert "wrong: toy/checked for gfx950: kernarg size in .kernarg_segment_size: found 88 bytes" in text
+    assert data["variants"][0]["mismatches"][0]["found"] == "88 bytes"
+    assert data["variants"][0]["resources"]["toy_checked"]["vgprs"] == 12
+    # A host that cannot tell its struct is no agreement.
+    assert data["structs"][0]["result"] == "failed" and "failed: aiterlite_gemm_args" in text
+
+
+@pytest.mark.compile
+def test_a_source_that_does_not_assemble_is_told_with_its_line(toy_manifest: SourceTree, both: Both) -> None:
+    asm_toy.write(toy_manifest, ("  s_endpgm\n", "  s_endprogram\n"))
+    text, data, code = both("build", "--check-asm", "--target", "mi300x")
+    assert code == 1 and data["variants"][0]["result"] == "failed"
+    assert "checked.S:17" in text and "invalid instruction" in text
+
+
+@pytest.mark.torch
+@pytest.mark.compile
+def test_a_host_that_fills_another_struct_is_told(
+    both: Both, source_tree: SourceTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = moved(asm.GEMM_ARGS, "bias", offset=8)
+    monkeypatch.setattr(asm, "KERNELS", (asm_toy.kernel(kernarg=layout, source="asm/toy/none.S"),))
+    text, data, code = both("build", "--check-asm", "--target", "gfx942")
+    assert code == 1 and data["structs"][0]["result"] == "wrong"
+    assert "wrong: aiterlite_gemm_args: found" in text and "bias global_buffer 16+8" in data["structs"][0]["found"]
+
+
+def test_the_check_takes_targets_only(capsys: pytest.CaptureFixture[str]) -> None:
+    from aiterlite.cli import main
+
+    assert main(["build", "--check-asm", "--ops", "linear"]) == 2
+    assert "--check-asm takes --target only" in capsys.readouterr().err
+
+
+# Dispatch and launch --------------------------------------------------------------------------------------------------
+
+COMPILED = dispatch.Row("hip", "hip", (dispatch.Targets(("gfx942", "gfx950")),))
+
+
+@dataclasses.dataclass(frozen=True)
+class ToyPlan:
+    grid: int
+    block: int
+
+
+def toy_row(**changes: Any) -> dispatch.Row:
+    def plan(problem: gemm.GemmProblem, persona: Any) -> ToyPlan:
+        return ToyPlan(-(-problem.m // asm_toy.ROWS), asm_toy.variant().block)
+
+    return asm.dispatch_row(asm_toy.kernel(**changes), (), plan, lambda plan: asm_toy.variant(), gemm.host_unit)
+
+
+TOY = toy_row()
+TOY_TABLE = Table("wvSplitK", gemm.GemmProblem, (COMPILED, TOY))
+
+
+@pytest.mark.parametrize(
+    ("prefer", "n", "expected", "note"),
+    [
+        (None, 1, "hip", ""),
+        ("hip", 1, "hip", ""),
+        ("asm", 1, "toy_asm", ""),
+        ("asm", 2, "hip", "AITERLITE_PREFER=asm has no row for this problem; took hip"),
+    ],
+)
+def test_the_wish_chooses_the_kind(prefer: str | None, n: int, expected: str, note: str) -> None:
+    problem = gemm.GemmProblem(n, 100, 64, bias=True)
+    decision = dispatch.decide(TOY_TABLE, problem, resolve("gfx942"), Wishes(prefer=prefer))
+    assert decision.row is not None and decision.row.name == expected
+    assert decision.notes == ((note,) if note else ())
+    assert f"note: {note}" in str(decision) or not note
+
+
+def test_what_would_change_the_kind_is_told() -> None:
+    problem = gemm.GemmProblem(1, 100, 64, bias=True)
+    for prefer, loser, remedy in (
+        (None, "toy_asm", "hip is preferred (AITERLITE_PREFER=asm)"),
+        ("asm", "hip", "toy_asm is preferred (AITERLITE_PREFER=hip)"),
+    ):
+        decision = dispatch.decide(TOY_TABLE, problem, resolve("gfx950"), Wishes(prefer=prefer))
+        assert f"not {loser}: {remedy}" in str(decision)
+
+
+def test_a_plan_has_the_geometry_of_its_row() -> None:
+    problem = gemm.GemmProblem(1, 100, 64, bias=True)
+    decision = dispatch.decide(TOY_TABLE, problem, resolve("gfx942"), Wishes(prefer="asm"))
+    assert decision.plan == ToyPlan(2, 64)
+    device, host = decision.units
+    assert (device.symbols, device.kernarg) == (("toy_checked",), asm.GEMM_ARGS.digest)
+    assert host == gemm.host_unit(launch_target())
+
+
+def test_a_kernel_with_heads_is_asked_for_them() -> None:
+    assert dispatch.OneOf("heads", (16, 128)) in toy_row(heads=(16, 128)).requires
+
+
+@pytest.mark.torch
+@pytest.mark.emulated
+@pytest.mark.parametrize("target", ["gfx942", "gfx950"])
+def test_an_assembly_kernel_is_launched_like_any_other(
+    target: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    import torch
+
+    from aiterlite.errors import LoadError
+    from aiterlite.ops import gemm as ops
+
+    emulated = ops.launcher.driver("emulated")
+    ops.launch_entry(capturing=False)
+    for folder in ("csrc", "asm"):
+        shutil.copytree(sources.PACKAGE_ROOT / folder, tmp_path / folder)
+    asm_toy.write(SourceTree(tmp_path))
+    monkeypatch.setattr(sources, "PACKAGE_ROOT", tmp_path)
+    x, weight = torch.zeros(1, 64).bfloat16(), torch.randn(100, 64).bfloat16()
+    bias = torch.randn(100).bfloat16()
+    with envs.override(AITERLITE_TARGET=target, AITERLITE_PREFER="asm"):
+        run = ops._prepare(TOY_TABLE, x, weight, bias)
+        assert torch.equal(run(x, weight, bias)[0], bias)
+        assert emulated is ops.launcher.driver("emulated")
+        other = toy_row(kernarg=moved(asm.GEMM_ARGS, "n", offset=72))
+        with pytest.raises(LoadError, match="reads aiterlite_gemm_args .* fills aiterlite_gemm_args .*check-asm"):
+            ops._prepare(Table("wvSplitK", gemm.GemmProblem, (other,)), x, weight, bias)
