@@ -50,13 +50,15 @@ def test_names_units_and_defines_tell_kernels_apart() -> None:
         assert len(set(units)) == len(units) > 0
 
 
-def test_each_kernel_of_the_manifest_has_one_row_in_each_table_of_its_family() -> None:
-    for table in TABLES.values():
-        rows = {row.name: row for row in table.rows if row.backend == "asm"}
-        assert set(rows) == {kernel.name for kernel in asm.GEMM}
-        for kernel in asm.GEMM:
-            assert rows[kernel.name].vskip == kernel.vskip
-            assert rows[kernel.name].preference == asm.PREFERENCE
+def test_the_assembly_rows_of_the_tables_are_the_manifest_s() -> None:
+    rows = {row.name: row for table in TABLES.values() for row in table.rows if row.backend == "asm"}
+    assert set(rows) == {kernel.name for kernel in asm.KERNELS}
+    for kernel in asm.KERNELS:
+        row = rows[kernel.name]
+        assert (row.vskip, row.preference) == (kernel.vskip, asm.PREFERENCE)
+        assert (
+            dispatch.Targets(kernel.targets) in row.requires and dispatch.OneOf("dtype", kernel.dtypes) in row.requires
+        )
 
 
 def test_lds_leaves_room_for_the_waves_that_a_variant_wants() -> None:
@@ -69,7 +71,7 @@ def test_lds_leaves_room_for_the_waves_that_a_variant_wants() -> None:
 @pytest.mark.parametrize("chip", ["mi300x", "mi308x", "mi355x"])
 def test_the_check_assembles_what_dispatch_takes_for_the_models_shapes(chip: str) -> None:
     persona = resolve(chip)
-    (kernel,) = asm.GEMM
+    kernel = asm.WV_SPLIT_K
     units = {kernel.device_unit(variant, persona.target) for variant in kernel.variants(persona.target)}
     for m, k in SHAPES:
         for n in TOKENS:

@@ -194,19 +194,17 @@ def _wv_split_k_variants(target: str) -> tuple[AsmVariant, ...]:
     return tuple(sorted({wv_split_k_variant(cut) for cut in cuts}, key=lambda variant: variant.defines))
 
 
-GEMM = (
-    AsmKernel(
-        name="mfma_asm",
-        unit="gemm/wv_split_k_asm",
-        symbol="aiterlite_wv_split_k_asm",
-        source="asm/gemm/wv_split_k.S",
-        targets=("gfx942", "gfx950"),
-        kernarg=GEMM_ARGS,
-        dtypes=("bf16",),
-        variants=_wv_split_k_variants,
-        tokens=(1, 16),
-        requires=(Holds("aligned", True, "an operand is not 16-byte aligned", "pad rows and addresses to 16 bytes"),),
-    ),
+WV_SPLIT_K = AsmKernel(
+    name="mfma_asm",
+    unit="gemm/wv_split_k_asm",
+    symbol="aiterlite_wv_split_k_asm",
+    source="asm/gemm/wv_split_k.S",
+    targets=("gfx942", "gfx950"),
+    kernarg=GEMM_ARGS,
+    dtypes=("bf16",),
+    variants=_wv_split_k_variants,
+    tokens=(1, 16),
+    requires=(Holds("aligned", True, "an operand is not 16-byte aligned", "pad rows and addresses to 16 bytes"),),
 )
 
-KERNELS: tuple[AsmKernel, ...] = GEMM
+KERNELS: tuple[AsmKernel, ...] = (WV_SPLIT_K,)

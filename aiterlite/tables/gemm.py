@@ -124,7 +124,7 @@ def _asm_variant(plan: WvSplitKPlan) -> asm.AsmVariant:
     return asm.wv_split_k_variant(plan.tiling)
 
 
-_ASM = tuple(asm.dispatch_row(kernel, _SIZES, plan_wv_split_k, _asm_variant, host_unit) for kernel in asm.GEMM)
+_ASM = (asm.dispatch_row(asm.WV_SPLIT_K, _SIZES, plan_wv_split_k, _asm_variant, host_unit),)
 
 # Where torch's matrix units overtake this package's multiply-adds on a CPU (docs/perf/gemm-cpu.md).
 _CPU_LINEAR = replace(_CPU, requires=(*_CPU.requires, Between("n", 1, CPU_LINEAR_TOKENS)))
