@@ -357,7 +357,9 @@ def test_a_host_that_fills_another_struct_is_told(
     monkeypatch.setattr(asm, "KERNELS", (asm_toy.kernel(kernarg=layout, source="asm/toy/none.S"),))
     text, data, code = both("build", "--check-asm", "--target", "gfx942")
     assert code == 1 and data["structs"][0]["result"] == "wrong"
-    assert "wrong: aiterlite_gemm_args: found" in text and "bias global_buffer 16+8" in data["structs"][0]["found"]
+    said = "bias: found 8 bytes at 16, global_buffer, declared 8 bytes at 8, global_buffer"
+    assert data["structs"][0]["differences"] == [said] and f"wrong: aiterlite_gemm_args: {said}; " in text
+    assert text.endswith("0 of 1 object as declared; 0 of 1 argument struct as declared")
 
 
 def test_the_check_takes_targets_only(capsys: pytest.CaptureFixture[str]) -> None:
@@ -416,6 +418,16 @@ def test_what_would_change_the_kind_is_told() -> None:
         assert f"not {loser}: {remedy}" in str(decision)
 
 
+def test_the_command_line_obeys_the_wish(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("explain", "linear", "--target", "mi300x,mi355x", "n=4", "m=256", "k=7168")
+    for prefer, backend in (("asm", "asm"), ("hip", "hip"), ("", "hip")):
+        monkeypatch.setenv("AITERLITE_PREFER", prefer)
+        envs.reload()
+        text, data, _ = both(*words)
+        assert [decision["backend"] for decision in data["decisions"]] == [backend, backend]
+        assert ("not mfma: mfma_asm is preferred" in text) == (prefer == "asm")
+
+
 def test_a_plan_has_the_geometry_of_its_row() -> None:
     problem = gemm.GemmProblem(1, 100, 64, bias=True)
     decision = dispatch.decide(TOY_TABLE, problem, resolve("gfx942"), Wishes(prefer="asm"))
@@ -455,5 +467,5 @@ def test_an_assembly_kernel_is_launched_like_any_other(
         assert torch.equal(run(x, weight, bias)[0], bias)
         assert emulated is ops.launcher.driver("emulated")
         other = toy_row(kernarg=moved(asm.GEMM_ARGS, "n", offset=72))
-        with pytest.raises(LoadError, match="reads aiterlite_gemm_args .* fills aiterlite_gemm_args .*check-asm"):
+        with pytest.raises(LoadError, match="fills one of digest .* of 80 bytes: x global_buffer 0.8.*check-asm"):
             ops._prepare(Table("wvSplitK", gemm.GemmProblem, (other,)), x, weight, bias)

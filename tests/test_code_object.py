@@ -63,7 +63,7 @@ def test_target_and_symbols(target: str) -> None:
 def test_a_compiled_kernel_s_descriptor_agrees_with_its_metadata() -> None:
     for chip, n in (("mi300x", 1), ("mi355x", 16)):
         persona = resolve(chip)
-        problem = gemm.GemmProblem(n, 256, 7168)
+        problem = gemm.GemmProblem(n, 300, 4096)
         artifact = engine.obtain(gemm.device_unit(problem, persona, gemm.plan_wv_split_k(problem, persona)))
         told = artifact.entry.meta["resources"][gemm.KERNEL]
         found = code_object.descriptor(artifact.data, gemm.KERNEL)

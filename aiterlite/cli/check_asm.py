@@ -70,12 +70,20 @@ def _variant(kernel: AsmKernel, variant: AsmVariant, target: str) -> dict[str, A
 
 def _struct(layout: kernarg.KernargLayout) -> dict[str, Any]:
     """How the host fills a struct, as its own compiler laid it out, against what the manifest declares."""
-    item = {"name": layout.name, "declared": layout.text, "digest": layout.digest}
+    item = {"name": layout.name, "declared": layout.text, "digest": layout.digest, "differences": []}
     try:
         found = kernarg.read(loader.host_library(KERNARG_HOSTS[layout.name](launch_target())), layout.name)
     except (AiterliteError, OSError) as error:
         return {**item, "result": "failed", "found": "", "error": str(error)}
-    return {**item, "result": "ok" if found == layout else "wrong", "found": found.text, "error": ""}
+    differences = [
+        f"{what}: found {given}, declared {wanted}"
+        for what, given, wanted in (
+            *kernarg.differences(layout.arguments, found.arguments),
+            *([("size", str(found.size), str(layout.size))] if found.size != layout.size else []),
+        )
+    ]
+    result = "ok" if found == layout else "wrong"
+    return {**item, "result": result, "found": found.text, "error": "", "differences": differences}
 
 
 def render(data: Mapping[str, Any]) -> str:
@@ -95,9 +103,11 @@ def render(data: Mapping[str, Any]) -> str:
     for item in data["structs"]:
         if item["result"] == "wrong":
             remedy = "declare in tables/asm.py what the host fills, and load that in the kernels"
-            lines.append(f"wrong: {item['name']}: found {item['found']}, declared {item['declared']}; {remedy}")
+            lines.append(f"wrong: {item['name']}: {'; '.join(item['differences'])}; {remedy}")
         elif item["result"] == "failed":
             lines.append(f"failed: {item['name']}: {item['error']}")
-    good = sum(item["result"] == "ok" for item in data["variants"])
-    whole = f"{good} of {output.plural(len(data['variants']), 'object')} as declared"
-    return "\n".join([*lines, f"{whole}; {output.plural(len(data['structs']), 'argument struct')} held to the host"])
+    counts = [
+        f"{sum(item['result'] == 'ok' for item in data[kind])} of {output.plural(len(data[kind]), noun)} as declared"
+        for kind, noun in (("variants", "object"), ("structs", "argument struct"))
+    ]
+    return "\n".join([*lines, "; ".join(counts)])

@@ -252,8 +252,9 @@ def launch_entry(capturing: bool = True, reads: str = "") -> Any:
         filled = kernarg.read(library, asm.GEMM_ARGS.name)
         if filled.digest != reads:
             raise LoadError(
-                f"an assembly kernel reads {asm.GEMM_ARGS.text}, and {library._name} fills {filled.text}; make the "
-                "kernel, aiterlite/tables/asm.py and the C++ struct agree: `aiterlite build --check-asm` compares them"
+                f"an assembly kernel was assembled for a struct of digest {reads[:12]}, and {library._name} fills one "
+                f"of digest {filled.digest[:12]}: {filled.text}. Make the kernel, aiterlite/tables/asm.py and the C++ "
+                "struct agree; `aiterlite build --check-asm` names the fields that do not"
             )
     launch = library.aiterlite_wv_split_k_launch
     launch.argtypes = [*[ctypes.c_void_p] * 3, *[ctypes.c_uint32] * 3, *_OPERAND_TYPES]
