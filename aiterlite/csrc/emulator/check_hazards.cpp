@@ -150,7 +150,7 @@ void HazardsState::look_back(const Step& at, uint32_t now, Worst* worst) const {
           if (e.scalar_reads.has(m0)) found(1, "m0 is read");
           break;
         case kHazardVskip:
-          found(2, "MODE.vskip decides about it");
+          found(p.op->inst->op == Op::s_setvskip ? 1 : 2, "MODE.vskip decides about it");
           break;
         case kHazardPermlane:
           vector_use(2, e.reads, " is swapped between lanes");

@@ -1,7 +1,8 @@
-// Effects of instructions on registers. Sources: the CDNA3 and CDNA4 instruction set manuals; passes and hazards as in
-// LLVM's scheduling model and hazard recognizer for gfx942 and gfx950.
+// Effects of instructions on registers. Sources: the CDNA3 and CDNA4 instruction set manuals; hazards as in LLVM's
+// hazard recognizer for gfx942 and gfx950.
 #include <aiterlite/emulator/effects.h>
 #include <aiterlite/emulator/runtime.h>
+#include <aiterlite/emulator/traits.h>
 
 namespace aiterlite::emulator {
 namespace {
@@ -16,26 +17,6 @@ bool accumulates(const Inst& inst, std::string_view n) {
          n.starts_with("v_smfmac_") || n.starts_with("v_dot2c_") || n.starts_with("v_dot4c_") ||
          n.starts_with("v_dot8c_") || inst.op == Op::v_swap_b32 || inst.op == Op::v_permlane16_swap_b32 ||
          inst.op == Op::v_permlane32_swap_b32;
-}
-
-bool is_transcendental(std::string_view n) {
-  for (const std::string_view p : {"v_exp_", "v_log_", "v_rcp_", "v_rsq_", "v_sqrt_", "v_sin_", "v_cos_"}) {
-    if (n.starts_with(p)) return true;
-  }
-  return false;
-}
-
-int matrix_passes(Arch arch, const Inst& inst, std::string_view n) {
-  if (has(n, "f64_16x16x4")) return arch == Arch::gfx950 ? 16 : 8;
-  if (has(n, "f64_4x4x4")) return 4;
-  if (has(n, "_f8f6f4")) {
-    const bool eight_bits = inst.cbsz < 2 || inst.blgp < 2;
-    return (has(n, "32x32") ? 8 : 4) * (eight_bits ? 2 : 1);
-  }
-  if (has(n, "4x4x")) return 2;
-  const bool f32 = n.ends_with("_f32") && !n.ends_with("_xf32");
-  if (has(n, "32x32")) return f32 || has(n, "_2b_") ? 16 : 8;
-  return f32 || has(n, "_4b_") ? 8 : 4;
 }
 
 bool scalar_reads_scc(Op op) {
@@ -138,11 +119,11 @@ void classify(Arch arch, const MicroOp& op, std::string_view n, Effects& e) {
       if (!is_valu_format(inst.format)) {
         e.unit = Unit::salu;
       } else if (n.starts_with("v_mfma_") || n.starts_with("v_smfmac_")) {
-        e.passes = static_cast<uint8_t>(matrix_passes(arch, inst, n));
+        e.passes = static_cast<uint8_t>(matrix_passes(arch, inst));
         const bool f32 = n.ends_with("_f32") && !n.ends_with("_xf32");
         e.unit = n.ends_with("_f64") ? Unit::dmatrix : f32 ? Unit::smatrix : Unit::xdl;
       } else {
-        e.unit = is_transcendental(n) ? Unit::trans : n.starts_with("v_dot") ? Unit::dot : Unit::valu;
+        e.unit = traits(inst.op).kind == Kind::transcendental ? Unit::trans : n.starts_with("v_dot") ? Unit::dot : Unit::valu;
       }
   }
   const bool cache = inst.op == Op::buffer_inv || inst.op == Op::buffer_wbl2;
@@ -219,6 +200,7 @@ void find_hazards(Arch arch, const MicroOp& op, std::string_view n, Effects& e) 
     const uint32_t size = (inst.simm16 >> 11 & 31) + 1;
     if (hwreg(inst) == 1 && offset <= 28 && offset + size > 28) e.causes |= kHazardVskip;
   }
+  if (inst.op == Op::s_setvskip) e.causes |= kHazardVskip;
   if (inst.op == Op::s_getreg_b32) e.suffers |= kHazardSetreg;
 }
 
