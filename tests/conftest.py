@@ -20,6 +20,8 @@ from aiterlite.jit import engine, sources, toolchain
 from aiterlite.jit.sources import SourceTree
 from aiterlite.jit.store import Store, open_store
 
+pytest_plugins = ("pytester", "aiterlite.emulator.pytest_plugin")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "torch: needs torch, in this process or in a child that builds a host unit")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from emulator import executor
 from emulator.assembly import Kernel, assemble, kernel_text
 
 from aiterlite import emulator
@@ -58,12 +59,16 @@ def use(emulator_library: str) -> None:
     emulator.use_library(emulator_library)
 
 
+def emulator_path() -> str:
+    return str(executor.library())
+
+
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., str]:
     """Assembles a kernel `k` with pointers `inputs` and `outputs`; gives its file."""
 
-    def assembled(body: str, target: str = "gfx942") -> str:
-        path = tmp_path / f"k-{target}.co"
+    def assembled(body: str, target: str = "gfx942", name: str = "k") -> str:
+        path = tmp_path / f"{name}-{target}.co"
         path.write_bytes(assemble(target, kernel_text(target, "k", body, Kernel())))
         return str(path)
 
@@ -125,11 +130,76 @@ def test_a_wrong_result_is_told(both: Both, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_other_bits_under_another_schedule_are_told(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aiterlite.cli import emulate
+    from aiterlite.cli import emulate_op
 
-    monkeypatch.setattr(emulate, "_same_bits", lambda a, b: False)
+    monkeypatch.setattr(emulate_op, "_same_bits", lambda a, b: False)
     text, data, code = both("emulate", "wvSplitK", "n=1", "m=16", "k=64", "--races")
     assert code == 1 and len(data["runs"][0]["races"]) == len(emulator.SCHEDULES) and "OTHER BITS under" in text
+
+
+# Sanitizers and counters ----------------------------------------------------------------------------------------------
+
+HASTY = TRIPLE.replace("s_waitcnt vmcnt(0)\n", "")
+
+
+def test_sanitizers_name_the_fault_and_its_mending(both: Both, make: Callable[..., str]) -> None:
+    text, data, code = both("emulate", make(HASTY), *TENSORS, "--sanitize")
+    assert code == 1 and [finding["check"] for finding in data["findings"]] == ["waits"]
+    assert "FOUND waits: kernel `k`" in text and "s_waitcnt vmcnt(0)" in text and "v_mul_f32_e32" in text
+    text, data, code = both("emulate", make(TRIPLE), *TENSORS, "--sanitize")
+    assert code == 0 and data["findings"] == [] and "nothing found by the sanitizers (all)" in text
+
+
+@pytest.mark.parametrize(("names", "found"), [("waits", 1), ("races,waits", 1), ("hazards,lds", 0)])
+def test_sanitizers_can_be_chosen(both: Both, make: Callable[..., str], names: str, found: int) -> None:
+    _, data, code = both("emulate", make(HASTY), *TENSORS, "--sanitize", names)
+    assert len(data["findings"]) == code == found
+
+
+@pytest.mark.parametrize("names", ["wait", ",", "waits,al"])
+def test_an_unknown_sanitizer(make: Callable[..., str], capsys: pytest.CaptureFixture[str], names: str) -> None:
+    assert main(["emulate", make(TRIPLE), *TENSORS, "--sanitize", names]) == 2
+    assert f"--sanitize is '{names}'; allowed: all, or some of waits,hazards" in capsys.readouterr().err
+
+
+def test_counters_of_a_file(both: Both, make: Callable[..., str]) -> None:
+    text, data, _ = both("emulate", make(TRIPLE), *TENSORS, "--counters")
+    moved = data["counters"]["bytes"]["global"]
+    assert (moved["read"], moved["written"]) == (256, 256) and data["counters"]["instructions"]["total"] == 8
+    assert "not a time" in text and "on mi300x" in text
+
+
+def test_an_operator_watched(both: Both) -> None:
+    words = ("emulate", "wvSplitK", "n=2", "m=32", "k=256", "--sanitize", "all", "--counters")
+    text, data, code = both(*words)
+    (run,) = data["runs"]
+    assert code == 0 and run["findings"] == [] and "nothing found by the sanitizers" in text
+    (counted,) = run["counters"]
+    assert counted["arguments"]["weight"]["unique_read"] == 32 * 256 * 2
+
+
+def test_the_fixture_fails_a_test_with_a_finding(pytester: pytest.Pytester, make: Callable[..., str]) -> None:
+    pytester.makepyfile(
+        f"""
+        import torch
+        from aiterlite import emulator
+
+        emulator.use_library({str(emulator_path())!r})
+
+        def launch(path):
+            module = emulator.Device("gfx942").load(path)
+            module.launch("k", 1, 64, {{"inputs": torch.ones(64), "outputs": torch.empty(64)}})
+
+        def test_hasty(sanitized):
+            launch({make(HASTY)!r})
+
+        def test_quiet(sanitized):
+            launch({make(TRIPLE, name="twin")!r})
+        """
+    )
+    result = pytester.runpytest_subprocess("-p", "aiterlite.emulator.pytest_plugin", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*waits: kernel `k`*v2 is*s_waitcnt vmcnt(0)*"])
 
 
 # Coverage and listing -------------------------------------------------------------------------------------------------
