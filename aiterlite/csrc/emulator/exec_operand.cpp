@@ -196,13 +196,22 @@ uint64_t prepare(Wave& w, const MicroOp* op, const uint32_t** sources, int count
 
 namespace {
 
+// Output multipliers are for the mode without IEEE rules and without denormal results; in another one they are ignored.
+bool multiplies(const Wave& w, const Inst& inst, uint32_t denormals) {
+  return inst.omod && !(w.mode & kModeIeee) && !(denormals & 2);
+}
+
 void modify_f32(const Wave& w, const Inst& inst, uint32_t* p) {
   static constexpr float kScale[4] = {1.0f, 2.0f, 4.0f, 0.5f};
+  const bool scales = multiplies(w, inst, mode_denorm_f32(w.mode));
   for (int i = 0; i < kWave; i += kLanes) {
     vf32 v = load<vf32>(p + i);
-    if (inst.omod) v = with_nan(v * kScale[inst.omod], v);
+    if (scales) {
+      v = with_nan(flush(v * kScale[inst.omod]), v);
+      v = select(v == 0.0f, vf32{}, v);  // no negative zero
+    }
     if (inst.clamp) {
-      const vf32 low = select(v > 0.0f, v, vf32{});
+      const vf32 low = select(as_i32(bits(v)) > 0, v, vf32{});  // a denormal is above 0 even where inputs are flushed
       const vf32 clamped = select(low < 1.0f, low, splat(1.0f));
       v = select(is_nan(v), w.mode & kModeDx10Clamp ? vf32{} : v, clamped);
     }
@@ -212,12 +221,16 @@ void modify_f32(const Wave& w, const Inst& inst, uint32_t* p) {
 
 void modify_f16(const Wave& w, const Inst& inst, uint32_t* p, int shift) {
   static constexpr float kScale[4] = {1.0f, 2.0f, 4.0f, 0.5f};
+  const bool scales = multiplies(w, inst, mode_denorm_f16_f64(w.mode));
   for (int i = 0; i < kWave; i += kLanes) {
     const vu32 raw = load<vu32>(p + i);
     vf32 v = f16_to_f32(raw >> shift);
-    if (inst.omod) v = v * kScale[inst.omod];
+    if (scales) {
+      v = flush_f16(v * kScale[inst.omod]);
+      v = select(v == 0.0f, vf32{}, v);
+    }
     if (inst.clamp) {
-      const vf32 low = select(v > 0.0f, v, vf32{});
+      const vf32 low = select(as_i32(bits(v)) > 0, v, vf32{});
       const vf32 clamped = select(low < 1.0f, low, splat(1.0f));
       v = select(is_nan(v), w.mode & kModeDx10Clamp ? vf32{} : v, clamped);
     }
@@ -228,13 +241,18 @@ void modify_f16(const Wave& w, const Inst& inst, uint32_t* p, int shift) {
 
 void modify_f64(const Wave& w, const Inst& inst, uint32_t* p) {
   static constexpr double kScale[4] = {1.0, 2.0, 4.0, 0.5};
+  const bool scales = multiplies(w, inst, mode_denorm_f16_f64(w.mode));
   for (int l = 0; l < kWave; ++l) {
-    double v = read_lane<double>(p + l) * kScale[inst.omod];
+    double v = read_lane<double>(p + l);
+    if (scales) {
+      v *= kScale[inst.omod];
+      if (__builtin_fabs(v) < 0x1p-1022) v = 0.0;
+    }
     if (inst.clamp) {
       if (v != v) {
         v = w.mode & kModeDx10Clamp ? 0.0 : v;
       } else {
-        v = v > 0.0 ? (v < 1.0 ? v : 1.0) : 0.0;
+        v = __builtin_signbit(v) ? 0.0 : (v < 1.0 ? v : 1.0);
       }
     }
     write_lane(p + l, v);

@@ -99,9 +99,6 @@ bool is_wave_value(const Inst& inst, int slot) {
 // 16-bit results that leave the other half of the register as it was; the older instructions clear it.
 bool keeps_high(const Inst& inst) {
   switch (inst.op) {
-    case Op::v_mac_f16:
-    case Op::v_madmk_f16:
-    case Op::v_madak_f16:
     case Op::v_mad_f16:
     case Op::v_mad_u16:
     case Op::v_mad_i16:
@@ -224,6 +221,15 @@ bool needs_prepare(const Inst& inst) {
   return false;
 }
 
+// A sign modifier of VOP3, SDWA or DPP on two values in one register: which of them it changes is not documented.
+bool signs_a_pair(const Inst& inst) {
+  if (inst.format == Format::VOP3P) return false;
+  for (int i = 0; i < 3; ++i) {
+    if (is_packed(inst.src[i].type) && ((inst.abs | inst.neg) >> i & 1)) return true;
+  }
+  return false;
+}
+
 bool has_half_result(const Inst& inst) {
   return is_half(inst.dst[0].type) || inst.op == Op::v_ashr_pk_i8_i32 || inst.op == Op::v_ashr_pk_u8_i32;
 }
@@ -254,6 +260,10 @@ bool build_microop(Program* program, const Inst& inst, MicroOp* op, std::string*
   }
   if (valu && inst.omod && !is_float(inst.dst[0].type)) {
     *reason = "an output multiplier on a result that is no float";
+    return false;
+  }
+  if (valu && signs_a_pair(inst)) {
+    *reason = "a sign modifier on a packed operand";
     return false;
   }
   for (const Operand& o : inst.dst) {
