@@ -220,6 +220,7 @@ WIDENING = [
     ("pk32_f16_fp6", "fp6", "f16", 32), ("pk32_f16_bf6", "bf6", "f16", 32),
     ("pk32_bf16_fp6", "fp6", "bf16", 32), ("pk32_bf16_bf6", "bf6", "bf16", 32),
     ("f32_fp8", "fp8", "f32", 1), ("f32_bf8", "bf8", "f32", 1),
+    ("f16_fp8", "fp8", "f16", 1), ("f16_bf8", "bf8", "f16", 1),
 ]  # fmt: skip
 NARROWING = [
     ("pk_fp8_f16", "f16", "fp8", 2), ("pk_bf8_f16", "f16", "bf8", 2), ("pk_fp4_f16", "f16", "fp4", 2),
@@ -300,6 +301,28 @@ def test_scaled_pairs(to: str) -> None:
             )
 
 
+@pytest.mark.parametrize("source", ["fp8", "bf8"])
+def test_scaled_single_half(source: str) -> None:
+    """Any byte of the source, into either half of the destination; the other half stays."""
+    f = FORMATS[source]
+    rng = generator("single" + source)
+    codes, old = integers(rng), integers(rng)
+    power = rng.integers(-4, 5, 64)
+    vector = {"v8": codes, "v9": ((127 + power) << 23).astype(np.uint32), "v32": old}
+    places = [(byte, half) for byte in range(4) for half in range(2)]
+    cases = [
+        Case(f"v_cvt_scalef32_f16_{source} v32, v8, v9 op_sel:[{byte & 1},{byte >> 1},{half}]", vector)
+        for byte, half in places
+    ]
+    for (byte, half), got in zip(places, run("gfx950", cases), strict=True):
+        for i in range(64):
+            want = scaled(F16, f, int(codes[i]) >> (8 * byte) & 255, int(power[i]))
+            found = int(got["v32"][i])
+            assert found & ~(0xFFFF << (16 * half)) == int(old[i]) & ~(0xFFFF << (16 * half)), (byte, half)
+            code = found >> (16 * half) & 0xFFFF
+            assert code == want or (fp.is_nan(F16, code) and fp.is_nan(F16, want)), (byte, half, hex(code), hex(want))
+
+
 @pytest.mark.parametrize("to", ["fp6", "bf6"])
 def test_scaled_2xpk16(to: str) -> None:
     """Sixteen values each of two sources, interleaved."""
@@ -323,7 +346,8 @@ def test_scaled_2xpk16(to: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["fp8_f32", "bf8_f32", "fp8_f16", "bf8_bf16", "pk_fp4_f32", "pk_fp4_f16", "pk32_fp6_f32", "pk32_bf6_bf16"]
+    "name",
+    [f"{to}_{source}" for to in ("fp8", "bf8", "pk_fp4", "pk32_fp6", "pk32_bf6") for source in ("f32", "f16", "bf16")],
 )
 def test_scaled_stochastic(name: str) -> None:
     """Results are neighbours of the scaled value."""

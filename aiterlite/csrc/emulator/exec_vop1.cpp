@@ -226,10 +226,9 @@ void register_vop1(HandlerTable& t) {
   V(v_ceil_f32, [](vf32 a) { return vceil(a); });
   V(v_rndne_f32, [](vf32 a) { return vrndne(a); });
   V(v_floor_f32, [](vf32 a) { return vfloor(a); });
+  // v_exp_legacy_f32 and v_log_legacy_f32 are missing: what sets them apart is not documented.
   V(v_exp_f32, [](vf32 a) { return vexp2(a); });
-  V(v_exp_legacy_f32, [](vf32 a) { return vexp2(a); });
   V(v_log_f32, [](vf32 a) { return vlog2(a); });
-  V(v_log_legacy_f32, [](vf32 a) { return vlog2(a); });
   V(v_rcp_f32, [](vf32 a) { return vrcp(a); });
   V(v_rcp_iflag_f32, [](vf32 a) { return vrcp(a); });
   V(v_rsq_f32, [](vf32 a) { return vrsq(a); });
