@@ -437,28 +437,27 @@ def test_integer_atomics(target: str, space: str, bits: int) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("space", ["global", "buffer"])
 @pytest.mark.parametrize("bits", [32, 64])
-def test_compare_and_swap(target: str, bits: int) -> None:
+def test_compare_and_swap(target: str, space: str, bits: int) -> None:
+    """The comparand, behind the new value, is right in even lanes only. A buffer's result replaces the new value."""
     dtype = np.uint32 if bits == 32 else np.uint64
     words = bits // 32
+    tail, wide = ("_x2", "x2") if words == 2 else ("", "")
     data = np.arange(64, dtype=dtype) // 2
     out = np.arange(64, dtype=dtype)
-    move = (
-        "v_mov_b32_e32 v33, v2\n"
-        if words == 1
-        else "v_mov_b32_e32 v33, 0\nv_mov_b32_e32 v35, 0\nv_lshrrev_b32_e32 v34, 1, v1\n"
-    )
-    body = f"v_mul_u32_u24_e32 v6, {4 * words}, v1\nv_add_u32_e32 v32, 1000, v1\n{move}"
-    if words == 1:
-        # The comparand is right in even lanes only.
-        body += "v_lshrrev_b32_e32 v33, 1, v1\nv_and_b32_e32 v7, 1, v1\nv_add_u32_e32 v33, v33, v7\n"
+    comparand = 32 + words
+    body = f"v_mul_u32_u24_e32 v6, {4 * words}, v1\nv_mov_b32_e32 v33, 0\nv_mov_b32_e32 v35, 0\n"
+    body += f"v_add_u32_e32 v32, 1000, v1\nv_lshrrev_b32_e32 v{comparand}, 1, v1\n"
+    body += f"v_and_b32_e32 v7, 1, v1\nv_add_u32_e32 v{comparand}, v{comparand}, v7\n"
+    result, source = span(40, words), span(32, 2 * words)
+    if space == "global":
+        body += f"global_atomic_cmpswap{tail} {result}, v6, {source}, s[4:5] sc0\n"
     else:
-        body += "v_and_b32_e32 v7, 1, v1\nv_add_u32_e32 v34, v34, v7\n"
-    body += (
-        f"global_atomic_cmpswap{'_x2' if words == 2 else ''} {span(40, words)}, v6, {span(32, 2 * words)}, s[4:5] sc0\n"
-        "s_waitcnt vmcnt(0)\n"
-    )
-    launch(target, body + f"global_store_dword{'x2' if words == 2 else ''} v6, {span(40, words)}, s[6:7]", data, out)
+        body += RESOURCE.format(records=64 * 4 * words)
+        body += f"buffer_atomic_cmpswap{tail} {source}, v6, s[8:11], 0 offen sc0\n"
+        result = span(32, words)
+    launch(target, f"{body}s_waitcnt vmcnt(0)\nglobal_store_dword{wide} v6, {result}, s[6:7]", data, out)
     for lane in range(64):
         assert int(out[lane]) == lane // 2
         assert int(data[lane]) == (1000 + lane if lane % 2 == 0 else lane // 2)

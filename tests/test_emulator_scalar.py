@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
-from emulator.assembly import TARGETS, Case, run
+from emulator.assembly import TARGETS, Case, Kernel, assemble, device, kernel_text, run
 from emulator.executor import library
 from emulator.integer_models import M32, M64, first_one, leading, leading_signed, reverse, signed
 from emulator.values import INTEGERS, generator, integers
@@ -378,3 +379,44 @@ def test_hardware_registers(target: str) -> None:
     )
     got = run(target, [Case(text, scalar={20: 3}, read=("s40", "s41", "s42"))])[0]
     assert got == {"s40": 0xD0, "s41": 3, "s42": 1}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_control_without_effect(target: str) -> None:
+    """Priorities, performance counters and wake-ups change no register; no debugger takes its branches."""
+    texts = [
+        "s_setprio 3",
+        "s_wakeup",
+        "s_incperflevel 2",
+        "s_decperflevel 2",
+        "s_ttracedata",
+        "s_icache_inv",
+        "s_nop 15",
+    ]
+    for i, name in enumerate(("sys", "user", "sys_or_user", "sys_and_user")):
+        texts.append(f"s_cbranch_cdbg{name} .Ldebug{i}\ns_add_u32 s40, s40, 1\ns_cmp_eq_u32 s40, 9\n.Ldebug{i}:")
+    cases, expected = [], []
+    for text in texts:
+        scalar: dict[str | int, int] = {40: 8, "scc": 1, "m0": 5, "vcc_lo": 1, "vcc_hi": 2}
+        cases.append(Case(text, scalar=scalar, read=("s40", "scc", "m0", "vcc", "exec"), exec=M64 - 1))
+        expected.append((9 if "cbranch" in text else 8, 1, 5, 2 << 32 | 1, M64 - 1))
+    check(target, cases, expected)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_saved_end(target: str) -> None:
+    """s_endpgm_saved ends the wave: what follows is not run."""
+    body = """
+s_load_dwordx2 s[4:5], s[0:1], 0
+v_mov_b32_e32 v1, 0
+v_mov_b32_e32 v2, 7
+s_waitcnt lgkmcnt(0)
+global_store_dword v1, v2, s[4:5]
+s_endpgm_saved
+global_store_dword v1, v2, s[4:5] offset:4
+s_endpgm"""
+    out = np.zeros(2, np.uint32)
+    device(target).load(assemble(target, kernel_text(target, "k", body, Kernel(), ("out",)))).launch(
+        "k", 1, 64, {"out": out}
+    )
+    assert [int(v) for v in out] == [7, 0]
