@@ -437,7 +437,7 @@ def test_integer_atomics(target: str, space: str, bits: int) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("space", ["global", "buffer"])
+@pytest.mark.parametrize("space", ["global", "flat", "buffer"])
 @pytest.mark.parametrize("bits", [32, 64])
 def test_compare_and_swap(target: str, space: str, bits: int) -> None:
     """The comparand, behind the new value, is right in even lanes only. A buffer's result replaces the new value."""
@@ -453,11 +453,14 @@ def test_compare_and_swap(target: str, space: str, bits: int) -> None:
     result, source = span(40, words), span(32, 2 * words)
     if space == "global":
         body += f"global_atomic_cmpswap{tail} {result}, v6, {source}, s[4:5] sc0\n"
+    elif space == "flat":
+        body += "v_mov_b32_e32 v5, s5\nv_add_co_u32_e32 v4, vcc, s4, v6\nv_addc_co_u32_e32 v5, vcc, 0, v5, vcc\n"
+        body += f"flat_atomic_cmpswap{tail} {result}, v[4:5], {source} sc0\n"
     else:
         body += RESOURCE.format(records=64 * 4 * words)
         body += f"buffer_atomic_cmpswap{tail} {source}, v6, s[8:11], 0 offen sc0\n"
         result = span(32, words)
-    launch(target, f"{body}s_waitcnt vmcnt(0)\nglobal_store_dword{wide} v6, {result}, s[6:7]", data, out)
+    launch(target, f"{body}s_waitcnt vmcnt(0) lgkmcnt(0)\nglobal_store_dword{wide} v6, {result}, s[6:7]", data, out)
     for lane in range(64):
         assert int(out[lane]) == lane // 2
         assert int(data[lane]) == (1000 + lane if lane % 2 == 0 else lane // 2)

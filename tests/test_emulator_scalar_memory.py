@@ -219,7 +219,15 @@ def test_cache_instructions(target: str) -> None:
     kept = data.copy()
     out = np.zeros(4, np.uint32)
     lines = ["s_movk_i32 s20, 7", "s_store_dword s20, s[4:5], 0"]
-    for name in ("s_dcache_wb", "s_dcache_inv", "s_dcache_wb_vol", "s_dcache_inv_vol", "s_icache_inv"):
+    for name in (
+        "s_dcache_wb",
+        "s_dcache_inv",
+        "s_dcache_wb_vol",
+        "s_dcache_inv_vol",
+        "s_icache_inv",
+        "buffer_wbl2 sc1",
+        "buffer_inv sc1",
+    ):
         lines.append(name)
     lines += ["s_load_dwordx4 s[24:27], s[4:5], 0", store_scalars(24, 4)]
     launch(target, "\n".join(lines), data, out)

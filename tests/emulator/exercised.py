@@ -2,7 +2,8 @@
 
     PYTHONPATH=tests python -m pytest -p emulator.exercised tests/test_emulator_*.py
 
-The session fails if a mnemonic is missing. Instructions count where a code object that holds them is loaded.
+The session fails if a mnemonic is missing. An instruction counts where a code object that
+holds it in a form that runs is loaded.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from emulator import refusals
 
-from aiterlite.emulator import library
+from aiterlite.emulator.coverage import coverage
 from aiterlite.emulator.device import Device
 
 _loaded: set[str] = set()
@@ -27,7 +28,7 @@ def pytest_configure() -> None:
     def recorded(self: Device, source: Any) -> Any:
         module = load(self, source)
         data = Path(source).read_bytes() if isinstance(source, (str, os.PathLike)) else bytes(source)
-        _loaded.update(form["op"] for f in library.coverage(data)["functions"] for form in f["forms"])
+        _loaded.update(form.op for form in coverage(data).forms if not form.refusal)
         return module
 
     Device.load = recorded  # type: ignore[method-assign]
