@@ -1,8 +1,9 @@
 """How fast the emulator executes, per instruction set of the host, with its memory checks on.
 
-Prints wave-instructions and matrix instructions a second on one core, and the seconds that two bf16 GEMMs of 512^3 (one
-through MFMA, one without) take on all cores and on one. What runs on one core is timed by that core's clock, so other
-work on the machine matters less. `--json FILE` writes the same figures. Each level runs in a process of its own.
+Prints wave-instructions and matrix instructions a second on one core, the seconds that two bf16 GEMMs of 512^3 (one
+through MFMA, one without) take on all cores and on one, and how much longer launches take with sanitizers and counters.
+What runs on one core is timed by that core's clock, so other work on the machine matters less. `--json FILE` writes the
+same figures. Each level runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ WAVES = 16  # four workgroups of four waves
 ONE = Schedule(threads=1)
 
 
+WATCHED = {"sanitizers": {"sanitize": True}, "counters": {"counters": True}}
+
+
 def best(run: Callable[[Schedule], Any], schedule: Schedule, repeats: int) -> tuple[float, Any]:
     """The shortest time of a few runs, after one that is not counted, and what the last one returned."""
     clock = time.process_time if schedule.threads == 1 else time.perf_counter
@@ -58,6 +62,8 @@ def measure(target: str, repeats: int) -> dict[str, float]:
         products = {"x": x, "out": out.view(np.float32), "turns": turns}
         seconds, _ = best(lambda how: speed.launch("mfma_loop", WAVES // 4, 256, products, schedule=how), ONE, repeats)
         figures["mfma_per_second"] = 4 * turns * WAVES / seconds
+        short = loop | {"turns": 1_000}
+        figures |= watched("valu_loop", lambda **how: speed.launch("valu_loop", WAVES // 4, 256, short, **how), repeats)
         for name in ("gemm_bf16", "gemm_vector"):
             module = device.load(corpus.compile_object(name, target, "-O3", Path(folder)))
             figures |= gemm(module, name, target, repeats)
@@ -76,10 +82,21 @@ def gemm(module: emulator.Module, name: str, target: str, repeats: int) -> dict[
     for label, schedule in (("all_cores", Schedule()), ("one_core", ONE)):
         figures[f"{name}_512_seconds_{label}"], report = best(run, schedule, repeats)
     figures[f"{name}_512_wave_instructions"] = report.instructions
+    figures |= watched(name, lambda **how: module.launch(name, work.grid, work.block, values, **how), repeats)
     wrong = corpus.mismatches(work, values)
     if wrong:
         raise SystemExit(f"{name} is wrong: {'; '.join(wrong)}")
     return figures
+
+
+def watched(name: str, launch: Callable[..., Any], repeats: int) -> dict[str, float]:
+    """How many times as long a launch takes on one core when it is watched."""
+    plain, _ = best(lambda how: launch(schedule=how), ONE, repeats)
+    return {
+        f"{name}_times_with_{what}": best(lambda how, options=options: launch(schedule=how, **options), ONE, repeats)[0]
+        / plain
+        for what, options in WATCHED.items()
+    }
 
 
 def run_level(level: str, target: str, repeats: int) -> dict[str, Any]:
@@ -118,6 +135,9 @@ def main() -> None:
         for name in ("gemm_bf16", "gemm_vector"):
             both = (figures[f"{name}_512_seconds_{cores}"] for cores in ("all_cores", "one_core"))
             print(f"{'':10}  {name} 512^3: {' s on all cores, '.join(f'{s:.3f}' for s in both)} s on one")
+        for name in ("valu_loop", "gemm_bf16", "gemm_vector"):
+            times = (f"{figures[f'{name}_times_with_{what}']:.2f} times as long with {what}" for what in WATCHED)
+            print(f"{'':10}  {name}: {', '.join(times)}")
     if options.json:
         report = {"target": options.target, "cores": os.cpu_count(), "levels": results}
         options.json.write_text(json.dumps(report, indent=1) + "\n")
