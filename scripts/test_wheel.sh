@@ -26,4 +26,4 @@ sources = {str(p.relative_to(pathlib.Path(sys.argv[1]) / "aiterlite"))
 missing = sorted(name for name in sources if not (where.parent / name).is_file())
 assert not missing, f"the wheel lacks {missing}"
 EOF
-"$work/venv/bin/python" -m pytest -q -m 'not slow' -p no:cacheprovider --ignore-glob='tests/test_emulator_decode_*' tests
+"$work/venv/bin/python" -m pytest -q -m 'not slow and not emulated' -p no:cacheprovider --ignore-glob='tests/test_emulator_decode_*' tests

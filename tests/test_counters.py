@@ -13,6 +13,7 @@ from aiterlite.emulator.counters import bytes_floor_us, matrix_floor_us, to_text
 from aiterlite.target import resolve
 
 pytestmark = [
+    pytest.mark.emulated,
     pytest.mark.compile,
     pytest.mark.skipif(bool(session.missing()), reason=session.missing()),
 ]

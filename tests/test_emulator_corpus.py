@@ -17,7 +17,7 @@ from emulator.launches import Buffer, Kernel, Work, read, u32, write
 from aiterlite.emulator import Schedule
 
 needs_compilers = pytest.mark.skipif(bool(session.missing()), reason=session.missing())
-pytestmark = pytest.mark.compile
+pytestmark = [pytest.mark.compile, pytest.mark.emulated]
 
 # No instruction of the corpus is left out by chance: no launch is longer than this.
 LIMIT = 20_000_000

@@ -20,6 +20,7 @@ from emulator.launches import Array
 from aiterlite.emulator import MemoryViolation, Report, Schedule, find_races
 
 pytestmark = [
+    pytest.mark.emulated,
     pytest.mark.compile,
     pytest.mark.skipif(bool(session.missing()), reason=session.missing()),
 ]

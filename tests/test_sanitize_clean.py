@@ -11,6 +11,7 @@ CHECKS = ("waits", "hazards", "registers", "barriers")
 LAUNCHES = [(kernel, target) for kernel in KERNELS.values() for target in kernel.targets]
 
 pytestmark = [
+    pytest.mark.emulated,
     pytest.mark.compile,
     pytest.mark.skipif(bool(session.missing()), reason=session.missing()),
 ]

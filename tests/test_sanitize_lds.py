@@ -8,6 +8,7 @@ import pytest
 from emulator import assembly, session, watched
 
 pytestmark = [
+    pytest.mark.emulated,
     pytest.mark.compile,
     pytest.mark.skipif(bool(session.missing()), reason=session.missing()),
 ]

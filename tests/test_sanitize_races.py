@@ -13,6 +13,7 @@ from aiterlite import emulator
 from aiterlite.emulator import Schedule
 
 pytestmark = [
+    pytest.mark.emulated,
     pytest.mark.compile,
     pytest.mark.skipif(bool(session.missing()), reason=session.missing()),
 ]
