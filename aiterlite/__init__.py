@@ -14,16 +14,20 @@ if TYPE_CHECKING:
     from aiterlite.jit.engine import seal, unseal
     from aiterlite.jit.record import recording
     from aiterlite.ops.gemm import linear, wvSplitK
+    from aiterlite.ops.gemm_fp8 import wvSplitKQ
+    from aiterlite.ops.llmm1 import LLMM1
 
 # Where each public name lives; the module is imported when the name is first used.
 _LAZY = {
     "linear": "aiterlite.ops.gemm",
     "wvSplitK": "aiterlite.ops.gemm",
+    "wvSplitKQ": "aiterlite.ops.gemm_fp8",
+    "LLMM1": "aiterlite.ops.llmm1",
     "seal": "aiterlite.jit.engine",
     "unseal": "aiterlite.jit.engine",
     "recording": "aiterlite.jit.record",
 }
-__all__ = ["linear", "recording", "seal", "unseal", "wvSplitK"]
+__all__ = ["LLMM1", "linear", "recording", "seal", "unseal", "wvSplitK", "wvSplitKQ"]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,6 +22,7 @@ LAYERS = (
     ("launcher",),
     ("reference",),
     ("ops",),
+    ("compat",),
     ("benchmark",),
     ("demo",),
     ("cli",),

@@ -67,7 +67,8 @@ def operator(name: str) -> Table:
 def problem(table: Table, values: dict[str, Any]) -> Any:
     """A problem from plain data. Raises `ValueError`.
 
-    `aligned`, where it is not given, is what contiguous operands have: rows of a multiple of 16 bytes.
+    `aligned`, where it is not given, is what contiguous operands have: rows of a multiple of 16 bytes, which are
+    8 elements unless the type of problem says otherwise.
     """
     types = get_type_hints(table.problem)
     for name, value in values.items():
@@ -77,7 +78,7 @@ def problem(table: Table, values: dict[str, Any]) -> Any:
     if missing:
         raise ValueError(f"{table.op} needs {', '.join(missing)}")
     if "aligned" in types and "aligned" not in values and "k" in values:
-        values = {**values, "aligned": values["k"] % 8 == 0}
+        values = {**values, "aligned": values["k"] % getattr(table.problem, "LOAD_ELEMENTS", 8) == 0}
     return dispatch.problem_from(table, values)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from aiterlite.jit import kernarg, loader, progress, record
 from aiterlite.jit.spec import Unit
 from aiterlite.tables import asm
 from aiterlite.tables import gemm as tables
-from aiterlite.target import launch_target, persona_for
+from aiterlite.target import Persona, launch_target, persona_for
 
 Run = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
@@ -58,13 +59,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return result
 
 
-def wvSplitK(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: N802 (the operator's name in the field)
+def wvSplitK(  # noqa: N802 (the operator's name in the field)
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, cu_count: int = 0
+) -> Tensor:
     """The skinny GEMM of vLLM's ROCm backend: y = x · weight^T + bias for 1 to 16 rows of x.
 
     Args:
         x: [..., K] bfloat16 or float16 with 0 to 16 rows; the last dimension has stride 1, rows may be strided.
         weight: [M, K] of x's dtype and device; the last dimension has stride 1, rows may be strided.
         bias: None, [M], [1, M] or [N, M] of x's dtype and device.
+        cu_count: plan as for a chip of this many compute units; 0 for as many as the device has.
 
     Returns [..., M] of x's dtype. Sums are float32, the bias is added in float32, and one rounding follows. The same
     call gives the same bits. Nothing outside the operands' addressed elements is read. Not differentiable.
@@ -72,7 +76,7 @@ def wvSplitK(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  
     Source of the semantics: `wvSplitK` of vLLM (csrc/rocm/skinny_gemms.cu), whose argument order is weight first.
     Raises `ArgumentError`, `DispatchError` (with the reasons) or a `JitError`.
     """
-    result: Tensor = _WV_SPLIT_K_OP(x, weight, bias)
+    result: Tensor = _WV_SPLIT_K_OP(x, weight, bias, cu_count=cu_count)
     return result
 
 
@@ -109,16 +113,15 @@ def _check(function: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> int
     _check_alike(function, "weight", weight, x)
     n = x.numel() // k if k else _rows(x)
     if bias is not None:
-        m = weight.shape[0]
-        if list(bias.shape) not in ([m], [1, m], [n, m]):
-            raise ArgumentError(
-                function,
-                "bias",
-                f"of shape {list(bias.shape)}",
-                f"[{m}], [1, {m}] or [{n}, {m}] (features, or rows too)",
-            )
+        _check_bias_shape(function, bias, n, weight.shape[0])
         _check_alike(function, "bias", bias, x)
     return n
+
+
+def _check_bias_shape(function: str, bias: Tensor, n: int, m: int) -> None:
+    if list(bias.shape) not in ([m], [1, m], [n, m]):
+        allowed = f"[{m}], [1, {m}] or [{n}, {m}] (features, or rows too)"
+        raise ArgumentError(function, "bias", f"of shape {list(bias.shape)}", allowed)
 
 
 def _rows(x: Tensor) -> int:
@@ -139,10 +142,22 @@ def _check_kernel_operands(function: str, x: Tensor, weight: Tensor, bias: Tenso
     """What the kernels need and torch does not."""
     if x.dtype not in _DTYPES:
         raise ArgumentError(function, "x", f"of dtype {x.dtype}", "torch.bfloat16, torch.float16")
+    _check_dense(function, x, weight, bias)
+
+
+def _check_dense(function: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     for name, tensor in (("x", x), ("weight", weight), ("bias", bias)):
         if tensor is not None and not _is_dense(tensor):
             got = f"of strides {list(tensor.stride())}"
             raise ArgumentError(function, name, got, "a last dimension of stride 1", "Call .contiguous() on it.")
+
+
+def _planned_for(function: str, device: torch.device, cu_count: int) -> Persona:
+    """The persona of a device, with `cu_count` compute units where that is not 0. A CPU has none."""
+    if cu_count < 0:
+        raise ArgumentError(function, "cu_count", cu_count, "a number of compute units, or 0 for the device's own")
+    persona = persona_for(device.type, device.index)
+    return replace(persona, cu_count=cu_count) if cu_count and persona.cu_count else persona
 
 
 def _is_dense(tensor: Tensor) -> bool:
@@ -175,16 +190,16 @@ def _flatten(x: Tensor) -> Tensor:
     return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
 
 
-def _prepare(table: Table, x: Tensor, weight: Tensor, bias: Tensor | None) -> Run:
-    n = _check(table.op, x, weight, bias)
+def _prepare(table: Table, function: str, x: Tensor, weight: Tensor, bias: Tensor | None, cu_count: int) -> Run:
+    n = _check(function, x, weight, bias)
     shape = (*x.shape[:-1], weight.shape[0])
     if table is tables.WV_SPLIT_K:
-        _check_kernel_operands(table.op, x, weight, bias)
+        _check_kernel_operands(function, x, weight, bias)
     if n == 0 or weight.shape[0] == 0:
         return lambda x, weight, bias: x.new_empty(shape)
     rows = _flatten(x)
     problem = _problem(rows, weight, bias)
-    persona = persona_for(x.device.type, x.device.index)
+    persona = _planned_for(function, x.device, cu_count)
     wished = wishes()
     decision = dispatch.decide(table, problem, persona, wished)
     progress.logger().debug("%s", decision)
@@ -355,15 +370,20 @@ _cached: dict[Any, Run] = {}
 _cached_for: envs.Snapshot | None = None
 
 
-def _run_for(table: Table, x: Tensor, weight: Tensor, bias: Tensor | None) -> Run:
-    """The prepared call for these operands; the environment's snapshot is part of what it was prepared for."""
+def _run_for(
+    table: Table, x: Tensor, weight: Tensor, bias: Tensor | None, cu_count: int = 0, function: str = ""
+) -> Run:
+    """The prepared call for these operands; the environment's snapshot is part of what it was prepared for. Errors
+    name `function`, or the table's operator."""
     global _cached_for
     snapshot = envs.snapshot()
     if snapshot is not _cached_for or len(_cached) > _MAX_CACHED_CALLS:
         _cached.clear()
         _cached_for = snapshot
+    function = function or table.op
     key = (
-        table.op,
+        function,
+        cu_count,
         x.shape,
         x.stride(),
         x.dtype,
@@ -377,7 +397,7 @@ def _run_for(table: Table, x: Tensor, weight: Tensor, bias: Tensor | None) -> Ru
     )
     run = _cached.get(key)
     if run is None:
-        run = _cached[key] = _prepare(table, x, weight, bias)
+        run = _cached[key] = _prepare(table, function, x, weight, bias, cu_count)
     return run
 
 
@@ -385,12 +405,12 @@ def _linear_impl(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     return _run_for(tables.LINEAR, x, weight, bias)(x, weight, bias)
 
 
-def _wv_split_k_impl(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return _run_for(tables.WV_SPLIT_K, x, weight, bias)(x, weight, bias)
+def _wv_split_k_impl(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, cu_count: int = 0) -> Tensor:
+    return _run_for(tables.WV_SPLIT_K, x, weight, bias, cu_count)(x, weight, bias)
 
 
 def _fake(function: str) -> Callable[..., Tensor]:
-    def fake(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def fake(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, cu_count: int = 0) -> Tensor:
         _check(function, x, weight, bias)
         return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
@@ -399,8 +419,12 @@ def _fake(function: str) -> Callable[..., Tensor]:
 
 def _register() -> Any:
     library: Any = torch.library.Library("aiterlite", "FRAGMENT")  # type: ignore[no-untyped-call]
-    for name, implementation in (("linear", _linear_impl), ("wvSplitK", _wv_split_k_impl)):
-        library.define(f"{name}(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor")
+    operands = "Tensor x, Tensor weight, Tensor? bias=None"
+    for name, arguments, implementation in (
+        ("linear", operands, _linear_impl),
+        ("wvSplitK", f"{operands}, *, int cu_count=0", _wv_split_k_impl),
+    ):
+        library.define(f"{name}({arguments}) -> Tensor")
         for key in ("CPU", "CUDA"):
             library.impl(name, implementation, key)
         torch.library.register_fake(f"aiterlite::{name}", _fake(name), lib=library)

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from aiterlite.errors import ArgumentError
-from aiterlite.ops import gemm
+from aiterlite.ops import gemm, gemm_fp8
 from aiterlite.reference import gemm as reference
 from aiterlite.tables.gemm import GemmProblem
+from aiterlite.tables.gemm_fp8 import FLAVOURS, NATIVE, ScaledGemmProblem
+from aiterlite.target import persona_for
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -61,7 +63,43 @@ def _gemm(op: Callable[..., Tensor]) -> Callable[[GemmProblem, int], Sample]:
     return make
 
 
-SAMPLES: dict[str, Callable[[Any, int], Sample]] = {"linear": _gemm(gemm.linear), "wvSplitK": _gemm(gemm.wvSplitK)}
+def _scaled_gemm(problem: ScaledGemmProblem, seed: int) -> Sample:
+    n, m, k = problem.n, problem.m, problem.k
+    for name, allowed in (("dtype", tuple(_DTYPES)), ("fp8", (NATIVE, *FLAVOURS)), ("scale_w", ("tensor", "row"))):
+        if getattr(problem, name) not in allowed:
+            raise ArgumentError("sample", name, getattr(problem, name), ", ".join(allowed))
+    out_dtype = _DTYPES[problem.dtype]
+    generator = torch.Generator().manual_seed(seed)
+
+    def stored(*shape: int) -> Tensor:
+        # Numbers that both flavours have, so that what is expected does not depend on the target.
+        return torch.randn(*shape, generator=generator).to(torch.float8_e4m3fn).float()
+
+    x, weight = stored(n, k), stored(m, k)
+    scale_x = torch.tensor([0.75])
+    scale_w = k**-0.5 * (1 + torch.rand(m if problem.scale_w == "row" else 1, generator=generator))
+    bias = torch.randn(m, generator=generator).to(out_dtype) if problem.bias else None
+    exact = x.double() @ weight.double().T * scale_x.double() * scale_w.double()
+    exact = exact if bias is None else exact + bias.double()
+
+    def call() -> Tensor:
+        own = persona_for("cpu", None).fp8 if problem.fp8 == NATIVE else problem.fp8
+        flavour = {name: dtype for dtype, name in gemm_fp8.FLAVOURS.items()}[own]
+        return gemm_fp8.wvSplitKQ(x.to(flavour), weight.to(flavour), out_dtype, scale_x, scale_w, bias)
+
+    return Sample(
+        call=call,
+        expected=reference.scaled_linear(x, weight, torch.float32, scale_x, scale_w, bias),
+        exact=exact,
+        bound=reference.scaled_error_bound(x, weight, out_dtype, scale_x, scale_w, exact),
+    )
+
+
+SAMPLES: dict[str, Callable[[Any, int], Sample]] = {
+    "linear": _gemm(gemm.linear),
+    "wvSplitK": _gemm(gemm.wvSplitK),
+    "wvSplitKQ": _scaled_gemm,
+}
 
 
 def sample(op: str, problem: Any, seed: int = 0) -> Sample:

@@ -15,6 +15,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return (y if bias is None else y + bias.float()).to(x.dtype)
 
 
+def scaled_linear(
+    x: Tensor, weight: Tensor, out_dtype: torch.dtype, scale_x: Tensor, scale_w: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """(x[..., K] · weight[M, K]^T) · scale_x · scale_w + bias at float32, rounded once to out_dtype.
+
+    scale_x has one element, scale_w one, or one for each row of the weight.
+    """
+    y = x.float() @ weight.float().T * scale_x.float() * scale_w.float().flatten()
+    return (y if bias is None else y + bias.float()).to(out_dtype)
+
+
 def error_bound(x: Tensor, weight: Tensor, exact: Tensor) -> Tensor:
     """What an output may differ from `exact` (float64): 4 · (eps_out · |exact| + eps_fp32 · sqrt(K) · sum |x · w|).
 
@@ -23,4 +34,15 @@ def error_bound(x: Tensor, weight: Tensor, exact: Tensor) -> Tensor:
     products = x.double().abs() @ weight.double().abs().T
     spread = _ROUNDOFF[torch.float32] * x.shape[-1] ** 0.5 * products
     bound: Tensor = 4 * (_ROUNDOFF[x.dtype] * exact.abs() + spread)
+    return bound
+
+
+def scaled_error_bound(
+    x: Tensor, weight: Tensor, out_dtype: torch.dtype, scale_x: Tensor, scale_w: Tensor, exact: Tensor
+) -> Tensor:
+    """The same for `scaled_linear`: the sums' error is scaled as the sums are."""
+    products = x.double().abs() @ weight.double().abs().T
+    scaled = products * scale_x.double().abs() * scale_w.double().abs().flatten()
+    spread = _ROUNDOFF[torch.float32] * x.shape[-1] ** 0.5 * scaled
+    bound: Tensor = 4 * (_ROUNDOFF[out_dtype] * exact.abs() + spread)
     return bound

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from aiterlite.dispatch import Table
 from aiterlite.jit.spec import Unit
-from aiterlite.tables import asm, gemm
+from aiterlite.tables import asm, gemm, gemm_fp8
 
-TABLES: dict[str, Table] = {table.op: table for table in (gemm.WV_SPLIT_K, gemm.LINEAR)}
+TABLES: dict[str, Table] = {table.op: table for table in (gemm.WV_SPLIT_K, gemm_fp8.WV_SPLIT_K_Q, gemm.LINEAR)}
 
 # The host unit that fills each argument struct of assembly kernels; it exports the layout as its compiler has it.
 KERNARG_HOSTS: dict[str, Callable[[str], Unit]] = {asm.GEMM_ARGS.name: gemm.host_unit}

@@ -20,6 +20,8 @@ _HOST_SYMBOLS = (
     kernarg.symbol(asm.GEMM_ARGS.name),
     "aiterlite_wv_split_k_cpu",
     "aiterlite_wv_split_k_launch",
+    "aiterlite_wv_split_k_q_cpu",
+    "aiterlite_wv_split_k_q_launch",
 )
 KERNEL = "aiterlite_wv_split_k"
 
@@ -62,26 +64,31 @@ def plan_wv_split_k(problem: GemmProblem, persona: Persona) -> WvSplitKPlan:
 
 def host_unit(target: str) -> Unit:
     """The family's host unit: its CPU implementation, and the launches of its device kernels."""
-    return Unit("gemm", ("csrc/gemm/gemm.cpp",), target, symbols=_HOST_SYMBOLS)
+    return Unit("gemm", ("csrc/gemm/gemm.cpp", "csrc/gemm/gemm_fp8.cpp"), target, symbols=_HOST_SYMBOLS)
 
 
-def device_unit(problem: GemmProblem, persona: Persona, plan: WvSplitKPlan) -> Unit:
+def tiling_defines(plan: WvSplitKPlan) -> dict[str, str]:
+    """What a plan defines of wv_split_k.hip; the types are the problem's."""
     cut = plan.tiling
-    defines = {
+    values = {
         "AITERLITE_ALIGNED": int(plan.aligned),
         "AITERLITE_CLUSTER": cut.cluster,
         "AITERLITE_COLS": cut.cols,
-        "AITERLITE_ELEMENT": problem.dtype,
         "AITERLITE_SLICES": cut.slices,
         "AITERLITE_TILES": cut.tiles,
         "AITERLITE_UNROLL": cut.unroll,
         "AITERLITE_WAVES": cut.waves,
     }
+    return {name: str(value) for name, value in values.items()}
+
+
+def device_unit(problem: GemmProblem, persona: Persona, plan: WvSplitKPlan) -> Unit:
+    defines = {**tiling_defines(plan), "AITERLITE_ELEMENT": problem.dtype}
     return Unit(
         "gemm/wv_split_k",
         ("csrc/gemm/wv_split_k.hip",),
         persona.target,
-        defines=tuple((name, str(value)) for name, value in defines.items()),
+        defines=tuple(defines.items()),
         symbols=(KERNEL,),
     )
 

@@ -1,4 +1,6 @@
 // Skinny GEMM: y[n, m] = sum_k x[n, k] * w[m, k] + bias, for few tokens (N <= 16), 16-bit operands, float sums.
+// With 8-bit operands (AITERLITE_RESULT is defined, and names the type of y and bias) the kernel is
+// aiterlite_wv_split_k_q, and the sum is multiplied by a scale of x and one of w's row before the bias is added.
 //
 // Tiling. The weights are read once and dominate, so everything serves to have many 16-byte weight loads in flight. A
 // matrix instruction multiplies 16 tile rows (weights) by 8 or 16 tile columns (tokens); each lane loads its operands
@@ -25,11 +27,22 @@
 namespace {
 
 using Element = aiterlite::AITERLITE_ELEMENT;
+using Bits = decltype(Element::bits);
+#if defined(AITERLITE_RESULT)
+#define AITERLITE_WV_SPLIT_K aiterlite_wv_split_k_q
+using Result = aiterlite::AITERLITE_RESULT;
+using Args = aiterlite_scaled_gemm_args;
+#else
+#define AITERLITE_WV_SPLIT_K aiterlite_wv_split_k
+using Result = Element;
+using Args = aiterlite_gemm_args;
+#endif
 using aiterlite::kLaneRows;
 using aiterlite::kTileColumns;
 using aiterlite::kTileRows;
 using aiterlite::Vector16;
 
+constexpr uint32_t kVectorElements = aiterlite::kVectorElements<Element>;
 constexpr uint32_t kColumns = AITERLITE_COLS;
 constexpr uint32_t kSlices = AITERLITE_SLICES;
 constexpr uint32_t kWaves = AITERLITE_WAVES;
@@ -51,6 +64,9 @@ static_assert(kAligned || kUnroll == 1,
               "AITERLITE_UNROLL must be 1 where AITERLITE_ALIGNED is 0: element-wise loads "
               "take four times the registers");
 static_assert(kTiles >= 1 && kTiles <= 8, "AITERLITE_TILES must be 1 to 8");
+static_assert(kAligned || sizeof(Bits) == 2 || (kTiles == 1 && kWaves <= 8),
+              "AITERLITE_TILES must be 1 and AITERLITE_WAVES at most 8 where 8-bit elements are not AITERLITE_ALIGNED: "
+              "each takes a register");
 static_assert(power_of_two(kCluster) && kCluster <= 8, "AITERLITE_CLUSTER must be 1, 2, 4 or 8");
 static_assert(kCluster == 1 || AITERLITE_NVIDIA, "AITERLITE_CLUSTER must be 1 on AMD: it has no clusters");
 
@@ -59,8 +75,8 @@ constexpr uint32_t kColumnTiles = kColumns / kTileColumns;
 constexpr uint32_t kTokens = kColumns / kSlices;
 constexpr uint32_t kTileSums = kTiles * kTileRows;  // sums that a wave holds for a token, slices apart
 constexpr uint32_t kRows = kTileSums / kSlices;     // weight rows of a workgroup
-constexpr uint32_t kStep = 32 * kSlices;            // k that one tile covers
-constexpr uint32_t kBatch = kStep * kUnroll;        // k that a wave has in flight
+constexpr uint32_t kStep = aiterlite::kTileVectors * kVectorElements * kSlices;  // k that one tile covers
+constexpr uint32_t kBatch = kStep * kUnroll;                                     // k that a wave has in flight
 // Accumulators of neighbouring tokens are written together; the 4 spread them over the LDS banks.
 constexpr uint32_t kTokenStride = kTileSums + 4;
 constexpr uint32_t kWaveStride = kTokens * kTokenStride;
@@ -81,7 +97,7 @@ static_assert((kPartials + kReceived) * sizeof(float) <= 48 * 1024,
 
 // One lane's share of one operand: a row, and where in each tile's worth of it the lane reads.
 struct Operand {
-  const uint16_t* row;
+  const Bits* row;
   uint32_t offset;
   bool live;  // false: a token column that does not exist; row is another one, and what is read of it is not used
 };
@@ -95,7 +111,7 @@ enum class Bounds { kInside, kChecked };
 // What the lane holds of the tiles at k + ahead. `ahead` is a constant, and becomes part of the load instruction.
 template <Bounds bounds, aiterlite::Reuse reuse>
 AITERLITE_DEVICE Vector16 load(const Operand& operand, uint32_t k, uint32_t ahead, uint32_t k_end) {
-  const uint16_t* at = operand.row + operand.offset + k + ahead;
+  const Bits* at = operand.row + operand.offset + k + ahead;
   if constexpr (!kAligned) {
     return aiterlite::gather_row_vector<bounds == Bounds::kChecked>(operand.row, operand.offset + k + ahead, k_end);
   } else if constexpr (bounds == Bounds::kChecked) {
@@ -156,8 +172,7 @@ struct Output {
 };
 
 // What this thread finishes in a pass: its sum over slices ends in the lane of slice 0, unless the cluster adds to it.
-AITERLITE_DEVICE Output finished_output(const aiterlite_gemm_args& args, uint32_t first_row, uint32_t rank,
-                                        uint32_t pass) {
+AITERLITE_DEVICE Output finished_output(const Args& args, uint32_t first_row, uint32_t rank, uint32_t pass) {
   const uint32_t index = pass * kThreads + aiterlite::thread_id();
   const uint32_t number = kCluster > 1 ? rank * kShare + index : index / kSlices;
   const bool mine = kCluster > 1 ? index < kShare : index % kSlices == 0;
@@ -166,17 +181,38 @@ AITERLITE_DEVICE Output finished_output(const aiterlite_gemm_args& args, uint32_
   return {output.token, output.row, mine && number < kOutputs && live};
 }
 
-AITERLITE_DEVICE void store(const aiterlite_gemm_args& args, const Output& output, float sum) {
+// What a sum is multiplied by. Fetched, like the bias, long before it is looked at.
+template <class>
+struct Scales {
+  AITERLITE_DEVICE void fetch(const Args&, uint32_t, const Output&) {}
+  AITERLITE_DEVICE float apply(uint32_t, float sum) const { return sum; }
+};
+
+// One after the other: their product could overflow where what they scale does not.
+template <>
+struct Scales<aiterlite_scaled_gemm_args> {
+  float of_x;
+  float of_row[kFinishPasses];
+
+  AITERLITE_DEVICE void fetch(const aiterlite_scaled_gemm_args& args, uint32_t pass, const Output& output) {
+    of_x = aiterlite::load_f32(args.scale_x);
+    if (!output.live) return;
+    of_row[pass] = aiterlite::load_f32(static_cast<const float*>(args.scale_w) + output.row * args.stride_scale_w);
+  }
+  AITERLITE_DEVICE float apply(uint32_t pass, float sum) const { return sum * of_x * of_row[pass]; }
+};
+
+AITERLITE_DEVICE void store(const Args& args, const Output& output, float sum) {
   if (!output.live) return;
-  Element* y = static_cast<Element*>(args.y) + output.token * args.stride_y + output.row;
-  aiterlite::store_u16(y, aiterlite::from_float<Element>(sum).bits);
+  Result* y = static_cast<Result*>(args.y) + output.token * args.stride_y + output.row;
+  aiterlite::store_u16(y, aiterlite::from_float<Result>(sum).bits);
 }
 
 }  // namespace
 
 AITERLITE_KERNEL(kThreads)
 AITERLITE_CLUSTER_DIMS(AITERLITE_CLUSTER)
-aiterlite_wv_split_k(aiterlite_gemm_args args) {
+AITERLITE_WV_SPLIT_K(Args args) {
   AITERLITE_SHARED(float, partial, kPartials);
   AITERLITE_SHARED(float, received, kReceived);
   AITERLITE_SHARED(uint64_t, arrivals, 1);
@@ -203,8 +239,8 @@ aiterlite_wv_split_k(aiterlite_gemm_args args) {
       const uint32_t row = first_row + tile_row / kSlices;
       const auto last_row = static_cast<uint32_t>(args.m) - 1;
       const uint32_t vector = aiterlite::slice_vector(aiterlite::tile_vector(lane), tile_row % kSlices, kSlices);
-      weights[r][j] = {static_cast<const uint16_t*>(args.w) + (row < last_row ? row : last_row) * args.stride_w,
-                       vector * aiterlite::kVectorElements, true};
+      weights[r][j] = {static_cast<const Bits*>(args.w) + (row < last_row ? row : last_row) * args.stride_w,
+                       vector * kVectorElements, true};
     }
   }
   Operand tokens[kColumnTiles];
@@ -213,8 +249,8 @@ aiterlite_wv_split_k(aiterlite_gemm_args args) {
     const uint32_t column = c * kTileColumns + aiterlite::tile_column(lane);
     const uint32_t token = column / kSlices;
     const uint32_t vector = aiterlite::slice_vector(aiterlite::tile_vector(lane), column % kSlices, kSlices);
-    tokens[c] = {static_cast<const uint16_t*>(args.x) + (token < n ? token : 0) * args.stride_x,
-                 vector * aiterlite::kVectorElements, token < n};
+    tokens[c] = {static_cast<const Bits*>(args.x) + (token < n ? token : 0) * args.stride_x, vector * kVectorElements,
+                 token < n};
   }
 
   // Fetched here, and not looked at before the end, so that the latency passes beside that of the weights.
@@ -223,9 +259,14 @@ aiterlite_wv_split_k(aiterlite_gemm_args args) {
 #pragma unroll
     for (uint32_t pass = 0; pass < kFinishPasses; ++pass) {
       const Output output = finished_output(args, first_row, rank, pass);
-      const Element* at = static_cast<const Element*>(args.bias) + output.token * args.stride_bias + output.row;
+      const Result* at = static_cast<const Result*>(args.bias) + output.token * args.stride_bias + output.row;
       if (output.live) bias[pass] = aiterlite::load_u16(at);
     }
+  }
+  Scales<Args> scales = {};
+#pragma unroll
+  for (uint32_t pass = 0; pass < kFinishPasses; ++pass) {
+    scales.fetch(args, pass, finished_output(args, first_row, rank, pass));
   }
 
   Sums sums = {};
@@ -269,7 +310,7 @@ aiterlite_wv_split_k(aiterlite_gemm_args args) {
     for (uint32_t mask = 1; mask < kSlices; mask *= 2) sum += aiterlite::shuffle_xor(sum, mask);
     if constexpr (kCluster == 1) {
       store(args, finished_output(args, first_row, rank, pass),
-            sum + aiterlite::to_float(Element{aiterlite::opaque(bias[pass])}));
+            scales.apply(pass, sum) + aiterlite::to_float(Result{aiterlite::opaque(bias[pass])}));
     } else {
       const uint32_t output = index / kSlices;
       if (index % kSlices == 0 && output < live_outputs) {
@@ -287,8 +328,9 @@ aiterlite_wv_split_k(aiterlite_gemm_args args) {
         const uint32_t index = pass * kThreads + aiterlite::thread_id();
 #pragma unroll
         for (uint32_t sender = 0; sender < kCluster; ++sender) sum += received[sender * kShare + index];
-        store(args, output, sum + aiterlite::to_float(Element{aiterlite::opaque(bias[pass])}));
+        store(args, output, scales.apply(pass, sum) + aiterlite::to_float(Result{aiterlite::opaque(bias[pass])}));
       }
     }
   }
 }
+#undef AITERLITE_WV_SPLIT_K

@@ -1,9 +1,11 @@
 // Operands and accumulators of one matrix instruction, seen from a lane.
 //
-// A tile is 16 rows (weights) by kTileColumns columns (tokens) by 32 k, which are four vectors of 8. A lane holds one
-// vector, tile_vector(lane), of each of its kLaneRows rows and of its column. The hardware numbers the k of a tile
-// differently, which does not matter: a permutation of k that both operands share leaves the product as it is. This one
-// lets a lane load its operands straight from row-major memory, 16 bytes at a time.
+// A tile is 16 rows (weights) by kTileColumns columns (tokens) by the k of four 16-byte vectors: 32 of 16 bits, 64
+// of 8. A lane holds one vector, tile_vector(lane), of each of its kLaneRows rows and of its column. The hardware
+// numbers the k of a tile differently, which does not matter: a permutation of k that both operands share leaves the
+// product as it is. This one lets a lane load its operands straight from row-major memory, 16 bytes at a time.
+//
+// Of the 8-bit types only the one that the target's matrix unit has can be multiplied.
 #pragma once
 #include <aiterlite/types.h>
 
@@ -35,6 +37,13 @@ AITERLITE_DEVICE void multiply(bf16, float (&d)[4], const Vector16 (&a)[1], cons
 AITERLITE_DEVICE void multiply(fp16, float (&d)[4], const Vector16 (&a)[1], const Vector16& b) {
   mfma_16x16_fp16(d, a[0], b);
 }
+#if defined(__gfx950__) || AITERLITE_HOST_SIM == 950
+AITERLITE_DEVICE void multiply(e4m3fn, float (&d)[4], const Vector16 (&a)[1], const Vector16& b) {
+#else
+AITERLITE_DEVICE void multiply(e4m3fnuz, float (&d)[4], const Vector16 (&a)[1], const Vector16& b) {
+#endif
+  mfma_16x16_fp8(d, a[0], b);
+}
 
 #else
 
@@ -59,6 +68,10 @@ AITERLITE_DEVICE void multiply(bf16, float (&d)[4], const Vector16 (&a)[2], cons
 AITERLITE_DEVICE void multiply(fp16, float (&d)[4], const Vector16 (&a)[2], const Vector16& b) {
   mma_m16n8k16_fp16(d, a[0].word[0], a[1].word[0], a[0].word[1], a[1].word[1], b.word[0], b.word[1]);
   mma_m16n8k16_fp16(d, a[0].word[2], a[1].word[2], a[0].word[3], a[1].word[3], b.word[2], b.word[3]);
+}
+AITERLITE_DEVICE void multiply(e4m3fn, float (&d)[4], const Vector16 (&a)[2], const Vector16& b) {
+  mma_m16n8k32_e4m3(d, a[0].word[0], a[1].word[0], a[0].word[1], a[1].word[1], b.word[0], b.word[1]);
+  mma_m16n8k32_e4m3(d, a[0].word[2], a[1].word[2], a[0].word[3], a[1].word[3], b.word[2], b.word[3]);
 }
 
 #endif

@@ -18,3 +18,23 @@ struct aiterlite_gemm_args {
   int32_t k;
   int32_t reserved;  // keeps the size a multiple of 8 on every compiler; always 0
 };
+
+// y[n, m] = (sum_k x[n, k] * w[m, k]) * scale_x * scale_w[m] + bias, x and w of 8-bit floats. scale_x is one float;
+// scale_w is one for each row of w, stride_scale_w elements apart (0: one for all).
+struct aiterlite_scaled_gemm_args {
+  const void* x;
+  const void* w;
+  const void* bias;
+  void* y;
+  const void* scale_x;
+  const void* scale_w;
+  int64_t stride_x;
+  int64_t stride_w;
+  int64_t stride_bias;
+  int64_t stride_y;
+  int64_t stride_scale_w;
+  int32_t n;
+  int32_t m;
+  int32_t k;
+  int32_t reserved;  // as above
+};

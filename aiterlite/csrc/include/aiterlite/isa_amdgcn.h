@@ -90,7 +90,9 @@ AITERLITE_DEVICE Vector16 load_vector_if(const void* p, bool wanted, const void*
   for (uint32_t& word : v.word) word = wanted ? word : 0;
   return v;
 }
+AITERLITE_DEVICE uint8_t load_u8(const void* p) { return *amdgcn::to_global<uint8_t>(p); }
 AITERLITE_DEVICE uint16_t load_u16(const void* p) { return *amdgcn::to_global<uint16_t>(p); }
+AITERLITE_DEVICE float load_f32(const void* p) { return *amdgcn::to_global<float>(p); }
 AITERLITE_DEVICE void store_u16(void* p, uint16_t value) { *(amdgcn::Global<uint16_t>*)p = value; }
 AITERLITE_DEVICE void store_u32(void* p, uint32_t value) { *(amdgcn::Global<uint32_t>*)p = value; }
 
@@ -99,8 +101,8 @@ AITERLITE_DEVICE uint16_t float_to_half_bits(float value) {
   return __builtin_bit_cast(uint16_t, static_cast<_Float16>(value));
 }
 
-// d[16x16] += a[16xK] b[Kx16]. A lane holds 8 k values of row (lane % 16) of a and of column (lane % 16) of b; which 8
-// is free as long as both agree. d: row 4 * (lane / 16) + i, column lane % 16.
+// d[16x16] += a[16xK] b[Kx16]. A lane holds 16 bytes, 8 or 16 k values, of row (lane % 16) of a and of column
+// (lane % 16) of b; which ones is free as long as both agree. d: row 4 * (lane / 16) + i, column lane % 16.
 AITERLITE_DEVICE void mfma_16x16_bf16(float (&d)[4], const Vector16& a, const Vector16& b) {
   auto sum = __builtin_bit_cast(amdgcn::Floats, d);
 #if defined(__gfx950__)
@@ -131,6 +133,18 @@ AITERLITE_DEVICE void mfma_16x16_fp16(float (&d)[4], const Vector16& a, const Ve
   sum = __builtin_amdgcn_mfma_f32_16x16x16f16(a4.part[0], b4.part[0], sum, 0, 0, 0);
   sum = __builtin_amdgcn_mfma_f32_16x16x16f16(a4.part[1], b4.part[1], sum, 0, 0, 0);
 #endif
+  for (int i = 0; i < 4; ++i) d[i] = sum[i];
+}
+// e4m3fnuz on gfx942, e4m3fn on gfx950: one instruction, whose format is the chip's.
+AITERLITE_DEVICE void mfma_16x16_fp8(float (&d)[4], const Vector16& a, const Vector16& b) {
+  struct Pair {
+    int64_t part[2];
+  };
+  auto sum = __builtin_bit_cast(amdgcn::Floats, d);
+  const auto a2 = __builtin_bit_cast(Pair, a);
+  const auto b2 = __builtin_bit_cast(Pair, b);
+  sum = __builtin_amdgcn_mfma_f32_16x16x32_fp8_fp8(a2.part[0], b2.part[0], sum, 0, 0, 0);
+  sum = __builtin_amdgcn_mfma_f32_16x16x32_fp8_fp8(a2.part[1], b2.part[1], sum, 0, 0, 0);
   for (int i = 0; i < 4; ++i) d[i] = sum[i];
 }
 

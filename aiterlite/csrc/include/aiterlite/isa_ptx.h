@@ -90,7 +90,9 @@ AITERLITE_DEVICE Vector16 load_vector_if(const void* p, bool wanted, const void*
 #undef AITERLITE_LOAD_REUSED
 #undef AITERLITE_LOAD_IF
 
+AITERLITE_DEVICE uint8_t load_u8(const void* p) { return *static_cast<const uint8_t*>(p); }
 AITERLITE_DEVICE uint16_t load_u16(const void* p) { return *static_cast<const uint16_t*>(p); }
+AITERLITE_DEVICE float load_f32(const void* p) { return *static_cast<const float*>(p); }
 AITERLITE_DEVICE void store_u16(void* p, uint16_t value) { *static_cast<uint16_t*>(p) = value; }
 AITERLITE_DEVICE void store_u32(void* p, uint32_t value) { *static_cast<uint32_t*>(p) = value; }
 
@@ -105,20 +107,22 @@ AITERLITE_DEVICE uint16_t float_to_half_bits(float value) {
   return bits;
 }
 
-// d[16x8] += a[16x16] b[16x8]. a0, a1: row g = lane / 4 and row g + 8 at k 2c, 2c + 1 (c = lane % 4); a2, a3: the same
-// rows at k + 8. b0, b1: column g at these k. d: rows g, g, g + 8, g + 8, columns 2c, 2c + 1, 2c, 2c + 1.
-#define AITERLITE_MMA_M16N8K16(name, type)                                                                   \
+// d[16x8] += a[16xK] b[Kx8], K 16 for 16-bit types and 32 for 8-bit ones. A word holds p = 2 or 4 elements. a0, a1: row
+// g = lane / 4 and row g + 8 at k from pc on (c = lane % 4); a2, a3: the same rows at k + 4p. b0, b1: column g at these
+// k. d: rows g, g, g + 8, g + 8, columns 2c, 2c + 1, 2c, 2c + 1. 8-bit types: sm_89 and later.
+#define AITERLITE_MMA_M16N8(name, k, type)                                                                   \
   AITERLITE_DEVICE void name(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, \
                              uint32_t b1) {                                                                  \
-    asm("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                                               \
+    asm("mma.sync.aligned.m16n8" k ".row.col.f32." type "." type                                             \
         ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "                                                \
         "{%0, %1, %2, %3};"                                                                                  \
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                     \
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));                                             \
   }
-AITERLITE_MMA_M16N8K16(mma_m16n8k16_bf16, "bf16")
-AITERLITE_MMA_M16N8K16(mma_m16n8k16_fp16, "f16")
-#undef AITERLITE_MMA_M16N8K16
+AITERLITE_MMA_M16N8(mma_m16n8k16_bf16, "k16", "bf16")
+AITERLITE_MMA_M16N8(mma_m16n8k16_fp16, "k16", "f16")
+AITERLITE_MMA_M16N8(mma_m16n8k32_e4m3, "k32", "e4m3")
+#undef AITERLITE_MMA_M16N8
 
 // Thread-block clusters, sm_90 and later. Threads of a workgroup may leave a barrier of the cluster only after all
 // threads of all its workgroups have arrived.

@@ -11,6 +11,15 @@ struct fp16 {
   uint16_t bits;
 };
 
+// 8-bit floats of 4 exponent and 3 fraction bits, which only matrix instructions decode. OCP's: bias 7, NaN where all
+// bits but the sign are one. FNUZ: bias 8, no negative zero; its code is the only NaN. Zero is zero bits in both.
+struct e4m3fn {
+  uint8_t bits;
+};
+struct e4m3fnuz {
+  uint8_t bits;
+};
+
 AITERLITE_DEVICE float to_float(bf16 value) {
   return __builtin_bit_cast(float, static_cast<uint32_t>(value.bits) << 16);
 }

@@ -14,19 +14,19 @@ constexpr int kStep = 2 * kLanes;  // elements of K per step
 // each only to the end of a page.
 constexpr int kAheadBytes = 2048;
 
-// sums[t][r] = sum over `steps` steps of w[r] * x[t]. x is packed: [steps][kTokens][kStep].
-template <class Element, int kTokens>
-__attribute__((noinline)) void dot_tile(const uint16_t* const (&w)[kTileRows], const uint16_t* x, int64_t steps,
-                                        f32q* sums) {
+// sums[t][r] = sum over `steps` steps of w[r] * x[t]. x is packed: [steps][kTokens][kStep] of Weight::Token.
+template <class Weight, int kTokens>
+__attribute__((noinline)) void dot_tile(const typename Weight::Bits* const (&w)[kTileRows], const uint16_t* x,
+                                        int64_t steps, f32q* sums) {
   f32v acc[kTokens][kTileRows] = {};
   for (int64_t i = 0; i < steps; ++i, x += kTokens * kStep) {
     Pair xs[kTokens];
-    for (int t = 0; t < kTokens; ++t) xs[t] = Element::widen(x + t * kStep);
+    for (int t = 0; t < kTokens; ++t) xs[t] = Weight::Token::widen(x + t * kStep);
     for (int r = 0; r < kTileRows; ++r) {
-      const uint16_t* at = w[r] + i * kStep;
+      const auto* at = w[r] + i * kStep;
       // As an integer: the address may lie beyond the row, and a prefetch of such a one does nothing.
       __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(at) + kAheadBytes));
-      const Pair row = Element::widen(at);
+      const Pair row = Weight::widen(at);
       for (int t = 0; t < kTokens; ++t) {
         acc[t][r] = multiply_add(row.second, xs[t].second, multiply_add(row.first, xs[t].first, acc[t][r]));
       }
@@ -36,14 +36,15 @@ __attribute__((noinline)) void dot_tile(const uint16_t* const (&w)[kTileRows], c
 }
 
 // The tile for a count of tokens that is known at run time only, 1 to kTileTokens.
-template <class Element>
-inline void dot_tile(int tokens, const uint16_t* const (&w)[kTileRows], const uint16_t* x, int64_t steps, f32q* sums) {
+template <class Weight>
+inline void dot_tile(int tokens, const typename Weight::Bits* const (&w)[kTileRows], const uint16_t* x, int64_t steps,
+                     f32q* sums) {
   if constexpr (kTileTokens > 2) {
-    if (tokens == 4) return dot_tile<Element, 4>(w, x, steps, sums);
-    if (tokens == 3) return dot_tile<Element, 3>(w, x, steps, sums);
+    if (tokens == 4) return dot_tile<Weight, 4>(w, x, steps, sums);
+    if (tokens == 3) return dot_tile<Weight, 3>(w, x, steps, sums);
   }
-  if (tokens == 2) return dot_tile<Element, 2>(w, x, steps, sums);
-  return dot_tile<Element, 1>(w, x, steps, sums);
+  if (tokens == 2) return dot_tile<Weight, 2>(w, x, steps, sums);
+  return dot_tile<Weight, 1>(w, x, steps, sums);
 }
 
 }  // namespace aiterlite::cpu

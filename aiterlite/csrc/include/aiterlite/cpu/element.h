@@ -1,4 +1,7 @@
-// bf16 and fp16 as the CPU kernels see them: widening to fp32 vectors, and scalars both ways.
+// Storage types as the CPU kernels see them: widening to fp32 vectors, and scalars both ways.
+//
+// A type whose numbers are read as weights says how tokens of it are packed: as `Token`, by `pack`. What both operands'
+// widening leaves out is `kFactor`, a power of two by which a sum is multiplied.
 #pragma once
 #include <aiterlite/cpu/simd.h>
 
@@ -15,6 +18,11 @@ inline float bits_to_float(uint32_t bits) { return __builtin_bit_cast(float, bit
 inline uint32_t float_to_bits(float value) { return __builtin_bit_cast(uint32_t, value); }
 
 struct Bf16 {
+  using Bits = uint16_t;
+  using Token = Bf16;
+  static constexpr float kFactor = 1.0f;
+  static void pack(uint16_t* to, const uint16_t* from, int64_t count) { memcpy(to, from, 2 * count); }
+
   // The even elements, then the odd ones: a shift and a mask, where unpacking in order would cost a permute.
   static Pair widen(const uint16_t* p) {
     const u32v raw = load<u32v>(p);
@@ -32,7 +40,14 @@ struct Bf16 {
 };
 
 struct Fp16 {
-  static Pair widen(const uint16_t* p) { return {widen_half(p), widen_half(p + kLanes)}; }
+  using Bits = uint16_t;
+  using Token = Fp16;
+  static constexpr float kFactor = 1.0f;
+  static void pack(uint16_t* to, const uint16_t* from, int64_t count) { memcpy(to, from, 2 * count); }
+
+  static Pair widen(const uint16_t* p) {
+    return {widen_half(load<u16v_half>(p)), widen_half(load<u16v_half>(p + kLanes))};
+  }
 
   static float to_float(uint16_t h) {
     const uint32_t magnitude = h & 0x7fff;
@@ -56,18 +71,17 @@ struct Fp16 {
     return (uint16_t)(sign | result);
   }
 
- private:
-  static f32v widen_half(const uint16_t* p) {
+  static f32v widen_half(u16v_half halves) {
 #if defined(AITERLITE_CPU_AVX512)
-    return (f32v)_mm512_maskz_cvtph_ps((__mmask16)-1, load<__m256i>(p));  // the plain form warns in GCC 12's header
+    return (f32v)_mm512_maskz_cvtph_ps((__mmask16)-1, (__m256i)halves);  // the plain form warns in GCC 12's header
 #elif defined(AITERLITE_CPU_AVX2)
-    return (f32v)_mm256_cvtph_ps(load<__m128i>(p));
+    return (f32v)_mm256_cvtph_ps((__m128i)halves);
 #elif defined(__aarch64__)
-    return (f32v)vcvt_f32_f16(load<float16x4_t>(p));
+    return (f32v)vcvt_f32_f16((float16x4_t)halves);
 #else
     // to_float without branches. No step meets an fp32 subnormal: slow on some CPUs, and zero in a thread that
     // flushes them.
-    const u32v h = __builtin_convertvector(load<u16v_half>(p), u32v);
+    const u32v h = __builtin_convertvector(halves, u32v);
     const u32v magnitude = h & 0x7fff;
     const u32v rebias = 0x38000000 + ((u32v)(magnitude >= 0x7c00) & 0x38000000);
     const u32v is_subnormal = (u32v)(magnitude < 0x0400);
@@ -77,5 +91,35 @@ struct Fp16 {
 #endif
   }
 };
+
+// 8-bit floats of 4 exponent and 3 fraction bits. Moved to the places of a half's exponent and fraction, subnormals
+// included, the bits are those of the number times 2^(kBias - 15). FNUZ has bias 8, and a NaN where OCP's type has
+// negative zero; OCP's NaNs are where all bits but the sign are one.
+template <bool kFnuz>
+struct E4m3 {
+  using Bits = uint8_t;
+  using Token = Fp16;
+  static constexpr float kFactor = kFnuz ? 0x1p14f : 0x1p16f;
+
+  static void pack(uint16_t* to, const uint8_t* from, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+      const auto half = (uint16_t)(((int32_t)(int8_t)from[i] << 7) & 0xbf80);
+      const bool is_nan = kFnuz ? half == 0x8000 : (half & 0x7fff) == 0x3f80;
+      to[i] = is_nan ? half | 0x7e00 : half;
+    }
+  }
+
+  static Pair widen(const uint8_t* p) { return {widen_part(p), widen_part(p + kLanes)}; }
+
+ private:
+  static f32v widen_part(const uint8_t* p) {
+    // Widened with its sign, which the shift then leaves in the highest bit.
+    const u16v_half half = ((u16v_half) __builtin_convertvector(load<i8v_quarter>(p), i16v_half) << 7) & 0xbf80;
+    const u16v_half is_nan = (u16v_half)(kFnuz ? half == 0x8000 : (half & 0x7fff) == 0x3f80);
+    return Fp16::widen_half(half | (is_nan & 0x7e00));
+  }
+};
+using E4m3fn = E4m3<false>;
+using E4m3fnuz = E4m3<true>;
 
 }  // namespace aiterlite::cpu

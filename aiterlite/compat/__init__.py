@@ -1,0 +1,4 @@
+"""Names and argument orders of other packages, for processes that call this one in their place.
+
+vllm_ops    the skinny GEMMs of vLLM's `_custom_ops`
+"""

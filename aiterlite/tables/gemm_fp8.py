@@ -1,0 +1,120 @@
+"""Skinny GEMM of 8-bit floats: which kernel serves y[N, M] = (x[N, K] · W[M, K]^T) · scales + bias, and its tiling.
+
+The kernels are those of the 16-bit family over another element type, so the plan is theirs too: a tile covers 64 bytes
+of each row's K, whatever the elements.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from aiterlite.dispatch import Between, Holds, OneOf, Refusal, Row, Table, Targets, Wishes
+from aiterlite.jit.spec import Unit
+from aiterlite.tables import gemm
+from aiterlite.tables.gemm import WvSplitKPlan
+from aiterlite.tables.gemm_plan import CHIPS, tiling
+from aiterlite.target import Persona, launch_target
+
+FLAVOURS = ("e4m3fn", "e4m3fnuz")
+NATIVE = "native"
+KERNEL = "aiterlite_wv_split_k_q"
+_SIZE_MAX = 2**31 - 1
+# The 8-bit float with 3 fraction bits that a target's matrix instructions take; where there is none, none is here.
+MATRIX_FP8 = {"gfx942": "e4m3fnuz", "gfx950": "e4m3fn", "sm_90a": "e4m3fn", "sm_89": "e4m3fn"}
+# Where elements are loaded one by one, each takes a register; these are the most tiles and waves that fit.
+_UNALIGNED_TILES, _UNALIGNED_WAVES = 1, 8
+
+
+@dataclass(frozen=True)
+class ScaledGemmProblem:
+    """x[n, k] · weight[m, k]^T of 8-bit floats, scaled.
+
+    `fp8`: the type of both operands, `native` for the target's own. `dtype`: that of the output and of the bias.
+    `scale_w`: one for the `tensor`, or one a `row` of the weight. `aligned`: both operands start at 16-byte addresses,
+    and so does each of their rows. `dense`: the last dimension of every operand has stride 1. `bias` is there or not.
+    """
+
+    LOAD_ELEMENTS = 16  # a row of a multiple of these is aligned
+
+    n: int
+    m: int
+    k: int
+    fp8: str = NATIVE
+    dtype: str = "bf16"
+    scale_w: str = "tensor"
+    bias: bool = False
+    aligned: bool = True
+    dense: bool = True
+
+
+@dataclass(frozen=True)
+class MatrixUnitTakes:
+    """The operands' 8-bit float is the one that the target's matrix unit has."""
+
+    def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
+        has = MATRIX_FP8.get(persona.target)
+        if has is None:
+            return Refusal(f"the matrix unit of {persona.target} has no 8-bit float")
+        if problem.fp8 in (NATIVE, has):
+            return None
+        remedy = f"quantise the operands to torch.float8_{has}"
+        return Refusal(f"the matrix unit of {persona.target} takes {has}, the operands are {problem.fp8}", remedy)
+
+
+def flavour(problem: ScaledGemmProblem, persona: Persona) -> str:
+    """The 8-bit float of a problem's operands on a target."""
+    return persona.fp8 if problem.fp8 == NATIVE else problem.fp8
+
+
+def plan(problem: ScaledGemmProblem, persona: Persona) -> WvSplitKPlan:
+    """The tiling and geometry of a GPU launch: those of 16-bit elements of which a row has as many bytes."""
+    units = max(1, persona.cu_count)
+    cut = tiling(persona.target, problem.n, problem.m, -(-problem.k // 2), units, problem.aligned)
+    if not problem.aligned:
+        cut = replace(cut, tiles=_UNALIGNED_TILES, waves=min(cut.waves, _UNALIGNED_WAVES))
+    return WvSplitKPlan(cut, problem.aligned, cut.workgroups(problem.m), cut.waves * persona.wave_size)
+
+
+def device_unit(problem: ScaledGemmProblem, persona: Persona, plan: WvSplitKPlan) -> Unit:
+    defines = {**gemm.tiling_defines(plan), "AITERLITE_ELEMENT": flavour(problem, persona)}
+    defines["AITERLITE_RESULT"] = problem.dtype
+    return Unit(
+        "gemm/wv_split_k_q",
+        ("csrc/gemm/wv_split_k.hip",),
+        persona.target,
+        defines=tuple(defines.items()),
+        symbols=(KERNEL,),
+    )
+
+
+def _units(problem: Any, persona: Persona, plan: Any) -> tuple[Unit, ...]:
+    return device_unit(problem, persona, plan), gemm.host_unit(launch_target())
+
+
+_SKINNY = (
+    OneOf("dtype", gemm.DTYPES),
+    OneOf("scale_w", ("tensor", "row")),
+    Between("n", 1, gemm.MAX_TOKENS),
+    Between("m", 1, _SIZE_MAX),
+    Between("k", 1, _SIZE_MAX),
+    Holds("dense", True, "an operand's last dimension is strided", "make it contiguous"),
+)
+_CPU = Row(
+    name="cpu",
+    backend="host",
+    requires=(Targets(("cpu-*",)), OneOf("fp8", (NATIVE, *FLAVOURS)), *_SKINNY),
+    units=lambda problem, persona, plan: (gemm.host_unit(persona.target),),
+)
+
+
+def _gpu(name: str, backend: str, prefix: str) -> Row:
+    targets = tuple(target for target in CHIPS if target.startswith(prefix))
+    return Row(name, backend, (Targets(targets), MatrixUnitTakes(), *_SKINNY), plan=plan, units=_units)
+
+
+WV_SPLIT_K_Q = Table(
+    "wvSplitKQ",
+    ScaledGemmProblem,
+    (_CPU, _gpu("mfma_fp8", "hip", "gfx"), _gpu("mma_sync_fp8", "cuda", "sm_")),
+)
