@@ -135,7 +135,7 @@ class Case:
         n, m, _ = self.shape
         y = Tensor(np.empty((n, m)), m + self.pad_y)
         bias = self.bias or Tensor(np.empty((0, 0), dtype=np.uint16), 0)
-        header = struct.pack("2i", kernel, self.seed)
+        header = struct.pack("2iq", kernel, self.seed, 0)
         header += b"".join(tensor.layout() for tensor in (self.x, self.w, bias, y))
         return header + b"".join(tensor.rows.tobytes() for tensor in (self.x, self.w, bias))
 
@@ -191,12 +191,12 @@ def program_text(variants: list[Variant]) -> str:
         lines += [f"#undef AITERLITE_{name}" for name in defines]
         lines.append("}")
     lines.append("int main(int, char** argv) {")
-    lines.append("  static const hostsim::Kernel kernels[] = {")
+    lines.append("  static const hostsim::Kernel<aiterlite_gemm_args> kernels[] = {")
     for index in range(len(variants)):
         v = f"v{index}"
         lines.append(f"    {{{v}::aiterlite_wv_split_k, {v}::kThreads, {v}::kCluster, {v}::kRows}},")
     lines.append("  };")
-    lines.append("  return hostsim::run_cases(argv[1], argv[2], kernels, sizeof kernels / sizeof kernels[0]);")
+    lines.append("  return hostsim::run_cases<uint16_t>(argv[1], argv[2], kernels, sizeof kernels / sizeof kernels[0]);")
     lines.append("}")
     return "\n".join(lines) + "\n"
 

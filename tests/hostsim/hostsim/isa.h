@@ -86,7 +86,9 @@ Vector16 load_vector_if(const void* p, bool wanted, const void* safe) {
   if (AITERLITE_AMD) load_vector<streaming>(wanted ? p : safe);
   return wanted ? load_vector<streaming>(p) : Vector16{};
 }
+inline uint8_t load_u8(const void* p) { return *static_cast<const uint8_t*>(p); }
 inline uint16_t load_u16(const void* p) { return *static_cast<const uint16_t*>(p); }
+inline float load_f32(const void* p) { return *static_cast<const float*>(p); }
 inline void store_u16(void* p, uint16_t value) { *static_cast<uint16_t*>(p) = value; }
 
 // IEEE binary16 in integers: compilers disagree about having the type.
@@ -112,46 +114,75 @@ inline uint16_t float_to_half_bits(float value) {
   return sign | static_cast<uint16_t>((quantum + 24) * 1024 + static_cast<int>(units));
 }
 
-inline float operand_element(bool is_bf16, const uint32_t* words, uint32_t index) {
-  const auto bits = static_cast<uint16_t>(words[index / 2] >> (index % 2 * 16));
-  if (!is_bf16) return half_bits_to_float(bits);
-  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
-  float value;
-  memcpy(&value, &wide, sizeof value);
-  return value;
+// A storage type of matrix operands: how many elements a word holds, and what number each is.
+struct Bf16Operand {
+  static constexpr uint32_t kPerWord = 2;
+  static float decode(uint32_t bits) {
+    const uint32_t wide = bits << 16;
+    float value;
+    memcpy(&value, &wide, sizeof value);
+    return value;
+  }
+};
+struct Fp16Operand {
+  static constexpr uint32_t kPerWord = 2;
+  static float decode(uint32_t bits) { return half_bits_to_float(static_cast<uint16_t>(bits)); }
+};
+// OCP 8-bit floating point (e4m3), or its FNUZ variant on gfx942.
+struct Fp8Operand {
+  static constexpr uint32_t kPerWord = 4;
+  static constexpr bool kFnuz = AITERLITE_HOST_SIM == 942;
+  static float decode(uint32_t bits) {
+    if (kFnuz ? bits == 0x80 : (bits & 0x7f) == 0x7f) return NAN;
+    const int exponent = static_cast<int>(bits >> 3 & 15);
+    const int fraction = static_cast<int>(bits & 7);
+    const int bias = kFnuz ? 8 : 7;
+    const float magnitude = exponent ? ldexpf(static_cast<float>(8 + fraction), exponent - bias - 3)
+                                     : ldexpf(static_cast<float>(fraction), -bias - 2);
+    return bits & 0x80 ? -magnitude : magnitude;
+  }
+};
+template <class Type>
+float operand_element(const uint32_t* words, uint32_t index) {
+  constexpr uint32_t kBits = 32 / Type::kPerWord;
+  return Type::decode(words[index / Type::kPerWord] >> (index % Type::kPerWord * kBits) & ((1u << kBits) - 1));
 }
 
 #if AITERLITE_NVIDIA
 
-// PTX ISA, mma.m16n8k16 with .f16 or .bf16: groupID = lane >> 2, threadID_in_group = lane % 4.
+// PTX ISA, mma.m16n8k16 with .f16 or .bf16 and mma.m16n8k32 with .e4m3: groupID = lane >> 2, threadID_in_group = lane
+// % 4.
 struct MmaOperands {
   float* d;
   uint32_t a[4];
   uint32_t b[2];
 };
-inline void mma_m16n8k16(bool is_bf16, float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
-                         uint32_t b1) {
+template <class Type>
+void mma_m16n8(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
   MmaOperands operands{d, {a0, a1, a2, a3}, {b0, b1}};
-  wave_meeting("mma_m16n8k16", operands, [is_bf16](const auto& lane) {
-    float a[16][16], b[16][8];
+  wave_meeting("mma_m16n8", operands, [](const auto& lane) {
+    constexpr uint32_t kPerWord = Type::kPerWord;
+    constexpr uint32_t kK = 8 * kPerWord;
+    float a[16][kK], b[kK][8];
     for (uint32_t l = 0; l < 32; ++l) {
       const uint32_t group = l >> 2;
       const uint32_t in_group = l % 4;
-      for (uint32_t i = 0; i < 8; ++i) {
-        const uint32_t row = (i < 2 || (i >= 4 && i < 6)) ? group : group + 8;
-        const uint32_t column = in_group * 2 + (i & 1) + (i < 4 ? 0 : 8);
-        a[row][column] = operand_element(is_bf16, lane(l).a, i);
+      for (uint32_t i = 0; i < 4 * kPerWord; ++i) {
+        const uint32_t word = i / kPerWord;
+        const uint32_t row = word == 0 || word == 2 ? group : group + 8;
+        const uint32_t column = in_group * kPerWord + i % kPerWord + (word < 2 ? 0 : kK / 2);
+        a[row][column] = operand_element<Type>(lane(l).a, i);
       }
-      for (uint32_t i = 0; i < 4; ++i) {
-        const uint32_t row = in_group * 2 + (i & 1) + (i < 2 ? 0 : 8);
-        b[row][group] = operand_element(is_bf16, lane(l).b, i);
+      for (uint32_t i = 0; i < 2 * kPerWord; ++i) {
+        const uint32_t row = in_group * kPerWord + i % kPerWord + (i < kPerWord ? 0 : kK / 2);
+        b[row][group] = operand_element<Type>(lane(l).b, i);
       }
     }
     for (uint32_t l = 0; l < 32; ++l) {
       for (uint32_t i = 0; i < 4; ++i) {
         const uint32_t row = (l >> 2) + (i < 2 ? 0 : 8);
         const uint32_t column = l % 4 * 2 + (i & 1);
-        for (uint32_t k = 0; k < 16; ++k) lane(l).d[i] = fmaf(a[row][k], b[k][column], lane(l).d[i]);
+        for (uint32_t k = 0; k < kK; ++k) lane(l).d[i] = fmaf(a[row][k], b[k][column], lane(l).d[i]);
         // The hardware's NaN, which a rounding in integers would carry into the sign.
         constexpr uint32_t kNan = 0x7fffffff;
         if (isnan(lane(l).d[i])) memcpy(&lane(l).d[i], &kNan, sizeof kNan);
@@ -161,11 +192,15 @@ inline void mma_m16n8k16(bool is_bf16, float (&d)[4], uint32_t a0, uint32_t a1, 
 }
 inline void mma_m16n8k16_bf16(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
                               uint32_t b1) {
-  mma_m16n8k16(true, d, a0, a1, a2, a3, b0, b1);
+  mma_m16n8<Bf16Operand>(d, a0, a1, a2, a3, b0, b1);
 }
 inline void mma_m16n8k16_fp16(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
                               uint32_t b1) {
-  mma_m16n8k16(false, d, a0, a1, a2, a3, b0, b1);
+  mma_m16n8<Fp16Operand>(d, a0, a1, a2, a3, b0, b1);
+}
+inline void mma_m16n8k32_e4m3(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                              uint32_t b1) {
+  mma_m16n8<Fp8Operand>(d, a0, a1, a2, a3, b0, b1);
 }
 
 inline uint32_t cluster_rank() { return scheduler.workgroup().rank; }
@@ -194,23 +229,23 @@ inline void mailbox_wait(uint64_t*) {
 
 #else
 
-// CDNA3 and CDNA4: A row = lane % 16, B column = lane % 16; 16x16x16: k = 4 * (lane / 16) + i, two instructions for 8
-// elements a lane; 16x16x32: k = 8 * (lane / 16) + i. D: row 4 * (lane / 16) + i, column lane % 16.
+// CDNA3 and CDNA4: A row = lane % 16, B column = lane % 16; 16x16x16: k = 4 * (lane / 16) + i; 16x16x32: k = 8 * (lane
+// / 16) + i; as many instructions as a lane's 16 bytes need. D: row 4 * (lane / 16) + i, column lane % 16.
 struct MfmaOperands {
   float* d;
   const Vector16* a;
   const Vector16* b;
 };
-inline void mfma_16x16(bool is_bf16, float (&d)[4], const Vector16& a_lane, const Vector16& b_lane) {
+template <class Type, uint32_t kPerLane>
+void mfma_16x16(float (&d)[4], const Vector16& a_lane, const Vector16& b_lane) {
   MfmaOperands operands{d, &a_lane, &b_lane};
-  wave_meeting("mfma_16x16", operands, [is_bf16](const auto& lane) {
-    constexpr uint32_t kPerLane = AITERLITE_HOST_SIM == 942 ? 4 : 8;
-    for (uint32_t first = 0; first < 8; first += kPerLane) {
+  wave_meeting("mfma_16x16", operands, [](const auto& lane) {
+    for (uint32_t first = 0; first < 4 * Type::kPerWord; first += kPerLane) {
       float a[16][4 * kPerLane], b[4 * kPerLane][16];
       for (uint32_t l = 0; l < 64; ++l) {
         for (uint32_t i = 0; i < kPerLane; ++i) {
-          a[l % 16][kPerLane * (l / 16) + i] = operand_element(is_bf16, lane(l).a->word, first + i);
-          b[kPerLane * (l / 16) + i][l % 16] = operand_element(is_bf16, lane(l).b->word, first + i);
+          a[l % 16][kPerLane * (l / 16) + i] = operand_element<Type>(lane(l).a->word, first + i);
+          b[kPerLane * (l / 16) + i][l % 16] = operand_element<Type>(lane(l).b->word, first + i);
         }
       }
       for (uint32_t l = 0; l < 64; ++l) {
@@ -222,8 +257,14 @@ inline void mfma_16x16(bool is_bf16, float (&d)[4], const Vector16& a_lane, cons
     }
   });
 }
-inline void mfma_16x16_bf16(float (&d)[4], const Vector16& a, const Vector16& b) { mfma_16x16(true, d, a, b); }
-inline void mfma_16x16_fp16(float (&d)[4], const Vector16& a, const Vector16& b) { mfma_16x16(false, d, a, b); }
+inline constexpr uint32_t kLaneHalves = AITERLITE_HOST_SIM == 942 ? 4 : 8;
+inline void mfma_16x16_bf16(float (&d)[4], const Vector16& a, const Vector16& b) {
+  mfma_16x16<Bf16Operand, kLaneHalves>(d, a, b);
+}
+inline void mfma_16x16_fp16(float (&d)[4], const Vector16& a, const Vector16& b) {
+  mfma_16x16<Fp16Operand, kLaneHalves>(d, a, b);
+}
+inline void mfma_16x16_fp8(float (&d)[4], const Vector16& a, const Vector16& b) { mfma_16x16<Fp8Operand, 8>(d, a, b); }
 
 #endif
 
