@@ -1,4 +1,4 @@
-"""Runs the CPU GEMM's C function in memory whose every operand touches an inaccessible page. A script and a module.
+"""Runs the CPU GEMM's C functions in memory whose every operand touches an inaccessible page. A script and a module.
 
 Each call is made twice: with operands that end where the next page is inaccessible, and with operands that begin where
 the page before is. Inputs are read-only. An access outside ends this process by a signal, so it is a child of the
@@ -54,17 +54,23 @@ class Pool:
 
 @dataclass(frozen=True)
 class Call:
-    """Arguments of aiterlite_wv_split_k_cpu. Operands as bytes; None is a null pointer. `y` is what is there before."""
+    """Arguments of aiterlite_wv_split_k_cpu. Operands as bytes; None is a null pointer. `y` is what is there before.
+
+    With `scales`, those of x and of w's rows as bytes, of aiterlite_wv_split_k_q_cpu: then `strides` holds a fifth
+    one, and `element` is followed by `result`.
+    """
 
     x: bytes | None
     w: bytes | None
     bias: bytes | None
     y: bytes
-    strides: tuple[int, int, int, int]
+    strides: tuple[int, ...]
     sizes: tuple[int, int, int]
     element: int
     pool: Pool | None = None
     num_threads: int = 1
+    scales: tuple[bytes, ...] = ()
+    result: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ def _protect(address: int, size: int, access: int) -> None:
         raise OSError(ctypes.get_errno(), "mprotect")
 
 
-def run(kernel: Any, call: Call, placement: str) -> Result:
+def run(library: Any, call: Call, placement: str) -> Result:
     asked: list[tuple[int, int, int]] = []
 
     @_PARALLEL_FOR
@@ -117,21 +123,31 @@ def run(kernel: Any, call: Call, placement: str) -> Result:
     with ExitStack() as stack:
         inputs = [stack.enter_context(guarded(data, placement, False)) for data in (call.x, call.w, call.bias)]
         y = stack.enter_context(guarded(call.y, placement, True))
+        scales = [stack.enter_context(guarded(data, placement, False)) for data in call.scales]
         pool = None if call.pool is None else ctypes.cast(parallel_for, ctypes.c_void_p)
-        status = kernel(*inputs, y, *call.strides, *call.sizes, call.element, pool, call.num_threads)
+        types = (call.element, call.result) if scales else (call.element,)
+        kernel = library.aiterlite_wv_split_k_q_cpu if scales else library.aiterlite_wv_split_k_cpu
+        numbers = (*call.strides, *call.sizes)
+        kernel.argtypes = [
+            *[ctypes.c_void_p] * (4 + len(scales)),
+            *[ctypes.c_int64] * len(numbers),
+            *[ctypes.c_int32] * len(types),
+            ctypes.c_void_p,
+            ctypes.c_int32,
+        ]
+        status = kernel(*inputs, y, *scales, *numbers, *types, pool, call.num_threads)
         assert y is not None
         return Result(status, ctypes.string_at(y, len(call.y)), tuple(asked))
 
 
 def main() -> None:
     path, calls = pickle.load(sys.stdin.buffer)
-    kernel = ctypes.CDLL(path).aiterlite_wv_split_k_cpu
-    kernel.argtypes = [*[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 7, ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32]
+    library = ctypes.CDLL(path)
     results = []
     for number, call in enumerate(calls):
         for placement in PLACEMENTS:
             print(number, placement, file=sys.stderr, flush=True)
-            results.append(run(kernel, call, placement))
+            results.append(run(library, call, placement))
     pickle.dump(results, sys.stdout.buffer)
 
 

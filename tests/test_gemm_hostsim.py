@@ -196,7 +196,9 @@ def program_text(variants: list[Variant]) -> str:
         v = f"v{index}"
         lines.append(f"    {{{v}::aiterlite_wv_split_k, {v}::kThreads, {v}::kCluster, {v}::kRows}},")
     lines.append("  };")
-    lines.append("  return hostsim::run_cases<uint16_t>(argv[1], argv[2], kernels, sizeof kernels / sizeof kernels[0]);")
+    lines.append(
+        "  return hostsim::run_cases<uint16_t>(argv[1], argv[2], kernels, sizeof kernels / sizeof kernels[0]);"
+    )
     lines.append("}")
     return "\n".join(lines) + "\n"
 
