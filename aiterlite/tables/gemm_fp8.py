@@ -1,11 +1,12 @@
 """Skinny GEMM of 8-bit floats: which kernel serves y[N, M] = (x[N, K] · W[M, K]^T) · scales + bias, and its tiling.
 
-The kernels are those of the 16-bit family over another element type, so the plan is theirs too: a tile covers 64 bytes
+The kernels are those of the 16-bit family over another element type, and the plan is theirs too: a tile covers 64 bytes
 of each row's K, whatever the elements.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from aiterlite.dispatch import Between, Holds, OneOf, Refusal, Row, Table, Targe
 from aiterlite.jit.spec import Unit
 from aiterlite.tables import gemm
 from aiterlite.tables.gemm import WvSplitKPlan
-from aiterlite.tables.gemm_plan import CHIPS, tiling
+from aiterlite.tables.gemm_plan import CHIPS, Tiling, ranked_cuts, split_k
 from aiterlite.target import Persona, launch_target
 
 FLAVOURS = ("e4m3fn", "e4m3fnuz")
@@ -69,11 +70,22 @@ def flavour(problem: ScaledGemmProblem, persona: Persona) -> str:
 
 def plan(problem: ScaledGemmProblem, persona: Persona) -> WvSplitKPlan:
     """The tiling and geometry of a GPU launch: those of 16-bit elements of which a row has as many bytes."""
-    units = max(1, persona.cu_count)
-    cut = tiling(persona.target, problem.n, problem.m, -(-problem.k // 2), units, problem.aligned)
-    if not problem.aligned:
-        cut = replace(cut, tiles=_UNALIGNED_TILES, waves=min(cut.waves, _UNALIGNED_WAVES))
+    halves = -(-problem.k // 2)
+    cut = _tiling(persona.target, problem.n, problem.m, halves, max(1, persona.cu_count), problem.aligned)
     return WvSplitKPlan(cut, problem.aligned, cut.workgroups(problem.m), cut.waves * persona.wave_size)
+
+
+@functools.lru_cache(maxsize=4096)
+def _tiling(target: str, n: int, m: int, halves: int, compute_units: int, aligned: bool) -> Tiling:
+    chip = CHIPS[target]
+    if target.startswith("sm_"):
+        # ptxas multiplies 8-bit operands as halves where the chip has no instruction of its own; an eighth of the
+        # registers is for these.
+        chip = replace(chip, registers=chip.registers // 8 * 7)
+    cut = split_k(chip, ranked_cuts(chip, n, m, halves, compute_units)[0], m, halves, compute_units)
+    if aligned:
+        return cut
+    return replace(cut, unroll=1, tiles=_UNALIGNED_TILES, waves=min(cut.waves, _UNALIGNED_WAVES))
 
 
 def device_unit(problem: ScaledGemmProblem, persona: Persona, plan: WvSplitKPlan) -> Unit:

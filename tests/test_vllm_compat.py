@@ -1,0 +1,113 @@
+"""`aiterlite.compat.vllm_ops`: vLLM's names, its order of arguments (the weight first), and its CU count."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import aiterlite  # noqa: E402
+from aiterlite import dispatch, envs, launcher  # noqa: E402
+from aiterlite.compat import vllm_ops  # noqa: E402
+from aiterlite.errors import ArgumentError  # noqa: E402
+from aiterlite.tables import gemm as tables  # noqa: E402
+from aiterlite.target import persona_for  # noqa: E402
+
+FN = torch.float8_e4m3fn
+A, B = torch.randn(24, 64).bfloat16(), torch.randn(3, 64).bfloat16()
+QA, QB = A.to(FN), B.to(FN)
+BIAS = torch.randn(24).bfloat16()
+SCALE_X, SCALE_W = torch.tensor([0.5]), torch.rand(24) + 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("LLMM1", ["a", "b", "rows_per_block"]),
+        ("wvSplitK", ["a", "b", "cu_count", "bias"]),
+        ("wvSplitKQ", ["a", "b", "out_dtype", "scale_a", "scale_b", "cu_count", "bias"]),
+    ],
+)
+def test_arguments_are_upstream_s(name: str, parameters: list[str]) -> None:
+    signature = inspect.signature(getattr(vllm_ops, name))
+    assert list(signature.parameters) == parameters
+    defaults = {n: p.default for n, p in signature.parameters.items() if p.default is not inspect.Parameter.empty}
+    assert defaults == ({"bias": None} if "bias" in parameters else {})
+
+
+def test_the_weight_comes_first() -> None:
+    assert torch.equal(vllm_ops.LLMM1(A, B[:1], 4), aiterlite.LLMM1(B[:1], A))
+    assert torch.equal(vllm_ops.wvSplitK(A, B, 304), aiterlite.wvSplitK(B, A))
+    assert torch.equal(vllm_ops.wvSplitK(A, B, 304, BIAS), aiterlite.wvSplitK(B, A, BIAS))
+    scaled = aiterlite.wvSplitKQ(QB, QA, torch.float16, SCALE_X, SCALE_W)
+    assert torch.equal(vllm_ops.wvSplitKQ(QA, QB, torch.float16, SCALE_X, SCALE_W, 304), scaled)
+    biased = aiterlite.wvSplitKQ(QB, QA, torch.bfloat16, SCALE_X, SCALE_W, BIAS)
+    assert torch.equal(vllm_ops.wvSplitKQ(QA, QB, torch.bfloat16, SCALE_X, SCALE_W, 304, BIAS), biased)
+    assert not torch.equal(biased, aiterlite.wvSplitKQ(QB, QA, torch.bfloat16, SCALE_X, SCALE_W))
+
+
+@pytest.mark.emulated
+def test_the_cu_count_is_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each count is a plan of its own, also for the same operands; the results are right under all."""
+    a, b = torch.randn(200, 512).bfloat16(), torch.randn(1, 512).bfloat16()
+    loaded = []
+    load = launcher.function
+
+    def watched(unit: object, *rest: object) -> object:
+        loaded.append(unit)
+        return load(unit, *rest)
+
+    monkeypatch.setattr(launcher, "function", watched)
+    with envs.override(AITERLITE_TARGET="mi300x"):
+        persona = persona_for("cpu", None)
+        own = vllm_ops.wvSplitK(a, b, persona.cu_count)
+        few = [vllm_ops.wvSplitK(a, b, 4) for _ in range(2)]
+    problem = tables.GemmProblem(1, 200, 512)
+    units = [dispatch.decide(tables.WV_SPLIT_K, problem, p).units[0] for p in (persona, four(persona))]
+    assert units[0] != units[1] and loaded == units
+    expected = b.double() @ a.double().T
+    for y in (own, *few):
+        torch.testing.assert_close(y.double(), expected, rtol=2**-8, atol=1e-3)
+
+
+def four(persona: object) -> object:
+    from dataclasses import replace
+
+    return replace(persona, cu_count=4)  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize("cu_count", [0, -1])
+def test_a_cu_count_below_one_is_refused(cu_count: int) -> None:
+    for call in (
+        lambda: vllm_ops.wvSplitK(A, B, cu_count),
+        lambda: vllm_ops.wvSplitKQ(QA, QB, torch.float16, SCALE_X, SCALE_W, cu_count),
+    ):
+        with pytest.raises(ArgumentError, match=f"`cu_count` is {cu_count}; allowed: at least 1"):
+            call()
+
+
+def test_errors_name_the_arguments_of_the_caller() -> None:
+    one = torch.ones(1)
+    for call, argument in (
+        (lambda: vllm_ops.LLMM1(A, B, 4), "b"),
+        (lambda: vllm_ops.LLMM1(A, B[:1], 5), "rows_per_block"),
+        (lambda: vllm_ops.wvSplitK(A.half(), B, 304), "a"),
+        (lambda: vllm_ops.wvSplitK(A, B, 304, BIAS[:3]), "bias"),
+        (lambda: vllm_ops.wvSplitKQ(QA, QB, torch.float16, torch.ones(3), one, 304), "scale_a"),
+        (lambda: vllm_ops.wvSplitKQ(QA, QB, torch.float16, one, torch.ones(3), 304), "scale_b"),
+    ):
+        with pytest.raises(ArgumentError) as caught:
+            call()
+        assert caught.value.argument == argument and "b is x, a is the weight" in str(caught.value)
+
+
+def test_compiles_without_a_graph_break() -> None:
+    def model(b: torch.Tensor) -> torch.Tensor:
+        scaled = vllm_ops.wvSplitKQ(QA, b.to(FN), torch.bfloat16, SCALE_X, SCALE_W, 80, BIAS)
+        return vllm_ops.wvSplitK(A, b, 80, BIAS) + vllm_ops.LLMM1(A, b[:1], 4) + scaled
+
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(B), model(B))
