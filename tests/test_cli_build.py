@@ -89,7 +89,7 @@ def test_a_call_that_nothing_serves_counts_where_its_operator_was_named() -> Non
     sets: dict[str, Any] = {"shapes": [(64, 512)], "tokens": [17]}
     unasked = chosen("gfx942", **sets)
     assert unasked.units == {} and unasked.unserved == []
-    assert [call.split("(")[0] for call in unasked.torch] == ["wvSplitK", "linear"]
+    assert [call.split("(")[0] for call in unasked.torch] == ["wvSplitK", "wvSplitKQ", "linear"]
     named = chosen("gfx942", ops=["wvSplitK"], **sets)
     assert len(named.unserved) == 1 and "no row applies" in named.unserved[0]
     assert chosen("gfx942", ops=["linear"], **sets).unserved == []

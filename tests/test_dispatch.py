@@ -22,7 +22,7 @@ from aiterlite import dispatch
 from aiterlite.dispatch import Between, ComputeUnits, Holds, OneOf, Refusal, Row, Table, Targets, Wishes
 from aiterlite.errors import DispatchError
 from aiterlite.jit.spec import Unit
-from aiterlite.tables import TABLES, gemm, gemm_plan
+from aiterlite.tables import TABLES, gemm, gemm_fp8, gemm_plan
 from aiterlite.target import resolve
 
 GOLDEN = Path(__file__).with_name("golden") / "dispatch.txt"
@@ -252,6 +252,20 @@ problems = st.builds(
     aligned=st.booleans(),
     dense=st.booleans(),
 )
+scaled_problems = st.builds(
+    gemm_fp8.ScaledGemmProblem,
+    n=st.integers(0, 20),
+    m=st.integers(1, 20000),
+    k=st.integers(1, 20000),
+    fp8=st.sampled_from(["native", "e4m3fn", "e4m3fnuz", "e5m2"]),
+    dtype=st.sampled_from(["bf16", "fp16", "float32"]),
+    scale_w=st.sampled_from(["tensor", "row", "block"]),
+    bias=st.booleans(),
+    aligned=st.booleans(),
+    dense=st.booleans(),
+)
+PROBLEMS = {gemm.GemmProblem: problems, gemm_fp8.ScaledGemmProblem: scaled_problems}
+calls = st.sampled_from(list(TABLES.values())).flatmap(lambda table: st.tuples(st.just(table), PROBLEMS[table.problem]))
 wishes = st.builds(
     Wishes,
     vskip=st.sampled_from([None, False, True]),
@@ -260,10 +274,9 @@ wishes = st.builds(
 )
 
 
-@given(st.sampled_from(list(TABLES.values())), problems, st.sampled_from(PERSONAS), wishes)
-def test_every_row_is_chosen_or_rejected_with_a_reason(
-    table: Table, problem: gemm.GemmProblem, chip: str, wished: Wishes
-) -> None:
+@given(calls, st.sampled_from(PERSONAS), wishes)
+def test_every_row_is_chosen_or_rejected_with_a_reason(call: tuple[Table, Any], chip: str, wished: Wishes) -> None:
+    table, problem = call
     decision = dispatch.decide(table, problem, resolve(chip), wished)
     told = [item.row for item in decision.rejected] + [name for name in [chosen(decision)] if name]
     assert sorted(told) == sorted(row.name for row in table.rows)
@@ -321,6 +334,14 @@ ODD = {
 }
 
 
+ODD_SCALED = {
+    "e4m3fn": {"fp8": "e4m3fn"},
+    "e4m3fnuz, fp16, a scale a row, bias": {"fp8": "e4m3fnuz", "dtype": "fp16", "scale_w": "row", "bias": True},
+    "17 tokens": {"n": 17},
+    "odd sizes": {"m": 257, "k": 7169, "aligned": False},
+}
+
+
 def golden_text() -> str:
     """Each persona's plan for each shape and number of tokens, then traces of problems that are out of the ordinary."""
     lines = []
@@ -333,13 +354,14 @@ def golden_text() -> str:
     lines += _golden_assembly()
     for op, chip, (name, change) in itertools.product(("wvSplitK", "linear"), PERSONAS, ODD.items()):
         problem = dataclasses.replace(gemm.GemmProblem(4, 2112, 7168), **change)
-        decision = dispatch.decide(TABLES[op], problem, resolve(chip))
-        lines.append(f"{op} {chip} {name}: {_short(decision)}")
-        targets = f"the target is {resolve(chip).target}"
-        for item in decision.rejected:
-            reasons = [str(refusal) for refusal in item.refusals if targets not in refusal.reason]
-            if len(reasons) == len(item.refusals):
-                lines.append(f"    not {item.row}: {'; '.join(reasons)}")
+        lines += _trace(f"{op} {chip} {name}", dispatch.decide(TABLES[op], problem, resolve(chip)))
+    for chip, (m, k), n in itertools.product(PERSONAS[:-1], SHAPES[::3], (1, 4, 16)):
+        problem = gemm_fp8.ScaledGemmProblem(n, m, k)
+        told = _short(dispatch.decide(gemm_fp8.WV_SPLIT_K_Q, problem, resolve(chip)))
+        lines.append(f"wvSplitKQ {chip} m={m} k={k} n={n}: {told}")
+    for chip, (name, change) in itertools.product((*PERSONAS, "a100"), ODD_SCALED.items()):
+        problem = dataclasses.replace(gemm_fp8.ScaledGemmProblem(4, 2112, 7168), **change)
+        lines += _trace(f"wvSplitKQ {chip} {name}", dispatch.decide(gemm_fp8.WV_SPLIT_K_Q, problem, resolve(chip)))
     return "\n".join(lines) + "\n"
 
 
@@ -355,6 +377,14 @@ def _golden_assembly() -> list[str]:
         decision = dispatch.decide(gemm.LINEAR, problem, resolve(chip), asked)
         lines.append(f"linear prefer=asm {chip} {name}: {_short(decision)}")
         lines += [f"    note: {note}" for note in decision.notes]
+
+
+def _trace(call: str, decision: dispatch.Decision) -> list[str]:
+    """What a call takes, and why it does not take the other rows of its target."""
+    lines = [f"{call}: {_short(decision)}"]
+    for item in decision.rejected:
+        if not any(f"the target is {decision.persona.target}" in refusal.reason for refusal in item.refusals):
+            lines.append(f"    not {item.row}: {'; '.join(map(str, item.refusals))}")
     return lines
 
 
