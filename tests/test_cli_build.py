@@ -19,7 +19,7 @@ from aiterlite.jit.record import Manifest
 from aiterlite.jit.sources import SourceTree
 from aiterlite.jit.spec import Unit
 from aiterlite.jit.store import Store, open_store
-from aiterlite.tables import gemm
+from aiterlite.tables import gemm, gemm_fp8
 from aiterlite.target import launch_target
 
 needs_amdgpu_clang = pytest.mark.skipif(toolchain.find("amd") is None, reason=toolchain.how_to_get("amd"))
@@ -43,6 +43,11 @@ def device(name: str, n: int, m: int = 256, k: int = 7168, dtype: str = "bf16") 
     return gemm.device_unit(problem, persona, gemm.plan_wv_split_k(problem, persona))
 
 
+def scaled(name: str, n: int, m: int) -> Unit:
+    persona, problem = target.resolve(name), gemm_fp8.ScaledGemmProblem(n, m, 7168)
+    return gemm_fp8.device_unit(problem, persona, gemm_fp8.plan(problem, persona))
+
+
 def launcher() -> Unit:
     return gemm.host_unit(launch_target())
 
@@ -61,13 +66,13 @@ def chosen(*names: str, ops: list[str] | None = None, **sets: Any) -> plan.Plan:
 
 
 def test_the_default_problems_are_the_demo_s() -> None:
-    expected = {device("gfx942", n, m) for m in (256, 2112) for n in (1, 4, 16)} | {launcher()}
-    assert set(chosen("gfx942").units) == expected
+    expected = {make("gfx942", n, m) for make in (device, scaled) for m in (256, 2112) for n in (1, 4, 16)}
+    assert set(chosen("gfx942").units) == expected | {launcher()}
     assert set(chosen("cpu-x86-64-v3").units) == {gemm.host_unit("cpu-x86-64-v3")}
 
 
 def test_a_chip_s_compute_units_decide_and_targets_add_up() -> None:
-    large = {"shapes": [(2112, 7168)], "tokens": [1]}
+    large: dict[str, Any] = {"shapes": [(2112, 7168)], "tokens": [1], "ops": ["linear"]}
     mi300x, mi308x = set(chosen("mi300x", **large).units), set(chosen("mi308x", **large).units)
     assert mi300x != mi308x and mi300x == set(chosen("gfx942", **large).units)
     assert set(chosen("mi300x", "mi308x", "sm_90", **large).units) == mi300x | mi308x | {
@@ -78,7 +83,7 @@ def test_a_chip_s_compute_units_decide_and_targets_add_up() -> None:
 
 def test_shapes_tokens_and_dtypes_choose() -> None:
     sets: dict[str, Any] = {"shapes": [(64, 512), (32, 515)], "tokens": [2], "dtypes": ["bf16", "fp16"]}
-    units = set(chosen("gfx950", **sets).units)
+    units = set(chosen("gfx950", ops=["wvSplitK", "linear"], **sets).units)
     both = {device("gfx950", 2, m, k, dtype) for m, k in sets["shapes"] for dtype in sets["dtypes"]}
     assert units == both | {launcher()}
     # Rows of 515 elements cannot all start at 16-byte addresses.
@@ -173,7 +178,7 @@ def test_a_recorded_call_that_no_operator_takes_is_an_error(call: dict[str, Any]
 
 
 def test_check_names_what_is_missing_and_builds_nothing(run: Run, cache_dir: Path, capsys: Any) -> None:
-    words = ["--target", "gfx942", "--shape", "256,7168", "--tokens", "4", "--check"]
+    words = ["--target", "gfx942", "--shape", "256,7168", "--tokens", "4", "--ops", "linear", "--check"]
     code, data, _ = run(*words)
     assert code == 1 and data["check"]
     assert data["counts"] == {"built": 0, "cached": 0, "missing": 2, "failed": 0}

@@ -377,6 +377,7 @@ def _golden_assembly() -> list[str]:
         decision = dispatch.decide(gemm.LINEAR, problem, resolve(chip), asked)
         lines.append(f"linear prefer=asm {chip} {name}: {_short(decision)}")
         lines += [f"    note: {note}" for note in decision.notes]
+    return lines
 
 
 def _trace(call: str, decision: dispatch.Decision) -> list[str]:
