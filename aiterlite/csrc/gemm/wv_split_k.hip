@@ -13,7 +13,8 @@
 //
 // Traffic. Weights: M * K elements from memory, once. Tokens: N * K elements from the caches for each R * 16 / S weight
 // rows, that is N * S / (16 * R) elements per weight. Sums: W * R * 16 * COLS / S floats through LDS a workgroup, and
-// with a cluster 1 / W of that through distributed shared memory. Bias and y once. No workspace, no atomics.
+// with a cluster 1 / W of that through distributed shared memory. Scales, bias and y once. No workspace, no
+// atomics.
 //
 // Order. Each output is summed over k inside a wave, then over waves, slices and cluster ranks in fixed order: the same
 // launch gives the same bits. N <= COLS / S; workgroup W waves; grid C * ceil(M / (R * 16 / S)) workgroups, exactly.
