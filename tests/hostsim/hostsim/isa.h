@@ -90,6 +90,36 @@ inline uint8_t load_u8(const void* p) { return *static_cast<const uint8_t*>(p); 
 inline uint16_t load_u16(const void* p) { return *static_cast<const uint16_t*>(p); }
 inline float load_f32(const void* p) { return *static_cast<const float*>(p); }
 inline void store_u16(void* p, uint16_t value) { *static_cast<uint16_t*>(p) = value; }
+inline void store_u32(void* p, uint32_t value) { *static_cast<uint32_t*>(p) = value; }
+
+struct alignas(16) Quad {
+  float value[4];
+};
+inline void store_quad(float* p, const Quad& value) { memcpy(p, &value, sizeof value); }
+
+// Workgroups run one after the other, so memory is always coherent; what is checked is that no workgroup counts itself
+// in before all that its threads published is complete.
+inline void publish(float* p, const Quad& value) {
+  scheduler.current().incomplete = true;
+  if (reinterpret_cast<uintptr_t>(p) % 16 != 0) hostsim::fail("a published quad is not aligned");
+  store_quad(p, value);
+}
+inline void publish_add(float* p, float value) {
+  scheduler.current().incomplete = true;
+  *p += value;
+}
+inline void complete_published() { scheduler.current().incomplete = false; }
+inline uint32_t count_in(uint32_t* p) {
+  if (scheduler.incomplete()) hostsim::fail("a workgroup counted itself in before its sums were complete");
+  return (*p)++;
+}
+inline void accept_published() { scheduler.current().accepted = true; }
+inline Quad load_published(const float* p) {
+  if (!scheduler.current().accepted) hostsim::fail("sums of other workgroups were read before they were accepted");
+  Quad value;
+  memcpy(&value, p, sizeof value);
+  return value;
+}
 
 // IEEE binary16 in integers: compilers disagree about having the type.
 inline float half_bits_to_float(uint16_t bits) {

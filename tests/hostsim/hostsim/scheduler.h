@@ -46,6 +46,8 @@ struct Thread {
   uint32_t id = 0;
   uint32_t next_shared = 0;
   bool done = false;
+  bool incomplete = false;  // it published what may not have arrived yet
+  bool accepted = false;    // it may read what other workgroups published
 };
 
 struct SharedArray {
@@ -138,6 +140,13 @@ class Scheduler {
     }
   }
 
+  // Whether a thread of the calling workgroup has published what may not have arrived yet.
+  bool incomplete() {
+    return std::any_of(thread_.begin(), thread_.end(), [this](const std::unique_ptr<Thread>& thread) {
+      return thread->workgroup == current_->workgroup && thread->incomplete;
+    });
+  }
+
   void arrive(Meeting& meeting) {
     if (++meeting.arrived == meeting.size) complete(meeting);
   }
@@ -165,6 +174,7 @@ class Scheduler {
     thread->id = id;
     thread->next_shared = 0;
     thread->done = false;
+    thread->incomplete = thread->accepted = false;
     getcontext(&thread->context);
     thread->context.uc_stack.ss_sp = thread->stack.get();
     thread->context.uc_stack.ss_size = kStackBytes;

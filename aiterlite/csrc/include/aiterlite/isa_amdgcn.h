@@ -96,6 +96,40 @@ AITERLITE_DEVICE float load_f32(const void* p) { return *amdgcn::to_global<float
 AITERLITE_DEVICE void store_u16(void* p, uint16_t value) { *(amdgcn::Global<uint16_t>*)p = value; }
 AITERLITE_DEVICE void store_u32(void* p, uint32_t value) { *(amdgcn::Global<uint32_t>*)p = value; }
 
+struct alignas(16) Quad {
+  float value[4];
+};
+AITERLITE_DEVICE void store_quad(float* p, const Quad& value) {
+  *(amdgcn::Global<amdgcn::Floats>*)p = __builtin_bit_cast(amdgcn::Floats, value);
+}
+
+// One workgroup hands sums to another through memory: publish or publish_add, complete_published, a barrier of the
+// workgroup, count_in; whoever counts in last: accept_published, load_published.
+// The chip's dies have an L2 each. A release fence of the agent would write the whole L2 back; instead what is
+// published is written through it (agent-scope stores and atomics), so that being complete is being visible.
+AITERLITE_DEVICE void publish(float* p, const Quad& value) {
+  struct Halves {
+    uint64_t part[2];
+  };
+  const auto halves = __builtin_bit_cast(Halves, value);
+  auto* at = (amdgcn::Global<uint64_t>*)p;
+#pragma unroll
+  for (uint32_t i = 0; i < 2; ++i) {
+    __scoped_atomic_store_n(at + i, halves.part[i], __ATOMIC_RELAXED, __MEMORY_SCOPE_DEVICE);
+  }
+}
+AITERLITE_DEVICE void publish_add(float* p, float value) {
+  __scoped_atomic_fetch_add((amdgcn::Global<float>*)p, value, __ATOMIC_RELAXED, __MEMORY_SCOPE_DEVICE);
+}
+AITERLITE_DEVICE void complete_published() { asm volatile("s_waitcnt vmcnt(0)" ::: "memory"); }
+AITERLITE_DEVICE uint32_t count_in(uint32_t* p) {
+  return __scoped_atomic_fetch_add((amdgcn::Global<uint32_t>*)p, 1u, __ATOMIC_RELAXED, __MEMORY_SCOPE_DEVICE);
+}
+AITERLITE_DEVICE void accept_published() { __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "agent"); }
+AITERLITE_DEVICE Quad load_published(const float* p) {
+  return __builtin_bit_cast(Quad, *amdgcn::to_global<amdgcn::Floats>(p));
+}
+
 AITERLITE_DEVICE float half_bits_to_float(uint16_t bits) { return __builtin_bit_cast(_Float16, bits); }
 AITERLITE_DEVICE uint16_t float_to_half_bits(float value) {
   return __builtin_bit_cast(uint16_t, static_cast<_Float16>(value));

@@ -96,6 +96,34 @@ AITERLITE_DEVICE float load_f32(const void* p) { return *static_cast<const float
 AITERLITE_DEVICE void store_u16(void* p, uint16_t value) { *static_cast<uint16_t*>(p) = value; }
 AITERLITE_DEVICE void store_u32(void* p, uint32_t value) { *static_cast<uint32_t*>(p) = value; }
 
+struct alignas(16) Quad {
+  float value[4];
+};
+AITERLITE_DEVICE void store_quad(float* p, const Quad& value) { *reinterpret_cast<Quad*>(p) = value; }
+
+// One workgroup hands sums to another through memory: publish or publish_add, complete_published, a barrier of the
+// workgroup, count_in; whoever counts in last: accept_published, load_published. Loads pass by L1, which is not
+// coherent.
+AITERLITE_DEVICE void publish(float* p, const Quad& value) { store_quad(p, value); }
+AITERLITE_DEVICE void publish_add(float* p, float value) {
+  asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(p), "f"(value) : "memory");
+}
+AITERLITE_DEVICE void complete_published() { __threadfence(); }
+AITERLITE_DEVICE uint32_t count_in(uint32_t* p) {
+  uint32_t before;
+  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(p) : "memory");
+  return before;
+}
+AITERLITE_DEVICE void accept_published() { __threadfence(); }
+AITERLITE_DEVICE Quad load_published(const float* p) {
+  Quad quad;
+  asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(quad.value[0]), "=f"(quad.value[1]), "=f"(quad.value[2]), "=f"(quad.value[3])
+               : "l"(p)
+               : "memory");
+  return quad;
+}
+
 AITERLITE_DEVICE float half_bits_to_float(uint16_t bits) {
   float value;
   asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
