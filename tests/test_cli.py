@@ -117,7 +117,7 @@ def test_every_command_has_its_section_in_the_documentation(capsys: pytest.Captu
         (["list", "word"], "unrecognized arguments: word"),
         (["gc"], "--max-bytes"),
         (["gc", "--max-bytes", "many"], "'many' is no size"),
-        (["explain", "linar", "n=1"], "no operator 'linar'; there are wvSplitK, wvSplitKQ, linear"),
+        (["explain", "linar", "n=1"], "no operator 'linar'; there are wvSplitK, wvSplitKrc, wvSplitKQ, linear"),
         (["explain", "linear", "n=1", "m=1"], "linear needs k"),
         (["explain", "linear", "n=x", "m=1", "k=1"], "n is 'x'"),
         (["explain", "linear", "n=1", "m=1", "k=1", "q=1"], "'q=1'"),
@@ -128,7 +128,7 @@ def test_every_command_has_its_section_in_the_documentation(capsys: pytest.Captu
         (["explain", "build"], "name of a unit"),
         (
             ["explain", "build", "gem"],
-            "no unit 'gem'; there are gemm, gemm/wv_split_k, gemm/wv_split_k_q, linear, wvSplitK, wvSplitKQ",
+            "no unit 'gem'; there are gemm, gemm/wv_split_k, gemm/wv_split_k_q, gemm/wv_split_k_reduce, gemm_reduce,",
         ),
         (["build", "--shape", "12"], "'12' is no shape"),
         (["build", "--tokens", "0"], "'0' is no whole number above 0"),

@@ -22,7 +22,8 @@ from aiterlite import dispatch
 from aiterlite.dispatch import Between, ComputeUnits, Holds, OneOf, Refusal, Row, Table, Targets, Wishes
 from aiterlite.errors import DispatchError
 from aiterlite.jit.spec import Unit
-from aiterlite.tables import TABLES, gemm, gemm_fp8, gemm_plan
+from aiterlite.tables import gemm, gemm_fp8, gemm_rc
+from aiterlite.tables.gemm_rc_plan import REDUCTIONS
 from aiterlite.target import resolve
 
 GOLDEN = Path(__file__).with_name("golden") / "dispatch.txt"
@@ -264,7 +265,16 @@ scaled_problems = st.builds(
     aligned=st.booleans(),
     dense=st.booleans(),
 )
-PROBLEMS = {gemm.GemmProblem: problems, gemm_fp8.ScaledGemmProblem: scaled_problems}
+rc_problems = st.builds(
+    lambda problem, reduction: gemm_rc.RcProblem(**vars(problem), reduction=reduction),
+    problems,
+    st.sampled_from(REDUCTIONS),
+)
+PROBLEMS = {
+    gemm.GemmProblem: problems,
+    gemm_fp8.ScaledGemmProblem: scaled_problems,
+    gemm_rc.RcProblem: rc_problems,
+}
 calls = st.sampled_from(list(TABLES.values())).flatmap(lambda table: st.tuples(st.just(table), PROBLEMS[table.problem]))
 wishes = st.builds(
     Wishes,

@@ -36,7 +36,9 @@ class Outcome:
 def add(commands: Commands) -> None:
     parser = command(commands, "build", "build kernels into the cache, for any target, without a GPU", _run)
     add_target_option(parser, "what to build for (default: AITERLITE_TARGET, else this CPU)")
-    parser.add_argument("--ops", type=_names, default=[], metavar="OP,OP", help="operators (default: all)")
+    parser.add_argument(
+        "--ops", type=_names, default=[], metavar="OP,OP", help="operators (default: what linear takes)"
+    )
     parser.add_argument(
         "--shape", type=_shape, action="append", metavar="M,K", help="repeatable (default: DeepSeek-R1's projections)"
     )

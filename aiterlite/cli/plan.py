@@ -11,7 +11,7 @@ from aiterlite.dispatch import Table, decide
 from aiterlite.errors import BundleError
 from aiterlite.jit.record import Manifest
 from aiterlite.jit.spec import HOST, Unit
-from aiterlite.tables import TABLES
+from aiterlite.tables import DEFAULT_OPS, TABLES
 from aiterlite.target import Persona, launch_target
 
 DTYPES = ("bf16",)
@@ -47,9 +47,9 @@ def from_problems(
     tokens: Sequence[int],
     dtypes: Sequence[str],
 ) -> Plan:
-    """The units of operators (all of them where none is named) for every shape, token count and dtype."""
+    """The units of operators (the default ones where none is named) for every shape, token count and dtype."""
     plan = Plan()
-    tables = [targets.operator(name) for name in operators] or list(TABLES.values())
+    tables = [targets.operator(name) for name in operators or DEFAULT_OPS]
     for persona in personas:
         for table in tables:
             for dtype in dtypes:

@@ -6,9 +6,15 @@ from collections.abc import Callable
 
 from aiterlite.dispatch import Table
 from aiterlite.jit.spec import Unit
-from aiterlite.tables import asm, gemm, gemm_fp8
+from aiterlite.tables import asm, gemm, gemm_fp8, gemm_rc
 
-TABLES: dict[str, Table] = {table.op: table for table in (gemm.WV_SPLIT_K, gemm_fp8.WV_SPLIT_K_Q, gemm.LINEAR)}
+TABLES: dict[str, Table] = {
+    table.op: table
+    for table in (gemm.WV_SPLIT_K, gemm_rc.WV_SPLIT_K_RC, gemm_fp8.WV_SPLIT_K_Q, gemm.LINEAR)
+}
+
+# What is built where no operator is named. Others are built where they are asked for.
+DEFAULT_OPS = ("wvSplitK", "wvSplitKQ", "linear")
 
 # The host unit that fills each argument struct of assembly kernels; it exports the layout as its compiler has it.
 KERNARG_HOSTS: dict[str, Callable[[str], Unit]] = {asm.GEMM_ARGS.name: gemm.host_unit}
