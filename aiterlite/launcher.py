@@ -35,6 +35,7 @@ class EntryPoints:
     set_attribute: str
     max_dynamic_shared: int
     error_text: str
+    capture_info: str
 
 
 ENTRY_POINTS = {
@@ -47,6 +48,7 @@ ENTRY_POINTS = {
         set_attribute="cuFuncSetAttribute",
         max_dynamic_shared=8,
         error_text="cuGetErrorString",
+        capture_info="cuStreamGetCaptureInfo_v2",
     ),
     "amd": EntryPoints(
         libraries=("libamdhip64.so", "libamdhip64.so.7", "libamdhip64.so.6"),
@@ -57,6 +59,7 @@ ENTRY_POINTS = {
         set_attribute="hipFuncSetAttribute",
         max_dynamic_shared=8,
         error_text="hipDrvGetErrorString",
+        capture_info="hipStreamGetCaptureInfo_v2",
     ),
 }
 # The emulator has calls of the same shape, so AMD kernels on CPU tensors take the same path.
@@ -69,6 +72,7 @@ _EMULATOR = EntryPoints(
     set_attribute="aiterlite_emulator_function_set_attribute",
     max_dynamic_shared=0,
     error_text="aiterlite_emulator_get_error_string",
+    capture_info="",
 )
 
 
@@ -112,6 +116,20 @@ class Driver:
         text = ctypes.c_char_p()
         self._error_text(code, ctypes.byref(text))
         return text.value.decode("utf-8", "replace") if text.value else "unknown error"
+
+    def capture_id(self, stream: int) -> int | None:
+        """The number of the capture that a stream is under, unlike that of any other in this process; None without one.
+
+        Raises `LoadError` where the driver does not say.
+        """
+        name = self._points.capture_info
+        query = getattr(self._library, name, None)
+        if query is None:
+            raise LoadError(f"{self._library._name} has no {name}: a graph cannot be captured with this driver")
+        status, number = ctypes.c_int(), ctypes.c_ulonglong()
+        code = query(ctypes.c_void_p(stream), ctypes.byref(status), ctypes.byref(number), None, None, None)
+        self._check(code, name)
+        return number.value if status.value else None
 
     def _check(self, code: int, what: str) -> None:
         if code != 0:
@@ -189,6 +207,13 @@ def capturing() -> bool:
     import torch
 
     return torch.cuda.is_current_stream_capturing()
+
+
+def capture_id(stream: int) -> int | None:
+    """The number of the capture that torch's stream of this raw handle is under; None without one."""
+    import torch
+
+    return driver("amd" if torch.version.hip else "cuda").capture_id(stream)
 
 
 def is_ready(device: int) -> bool:

@@ -58,6 +58,13 @@ int launch(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, u
   return 0;
 }
 
+// Stream 0x20 is under no capture, 0x30 not known, and any other under the capture of its own number.
+int capture_info(void* stream, int* status, unsigned long long* number) {
+  *status = reinterpret_cast<uintptr_t>(stream) != 0x20;
+  *number = reinterpret_cast<uintptr_t>(stream);
+  return *number == 0x30 ? 9 : 0;
+}
+
 int error_text(int code, const char** text) {
   *text = code == 200   ? "invalid image"
           : code == 500 ? "named symbol not found"
@@ -75,6 +82,9 @@ int cuModuleLoadData(void** module, const void* image) { return load(module, ima
 int cuModuleGetFunction(void** function, void* module, const char* name) { return find(function, module, name); }
 int cuFuncSetAttribute(void* function, int attribute, int value) { return set_attribute(function, attribute, value); }
 int cuGetErrorString(int code, const char** text) { return error_text(code, text); }
+int cuStreamGetCaptureInfo_v2(void* stream, int* status, unsigned long long* number, void**, const void**, size_t*) {
+  return capture_info(stream, status, number);
+}
 #ifndef FAKE_OLD
 int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                    unsigned shared_bytes, void* stream, void** arguments, void** extra) {
@@ -87,6 +97,11 @@ int hipModuleLoadData(void** module, const void* image) { return load(module, im
 int hipModuleGetFunction(void** function, void* module, const char* name) { return find(function, module, name); }
 int hipFuncSetAttribute(void* function, int attribute, int value) { return set_attribute(function, attribute, value); }
 int hipDrvGetErrorString(int code, const char** text) { return error_text(code, text); }
+#ifndef FAKE_OLD
+int hipStreamGetCaptureInfo_v2(void* stream, int* status, unsigned long long* number, void**, const void**, size_t*) {
+  return capture_info(stream, status, number);
+}
+#endif
 int hipModuleLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                           unsigned shared_bytes, void* stream, void** arguments, void** extra) {
   return launch(function, gx, gy, gz, bx, by, bz, shared_bytes, stream, arguments, extra);

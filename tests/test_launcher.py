@@ -44,11 +44,16 @@ class Record(ctypes.Structure):
 
 @pytest.fixture(scope="module")
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The fake drivers, and a CUDA driver that is too old."""
+    """The fake drivers, and two that are too old."""
     compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))))
     folder = tmp_path_factory.mktemp("drivers")
     built = {}
-    for name, defines in (("amd", []), ("cuda", ["-DFAKE_CUDA"]), ("old", ["-DFAKE_CUDA", "-DFAKE_OLD"])):
+    for name, defines in (
+        ("amd", []),
+        ("cuda", ["-DFAKE_CUDA"]),
+        ("old", ["-DFAKE_CUDA", "-DFAKE_OLD"]),
+        ("old_amd", ["-DFAKE_OLD"]),
+    ):
         built[name] = folder / f"libfake_{name}.so"
         subprocess.run([compiler, "-shared", "-fPIC", *defines, str(SOURCE), "-o", str(built[name])], check=True)
     return built
@@ -101,6 +106,20 @@ def test_only_much_shared_memory_is_asked_for(fake: Any) -> None:
     assert record.attribute_value == 0
     driver.load(IMAGE, "kernel", 48 * 1024 + 1)
     assert (record.attribute, record.attribute_value) == (8, 48 * 1024 + 1)
+
+
+def test_a_stream_s_capture_has_a_number(fake: Any) -> None:
+    driver, _ = fake
+    assert driver.capture_id(0x20) is None
+    assert (driver.capture_id(0), driver.capture_id(0x40)) == (0, 0x40)
+    with pytest.raises(LoadError, match=r"StreamGetCaptureInfo_v2 failed: invalid configuration \(code 9\)"):
+        driver.capture_id(0x30)
+
+
+def test_a_driver_that_cannot_tell_captures_apart_is_an_error(libraries: dict[str, Path]) -> None:
+    driver = launcher.Driver(points("amd", libraries["old_amd"]))
+    with pytest.raises(LoadError, match="hipStreamGetCaptureInfo_v2: a graph cannot be captured"):
+        driver.capture_id(0x40)
 
 
 def test_a_driver_that_does_not_start_is_an_error(libraries: dict[str, Path]) -> None:

@@ -1,0 +1,100 @@
+"""Device memory that launches of an operator share, one after the other: partial sums, and the counters of who came.
+
+A launch finds the zeroed part of its workspace zero and leaves it zero, so a workspace may serve one launch after
+another, and must never serve two at once. Hence one for each stream, whose launches follow each other; one for each
+capture of a graph, whose replays follow each other but not those of another graph; and one for each thread on a CPU.
+
+A capture's workspace comes from the memory pool of the graph and is zeroed by the graph itself, once a replay, so that
+a replay depends on nothing that happened before it. It stays reserved in that pool until the stream captures again or
+launches eagerly; after that the pool may give it to a later capture that shares the pool, and whose graphs by torch's
+rules are not replayed at the same time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from aiterlite import launcher
+
+_GRAIN = 1 << 20
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a launch asks for: `total` bytes, the first `zeroed` of which are zero when it begins and when it ends."""
+
+    zeroed: int
+    total: int
+
+    def restore(self, workspace: Tensor) -> None:
+        """Zero what a launch that failed may have left otherwise."""
+        as_bytes(workspace)[: self.zeroed].zero_()
+
+
+def as_bytes(workspace: Tensor) -> Tensor:
+    """A contiguous tensor of any type as its bytes."""
+    return workspace.view(-1).view(torch.uint8)
+
+
+class Pool:
+    """Workspaces by who uses them. `kind` keeps apart launches whose zeroed parts differ in meaning: what one kind
+    leaves behind its zeroed part, the other would find in its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._eager: dict[Hashable, Tensor] = {}
+        self._captured: dict[Hashable, tuple[int, Tensor]] = {}
+
+    def take(self, device: torch.device, stream: int, capture: int | None, kind: str, need: Need) -> Tensor:
+        """At least `need.total` bytes for a launch on a stream of a device; `capture` names the capture that the stream
+        is under, None without one. The caller launches on that stream, which is torch's current one."""
+        key = (device, stream, kind)
+        with self._lock:
+            if capture is not None:
+                last, held = self._captured.get(key, (None, None))
+                if held is None or last != capture or held.numel() < need.total:
+                    held = _zeroed(device, need.total, need)
+                    self._captured[key] = (capture, held)
+                return held
+            self._captured.pop(key, None)
+            held = self._eager.get(key)
+            if held is None or held.numel() < need.total:
+                size = -(-need.total // _GRAIN) * _GRAIN
+                # Zeroed whole: a later launch of this kind may have a longer zeroed part.
+                held = self._eager[key] = _zeroed(device, size, Need(size, size))
+            return held
+
+    def clear(self) -> None:
+        """Give all memory back. No launch may be under way."""
+        with self._lock:
+            self._eager.clear()
+            self._captured.clear()
+
+
+def _zeroed(device: torch.device, size: int, need: Need) -> Tensor:
+    memory = torch.empty(size, dtype=torch.uint8, device=device)
+    memory[: need.zeroed].zero_()
+    return memory
+
+
+_pool = Pool()
+_thread = threading.local()
+
+
+def on_stream(device: torch.device, stream: int, kind: str, need: Need) -> Tensor:
+    """The workspace of a launch on torch's current stream of a GPU, whose raw handle is `stream`."""
+    capture = launcher.capture_id(stream) if launcher.capturing() else None
+    return _pool.take(device, stream, capture, kind, need)
+
+
+def on_thread(kind: str, need: Need) -> Tensor:
+    """The workspace of an emulated launch by this thread, which waits for its end."""
+    pool: Pool | None = getattr(_thread, "pool", None)
+    if pool is None:
+        pool = _thread.pool = Pool()
+    return pool.take(torch.device("cpu"), 0, None, kind, need)
