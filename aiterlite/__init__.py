@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from aiterlite.ops.gemm import linear, wvSplitK
     from aiterlite.ops.gemm_fp8 import wvSplitKQ
     from aiterlite.ops.llmm1 import LLMM1
+    from aiterlite.ops.gemm_rc import wvSplitKrc, wvSplitKrc_workspace_size
 
 # Where each public name lives; the module is imported when the name is first used.
 _LAZY = {
@@ -23,11 +24,23 @@ _LAZY = {
     "wvSplitK": "aiterlite.ops.gemm",
     "wvSplitKQ": "aiterlite.ops.gemm_fp8",
     "LLMM1": "aiterlite.ops.llmm1",
+    "wvSplitKrc": "aiterlite.ops.gemm_rc",
+    "wvSplitKrc_workspace_size": "aiterlite.ops.gemm_rc",
     "seal": "aiterlite.jit.engine",
     "unseal": "aiterlite.jit.engine",
     "recording": "aiterlite.jit.record",
 }
-__all__ = ["LLMM1", "linear", "recording", "seal", "unseal", "wvSplitK", "wvSplitKQ"]
+__all__ = [
+    "LLMM1",
+    "linear",
+    "recording",
+    "seal",
+    "unseal",
+    "wvSplitK",
+    "wvSplitKQ",
+    "wvSplitKrc",
+    "wvSplitKrc_workspace_size",
+]
 
 
 def __getattr__(name: str) -> Any:

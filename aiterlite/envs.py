@@ -123,6 +123,13 @@ TOOLCHAIN = _choice(
     ("any", "exact"),
     "exact accepts only artifacts that the local toolchain built; any prefers them.",
 )
+GEMM_REDUCTION = _choice(
+    "AITERLITE_GEMM_REDUCTION",
+    "deterministic",
+    ("deterministic", "fast", "batch_invariant"),
+    "How wvSplitKrc adds up the parts of K: deterministic gives the same bits run to run, fast adds by atomics, "
+    "batch_invariant keeps a row's bits also when the number of rows changes. A call's own argument wins.",
+)
 STRICT = _flag("AITERLITE_STRICT", "A fallback that the caller may not expect is an error instead of a log line.")
 LOG = _choice(
     "AITERLITE_LOG",

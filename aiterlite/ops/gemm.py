@@ -8,6 +8,7 @@ reads addresses and launches.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -434,3 +435,10 @@ def _register() -> Any:
 _registered = _register()
 _LINEAR_OP = torch.ops.aiterlite.linear.default
 _WV_SPLIT_K_OP = torch.ops.aiterlite.wvSplitK.default
+
+
+def __getattr__(name: str) -> Any:
+    """The operators of this family that have a file of their own, which reads this one."""
+    if name in ("wvSplitKrc", "wvSplitKrc_workspace_size"):
+        return getattr(importlib.import_module("aiterlite.ops.gemm_rc"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aiterlite.errors import ArgumentError
-from aiterlite.ops import gemm, gemm_fp8
+from aiterlite.ops import gemm, gemm_fp8, gemm_rc
 from aiterlite.reference import gemm as reference
 from aiterlite.tables.gemm import GemmProblem
 from aiterlite.tables.gemm_fp8 import FLAVOURS, NATIVE, ScaledGemmProblem
@@ -38,7 +38,9 @@ class Sample:
         return float(((y.double() - self.exact).abs() / self.bound).max())
 
 
-def _gemm(op: Callable[..., Tensor]) -> Callable[[GemmProblem, int], Sample]:
+def _gemm(op: Callable[..., Tensor], *options: str) -> Callable[[GemmProblem, int], Sample]:
+    """Samples of an operator; the problem's fields named in `options` are keywords of the call."""
+
     def make(problem: GemmProblem, seed: int) -> Sample:
         n, m, k = problem.n, problem.m, problem.k
         if problem.dtype not in _DTYPES:
@@ -52,9 +54,10 @@ def _gemm(op: Callable[..., Tensor]) -> Callable[[GemmProblem, int], Sample]:
         x = normal(n, k).to(dtype)
         weight = (normal(m, k) * k**-0.5).to(dtype)
         bias = normal(m).to(dtype) if problem.bias else None
+        keywords = {name: getattr(problem, name) for name in options}
         exact = x.double() @ weight.double().T + (0 if bias is None else bias.double())
         return Sample(
-            call=lambda: op(x, weight, bias),
+            call=lambda: op(x, weight, bias, **keywords),
             expected=reference.linear(x.float(), weight.float(), None if bias is None else bias.float()),
             exact=exact,
             bound=reference.error_bound(x, weight, exact),
@@ -99,6 +102,7 @@ SAMPLES: dict[str, Callable[[Any, int], Sample]] = {
     "linear": _gemm(gemm.linear),
     "wvSplitK": _gemm(gemm.wvSplitK),
     "wvSplitKQ": _scaled_gemm,
+    "wvSplitKrc": _gemm(gemm_rc.wvSplitKrc, "reduction"),
 }
 
 
