@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from aiterlite.jit.record import recording
     from aiterlite.ops.gemm import linear, wvSplitK
     from aiterlite.ops.gemm_fp8 import wvSplitKQ
-    from aiterlite.ops.llmm1 import LLMM1
     from aiterlite.ops.gemm_rc import wvSplitKrc, wvSplitKrc_workspace_size
+    from aiterlite.ops.llmm1 import LLMM1
 
 # Where each public name lives; the module is imported when the name is first used.
 _LAZY = {

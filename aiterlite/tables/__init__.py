@@ -9,8 +9,7 @@ from aiterlite.jit.spec import Unit
 from aiterlite.tables import asm, gemm, gemm_fp8, gemm_rc
 
 TABLES: dict[str, Table] = {
-    table.op: table
-    for table in (gemm.WV_SPLIT_K, gemm_rc.WV_SPLIT_K_RC, gemm_fp8.WV_SPLIT_K_Q, gemm.LINEAR)
+    table.op: table for table in (gemm.WV_SPLIT_K, gemm_rc.WV_SPLIT_K_RC, gemm_fp8.WV_SPLIT_K_Q, gemm.LINEAR)
 }
 
 # What is built where no operator is named. Others are built where they are asked for.

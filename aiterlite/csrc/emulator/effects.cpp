@@ -123,7 +123,9 @@ void classify(Arch arch, const MicroOp& op, std::string_view n, Effects& e) {
         const bool f32 = n.ends_with("_f32") && !n.ends_with("_xf32");
         e.unit = n.ends_with("_f64") ? Unit::dmatrix : f32 ? Unit::smatrix : Unit::xdl;
       } else {
-        e.unit = traits(inst.op).kind == Kind::transcendental ? Unit::trans : n.starts_with("v_dot") ? Unit::dot : Unit::valu;
+        e.unit = traits(inst.op).kind == Kind::transcendental ? Unit::trans
+                 : n.starts_with("v_dot")                     ? Unit::dot
+                                                              : Unit::valu;
       }
   }
   const bool cache = inst.op == Op::buffer_inv || inst.op == Op::buffer_wbl2;
