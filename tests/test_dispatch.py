@@ -22,7 +22,7 @@ from aiterlite import dispatch
 from aiterlite.dispatch import Between, ComputeUnits, Holds, OneOf, Refusal, Row, Table, Targets, Wishes
 from aiterlite.errors import DispatchError
 from aiterlite.jit.spec import Unit
-from aiterlite.tables import TABLES, gemm, gemm_fp8, gemm_rc
+from aiterlite.tables import TABLES, gemm, gemm_fp8, gemm_plan, gemm_rc
 from aiterlite.tables.gemm_rc_plan import REDUCTIONS
 from aiterlite.target import resolve
 
