@@ -233,6 +233,7 @@ def test_leading_dimensions_and_empty(target: str) -> None:
 
 @pytest.mark.emulated
 def test_the_argument_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert envs.GEMM_REDUCTION.allowed == ", ".join(REDUCTIONS)
     taken: list[str] = []
     prepare = gemm_rc._prepare
     monkeypatch.setattr(gemm_rc, "_prepare", lambda *call: taken.append(call[-1]) or prepare(*call))
