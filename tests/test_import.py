@@ -23,7 +23,7 @@ def test_the_package_imports_nothing_but_itself(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_answers_without_torch_imports_without_it() -> None:
+def test_what_answers_without_torch_imports_without_it(cache_dir: Path) -> None:
     """Dispatch, targets, the JIT and its cache answer on a machine that has no torch."""
     code = """
 class Block:
