@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from emulator import assembly, session, watched
 
+from aiterlite import envs
 from aiterlite.emulator import Report, watching
 from aiterlite.emulator.counters import bytes_floor_us, matrix_floor_us, to_text
 from aiterlite.target import resolve
@@ -334,18 +335,15 @@ def test_occupancy(
 @pytest.mark.parametrize(
     ("n", "m", "k", "with_bias"), [(1, 256, 512, True), (4, 512, 1024, False), (16, 96, 2048, True)]
 )
-def test_bytes_of_the_skinny_gemm(
-    n: int, m: int, k: int, with_bias: bool, target: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bytes_of_the_skinny_gemm(n: int, m: int, k: int, with_bias: bool, target: str) -> None:
     """Each byte of the operands once, and the operator's own traffic: weights are read once, x once a tile of rows."""
     torch = pytest.importorskip("torch")
     from aiterlite.ops.gemm import wvSplitK
 
     session.device(target)
-    monkeypatch.setenv("AITERLITE_TARGET", target)
     generator = torch.Generator().manual_seed(1)
     x, weight, bias = (torch.randn(s, generator=generator).to(torch.bfloat16) for s in ((n, k), (m, k), (m,)))
-    with watching(("races", "lds"), counters=True) as seen:
+    with envs.override(AITERLITE_TARGET=target), watching(("races", "lds"), counters=True) as seen:
         wvSplitK(x, weight, bias if with_bias else None)
     assert not seen.findings, [str(f) for f in seen.findings]
     (c,) = seen.counters

@@ -91,7 +91,7 @@ def _sections(image: bytes) -> list[_Section]:
         for index in range(count):
             _, kind, _, address, offset, length, link = struct.unpack_from("<IIQQQQI", image, table + index * size)
             found.append(_Section(kind, address, offset, length, link))
-    except struct.error as error:
+    except (struct.error, OverflowError) as error:
         raise ValueError(f"truncated ELF file: {error}") from None
     return found
 
@@ -113,7 +113,7 @@ def _symbols(image: bytes) -> dict[str, tuple[int, int, int]]:
                 text = image[start : image.index(b"\0", start)].decode("utf-8", "replace")
                 if text and where:
                     found[text] = (where, address, size)
-        except struct.error as error:
+        except (struct.error, OverflowError) as error:
             raise ValueError(f"truncated symbol table: {error}") from None
     return found
 
