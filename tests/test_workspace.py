@@ -15,6 +15,17 @@ CPU, META = torch.device("cpu"), torch.device("meta")
 NEED = Need(64, 4096)
 
 
+@pytest.fixture(autouse=True)
+def _used_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that the allocator gives out has been somebody else's."""
+    empty = torch.empty
+
+    def dirty(*shape: object, **options: object) -> torch.Tensor:
+        return empty(*shape, **options).fill_(255)
+
+    monkeypatch.setattr(workspace.torch, "empty", dirty)
+
+
 def address(pool: Pool, stream: int = 1, capture: int | None = None, kind: str = "slices", need: Need = NEED) -> int:
     return pool.take(CPU, stream, capture, kind, need).data_ptr()
 
