@@ -30,7 +30,8 @@ class Persona:
     """A target as one chip shows it.
 
     `cu_count` is compute units (AMD), multiprocessors (NVIDIA) or 0 (CPU); `lds_bytes` the shared memory that one
-    workgroup may use; `fp8` the e4m3 flavour; `vskip_safe` whether kernels that use s_setvskip may be chosen unasked.
+    workgroup may use; `fp8` the e4m3 flavour; `vskip_safe` whether kernels that use s_setvskip may be chosen unasked;
+    `xcds` the dies that workgroups are dealt to in turn (0: one, or not published).
     `clock_mhz` and `memory_gb_per_s` (10^9 bytes) are the vendor's published peaks, 0 where none is given: floors are
     computed from them, never times.
     """
@@ -45,13 +46,14 @@ class Persona:
     vskip_safe: bool = False
     clock_mhz: int = 0
     memory_gb_per_s: int = 0
+    xcds: int = 0
 
     def __str__(self) -> str:
         units = f", {self.cu_count} CUs" if self.cu_count else ""
         return self.target if self.chip == self.target else f"{self.chip} ({self.target}{units})"
 
 
-def _amd(chip: str, target: str, cu_count: int, clock_mhz: int, memory_gb_per_s: int) -> Persona:
+def _amd(chip: str, target: str, cu_count: int, xcds: int, clock_mhz: int, memory_gb_per_s: int) -> Persona:
     # A default flip of vskip on MI300X ended in memory-aperture violations (ROCm/aiter #1143) and no cause was ever
     # published, so nothing that shares its code objects takes those kernels unasked.
     on_gfx942 = target == "gfx942"
@@ -66,6 +68,7 @@ def _amd(chip: str, target: str, cu_count: int, clock_mhz: int, memory_gb_per_s:
         vskip_safe=not on_gfx942,
         clock_mhz=clock_mhz,
         memory_gb_per_s=memory_gb_per_s,
+        xcds=xcds,
     )
 
 
@@ -76,12 +79,12 @@ def _cuda(chip: str, target: str, cu_count: int, lds_bytes: int) -> Persona:
 _CHIPS: dict[str, Persona] = {
     persona.chip: persona
     for persona in (
-        _amd("mi300x", "gfx942", 304, 2100, 5300),
-        _amd("mi308x", "gfx942", 80, 0, 5300),
-        _amd("mi325x", "gfx942", 304, 2100, 6000),
-        _amd("mi300a", "gfx942", 228, 2100, 5300),
-        _amd("mi355x", "gfx950", 256, 2400, 8000),
-        _amd("mi350x", "gfx950", 256, 2200, 8000),
+        _amd("mi300x", "gfx942", 304, 8, 2100, 5300),
+        _amd("mi308x", "gfx942", 80, 0, 0, 5300),
+        _amd("mi325x", "gfx942", 304, 8, 2100, 6000),
+        _amd("mi300a", "gfx942", 228, 6, 2100, 5300),
+        _amd("mi355x", "gfx950", 256, 8, 2400, 8000),
+        _amd("mi350x", "gfx950", 256, 8, 2200, 8000),
         _cuda("h100", "sm_90a", 132, 232448),
         _cuda("h200", "sm_90a", 132, 232448),
         _cuda("a100", "sm_80", 108, 166912),

@@ -363,3 +363,24 @@ def test_refusals(target: str) -> None:
     assert refusal([0xBF800000]) == ""  # s_nop 0
     assert "no semantics" in refusal([0xBF900001])  # s_sendmsg
     assert refusal([0xBF9F0000]) != ""  # no such opcode
+
+
+@pytest.mark.parametrize(("chip", "xcds"), [("mi300x", 8), ("mi300a", 6), ("mi355x", 8), ("mi308x", 1)])
+def test_workgroups_are_dealt_to_the_dies(chip: str, xcds: int) -> None:
+    """HW_REG_XCC_ID, by which kernels place workgroups that share data; one die where the number is not published."""
+    body = """
+s_load_dwordx2 s[4:5], s[0:1], 8
+s_getreg_b32 s8, hwreg(20, 0, 4)
+v_mov_b32_e32 v1, s8
+v_mov_b32_e32 v0, s2
+v_lshlrev_b32_e32 v0, 2, v0
+s_mov_b64 exec, 1
+s_waitcnt lgkmcnt(0)
+global_store_dword v0, v1, s[4:5]
+s_endpgm
+"""
+    target = resolve(chip).target
+    data = assemble(target, kernel_text(target, "where", body, Kernel()))
+    out = np.full(20, -1, np.int32)
+    Device(chip).load(data).launch("where", 20, 64, {"inputs": None, "outputs": out})
+    assert out.tolist() == [group % xcds for group in range(20)]

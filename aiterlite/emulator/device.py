@@ -179,6 +179,7 @@ def _options(persona: Persona, how: Schedule) -> library.Options:
         trace_group=-1,
         compute_units=persona.cu_count,
         lds_bytes=persona.lds_bytes,
+        xcds=persona.xcds,
     )
 
 

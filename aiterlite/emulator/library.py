@@ -67,6 +67,7 @@ class Options(ctypes.Structure):
         ("count", ctypes.c_int32),
         ("compute_units", ctypes.c_uint32),
         ("lds_bytes", ctypes.c_uint32),
+        ("xcds", ctypes.c_uint32),
     ]
 
 

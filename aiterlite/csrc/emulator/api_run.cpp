@@ -33,6 +33,7 @@ struct aiterlite_emulator_options {
   int32_t count;
   uint32_t compute_units;
   uint32_t lds_bytes;
+  uint32_t xcds;
 };
 
 }  // extern "C"
@@ -90,6 +91,7 @@ void set_options(const aiterlite_emulator_options& o, LaunchOptions* options, Pe
   options->count = o.count != 0;
   persona->compute_units = o.compute_units;
   persona->lds_bytes = o.lds_bytes;
+  persona->xcds = o.xcds;
 }
 
 // Runs `call`, turning what it throws into an error code.

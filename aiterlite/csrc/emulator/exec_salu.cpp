@@ -244,7 +244,7 @@ bool read_hwreg(const Wave& w, uint32_t id, uint32_t* value) {
       *value = kSharedAperture >> 16 << 16 | kPrivateAperture >> 16;
       return true;  // SH_MEM_BASES
     case 20:
-      *value = 0;
+      *value = static_cast<uint32_t>(w.group->linear % w.launch->xcds);
       return true;  // XCC_ID
     default:
       return false;

@@ -272,6 +272,7 @@ LaunchReport launch(Module& module, const LaunchRequest& request) {
   l.dispatch_packet = packet_at;
   const uint32_t items = request.block[0] * request.block[1] * request.block[2];
   l.resident = occupancy(kernel.descriptor, (items + kWave - 1) / kWave, lds, request.persona);
+  l.xcds = std::max(request.persona.xcds, 1u);
   l.ordered = ready->ordered;
 
   if (l.options.sanitize || l.options.count) l.observations = std::make_unique<Observations>();

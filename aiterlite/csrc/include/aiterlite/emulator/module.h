@@ -28,6 +28,7 @@ enum class Status : int32_t {
 struct Persona {
   uint32_t compute_units = 304;
   uint32_t lds_bytes = 65536;  // of one compute unit
+  uint32_t xcds = 0;           // dies; 0: one
 };
 
 struct ReadyKernel {

@@ -95,6 +95,7 @@ struct Launch {
   KernelDescriptor descriptor;
   uint64_t kernarg = 0;          // address of the kernel arguments
   uint64_t dispatch_packet = 0;  // address of an AQL dispatch packet, for kernels that ask for one
+  uint32_t xcds = 1;             // dies, to which workgroups are dealt in turn
   uint64_t resident = 1;         // workgroups that fit on the persona at a time
   bool ordered = false;          // see CodeTraits
 
