@@ -300,7 +300,7 @@ aiterlite_wv_split_k_reduce(aiterlite_gemm_reduce_args args) {
     for (uint32_t j = 0; j < kLaneRows; ++j) {
       const uint32_t row = first_row + (row_wave * kTiles + r) * kTileRows + aiterlite::tile_row(lane, j);
       weights[r][j] = {static_cast<const uint16_t*>(gemm.w) + (row < last_row ? row : last_row) * gemm.stride_w,
-                       aiterlite::tile_vector(lane) * aiterlite::kVectorElements, true};
+                       aiterlite::tile_vector(lane) * aiterlite::kVectorElements<Element>, true};
     }
   }
   Operand tokens[kColumnTiles];
@@ -308,7 +308,7 @@ aiterlite_wv_split_k_reduce(aiterlite_gemm_reduce_args args) {
   for (uint32_t c = 0; c < kColumnTiles; ++c) {
     const uint32_t token = c * kTileColumns + aiterlite::tile_column(lane);
     tokens[c] = {static_cast<const uint16_t*>(gemm.x) + (token < n ? token : 0) * gemm.stride_x,
-                 aiterlite::tile_vector(lane) * aiterlite::kVectorElements, token < n};
+                 aiterlite::tile_vector(lane) * aiterlite::kVectorElements<Element>, token < n};
   }
 
   Sums sums = {};

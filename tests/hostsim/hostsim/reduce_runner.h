@@ -54,7 +54,7 @@ inline int run_reduce_cases(const char* cases, const char* results, const Reduce
     const CaseHeader& plain = header.plain;
     if (plain.kernel < 0 || static_cast<size_t>(plain.kernel) >= count) fail("no such kernel");
     const ReduceKernel& kernel = kernels[plain.kernel];
-    Tensor x(plain.x), w(plain.w), bias(plain.bias), y(plain.y);
+    Tensor<uint16_t> x(plain.x), w(plain.w), bias(plain.bias), y(plain.y);
     x.read(in);
     w.read(in);
     bias.read(in);
