@@ -51,9 +51,14 @@ class ScaledGemmProblem:
 
 @dataclass(frozen=True)
 class MatrixUnitTakes:
-    """The operands' 8-bit float is the one that the target's matrix unit has."""
+    """The operands' 8-bit float is the one that the target's matrix unit has; nothing is said of targets that do not
+    begin with `prefix`."""
+
+    prefix: str
 
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
+        if not persona.target.startswith(self.prefix):
+            return None
         has = MATRIX_FP8.get(persona.target)
         if has is None:
             return Refusal(f"the matrix unit of {persona.target} has no 8-bit float")
@@ -122,7 +127,7 @@ _CPU = Row(
 
 def _gpu(name: str, backend: str, prefix: str) -> Row:
     targets = tuple(target for target in CHIPS if target.startswith(prefix))
-    return Row(name, backend, (Targets(targets), MatrixUnitTakes(), *_SKINNY), plan=plan, units=_units)
+    return Row(name, backend, (Targets(targets), MatrixUnitTakes(prefix), *_SKINNY), plan=plan, units=_units)
 
 
 WV_SPLIT_K_Q = Table(
