@@ -93,28 +93,32 @@ struct Fp16 {
 };
 
 // 8-bit floats of 4 exponent and 3 fraction bits. Moved to the places of a half's exponent and fraction, subnormals
-// included, the bits are those of the number times 2^(kBias - 15). FNUZ has bias 8, and a NaN where OCP's type has
-// negative zero; OCP's NaNs are where all bits but the sign are one.
+// included, the bits are those of the number times 2^(bias - 15). FNUZ has bias 8, and a NaN where OCP's type has
+// negative zero; OCP's NaNs are where all bits but the sign are one. Tokens become bf16, which costs less to widen.
 template <bool kFnuz>
 struct E4m3 {
   using Bits = uint8_t;
-  using Token = Fp16;
+  using Token = Bf16;
   static constexpr float kFactor = kFnuz ? 0x1p14f : 0x1p16f;
 
   static void pack(uint16_t* to, const uint8_t* from, int64_t count) {
     for (int64_t i = 0; i < count; ++i) {
       const auto half = (uint16_t)(((int32_t)(int8_t)from[i] << 7) & 0xbf80);
       const bool is_nan = kFnuz ? half == 0x8000 : (half & 0x7fff) == 0x3f80;
-      to[i] = is_nan ? half | 0x7e00 : half;
+      to[i] = is_nan ? 0x7fc0 : (uint16_t)(float_to_bits(Fp16::to_float(half)) >> 16);
     }
   }
 
-  static Pair widen(const uint8_t* p) { return {widen_part(p), widen_part(p + kLanes)}; }
+  // The even elements, then the odd ones, as Bf16 has them. An arithmetic shift doubles the sign and leaves it in the
+  // highest bit.
+  static Pair widen(const uint8_t* p) {
+    const i16v_half raw = load<i16v_half>(p);
+    return {widen_part((i16v_half)((u16v_half)raw << 8)), widen_part(raw)};
+  }
 
  private:
-  static f32v widen_part(const uint8_t* p) {
-    // Widened with its sign, which the shift then leaves in the highest bit.
-    const u16v_half half = ((u16v_half) __builtin_convertvector(load<i8v_quarter>(p), i16v_half) << 7) & 0xbf80;
+  static f32v widen_part(i16v_half in_high_byte) {
+    const u16v_half half = (u16v_half)(in_high_byte >> 1) & 0xbf80;
     const u16v_half is_nan = (u16v_half)(kFnuz ? half == 0x8000 : (half & 0x7fff) == 0x3f80);
     return Fp16::widen_half(half | (is_nan & 0x7e00));
   }

@@ -40,7 +40,6 @@ typedef int32_t i32v __attribute__((vector_size(4 * kLanes)));
 typedef uint32_t u32v __attribute__((vector_size(4 * kLanes)));
 typedef uint16_t u16v_half __attribute__((vector_size(2 * kLanes)));  // the lanes of f32v
 typedef int16_t i16v_half __attribute__((vector_size(2 * kLanes)));
-typedef int8_t i8v_quarter __attribute__((vector_size(kLanes)));
 typedef float f32q __attribute__((vector_size(16)));
 
 template <class Vector>
