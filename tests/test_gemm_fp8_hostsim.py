@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -125,11 +125,11 @@ class Case:
         assert worst <= 1, f"{label}: {worst} times the bound"
 
 
-def program_text(target: str) -> str:
+def program_text(flavour: str, variants: list[Variant]) -> str:
     lines = ["#include <aiterlite/cluster.h>", "#include <aiterlite/fragment.h>", "#include <aiterlite/gemm_args.h>"]
     lines += ["#include <aiterlite/types.h>", "#include <aiterlite/vector.h>", "#include <hostsim/runner.h>"]
-    for index, v in enumerate(VARIANTS[target]):
-        defines = {"ELEMENT": FLAVOUR[target], "RESULT": v.result, "COLS": v.cols, "SLICES": v.slices, "WAVES": v.waves}
+    for index, v in enumerate(variants):
+        defines = {"ELEMENT": flavour, "RESULT": v.result, "COLS": v.cols, "SLICES": v.slices, "WAVES": v.waves}
         defines |= {"UNROLL": v.unroll, "TILES": v.tiles, "CLUSTER": v.cluster, "ALIGNED": v.aligned}
         lines.append(f"namespace v{index} {{")
         lines += [f"#define AITERLITE_{name} {value}" for name, value in defines.items()]
@@ -138,7 +138,7 @@ def program_text(target: str) -> str:
         lines.append("}")
     lines.append("int main(int, char** argv) {")
     lines.append("  static const hostsim::Kernel<aiterlite_scaled_gemm_args> kernels[] = {")
-    for index in range(len(VARIANTS[target])):
+    for index in range(len(variants)):
         v = f"v{index}"
         lines.append(f"    {{{v}::aiterlite_wv_split_k_q, {v}::kThreads, {v}::kCluster, {v}::kRows}},")
     lines.append("  };")
@@ -156,7 +156,7 @@ def target(request: pytest.FixtureRequest) -> str:
 def program(target: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hostsim_fp8")
     source = folder / "program.cpp"
-    source.write_text(program_text(target))
+    source.write_text(program_text(FLAVOUR[target], VARIANTS[target]))
     command = [*compile_command(target), str(source), "-o", str(folder / "program")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -283,3 +283,15 @@ def test_scales_are_applied_one_after_the_other(program: Path, target: str, tmp_
     first, second = (from_bits(bits, "bf16") for bits in run(program, target, [small, large], tmp_path))
     assert first.tolist() == [[2.0**-2, 2.0**-112, 1.0], [0, 0, 0]]
     assert second.tolist() == [[np.inf, 2.0**88, np.inf], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("change", [{"tiles": 2}, {"waves": 9}], ids=str)
+def test_what_element_wise_loads_leave_no_registers_for(change: dict[str, int], tmp_path: Path) -> None:
+    variants = [replace(Variant("bf16", 8, 1, 8, 1, 1, aligned=0), **change)]
+    source = tmp_path / "bad.cpp"
+    source.write_text(program_text("e4m3fn", variants))
+    done = subprocess.run([*compile_command("sm_90"), "-fsyntax-only", str(source)], capture_output=True, text=True)
+    errors = [line for line in done.stderr.splitlines() if "error: static assertion failed" in line]
+    assert done.returncode != 0 and any("AITERLITE_TILES must be 1 and AITERLITE_WAVES at most 8" in e for e in errors)
+    source.write_text(program_text("e4m3fn", [Variant("bf16", 8, 1, 8, 1, 1, aligned=0)]))
+    subprocess.run([*compile_command("sm_90"), "-fsyntax-only", str(source)], check=True)
