@@ -7,6 +7,7 @@
 //
 // args: w, y, m, k, and n = the number of workgroups launched. x, bias and the strides are not used.
 #include <aiterlite/gemm_args.h>
+#include <aiterlite/types.h>
 #include <aiterlite/vector.h>
 
 namespace {
@@ -18,7 +19,7 @@ constexpr uint32_t kUnroll = AITERLITE_UNROLL;
 
 AITERLITE_KERNEL(kThreads) aiterlite_read_floor(aiterlite_gemm_args args) {
   const auto* w = static_cast<const aiterlite::Vector16*>(args.w);
-  const int64_t count = static_cast<int64_t>(args.m) * args.k / aiterlite::kVectorElements;
+  const int64_t count = static_cast<int64_t>(args.m) * args.k / aiterlite::kVectorElements<aiterlite::bf16>;
   const int64_t step = static_cast<int64_t>(args.n) * kThreads;
   int64_t i = static_cast<int64_t>(aiterlite::workgroup_id()) * kThreads + aiterlite::thread_id();
 
