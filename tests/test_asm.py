@@ -463,9 +463,9 @@ def test_an_assembly_kernel_is_launched_like_any_other(
     x, weight = torch.zeros(1, 64).bfloat16(), torch.randn(100, 64).bfloat16()
     bias = torch.randn(100).bfloat16()
     with envs.override(AITERLITE_TARGET=target, AITERLITE_PREFER="asm"):
-        run = ops._prepare(TOY_TABLE, x, weight, bias)
+        run = ops._prepare(TOY_TABLE, "wvSplitK", x, weight, bias, 0)
         assert torch.equal(run(x, weight, bias)[0], bias)
         assert emulated is ops.launcher.driver("emulated")
         other = toy_row(kernarg=moved(asm.GEMM_ARGS, "n", offset=72))
         with pytest.raises(LoadError, match="fills one of digest .* of 80 bytes: x global_buffer 0.8.*check-asm"):
-            ops._prepare(Table("wvSplitK", gemm.GemmProblem, (other,)), x, weight, bias)
+            ops._prepare(Table("wvSplitK", gemm.GemmProblem, (other,)), "wvSplitK", x, weight, bias, 0)
