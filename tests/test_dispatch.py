@@ -413,5 +413,12 @@ def test_decisions_are_the_golden_ones() -> None:
     assert not difference, "\n".join(["`python tests/test_dispatch.py` writes these anew:", *difference])
 
 
+@pytest.mark.parametrize(("n", "m", "row"), [(8, 7168, "mma_sync"), (9, 7168, "torch"), (16, 6144, "mma_sync")])
+def test_linear_leaves_to_torch_what_torch_does_faster(n: int, m: int, row: str) -> None:
+    decision = dispatch.decide(gemm.LINEAR, gemm.GemmProblem(n, m, 2048), resolve("h200"))
+    assert chosen(decision) == row
+    assert chosen(dispatch.decide(gemm.WV_SPLIT_K, gemm.GemmProblem(n, m, 2048), resolve("h200"))) == "mma_sync"
+
+
 if __name__ == "__main__":
     GOLDEN.write_text(golden_text())

@@ -11,7 +11,7 @@ from typing import Any
 from aiterlite import dispatch
 from aiterlite.cli.command import Commands, Report, command
 from aiterlite.cli.targets import usage
-from aiterlite.tables import TABLES, gemm_fp8
+from aiterlite.tables import TABLES, gemm, gemm_fp8
 
 
 def add(commands: Commands) -> None:
@@ -54,6 +54,11 @@ def _(requirement: dispatch.Between) -> str:
 @describe.register
 def _(requirement: dispatch.Holds) -> str:
     return requirement.name if requirement.value else f"not {requirement.name}"
+
+
+@describe.register
+def _(requirement: gemm.Below) -> str:
+    return f"n at most {requirement.tokens} or m at most {requirement.rows}"
 
 
 @describe.register
