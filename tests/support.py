@@ -102,6 +102,10 @@ def environment(**changes: str | None) -> dict[str, str]:
     return {name: value for name, value in merged.items() if value is not None}
 
 
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(code: str, *arguments: str, **changes: str | None) -> subprocess.Popen[str]:
     """A Python child that runs `code`, in a process group of its own."""
     return subprocess.Popen(
@@ -111,6 +115,8 @@ def start(code: str, *arguments: str, **changes: str | None) -> subprocess.Popen
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A shell's background job ignores interrupts, and so would its children.
+        preexec_fn=_heed_interrupts,
     )
 
 

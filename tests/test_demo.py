@@ -145,6 +145,7 @@ def test_a_missing_compiler_is_told_with_how_to_get_it(simulate: Simulate) -> No
     assert command.render(data).count("pip install aiterlite[amdgpu]") == 1
 
 
+@pytest.mark.torch
 def test_a_process_that_dies_is_told(tmp_path: Path) -> None:
     errors: list[str] = []
     unit = Unit("gemm", ("csrc/gemm/gemm.cpp",), target.launch_target())
