@@ -10,8 +10,10 @@ from __future__ import annotations
 import ctypes
 import functools
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 from aiterlite import emulator
 from aiterlite.errors import CaptureError, ExecutorError, LaunchError, LoadError
@@ -230,6 +232,14 @@ def make_ready(device: int) -> AbstractContextManager[None]:
     torch.cuda.set_device(torch.cuda.current_device())
     _thread.device = torch.cuda.current_device()
     return torch.cuda.device(device)
+
+
+def submit(device: int, launch: Callable[..., Any], *arguments: Any) -> Any:
+    """Make a launch with the device ready for it. Returns the driver's status."""
+    if is_ready(device):
+        return launch(*arguments)
+    with make_ready(device):
+        return launch(*arguments)
 
 
 def check_launch(code: int, function: Function, family: str, grid: int, block: int, arguments: str) -> None:

@@ -20,13 +20,13 @@ from torch import Tensor
 
 from aiterlite import launcher
 from aiterlite.benchmark.floor import read_floor
-from aiterlite.benchmark.gemm import SHAPES, TOKENS
 from aiterlite.benchmark.timing import Contender, compare, copies_for
 from aiterlite.jit import engine, jobs
 from aiterlite.ops import gemm as ops
 from aiterlite.reference.gemm import error_bound
 from aiterlite.tables import gemm as tables
 from aiterlite.tables import gemm_plan as plans
+from aiterlite.tables.gemm_plan import SHAPES, TOKENS
 from aiterlite.target import Persona, persona_for, resolve
 
 

@@ -18,6 +18,7 @@ LAYERS = (
     ("jit",),
     ("emulator",),
     ("dispatch",),
+    ("wishes",),
     ("tables",),
     ("launcher",),
     ("reference",),

@@ -23,11 +23,9 @@ from aiterlite.benchmark.timing import Timing, compare, copies_for
 from aiterlite.ops import gemm as ops
 from aiterlite.reference.gemm import error_bound
 from aiterlite.tables import gemm as tables
+from aiterlite.tables.gemm_plan import SHAPES, TOKENS
 from aiterlite.target import Persona, persona_for
 
-# (M, K) of DeepSeek-R1's projections on one rank, and one square.
-SHAPES = ((256, 7168), (576, 7168), (1536, 7168), (2112, 7168), (3072, 1536), (7168, 2048), (7168, 2304), (4096, 4096))
-TOKENS = (1, 2, 4, 8, 16)
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 

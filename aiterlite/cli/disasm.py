@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from aiterlite.cli.command import Commands, Report, UsageError, command
+from aiterlite.cli.command import Commands, Report, command
+from aiterlite.cli.emulate_file import read
 
 
 def add(commands: Commands) -> None:
@@ -16,9 +17,5 @@ def add(commands: Commands) -> None:
 def _run(args: argparse.Namespace) -> Report:
     from aiterlite.emulator import disassemble
 
-    try:
-        data = args.file.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{args.file} cannot be read: {error.strerror}") from None
-    text = disassemble(data)
+    text = disassemble(read(args.file))
     return Report({"file": str(args.file), "listing": text.splitlines()}, text.rstrip("\n"))

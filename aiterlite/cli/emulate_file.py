@@ -99,7 +99,8 @@ def _summary(tensor: Any) -> dict[str, Any]:
 
     import torch
 
-    raw = tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+    from aiterlite.emulator.arguments import raw_bytes
+
     values = tensor.double()
     finite = values[torch.isfinite(values)]
     return {
@@ -108,7 +109,7 @@ def _summary(tensor: Any) -> dict[str, Any]:
         "least": float(finite.min()) if finite.numel() else None,
         "most": float(finite.max()) if finite.numel() else None,
         "not_finite": int(tensor.numel() - finite.numel()),
-        "sha256": hashlib.sha256(raw).hexdigest(),
+        "sha256": hashlib.sha256(raw_bytes(tensor)).hexdigest(),
     }
 
 

@@ -13,6 +13,7 @@ from aiterlite.cli import targets
 from aiterlite.cli.command import Report, UsageError
 from aiterlite.dispatch import decide
 from aiterlite.tables import TABLES
+from aiterlite.wishes import wishes
 
 
 def run(args: argparse.Namespace, name: str, words: Sequence[str]) -> Report:
@@ -33,7 +34,7 @@ def _run_operator(args: argparse.Namespace, table: Any, problem: Any, chip: str,
     from aiterlite import emulator
     from aiterlite.ops.samples import sample
 
-    decision = decide(table, problem, persona, targets.wishes())
+    decision = decide(table, problem, persona, wishes())
     if decision.row is None or decision.row.backend == "torch":
         raise UsageError(f"no kernel of this package serves this problem on {chip}:\n{decision}")
     made = sample(table.op, problem, args.data_seed)
@@ -61,9 +62,9 @@ def _run_operator(args: argparse.Namespace, table: Any, problem: Any, chip: str,
 
 
 def _same_bits(a: Any, b: Any) -> bool:
-    import torch
+    from aiterlite.emulator.arguments import raw_bytes
 
-    return torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
+    return raw_bytes(a) == raw_bytes(b)
 
 
 def _lines(run: dict[str, Any]) -> list[str]:

@@ -19,6 +19,7 @@ from aiterlite.jit.spec import Unit
 from aiterlite.jit.store import Entry, open_store
 from aiterlite.tables import TABLES
 from aiterlite.target import Persona
+from aiterlite.wishes import wishes
 
 
 def add(commands: Commands) -> None:
@@ -42,7 +43,7 @@ def _run(args: argparse.Namespace) -> Report:
     if len(subjects) != 1 or subjects == ["build"]:
         raise UsageError("give one operator, or `build` and the name of a unit")
     decisions = [
-        decide(table, targets.parse_words(table, shape), persona, targets.wishes())
+        decide(table, targets.parse_words(table, shape), persona, wishes())
         for table in (targets.operator(subjects[0]),)
         for persona in targets.personas_or_default(args.target)
     ]
@@ -85,7 +86,7 @@ def _default_decisions(table: Any, persona: Persona) -> Iterable[Decision]:
         for n in TOKENS:
             for dtype in DTYPES:
                 problem = targets.problem(table, {"n": n, "m": m, "k": k, "dtype": dtype})
-                yield decide(table, problem, persona, targets.wishes(building=True))
+                yield decide(table, problem, persona, wishes(building=True))
 
 
 def _units_of_calls(name: str, personas: Iterable[Persona], shape: list[str]) -> list[Unit]:
@@ -94,7 +95,7 @@ def _units_of_calls(name: str, personas: Iterable[Persona], shape: list[str]) ->
     for persona in personas:
         for table in [TABLES[name]] if name in TABLES else TABLES.values():
             problem = targets.parse_words(table, shape)
-            decision = decide(table, problem, persona, targets.wishes(building=True))
+            decision = decide(table, problem, persona, wishes(building=True))
             units.update((unit, None) for unit in decision.units if name in (table.op, unit.name))
     return list(units)
 

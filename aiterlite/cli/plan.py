@@ -13,6 +13,7 @@ from aiterlite.jit.record import Manifest
 from aiterlite.jit.spec import HOST, Unit
 from aiterlite.tables import DEFAULT_OPS, TABLES
 from aiterlite.target import Persona, launch_target
+from aiterlite.wishes import wishes
 
 DTYPES = ("bf16",)
 
@@ -30,7 +31,7 @@ class Plan:
 
     def add_call(self, table: Table, problem: Any, persona: Persona, needed: bool) -> None:
         """The units of one call. `needed`: that no row serves it is a failure, not a remark."""
-        decision = decide(table, problem, persona, targets.wishes(building=True))
+        decision = decide(table, problem, persona, wishes(building=True))
         call = str(decision).splitlines()[0]
         for unit in decision.units:
             self.add(unit, call)

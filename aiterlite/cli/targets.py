@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
 
-from aiterlite import dispatch, envs, target
+from aiterlite import dispatch, target
 from aiterlite.cli.command import UsageError
-from aiterlite.dispatch import Table, Wishes
+from aiterlite.dispatch import Table
 from aiterlite.errors import TargetError
 from aiterlite.tables import TABLES
 from aiterlite.target import Persona, launch_target, names, resolve
@@ -50,12 +50,6 @@ def target_ids(chosen: Iterable[Persona]) -> set[str]:
         if persona.family != "cpu":
             ids.add(launch_target())
     return ids
-
-
-def wishes(building: bool = False) -> Wishes:
-    """What the environment asks of dispatch. A build is for runs elsewhere: AITERLITE_JIT=off is not theirs."""
-    off = envs.JIT.get() == "off" and not building
-    return Wishes(vskip=envs.VSKIP.get(), prefer=envs.PREFER.get(), jit_off=off, strict=envs.STRICT.get())
 
 
 def operator(name: str) -> Table:

@@ -58,6 +58,13 @@ def span(value: Any) -> tuple[int, int] | None:
     return base + low, high - low + value.itemsize
 
 
+def raw_bytes(tensor: Any) -> bytes:
+    """The elements of a CPU tensor, row-major, as bytes."""
+    import torch
+
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+
+
 def _is_read_only(value: Any) -> bool:
     interface = getattr(value, "__array_interface__", None) if not hasattr(value, "data_ptr") else None
     return bool(interface and interface["data"][1])

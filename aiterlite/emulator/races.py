@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aiterlite.emulator.arguments import raw_bytes
 from aiterlite.emulator.device import Module, Size
 from aiterlite.emulator.schedule import SCHEDULES, Schedule
 
@@ -44,7 +45,7 @@ def find_races(
         for name, value in tensors.items():
             value.copy_(before[name])
         module.launch(kernel, grid, block, args, lds, schedule=schedule, **options)
-        return {name: _bytes(value) for name, value in tensors.items()}
+        return {name: raw_bytes(value) for name, value in tensors.items()}
 
     expected = run(module.device.schedule)
     found = []
@@ -56,9 +57,3 @@ def find_races(
                 found.append(Difference(schedule, name, len(wrong), wrong[0]))
     run(module.device.schedule)
     return found
-
-
-def _bytes(tensor: Any) -> bytes:
-    import torch
-
-    return tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""

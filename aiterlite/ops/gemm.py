@@ -18,21 +18,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aiterlite import dispatch, emulator, envs, launcher
+from aiterlite import dispatch, emulator, launcher
 from aiterlite.dispatch import Decision, Table
 from aiterlite.errors import ArgumentError, LaunchError, LoadError
-from aiterlite.jit import kernarg, loader, progress, record
+from aiterlite.jit import kernarg, loader
 from aiterlite.jit.spec import Unit
+from aiterlite.ops import calls
 from aiterlite.tables import asm
 from aiterlite.tables import gemm as tables
 from aiterlite.target import Persona, launch_target, persona_for
+from aiterlite.wishes import wishes
 
 Run = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
 ELEMENTS = {"bf16": 0, "fp16": 1}
 _DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 _ABI = 1
-_MAX_CACHED_CALLS = 4096
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -85,16 +86,6 @@ def explain(op: str, problem: tables.GemmProblem, device: torch.device) -> Decis
     """The decision that a call with this problem on this device would take."""
     table = {table.op: table for table in (tables.WV_SPLIT_K, tables.LINEAR)}[op]
     return dispatch.decide(table, problem, persona_for(device.type, device.index), wishes())
-
-
-def wishes() -> dispatch.Wishes:
-    """What the environment asks of dispatch."""
-    return dispatch.Wishes(
-        vskip=envs.VSKIP.get(),
-        prefer=envs.PREFER.get(),
-        jit_off=envs.JIT.get() == "off",
-        strict=envs.STRICT.get(),
-    )
 
 
 # Checking ------------------------------------------------------------------------------------------------------------
@@ -200,12 +191,7 @@ def _prepare(table: Table, function: str, x: Tensor, weight: Tensor, bias: Tenso
         return lambda x, weight, bias: x.new_empty(shape)
     rows = _flatten(x)
     problem = _problem(rows, weight, bias)
-    persona = _planned_for(function, x.device, cu_count)
-    wished = wishes()
-    decision = dispatch.decide(table, problem, persona, wished)
-    progress.logger().debug("%s", decision)
-    row = dispatch.require(decision, wished)
-    record.note_call(table.op, decision.to_json()["problem"])
+    decision, row = calls.decide(table, problem, _planned_for(function, x.device, cu_count))
     if row.backend == "torch":
         return _torch_linear
     # The strides are part of what a prepared call is kept under, so these never change for it.
@@ -318,7 +304,9 @@ def _device_run(decision: Decision, shape: tuple[int, ...], fixed: tuple[int, ..
     def run(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         rows = x if x.dim() == 2 else _flatten(x)
         y = x.new_empty(shape)
-        arguments = (
+        code = launcher.submit(
+            index,
+            launch,
             entry,
             handle,
             raw_stream(index),
@@ -331,11 +319,6 @@ def _device_run(decision: Decision, shape: tuple[int, ...], fixed: tuple[int, ..
             y.data_ptr(),
             *fixed,
         )
-        if launcher.is_ready(index):
-            code = launch(*arguments)
-        else:
-            with launcher.make_ready(index):
-                code = launch(*arguments)
         if code != 0:
             launcher.check_launch(code, function, persona.family, grid, block, str(decision.problem))
         return y
@@ -367,24 +350,12 @@ def _emulated_run(decision: Decision, shape: tuple[int, ...], fixed: tuple[int, 
 
 # Registration --------------------------------------------------------------------------------------------------------
 
-_cached: dict[Any, Run] = {}
-_cached_for: envs.Snapshot | None = None
+_calls: calls.PreparedCalls[Run] = calls.PreparedCalls()
 
 
-def _run_for(
-    table: Table, x: Tensor, weight: Tensor, bias: Tensor | None, cu_count: int = 0, function: str = ""
-) -> Run:
-    """The prepared call for these operands; the environment's snapshot is part of what it was prepared for. Errors
-    name `function`, or the table's operator."""
-    global _cached_for
-    snapshot = envs.snapshot()
-    if snapshot is not _cached_for or len(_cached) > _MAX_CACHED_CALLS:
-        _cached.clear()
-        _cached_for = snapshot
-    function = function or table.op
-    key = (
-        function,
-        cu_count,
+def layout_key(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Any, ...]:
+    """What a prepared call depends on of its operands: shapes, strides, dtypes, devices, alignment."""
+    return (
         x.shape,
         x.stride(),
         x.dtype,
@@ -396,10 +367,16 @@ def _run_for(
         (x.data_ptr() | weight.data_ptr()) & 15,
         None if bias is None else (bias.shape, bias.stride(), bias.dtype, bias.device),
     )
-    run = _cached.get(key)
-    if run is None:
-        run = _cached[key] = _prepare(table, function, x, weight, bias, cu_count)
-    return run
+
+
+def _run_for(
+    table: Table, x: Tensor, weight: Tensor, bias: Tensor | None, cu_count: int = 0, function: str = ""
+) -> Run:
+    """The prepared call for these operands. Errors name `function`, or the table's operator."""
+    function = function or table.op
+    key = (function, cu_count, layout_key(x, weight, bias))
+    run = _calls.find(key)
+    return run or _calls.keep(key, _prepare(table, function, x, weight, bias, cu_count))
 
 
 def _linear_impl(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aiterlite import dispatch, emulator, envs, launcher
+from aiterlite import emulator, launcher
 from aiterlite.dispatch import Decision
 from aiterlite.errors import ArgumentError, LaunchError
-from aiterlite.jit import progress, record
-from aiterlite.ops import gemm
+from aiterlite.ops import calls, gemm
 from aiterlite.tables import gemm_fp8 as tables
 from aiterlite.target import launch_target
 
@@ -138,12 +137,7 @@ def _prepare(
     if n == 0 or weight.shape[0] == 0:
         return lambda x, weight, scale_x, scale_w, bias: x.new_empty(shape, dtype=out_dtype)
     rows = gemm._flatten(x)
-    wished = gemm.wishes()
-    problem = _problem(rows, weight, out_dtype, scale_w, bias)
-    decision = dispatch.decide(tables.WV_SPLIT_K_Q, problem, persona, wished)
-    progress.logger().debug("%s", decision)
-    row = dispatch.require(decision, wished)
-    record.note_call(_OP, decision.to_json()["problem"])
+    decision, row = calls.decide(tables.WV_SPLIT_K_Q, _problem(rows, weight, out_dtype, scale_w, bias), persona)
     fixed = sizes(rows, weight, scale_w, bias)
     if row.backend == "host":
         launch = _host_launch(decision, fixed)
@@ -215,11 +209,7 @@ def _device_launch(decision: Decision, fixed: tuple[int, ...], device: torch.dev
 
     def launch(*operands: Any) -> None:
         head = (function.launch, function.handle, raw_stream(index), grid, block, 0)
-        if launcher.is_ready(index):
-            code = entry(*head, *_addresses(*operands), *fixed)
-        else:
-            with launcher.make_ready(index):
-                code = entry(*head, *_addresses(*operands), *fixed)
+        code = launcher.submit(index, entry, *head, *_addresses(*operands), *fixed)
         if code != 0:
             launcher.check_launch(code, function, persona.family, grid, block, str(decision.problem))
 
@@ -245,8 +235,7 @@ def _emulated_launch(decision: Decision, fixed: tuple[int, ...]) -> Launch:
 
 # Registration --------------------------------------------------------------------------------------------------------
 
-_cached: dict[Any, Run] = {}
-_cached_for: envs.Snapshot | None = None
+_calls: calls.PreparedCalls[Run] = calls.PreparedCalls()
 
 
 def _layout(tensor: Tensor) -> tuple[Any, ...]:
@@ -263,25 +252,15 @@ def _impl(
     *,
     cu_count: int = 0,
 ) -> Tensor:
-    """Runs the prepared call for these operands; the environment's snapshot is part of what it was prepared for."""
-    global _cached_for
-    snapshot = envs.snapshot()
-    if snapshot is not _cached_for or len(_cached) > _MAX_CACHED_CALLS:
-        _cached.clear()
-        _cached_for = snapshot
+    """Runs the prepared call for these operands."""
     key = (
         out_dtype,
         cu_count,
-        _layout(x),
-        _layout(weight),
+        gemm.layout_key(x, weight, bias),
         _layout(scale_x),
         _layout(scale_w),
-        (x.data_ptr() | weight.data_ptr()) & 15,
-        None if bias is None else _layout(bias),
     )
-    run = _cached.get(key)
-    if run is None:
-        run = _cached[key] = _prepare(x, weight, out_dtype, scale_x, scale_w, bias, cu_count)
+    run = _calls.find(key) or _calls.keep(key, _prepare(x, weight, out_dtype, scale_x, scale_w, bias, cu_count))
     return run(x, weight, scale_x, scale_w, bias)
 
 

@@ -16,19 +16,19 @@ from torch import Tensor
 from aiterlite import dispatch, emulator, envs, launcher
 from aiterlite.dispatch import Decision
 from aiterlite.errors import ArgumentError, LaunchError, LoadError
-from aiterlite.jit import loader, progress, record
-from aiterlite.ops import gemm, workspace
+from aiterlite.jit import loader
+from aiterlite.ops import calls, gemm, workspace
 from aiterlite.ops.workspace import Need
 from aiterlite.tables import gemm_rc as tables
 from aiterlite.tables.gemm_rc_plan import COUNTERS, REDUCE_ATOMIC, REDUCE_NONE, REDUCTIONS
 from aiterlite.target import launch_target, persona_for
+from aiterlite.wishes import wishes
 
 Run = Callable[[Tensor, Tensor, "Tensor | None", "Tensor | None"], Tensor]
 
 _OP = "wvSplitKrc"
 _ABI = 1
 _SMALL_WORKSPACE = -3
-_MAX_CACHED_CALLS = 4096
 _COUNTER_BYTES = 4 * COUNTERS
 
 
@@ -75,8 +75,9 @@ def wvSplitKrc_workspace_size(  # noqa: N802 (after the operator)
     where = torch.device(device)
     persona = persona_for(where.type, where.index)
     problem = tables.RcProblem(n, m, k, reduction=_reduction(reduction))
-    decision = dispatch.decide(tables.WV_SPLIT_K_RC, problem, persona, gemm.wishes())
-    dispatch.require(decision, gemm.wishes())
+    wished = wishes()
+    decision = dispatch.decide(tables.WV_SPLIT_K_RC, problem, persona, wished)
+    dispatch.require(decision, wished)
     return 0 if decision.plan is None else int(decision.plan.workspace)
 
 
@@ -100,12 +101,7 @@ def _prepare(x: Tensor, weight: Tensor, bias: Tensor | None, reduction: str) -> 
     rows = gemm._flatten(x)
     plain = gemm._problem(rows, weight, bias)
     problem = tables.RcProblem(**vars(plain), reduction=reduction)
-    persona = persona_for(x.device.type, x.device.index)
-    wished = gemm.wishes()
-    decision = dispatch.decide(tables.WV_SPLIT_K_RC, problem, persona, wished)
-    progress.logger().debug("%s", decision)
-    row = dispatch.require(decision, wished)
-    record.note_call(_OP, decision.to_json()["problem"])
+    decision, row = calls.decide(tables.WV_SPLIT_K_RC, problem, persona_for(x.device.type, x.device.index))
     fixed = gemm.sizes(rows, weight, bias)
     if row.backend == "host":
         host = gemm._host_run(decision, shape, fixed)
@@ -211,11 +207,7 @@ def _device_run(decision: Decision, shape: tuple[int, ...], fixed: tuple[int, ..
                 need.restore(memory)
             return code
 
-        if launcher.is_ready(index):
-            code = go()
-        else:
-            with launcher.make_ready(index):
-                code = go()
+        code = launcher.submit(index, go)
         if code != 0:
             _raise_refused(code, function, decision)
         return y
@@ -256,8 +248,7 @@ def _emulated_run(decision: Decision, shape: tuple[int, ...], fixed: tuple[int, 
 
 # Registration --------------------------------------------------------------------------------------------------------
 
-_cached: dict[Any, Run] = {}
-_cached_for: envs.Snapshot | None = None
+_calls: calls.PreparedCalls[Run] = calls.PreparedCalls()
 
 
 def _wv_split_k_rc_impl(
@@ -268,28 +259,9 @@ def _wv_split_k_rc_impl(
     reduction: str | None = None,
     workspace: Tensor | None = None,
 ) -> Tensor:
-    """Runs the prepared call for these operands; the environment's snapshot is part of what it was prepared for."""
-    global _cached_for
-    snapshot = envs.snapshot()
-    if snapshot is not _cached_for or len(_cached) > _MAX_CACHED_CALLS:
-        _cached.clear()
-        _cached_for = snapshot
-    key = (
-        reduction,
-        x.shape,
-        x.stride(),
-        x.dtype,
-        x.device,
-        weight.shape,
-        weight.stride(),
-        weight.dtype,
-        weight.device,
-        (x.data_ptr() | weight.data_ptr()) & 15,
-        None if bias is None else (bias.shape, bias.stride(), bias.dtype, bias.device),
-    )
-    run = _cached.get(key)
-    if run is None:
-        run = _cached[key] = _prepare(x, weight, bias, _reduction(reduction))
+    """Runs the prepared call for these operands."""
+    key = (reduction, gemm.layout_key(x, weight, bias))
+    run = _calls.find(key) or _calls.keep(key, _prepare(x, weight, bias, _reduction(reduction)))
     return run(x, weight, bias, workspace)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from aiterlite.dispatch import Between, Holds, OneOf, Requirement, Row, Targets
 from aiterlite.jit.kernarg import Argument, KernargLayout
 from aiterlite.jit.spec import Unit
-from aiterlite.tables.gemm_plan import TILE_ROWS, Tiling, tiling
+from aiterlite.tables.gemm_plan import SHAPES, TILE_ROWS, TOKENS, Tiling, tiling
 from aiterlite.target import Persona, launch_target, names, resolve
 
 # Below compiled kernels (0) and above torch: an assembly kernel serves where it is asked for, or where nothing else of
@@ -154,19 +154,6 @@ GEMM_ARGS = KernargLayout(
 
 # Kernels --------------------------------------------------------------------------------------------------------------
 
-# DeepSeek-R1's projections as (M, K), and token counts from one to the most that a skinny GEMM takes.
-_GEMM_SHAPES = (
-    (256, 7168),
-    (576, 7168),
-    (1536, 7168),
-    (2112, 7168),
-    (3072, 1536),
-    (7168, 2048),
-    (7168, 2304),
-    (4096, 4096),
-)
-_GEMM_TOKENS = (1, 2, 4, 8, 16)
-
 
 def wv_split_k_variant(cut: Tiling) -> AsmVariant:
     """How a tiling of the skinny GEMM is assembled; the tile of a workgroup is (tokens, weight rows)."""
@@ -187,10 +174,7 @@ def wv_split_k_variant(cut: Tiling) -> AsmVariant:
 
 def _wv_split_k_variants(target: str) -> tuple[AsmVariant, ...]:
     units = sorted({persona.cu_count for persona in map(resolve, names()) if persona.target == target})
-    cuts = {
-        tiling(target, n, m, k, compute_units, True)
-        for (m, k), n, compute_units in product(_GEMM_SHAPES, _GEMM_TOKENS, units)
-    }
+    cuts = {tiling(target, n, m, k, compute_units, True) for (m, k), n, compute_units in product(SHAPES, TOKENS, units)}
     return tuple(sorted({wv_split_k_variant(cut) for cut in cuts}, key=lambda variant: variant.defines))
 
 

@@ -15,6 +15,11 @@ import math
 from dataclasses import dataclass, replace
 from itertools import product
 
+# (M, K) of DeepSeek-R1's projections on one rank, and one square; and token counts. Benchmarks measure these, and
+# checks build what the plan makes of them.
+SHAPES = ((256, 7168), (576, 7168), (1536, 7168), (2112, 7168), (3072, 1536), (7168, 2048), (7168, 2304), (4096, 4096))
+TOKENS = (1, 2, 4, 8, 16)
+
 # Weight rows of one matrix instruction, and the k that one 16-byte load of each lane covers.
 TILE_ROWS = 16
 TILE_K = 32

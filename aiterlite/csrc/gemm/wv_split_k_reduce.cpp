@@ -1,12 +1,7 @@
 // Host unit of the skinny GEMM that reduces over workgroups: what a launch needs, checked against what it is given.
 // The CPU implementation of the operator is that of gemm.cpp, which takes any number of tokens.
 #include <aiterlite/gemm_reduce_args.h>
-
-#define AITERLITE_EXPORT extern "C" __attribute__((visibility("default")))
-
-typedef int32_t (*launch_t)(void* function, uint32_t grid_x, uint32_t grid_y, uint32_t grid_z, uint32_t block_x,
-                            uint32_t block_y, uint32_t block_z, uint32_t shared_bytes, void* stream,
-                            void** kernel_params, void** extra);
+#include <aiterlite/host_abi.h>
 
 namespace {
 
