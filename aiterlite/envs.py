@@ -130,6 +130,13 @@ GEMM_REDUCTION = _choice(
     "How wvSplitKrc adds up the parts of K: deterministic gives the same bits run to run, fast adds by atomics, "
     "batch_invariant keeps a row's bits also when the number of rows changes. A call's own argument wins.",
 )
+OVERLAP = _choice(
+    "AITERLITE_OVERLAP",
+    "1",
+    ("0", "1"),
+    "On sm_90, 1 lets a kernel be set up while the one ahead of it on its stream still runs; it reads and writes "
+    "nothing before that one has ended. 0 launches it afterwards.",
+)
 STRICT = _flag("AITERLITE_STRICT", "A fallback that the caller may not expect is an error instead of a log line.")
 LOG = _choice(
     "AITERLITE_LOG",

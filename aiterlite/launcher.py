@@ -12,22 +12,27 @@ import functools
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from aiterlite import emulator
+from aiterlite import emulator, envs
 from aiterlite.errors import CaptureError, ExecutorError, LaunchError, LoadError
 from aiterlite.jit import loader
 from aiterlite.jit.spec import Unit
+from aiterlite.tables import overlap
 from aiterlite.target import Persona
 
 # Beyond this much dynamic shared memory a CUDA kernel must be told so before its first launch.
 _PLAIN_SHARED_BYTES = 48 * 1024
+# Likewise beyond this many workgroups in a cluster.
+_PORTABLE_CLUSTER = 8
 
 
 @dataclass(frozen=True)
 class EntryPoints:
-    """A driver's library, by the names it may have, and the names of the functions that are used."""
+    """A driver's library, by the names it may have, the names of the functions that are used, and the numbers of the
+    attributes of a function that are set: the most dynamic shared memory, and clusters of more than 8 workgroups (0
+    where there are none)."""
 
     libraries: tuple[str, ...]
     initialize: str
@@ -36,6 +41,7 @@ class EntryPoints:
     launch: str
     set_attribute: str
     max_dynamic_shared: int
+    large_clusters: int
     error_text: str
     capture_info: str
 
@@ -49,6 +55,7 @@ ENTRY_POINTS = {
         launch="cuLaunchKernel",
         set_attribute="cuFuncSetAttribute",
         max_dynamic_shared=8,
+        large_clusters=14,
         error_text="cuGetErrorString",
         capture_info="cuStreamGetCaptureInfo_v2",
     ),
@@ -60,6 +67,7 @@ ENTRY_POINTS = {
         launch="hipModuleLaunchKernel",
         set_attribute="hipFuncSetAttribute",
         max_dynamic_shared=8,
+        large_clusters=0,
         error_text="hipDrvGetErrorString",
         capture_info="hipStreamGetCaptureInfo_v2",
     ),
@@ -73,6 +81,7 @@ _EMULATOR = EntryPoints(
     launch="aiterlite_emulator_launch_kernel",
     set_attribute="aiterlite_emulator_function_set_attribute",
     max_dynamic_shared=0,
+    large_clusters=0,
     error_text="aiterlite_emulator_get_error_string",
     capture_info="",
 )
@@ -80,7 +89,8 @@ _EMULATOR = EntryPoints(
 
 @dataclass(frozen=True)
 class Function:
-    """A loaded kernel: its name, the driver's handle, and the address of the driver's launch function."""
+    """A loaded kernel: its name, the driver's handle, and the address of the function that launches it, of the drivers'
+    usual shape."""
 
     name: str
     handle: int
@@ -104,15 +114,26 @@ class Driver:
             raise LoadError(f"{self._library._name} is too old: {error}") from error
         self._check(initialize(0), points.initialize)
 
-    def load(self, image: bytes, symbol: str, shared_bytes: int = 0) -> Function:
-        """Load a code object or cubin into the current context and find a kernel in it."""
+    def load(self, image: bytes, symbol: str, shared_bytes: int = 0, cluster: int = 1) -> Function:
+        """Load a code object or cubin into the current context and find a kernel in it, which will be launched with
+        this much dynamic shared memory, in clusters of this many workgroups."""
         module, handle = ctypes.c_void_p(), ctypes.c_void_p()
         self._check(self._load(ctypes.byref(module), image), f"{self._points.load} of {symbol}")
         self._check(self._function(ctypes.byref(handle), module, symbol.encode()), f"looking up kernel {symbol}")
         if shared_bytes > _PLAIN_SHARED_BYTES:
             code = self._set_attribute(handle, self._points.max_dynamic_shared, shared_bytes)
             self._check(code, f"raising the shared memory of {symbol} to {shared_bytes} bytes")
+        if cluster > _PORTABLE_CLUSTER:
+            code = self._set_attribute(handle, self._points.large_clusters, 1)
+            self._check(code, f"allowing {symbol} clusters of {cluster}")
         return Function(symbol, handle.value or 0, self.launch_address)
+
+    def entry(self, name: str) -> int:
+        """The address of another of the driver's functions. Raises `LoadError` where it has none of that name."""
+        try:
+            return ctypes.cast(getattr(self._library, name), ctypes.c_void_p).value or 0
+        except AttributeError:
+            raise LoadError(f"{self._library._name} is too old: it has no {name}") from None
 
     def error_text(self, code: int) -> str:
         text = ctypes.c_char_p()
@@ -167,13 +188,32 @@ def driver(family: str) -> Driver:
     return Driver(ENTRY_POINTS[family])
 
 
-_functions: dict[tuple[Unit, int, str], Function] = {}
+_OVERLAP_ABI = 1
+
+
+@functools.cache
+def _overlapped_launch() -> int:
+    """The address of the launch that does not wait for the kernels ahead on the stream."""
+    library = loader.host_library(overlap.host_unit())
+    if library.aiterlite_overlap_abi() != _OVERLAP_ABI:
+        raise LoadError(f"{library._name} speaks ABI {library.aiterlite_overlap_abi()}, this package {_OVERLAP_ABI}")
+    library.aiterlite_overlap_bind(ctypes.c_void_p(driver("cuda").entry("cuLaunchKernelEx")))
+    return ctypes.cast(library.aiterlite_launch_overlapped, ctypes.c_void_p).value or 0
+
+
+_functions: dict[tuple[Unit, int, str, bool], Function] = {}
 _lock = threading.Lock()
 _thread = threading.local()
 
 
 def function(
-    unit: Unit, persona: Persona, device_type: str, device: int, symbol: str, shared_bytes: int = 0
+    unit: Unit,
+    persona: Persona,
+    device_type: str,
+    device: int,
+    symbol: str,
+    shared_bytes: int = 0,
+    cluster: int = 1,
 ) -> Function:
     """A kernel of a unit, loaded on a device. Raises `JitError`, `CaptureError` or `ExecutorError`.
 
@@ -183,7 +223,8 @@ def function(
     if emulated and persona.family != "amd":
         raise ExecutorError(f"{unit.label} is {persona.target} code; nothing runs it on CPU tensors")
     # The emulator's functions stand beside those of device 0.
-    key = (unit, -1 if emulated else device, symbol)
+    overlapped = overlap.overlaps(unit) and envs.OVERLAP.get() == "1"
+    key = (unit, -1 if emulated else device, symbol, overlapped)
     found = _functions.get(key)
     if found is not None:
         return found
@@ -200,7 +241,8 @@ def function(
     image = loader.device_image(unit)
     with _lock, make_ready(device):
         if key not in _functions:
-            _functions[key] = driver(persona.family).load(image, symbol, shared_bytes)
+            loaded = driver(persona.family).load(image, symbol, shared_bytes, cluster)
+            _functions[key] = replace(loaded, launch=_overlapped_launch()) if overlapped else loaded
         return _functions[key]
 
 

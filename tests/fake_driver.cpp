@@ -10,10 +10,14 @@ struct Record {
   int32_t initialized, loads, attribute, attribute_value, launches;
   uint32_t grid[3], block[3], shared_bytes;
   uint64_t function, stream;
-  unsigned char image[16], arguments[128];
+  unsigned char image[16], arguments[512];
+  int32_t launch_attribute, launch_attribute_value, encodes, encoded_as[7];
+  uint64_t encoded[4];
+  uint32_t box[2];
 };
 Record fake_record;
 int fake_initialize_code = 0;
+int fake_argument_bytes = 80;
 }
 
 namespace {
@@ -54,7 +58,7 @@ int launch(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, u
   fake_record.shared_bytes = shared_bytes;
   fake_record.function = reinterpret_cast<uint64_t>(function);
   fake_record.stream = reinterpret_cast<uint64_t>(stream);
-  memcpy(fake_record.arguments, arguments[0], 80);
+  memcpy(fake_record.arguments, arguments[0], fake_argument_bytes);
   return 0;
 }
 
@@ -89,6 +93,43 @@ int cuStreamGetCaptureInfo_v2(void* stream, int* status, unsigned long long* num
 int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                    unsigned shared_bytes, void* stream, void** arguments, void** extra) {
   return launch(function, gx, gy, gz, bx, by, bz, shared_bytes, stream, arguments, extra);
+}
+
+struct LaunchAttribute {
+  int id;
+  char padding[4];
+  int value[16];
+};
+struct LaunchConfig {
+  unsigned grid[3], block[3], shared_bytes;
+  void* stream;
+  LaunchAttribute* attributes;
+  unsigned attribute_count;
+};
+int cuLaunchKernelEx(const LaunchConfig* config, void* function, void** arguments, void** extra) {
+  if (config->attribute_count != 1) return 1;
+  fake_record.launch_attribute = config->attributes[0].id;
+  fake_record.launch_attribute_value = config->attributes[0].value[0];
+  const unsigned* grid = config->grid;
+  const unsigned* block = config->block;
+  return launch(function, grid[0], grid[1], grid[2], block[0], block[1], block[2], config->shared_bytes, config->stream,
+                arguments, extra);
+}
+
+// A map is 0x55 throughout. Addresses that are no multiples of 16 are refused.
+int cuTensorMapEncodeTiled(void* map, int type, unsigned rank, void* address, const uint64_t* sizes,
+                           const uint64_t* strides, const uint32_t* box, const uint32_t* element_strides,
+                           int interleave, int swizzle, int promotion, int fill) {
+  const auto at = reinterpret_cast<uint64_t>(address);
+  if (at % 16 != 0 || rank != 2 || element_strides[0] != 1 || element_strides[1] != 1) return 1;
+  ++fake_record.encodes;
+  const int as[7] = {type, static_cast<int>(rank), interleave, swizzle, promotion, fill, 0};
+  const uint64_t encoded[4] = {at, sizes[0], sizes[1], strides[0]};
+  memcpy(fake_record.encoded_as, as, sizeof(as));
+  memcpy(fake_record.encoded, encoded, sizeof(encoded));
+  memcpy(fake_record.box, box, sizeof(fake_record.box));
+  memset(map, 0x55, 128);
+  return 0;
 }
 #endif
 #else

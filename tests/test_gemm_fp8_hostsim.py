@@ -127,7 +127,12 @@ class Case:
 
 def program_text(flavour: str, variants: list[Variant]) -> str:
     lines = ["#include <aiterlite/cluster.h>", "#include <aiterlite/fragment.h>", "#include <aiterlite/gemm_args.h>"]
-    lines += ["#include <aiterlite/types.h>", "#include <aiterlite/vector.h>", "#include <hostsim/runner.h>"]
+    lines += [
+        "#include <aiterlite/overlap.h>",
+        "#include <aiterlite/types.h>",
+        "#include <aiterlite/vector.h>",
+        "#include <hostsim/runner.h>",
+    ]
     for index, v in enumerate(variants):
         defines = {"ELEMENT": flavour, "RESULT": v.result, "COLS": v.cols, "SLICES": v.slices, "WAVES": v.waves}
         defines |= {"UNROLL": v.unroll, "TILES": v.tiles, "CLUSTER": v.cluster, "ALIGNED": v.aligned}

@@ -173,7 +173,12 @@ class Case:
 def program_text(variants: list[Variant]) -> str:
     """One translation unit with every variant in a namespace of its own: their headers are parsed once."""
     lines = ["#include <aiterlite/cluster.h>", "#include <aiterlite/fragment.h>", "#include <aiterlite/gemm_args.h>"]
-    lines += ["#include <aiterlite/types.h>", "#include <aiterlite/vector.h>", "#include <hostsim/runner.h>"]
+    lines += [
+        "#include <aiterlite/overlap.h>",
+        "#include <aiterlite/types.h>",
+        "#include <aiterlite/vector.h>",
+        "#include <hostsim/runner.h>",
+    ]
     for index, variant in enumerate(variants):
         defines = {
             "ELEMENT": variant.element,

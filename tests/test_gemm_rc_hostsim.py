@@ -87,8 +87,8 @@ class Case(plain.Case):
 
 
 def program_text(variants: list[Variant]) -> str:
-    headers = ("aiterlite/fragment.h", "aiterlite/types.h", "aiterlite/vector.h", "hostsim/reduce_runner.h")
-    lines = [f"#include <{header}>" for header in headers]
+    names = ("aiterlite/fragment.h", "aiterlite/overlap.h", "aiterlite/types.h", "aiterlite/vector.h")
+    lines = [f"#include <{header}>" for header in (*names, "hostsim/reduce_runner.h")]
     for index, variant in enumerate(variants):
         lines.append(f"namespace v{index} {{")
         lines += [f"#define AITERLITE_{name.upper()} {value}" for name, value in vars(variant).items()]

@@ -4,73 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import dataclasses
 import shutil
 import struct
-import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import fake_driver
 import pytest
+from fake_driver import IMAGE, Record, points
 from support import toy_unit
 
-from aiterlite import launcher
+from aiterlite import dispatch, envs, launcher
 from aiterlite.errors import CaptureError, ExecutorError, LaunchError, LoadError
 from aiterlite.jit import loader
-from aiterlite.tables import gemm
+from aiterlite.tables import gemm, overlap
 from aiterlite.target import launch_target, resolve
 
 pytestmark = pytest.mark.compile
 
-SOURCE = Path(__file__).with_name("fake_driver.cpp")
-IMAGE = b"good image of 16"
 UNIT = toy_unit("gfx942")
-
-
-class Record(ctypes.Structure):
-    _fields_ = [
-        *[(name, ctypes.c_int32) for name in ("initialized", "loads", "attribute", "attribute_value", "launches")],
-        ("grid", ctypes.c_uint32 * 3),
-        ("block", ctypes.c_uint32 * 3),
-        ("shared_bytes", ctypes.c_uint32),
-        ("function", ctypes.c_uint64),
-        ("stream", ctypes.c_uint64),
-        ("image", ctypes.c_ubyte * 16),
-        ("arguments", ctypes.c_ubyte * 128),
-    ]
 
 
 @pytest.fixture(scope="module")
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The fake drivers, and two that are too old."""
-    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))))
-    folder = tmp_path_factory.mktemp("drivers")
-    built = {}
-    for name, defines in (
-        ("amd", []),
-        ("cuda", ["-DFAKE_CUDA"]),
-        ("old", ["-DFAKE_CUDA", "-DFAKE_OLD"]),
-        ("old_amd", ["-DFAKE_OLD"]),
-    ):
-        built[name] = folder / f"libfake_{name}.so"
-        subprocess.run([compiler, "-shared", "-fPIC", *defines, str(SOURCE), "-o", str(built[name])], check=True)
-    return built
-
-
-def points(family: str, *libraries: Path | str) -> launcher.EntryPoints:
-    return dataclasses.replace(launcher.ENTRY_POINTS[family], libraries=tuple(map(str, libraries)))
+    return fake_driver.build(tmp_path_factory.mktemp("drivers"))
 
 
 @pytest.fixture(params=["amd", "cuda"])
 def fake(request: pytest.FixtureRequest, libraries: dict[str, Path]) -> Any:
     """A driver over the fake library of a family, and that library's record, set to zero."""
-    library = ctypes.CDLL(str(libraries[request.param]))
-    record = Record.in_dll(library, "fake_record")
-    ctypes.memset(ctypes.byref(record), 0, ctypes.sizeof(record))
-    ctypes.c_int.in_dll(library, "fake_initialize_code").value = 0
-    return launcher.Driver(points(request.param, libraries[request.param])), record
+    return fake_driver.open_driver(request.param, libraries[request.param])
 
 
 # A driver -------------------------------------------------------------------------------------------------------------
@@ -106,6 +71,21 @@ def test_only_much_shared_memory_is_asked_for(fake: Any) -> None:
     assert record.attribute_value == 0
     driver.load(IMAGE, "kernel", 48 * 1024 + 1)
     assert (record.attribute, record.attribute_value) == (8, 48 * 1024 + 1)
+
+
+def test_only_clusters_that_are_not_portable_are_asked_for(libraries: dict[str, Path]) -> None:
+    driver, record = fake_driver.open_driver("cuda", libraries["cuda"])
+    driver.load(IMAGE, "kernel", cluster=8)
+    assert record.attribute == 0
+    driver.load(IMAGE, "kernel", cluster=16)
+    assert (record.attribute, record.attribute_value) == (14, 1)
+
+
+def test_other_functions_of_a_driver_are_found_by_name(fake: Any) -> None:
+    driver, _ = fake
+    assert driver.entry(driver._points.launch) == driver.launch_address
+    with pytest.raises(LoadError, match=r"libfake_\w+\.so is too old: it has no cuNothing"):
+        driver.entry("cuNothing")
 
 
 def test_a_stream_s_capture_has_a_number(fake: Any) -> None:
@@ -230,6 +210,56 @@ def test_a_refused_launch_names_kernel_geometry_and_arguments(ready: Any) -> Non
     )
     with pytest.raises(LaunchError, match="32-bit"):
         launcher.check_launch(-1, function, "amd", 4, 64, "")
+
+
+@pytest.fixture
+def cuda(libraries: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`launcher.function` over the fake CUDA driver; gives its record."""
+    driver, record = fake_driver.open_driver("cuda", libraries["cuda"])
+    monkeypatch.setattr(launcher, "driver", lambda family: driver)
+    monkeypatch.setattr(launcher, "make_ready", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(launcher, "capturing", lambda: False)
+    monkeypatch.setattr(launcher, "_functions", {})
+    monkeypatch.setattr(loader, "device_image", lambda unit: IMAGE)
+    launcher._overlapped_launch.cache_clear()
+    yield record
+    launcher._overlapped_launch.cache_clear()
+
+
+def launch_as_drivers_do(function: launcher.Function) -> int:
+    """Through the address that the launcher gives, in the shape that host units call."""
+    launch = ctypes.CFUNCTYPE(
+        ctypes.c_int, ctypes.c_void_p, *[ctypes.c_uint] * 7, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p
+    )(function.launch)
+    argument = (ctypes.c_char * 80)(*range(80))
+    arguments = (ctypes.c_void_p * 1)(ctypes.addressof(argument))
+    return int(launch(function.handle, 12, 2, 3, 256, 4, 5, 1024, 0x5000, ctypes.addressof(arguments), None))
+
+
+@pytest.mark.torch
+def test_only_kernels_that_wait_are_launched_overlapped(cuda: Any) -> None:
+    """The define that makes a kernel wait for its predecessors is what the launcher goes by."""
+    persona = resolve("h100")
+    waiting = toy_unit("sm_90a", **dict((overlap.DEFINE,)))
+    plain = launcher.function(toy_unit("sm_90a"), persona, "cuda", 0, "kernel")
+    assert launch_as_drivers_do(plain) == 0 and cuda.launch_attribute == 0
+    overlapped = launcher.function(waiting, persona, "cuda", 0, "kernel")
+    assert launch_as_drivers_do(overlapped) == 0
+    # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION.
+    assert (cuda.launch_attribute, cuda.launch_attribute_value) == (6, 1)
+    said = (list(cuda.grid), list(cuda.block), cuda.shared_bytes, cuda.function, cuda.stream)
+    assert said == ([12, 2, 3], [256, 4, 5], 1024, overlapped.handle, 0x5000)
+    assert bytes(cuda.arguments)[:80] == bytes(range(80))
+    with envs.override(AITERLITE_OVERLAP="0"):
+        assert launcher.function(waiting, persona, "cuda", 0, "kernel").launch == plain.launch
+
+
+def test_what_overlaps_is_sm_90_s(cuda: Any) -> None:
+    for chip, overlaps in (("h100", True), ("a100", False), ("mi300x", False), ("mi355x", False)):
+        persona = resolve(chip)
+        problem = gemm.GemmProblem(4, 256, 7168)
+        units = dispatch.decide(gemm.WV_SPLIT_K, problem, persona).units
+        assert overlap.overlaps(units[0]) == overlaps == (overlap.host_unit() in units)
 
 
 @pytest.mark.torch

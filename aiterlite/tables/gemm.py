@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from aiterlite.dispatch import Between, Holds, OneOf, Refusal, Row, Table, Targets, Wishes
 from aiterlite.jit import kernarg
 from aiterlite.jit.spec import Unit
-from aiterlite.tables import asm
+from aiterlite.tables import asm, overlap
 from aiterlite.tables.gemm_plan import CHIPS, Tiling, tiling
 from aiterlite.target import Persona, launch_target
 
@@ -83,7 +83,7 @@ def tiling_defines(plan: WvSplitKPlan) -> dict[str, str]:
 
 
 def device_unit(problem: GemmProblem, persona: Persona, plan: WvSplitKPlan) -> Unit:
-    defines = {**tiling_defines(plan), "AITERLITE_ELEMENT": problem.dtype}
+    defines = {**tiling_defines(plan), **overlap.defines(persona.target), "AITERLITE_ELEMENT": problem.dtype}
     return Unit(
         "gemm/wv_split_k",
         ("csrc/gemm/wv_split_k.hip",),
@@ -91,6 +91,10 @@ def device_unit(problem: GemmProblem, persona: Persona, plan: WvSplitKPlan) -> U
         defines=tuple(defines.items()),
         symbols=(KERNEL,),
     )
+
+
+def _units(problem: GemmProblem, persona: Persona, plan: WvSplitKPlan) -> tuple[Unit, ...]:
+    return overlap.with_launch((device_unit(problem, persona, plan), host_unit(launch_target())))
 
 
 def _targets(prefix: str) -> tuple[str, ...]:
@@ -115,14 +119,14 @@ _AMD = Row(
     backend="hip",
     requires=(Targets(_targets("gfx")), *_SKINNY),
     plan=plan_wv_split_k,
-    units=lambda problem, persona, plan: (device_unit(problem, persona, plan), host_unit(launch_target())),
+    units=_units,
 )
 _SM90 = Row(
     name="mma_sync",
     backend="cuda",
     requires=(Targets(_targets("sm_")), *_SKINNY),
     plan=plan_wv_split_k,
-    units=lambda problem, persona, plan: (device_unit(problem, persona, plan), host_unit(launch_target())),
+    units=_units,
 )
 _TORCH = Row(name="torch", backend="torch", requires=(), preference=asm.PREFERENCE - 1, fallback=True)
 

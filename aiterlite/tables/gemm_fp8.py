@@ -12,7 +12,7 @@ from typing import Any
 
 from aiterlite.dispatch import Between, Holds, OneOf, Refusal, Row, Table, Targets, Wishes
 from aiterlite.jit.spec import Unit
-from aiterlite.tables import gemm
+from aiterlite.tables import gemm, overlap
 from aiterlite.tables.gemm import WvSplitKPlan
 from aiterlite.tables.gemm_plan import CHIPS, Tiling, ranked_cuts, split_k
 from aiterlite.target import Persona, launch_target
@@ -94,8 +94,12 @@ def _tiling(target: str, n: int, m: int, halves: int, compute_units: int, aligne
 
 
 def device_unit(problem: ScaledGemmProblem, persona: Persona, plan: WvSplitKPlan) -> Unit:
-    defines = {**gemm.tiling_defines(plan), "AITERLITE_ELEMENT": flavour(problem, persona)}
-    defines["AITERLITE_RESULT"] = problem.dtype
+    defines = {
+        **gemm.tiling_defines(plan),
+        **overlap.defines(persona.target),
+        "AITERLITE_ELEMENT": flavour(problem, persona),
+        "AITERLITE_RESULT": problem.dtype,
+    }
     return Unit(
         "gemm/wv_split_k_q",
         ("csrc/gemm/wv_split_k.hip",),
@@ -106,7 +110,7 @@ def device_unit(problem: ScaledGemmProblem, persona: Persona, plan: WvSplitKPlan
 
 
 def _units(problem: Any, persona: Persona, plan: Any) -> tuple[Unit, ...]:
-    return device_unit(problem, persona, plan), gemm.host_unit(launch_target())
+    return overlap.with_launch((device_unit(problem, persona, plan), gemm.host_unit(launch_target())))
 
 
 _SKINNY = (

@@ -22,6 +22,7 @@
 #include <aiterlite/cluster.h>
 #include <aiterlite/fragment.h>
 #include <aiterlite/gemm_args.h>
+#include <aiterlite/overlap.h>
 #include <aiterlite/types.h>
 #include <aiterlite/vector.h>
 
@@ -254,6 +255,8 @@ AITERLITE_WV_SPLIT_K(Args args) {
                  token < n};
   }
 
+  aiterlite::await_predecessors();
+
   // Fetched here, and not looked at before the end, so that the latency passes beside that of the weights.
   uint16_t bias[kFinishPasses] = {};
   if (args.bias != nullptr) {
@@ -277,6 +280,7 @@ AITERLITE_WV_SPLIT_K(Args args) {
     accumulate<Bounds::kInside>(sums, weights, tokens, k, k_end);
   }
   if (k < k_end) accumulate<Bounds::kChecked>(sums, weights, tokens, k, k_end);
+  aiterlite::admit_successors();
 
   // Only products of equal slices count.
 #pragma unroll

@@ -29,6 +29,7 @@
 // lanes past the end of K, M or N read an element that exists, or none, and what they read is never selected.
 #include <aiterlite/fragment.h>
 #include <aiterlite/gemm_reduce_args.h>
+#include <aiterlite/overlap.h>
 #include <aiterlite/types.h>
 #include <aiterlite/vector.h>
 
@@ -311,11 +312,14 @@ aiterlite_wv_split_k_reduce(aiterlite_gemm_reduce_args args) {
                  aiterlite::tile_vector(lane) * aiterlite::kVectorElements<Element>, token < n};
   }
 
+  aiterlite::await_predecessors();
+
   Sums sums = {};
   uint32_t k = k_begin + wave % kKWaves * kTurn;
 #pragma unroll 1
   for (; k + kTurn <= k_end; k += kRound) accumulate<Bounds::kInside>(sums, weights, tokens, k, k_end);
   if (k < k_end) accumulate<Bounds::kChecked>(sums, weights, tokens, k, k_end);
+  aiterlite::admit_successors();
 
   // One slice a shard, or one region a tile; nothing of either is touched where there is one shard.
   const uint64_t slice = kReduce == AITERLITE_REDUCE_SLICES ? uint64_t{tile} * shards + shard : tile;

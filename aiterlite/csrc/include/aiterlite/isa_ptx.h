@@ -9,6 +9,10 @@
 #define AITERLITE_KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads, 1)
 #define AITERLITE_CLUSTER_ATTRIBUTE(size) __cluster_dims__(size, 1, 1)
 #define AITERLITE_SHARED(type, name, count) __shared__ type name[count]
+// One object at a multiple of 1024 bytes, in shared memory that the launch sizes: that of the object and 1024 more.
+#define AITERLITE_DYNAMIC_SHARED(type, name)       \
+  extern __shared__ char aiterlite_shared_bytes[]; \
+  type& name = *reinterpret_cast<type*>((reinterpret_cast<uintptr_t>(aiterlite_shared_bytes) + 1023) & ~uintptr_t{1023})
 
 namespace aiterlite {
 
@@ -42,9 +46,10 @@ struct alignas(16) Vector16 {
   uint32_t word[4];
 };
 
-// Volatile keeps the loads in program order. What is streamed passes by L1, and comes from memory in whole lines.
-#define AITERLITE_LOAD_STREAMING "ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
-#define AITERLITE_LOAD_REUSED "ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
+// Volatile keeps the loads in program order. What is streamed passes by L1, and comes from memory in whole lines. Not
+// the non-coherent loads: an overlapped kernel starts while its operands may still be written.
+#define AITERLITE_LOAD_STREAMING "ld.global.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
+#define AITERLITE_LOAD_REUSED "ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
 #define AITERLITE_LOAD_IF(load)  \
   "{\n"                          \
   ".reg .pred wanted;\n"         \
@@ -152,6 +157,10 @@ AITERLITE_MMA_M16N8(mma_m16n8k16_fp16, "k16", "f16")
 AITERLITE_MMA_M16N8(mma_m16n8k32_e4m3, "k32", "e4m3")
 #undef AITERLITE_MMA_M16N8
 
+// Programmatic dependent launch, sm_90 and later: see overlap.h.
+AITERLITE_DEVICE void wait_for_prerequisites() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+AITERLITE_DEVICE void launch_dependents() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+
 // Thread-block clusters, sm_90 and later. Threads of a workgroup may leave a barrier of the cluster only after all
 // threads of all its workgroups have arrived.
 AITERLITE_DEVICE uint32_t cluster_rank() {
@@ -184,6 +193,18 @@ AITERLITE_DEVICE void mailbox_send(uint64_t* mailbox, uint32_t to, float* local,
       "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [data], %3, [box];\n"
       "}" ::"r"(shared_address(local)),
       "r"(shared_address(mailbox)), "r"(to), "f"(value)
+      : "memory");
+}
+AITERLITE_DEVICE void mailbox_send(uint64_t* mailbox, uint32_t to, Quad* local, const Quad& value) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 data, box;\n"
+      "mapa.shared::cluster.u32 data, %0, %2;\n"
+      "mapa.shared::cluster.u32 box, %1, %2;\n"
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [data], {%3, %4, %5, %6}, [box];\n"
+      "}" ::"r"(shared_address(local)),
+      "r"(shared_address(mailbox)), "r"(to), "f"(value.value[0]), "f"(value.value[1]), "f"(value.value[2]),
+      "f"(value.value[3])
       : "memory");
 }
 // Returns when all bytes have arrived, and makes them visible to this thread.

@@ -1,0 +1,30 @@
+// Kernels that start before those ahead of them on their stream have ended (sm_90's programmatic dependent launch).
+//
+// A kernel that is compiled with AITERLITE_OVERLAP may be launched so, and then every thread of it must call
+// await_predecessors before it reads or writes global memory. What needs none (addresses, barriers) can stand before.
+// Compiled without, or launched as usual, the calls do nothing.
+#pragma once
+#include <aiterlite/platform.h>
+
+#if !defined(AITERLITE_OVERLAP)
+#define AITERLITE_OVERLAP 0
+#endif
+
+namespace aiterlite {
+
+// Returns when all kernels before this one have ended and what they wrote is visible.
+AITERLITE_DEVICE void await_predecessors() {
+#if AITERLITE_OVERLAP
+  wait_for_prerequisites();
+#endif
+}
+
+// Lets the kernel behind this one start, once every workgroup has called it or ended. Best when a workgroup has read
+// its operands: what starts sooner takes registers and shared memory from workgroups that still read.
+AITERLITE_DEVICE void admit_successors() {
+#if AITERLITE_OVERLAP
+  launch_dependents();
+#endif
+}
+
+}  // namespace aiterlite
