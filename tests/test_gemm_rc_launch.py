@@ -76,7 +76,7 @@ def refuse(code: int, function: launcher.Function, family: str, grid: int, block
     raise LaunchError(function.name, code, family, (grid, 1, 1), (block, 1, 1), arguments)
 
 
-def prepared(reduction: str, chip: str = "h100") -> tuple[gemm_rc.Run, tables.WvSplitKrcPlan, tuple[torch.Tensor, ...]]:
+def prepared(reduction: str, chip: str = "a100") -> tuple[gemm_rc.Run, tables.WvSplitKrcPlan, tuple[torch.Tensor, ...]]:
     x, weight = torch.randn(N, K + 8).bfloat16()[:, :K], torch.randn(M, K).bfloat16()
     bias = torch.randn(M).bfloat16()
     problem = tables.RcProblem(N, M, K, bias=True, reduction=reduction)
@@ -85,7 +85,7 @@ def prepared(reduction: str, chip: str = "h100") -> tuple[gemm_rc.Run, tables.Wv
     return run, decision.plan, (x, weight, bias)
 
 
-@pytest.mark.parametrize("chip", ["h100", "mi300x"])
+@pytest.mark.parametrize("chip", ["a100", "mi300x"])
 @pytest.mark.parametrize("reduction", ["deterministic", "fast"])
 def test_what_a_launch_says(reduction: str, chip: str, driver: Driver) -> None:
     run, plan, operands = prepared(reduction, chip)

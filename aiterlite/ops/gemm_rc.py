@@ -17,10 +17,11 @@ from aiterlite import dispatch, emulator, envs, launcher
 from aiterlite.dispatch import Decision
 from aiterlite.errors import ArgumentError, LaunchError, LoadError
 from aiterlite.jit import loader
-from aiterlite.ops import calls, gemm, workspace
+from aiterlite.ops import calls, gemm, gemm_sm90, workspace
 from aiterlite.ops.workspace import Need
 from aiterlite.tables import gemm_rc as tables
 from aiterlite.tables.gemm_rc_plan import COUNTERS, REDUCE_ATOMIC, REDUCE_NONE, REDUCTIONS
+from aiterlite.tables.gemm_sm90 import Sm90Plan
 from aiterlite.target import launch_target, persona_for
 from aiterlite.wishes import wishes
 
@@ -108,6 +109,8 @@ def _prepare(x: Tensor, weight: Tensor, bias: Tensor | None, reduction: str) -> 
         return lambda x, weight, bias, workspace: host(x, weight, bias)
     if x.device.type == "cpu":
         return _emulated_run(decision, shape, fixed)
+    if isinstance(decision.plan, Sm90Plan):
+        return _sm90_run(decision, shape, fixed, x.device)
     return _device_run(decision, shape, fixed, x.device)
 
 
@@ -210,6 +213,17 @@ def _device_run(decision: Decision, shape: tuple[int, ...], fixed: tuple[int, ..
         code = launcher.submit(index, go)
         if code != 0:
             _raise_refused(code, function, decision)
+        return y
+
+    return run
+
+
+def _sm90_run(decision: Decision, shape: tuple[int, ...], fixed: tuple[int, ...], device: torch.device) -> Run:
+    launch = gemm_sm90.prepare(decision, fixed, device)
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor | None, given: Tensor | None) -> Tensor:
+        y = x.new_empty(shape)
+        launch(gemm._flatten(x), weight, bias, y)
         return y
 
     return run

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from aiterlite.dispatch import Between, Holds, OneOf, Row, Table, Targets
 from aiterlite.jit.spec import Unit
-from aiterlite.tables import gemm
+from aiterlite.tables import gemm, gemm_sm90, overlap
 from aiterlite.tables.gemm_plan import CHIPS
 from aiterlite.tables.gemm_rc_plan import MAX_TOKENS, REDUCTIONS, ReduceTiling, cut, reduce_kind, workspace_bytes
 from aiterlite.target import Persona, launch_target
@@ -76,6 +76,7 @@ def device_unit(problem: RcProblem, persona: Persona, plan: WvSplitKrcPlan) -> U
         "AITERLITE_ROW_WAVES": tiling.row_waves,
         "AITERLITE_TILES": tiling.tiles,
         "AITERLITE_UNROLL": tiling.unroll,
+        **overlap.defines(persona.target),
     }
     return Unit(
         "gemm/wv_split_k_reduce",
@@ -87,7 +88,7 @@ def device_unit(problem: RcProblem, persona: Persona, plan: WvSplitKrcPlan) -> U
 
 
 def _units(problem: RcProblem, persona: Persona, plan: WvSplitKrcPlan) -> tuple[Unit, ...]:
-    return device_unit(problem, persona, plan), host_unit(launch_target())
+    return overlap.with_launch((device_unit(problem, persona, plan), host_unit(launch_target())))
 
 
 _SKINNY = (
@@ -113,6 +114,19 @@ _CPU = Row(
     units=lambda problem, persona, plan: (gemm.host_unit(persona.target),),
 )
 
+# No atomics and no workspace: it is `deterministic`, and `fast` has nothing to gain.
+_WGMMA = Row(
+    name="wgmma",
+    backend="cuda",
+    requires=(
+        Targets((gemm_sm90.TARGET,)),
+        Holds("aligned", True, "an operand is not 16-byte aligned", "pad rows and addresses to 16 bytes"),
+        *_SKINNY,
+    ),
+    plan=gemm_sm90.plan,
+    units=gemm_sm90.units,
+)
+
 WV_SPLIT_K_RC = Table(
-    "wvSplitKrc", RcProblem, (_CPU, _gpu_row("mfma", "hip", "gfx"), _gpu_row("mma_sync", "cuda", "sm_"))
+    "wvSplitKrc", RcProblem, (_CPU, _gpu_row("mfma", "hip", "gfx"), _WGMMA, _gpu_row("mma_sync", "cuda", "sm_"))
 )

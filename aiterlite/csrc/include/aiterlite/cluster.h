@@ -7,13 +7,19 @@
 #define AITERLITE_CLUSTER_DIMS(size) AITERLITE_CLUSTER_DIMS_PASTE(size)
 #define AITERLITE_CLUSTER_DIMS_1
 #define AITERLITE_CLUSTER_DIMS_2 AITERLITE_CLUSTER_ATTRIBUTE(2)
+#define AITERLITE_CLUSTER_DIMS_3 AITERLITE_CLUSTER_ATTRIBUTE(3)
 #define AITERLITE_CLUSTER_DIMS_4 AITERLITE_CLUSTER_ATTRIBUTE(4)
+#define AITERLITE_CLUSTER_DIMS_5 AITERLITE_CLUSTER_ATTRIBUTE(5)
+#define AITERLITE_CLUSTER_DIMS_6 AITERLITE_CLUSTER_ATTRIBUTE(6)
+#define AITERLITE_CLUSTER_DIMS_7 AITERLITE_CLUSTER_ATTRIBUTE(7)
 #define AITERLITE_CLUSTER_DIMS_8 AITERLITE_CLUSTER_ATTRIBUTE(8)
+#define AITERLITE_CLUSTER_DIMS_16 AITERLITE_CLUSTER_ATTRIBUTE(16)
 
 namespace aiterlite {
 
-// One exchange of floats between the kSize workgroups of a cluster: every thread calls open, then await_start; then any
-// thread sends, and whoever needs what was sent calls await. A sender does not wait, and may end at once.
+// One exchange of floats, or of Quads of them, between the kSize workgroups of a cluster: every thread calls open, then
+// await_start; then any thread sends, and whoever needs what was sent calls await. A sender does not wait, and may end
+// at once.
 template <uint32_t kSize>
 class Mailbox {
  public:
@@ -32,7 +38,10 @@ class Mailbox {
   // Until it has started and opened its mailbox, another workgroup's shared memory may not be written.
   AITERLITE_DEVICE void await_start() { cluster_wait(); }
   // Writes to where `local`, in this workgroup's shared memory, lies in the workgroup of rank `to`.
-  AITERLITE_DEVICE void send(uint32_t to, float* local, float value) { mailbox_send(shared_, to, local, value); }
+  template <class Value>  // float, or Quad
+  AITERLITE_DEVICE void send(uint32_t to, Value* local, const Value& value) {
+    mailbox_send(shared_, to, local, value);
+  }
   AITERLITE_DEVICE void await() { mailbox_wait(shared_); }
 
  private:
@@ -50,7 +59,8 @@ class Mailbox<1> {
   AITERLITE_DEVICE static uint32_t rank() { return 0; }
   AITERLITE_DEVICE void open(uint32_t) {}
   AITERLITE_DEVICE void await_start() {}
-  AITERLITE_DEVICE void send(uint32_t, float*, float) {}
+  template <class Value>
+  AITERLITE_DEVICE void send(uint32_t, Value*, const Value&) {}
   AITERLITE_DEVICE void await() {}
 };
 

@@ -1,0 +1,167 @@
+"""The skinny GEMM of sm_90's copy engine, as far as no GPU is needed: its plans, its compiled kernels, its launch."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from pathlib import Path
+from typing import Any
+
+import fake_driver
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiterlite import dispatch
+from aiterlite.jit import engine, loader
+from aiterlite.tables import gemm_rc, gemm_sm90, overlap
+from aiterlite.tables.gemm_rc_plan import REDUCTIONS
+from aiterlite.tables.gemm_sm90 import Sm90Tiling
+from aiterlite.target import launch_target, resolve
+
+sizes = st.one_of(st.integers(1, 20000), st.sampled_from([1, 63, 64, 65, 65536, 2**31 - 1]))
+H100 = resolve("h100")
+
+
+def plan(n: int, m: int, k: int, reduction: str = "deterministic", chip: str = "h100") -> gemm_sm90.Sm90Plan:
+    return gemm_sm90.plan(gemm_rc.RcProblem(n, m, k, reduction=reduction), resolve(chip))
+
+
+# Plans ----------------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 128), sizes, sizes, st.sampled_from(REDUCTIONS))
+def test_every_plan_is_one_that_the_kernel_can_run(n: int, m: int, k: int, reduction: str) -> None:
+    """What sm90_wv_split_k.hip and the architecture state: tokens, steps of K, shared memory, grid."""
+    chosen = plan(n, m, k, reduction)
+    cut = chosen.tiling
+    assert n <= cut.cols and cut.cluster <= -(-k // 64) and 2 <= cut.stages <= 16
+    assert chosen.shared_bytes == cut.shared_bytes <= 227 << 10
+    assert chosen.grid == -(-m // (64 * cut.groups)) * cut.cluster < 2**31 * 16
+    assert chosen.block == 128 * cut.groups + 32 and chosen.workspace == 0
+    # A part of the chip with few multiprocessors must still hold a cluster that is not portable.
+    assert cut.cluster <= 8 or 2 * (cut.shared_bytes + 1024) <= 228 << 10
+
+
+@given(sizes, sizes)
+def test_in_batch_invariant_the_cluster_is_the_same_for_every_n_and_chip(m: int, k: int) -> None:
+    clusters = {plan(n, m, k, "batch_invariant").tiling.cluster for n in (1, 8, 9, 16, 33, 64, 128)}
+    assert len(clusters) == 1
+    few = gemm_sm90.tiling(16, m, k, 60, invariant=True)
+    assert {few.cluster} == clusters
+
+
+def test_the_cluster_does_depend_on_n_elsewhere() -> None:
+    """The negative control of the test above."""
+    assert len({plan(n, 1536, 7168).tiling.cluster for n in (16, 32, 64, 128)}) > 1
+
+
+def test_only_aligned_operands_are_for_the_copy_engine() -> None:
+    for aligned, row in ((True, "wgmma"), (False, "mma_sync")):
+        problem = gemm_rc.RcProblem(64, 256, 7168, aligned=aligned)
+        decision = dispatch.decide(gemm_rc.WV_SPLIT_K_RC, problem, H100)
+        assert decision.row is not None and decision.row.name == row
+    for chip, row in (("a100", "mma_sync"), ("mi300x", "mfma")):
+        decision = dispatch.decide(gemm_rc.WV_SPLIT_K_RC, gemm_rc.RcProblem(64, 256, 7168), resolve(chip))
+        assert decision.row is not None and decision.row.name == row
+
+
+# Kernels --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.nvcc
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize(
+    "cut",
+    [
+        Sm90Tiling(8, 1, 16, 1),
+        Sm90Tiling(16, 1, 7, 16),
+        Sm90Tiling(32, 2, 5, 3),
+        Sm90Tiling(64, 1, 5, 5),
+        Sm90Tiling(128, 2, 5, 2),
+    ],
+    ids=str,
+)
+def test_kernels_compile_without_spills(cut: Sm90Tiling, dtype: str) -> None:
+    """Each number of columns; the kernel's own assertions hold the plan's formula of shared memory to its struct."""
+    problem = gemm_rc.RcProblem(cut.cols, 640, 2880, dtype)
+    unit = gemm_sm90.device_unit(problem, H100, gemm_sm90.plan_of(cut, problem.m))
+    artifact = engine.obtain(unit, build=True)
+    resources = artifact.entry.meta["resources"][gemm_sm90.KERNEL]
+    assert resources["spill_store_bytes"] == resources["spill_load_bytes"] == resources["stack_bytes"] == 0
+    assert overlap.overlaps(unit)
+
+
+# Launch ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return fake_driver.build(tmp_path_factory.mktemp("drivers"))
+
+
+@pytest.fixture
+def cuda(libraries: dict[str, Path]) -> Any:
+    """The launch of the host unit over the fake CUDA driver, and that driver's record."""
+    driver, record = fake_driver.open_driver("cuda", libraries["cuda"])
+    ctypes.c_int.in_dll(ctypes.CDLL(str(libraries["cuda"])), "fake_argument_bytes").value = 256 + 80
+    entry = loader.host_library(gemm_sm90.host_unit(launch_target())).aiterlite_sm90_wv_split_k_launch
+    entry.argtypes = [
+        *[ctypes.c_void_p] * 4,
+        *[ctypes.c_uint32] * 2,
+        *[ctypes.c_int64] * 3,
+        ctypes.c_int32,
+        *[ctypes.c_void_p] * 4,
+        *[ctypes.c_int64] * 7,
+    ]
+
+    def launch(
+        n: int = 100, m: int = 640, k: int = 2880, element: int = 0, x: int = 0x1000, stride_x: int = 2888
+    ) -> int:
+        head = (driver.launch_address, driver.entry("cuTensorMapEncodeTiled"), 0x77, 0x5000, 160, 99000)
+        return int(entry(*head, 64, 128, 5, element, x, 0x2000, None, 0x4000, stride_x, 2880, 0, m, n, m, k))
+
+    return launch, record
+
+
+@pytest.mark.compile
+@pytest.mark.torch
+@pytest.mark.parametrize(("element", "type_of_map"), [(0, 9), (1, 6)])
+def test_what_a_launch_says(element: int, type_of_map: int, cuda: Any) -> None:
+    launch, record = cuda
+    assert launch(element=element) == 0
+    assert (record.function, record.stream, record.shared_bytes) == (0x77, 0x5000, 99000)
+    assert (list(record.grid), list(record.block)) == ([50, 1, 1], [160, 1, 1])
+    # Of x, which is described last: the type, two dimensions, 128-byte swizzle, 128-byte promotion, zeros outside.
+    assert record.encodes == 2 and list(record.encoded_as)[:6] == [type_of_map, 2, 0, 3, 2, 0]
+    assert list(record.encoded) == [0x1000, 2880, 100, 2 * 2888] and list(record.box) == [64, 128]
+    # Two maps, then aiterlite_gemm_args.
+    assert bytes(record.arguments)[:256] == b"\x55" * 256
+    said = struct.pack("<4Q4q4i", 0x1000, 0x2000, 0, 0x4000, 2888, 2880, 0, 640, 100, 640, 2880, 0)
+    assert bytes(record.arguments)[256:336] == said
+
+
+@pytest.mark.compile
+@pytest.mark.torch
+def test_a_single_row_may_have_any_stride(cuda: Any) -> None:
+    """A driver refuses strides that are no multiples of 16 bytes, and that of one row is never used."""
+    launch, record = cuda
+    assert launch(n=1, k=2876, stride_x=3) == 0
+    assert list(record.encoded) == [0x1000, 2876, 1, 2 * 2880]
+
+
+@pytest.mark.compile
+@pytest.mark.torch
+@pytest.mark.parametrize("change", [{"n": 0}, {"n": 129}, {"m": 2**31}, {"k": 2**31}, {"m": 0}, {"k": 0}])
+def test_sizes_that_do_not_fit_are_refused_before_the_driver(change: dict[str, int], cuda: Any) -> None:
+    launch, record = cuda
+    assert launch(**change) == -1
+    assert record.launches == record.encodes == 0
+
+
+@pytest.mark.compile
+@pytest.mark.torch
+def test_what_the_driver_does_not_describe_is_not_launched(cuda: Any) -> None:
+    launch, record = cuda
+    assert launch(x=0x1008) == 1
+    assert record.launches == 0
