@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,7 @@ from aiterlite.jit.kernarg import Argument
 from aiterlite.jit.sources import SourceTree
 from aiterlite.jit.spec import Unit
 from aiterlite.jit.store import Store
-from aiterlite.tables import KERNARG_HOSTS, TABLES, asm, gemm
+from aiterlite.tables import KERNARG_HOSTS, TABLES, asm, gemm, gemm_fp8
 from aiterlite.tables.asm import AsmKernel
 from aiterlite.tables.asm_check import check
 from aiterlite.target import launch_target, resolve
@@ -68,16 +69,22 @@ def test_lds_leaves_room_for_the_waves_that_a_variant_wants() -> None:
             assert workgroups * variant.lds_bytes <= resolve(target).lds_bytes, variant
 
 
+@pytest.mark.parametrize(
+    ("kernel", "table"),
+    [(asm.WV_SPLIT_K, gemm.LINEAR), (asm.WV_SPLIT_K_Q, gemm_fp8.WV_SPLIT_K_Q)],
+    ids=["wvSplitK", "wvSplitKQ"],
+)
 @pytest.mark.parametrize("chip", ["mi300x", "mi308x", "mi355x"])
-def test_the_check_assembles_what_dispatch_takes_for_the_models_shapes(chip: str) -> None:
+def test_the_check_assembles_what_dispatch_takes_for_the_models_shapes(
+    chip: str, kernel: AsmKernel, table: Table
+) -> None:
     persona = resolve(chip)
-    kernel = asm.WV_SPLIT_K
     units = {kernel.device_unit(variant, persona.target) for variant in kernel.variants(persona.target)}
-    for m, k in SHAPES:
-        for n in TOKENS:
-            decision = dispatch.decide(gemm.LINEAR, gemm.GemmProblem(n, m, k), persona, Wishes(prefer="asm"))
-            assert decision.row is not None and decision.row.backend == "asm"
-            assert decision.units[0] in units
+    for (m, k), n, dtype in itertools.product(SHAPES, TOKENS, kernel.dtypes):
+        problem = table.problem(n, m, k, dtype=dtype)
+        decision = dispatch.decide(table, problem, persona, Wishes(prefer="asm"))
+        assert decision.row is not None and decision.row.name == kernel.name
+        assert decision.units[0] in units
 
 
 @pytest.mark.torch

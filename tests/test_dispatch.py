@@ -392,6 +392,12 @@ def _golden_assembly() -> list[str]:
         decision = dispatch.decide(gemm.LINEAR, problem, resolve(chip), asked)
         lines.append(f"linear prefer=asm {chip} {name}: {_short(decision)}")
         lines += [f"    note: {note}" for note in decision.notes]
+    scaled = {f"n={n}": {"n": n} for n in (1, 4, 16)} | ODD_SCALED
+    for chip, (name, change) in itertools.product(("mi300x", "mi308x", "mi355x"), scaled.items()):
+        problem = dataclasses.replace(gemm_fp8.ScaledGemmProblem(4, 2112, 7168), **change)
+        decision = dispatch.decide(gemm_fp8.WV_SPLIT_K_Q, problem, resolve(chip), asked)
+        lines.append(f"wvSplitKQ prefer=asm {chip} {name}: {_short(decision)}")
+        lines += [f"    note: {note}" for note in decision.notes]
     return lines
 
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aiterlite.errors import LoadError
+
 
 @dataclass(frozen=True)
 class Argument:
@@ -71,6 +73,17 @@ def read(library: ctypes.CDLL, struct: str) -> KernargLayout:
         row = rows[1 + len(fields)]
         fields.append(Argument(row.name.decode(), row.offset, row.size, bool(row.pointer)))
     return KernargLayout(rows[0].name.decode(), rows[0].size, tuple(fields))
+
+
+def require(library: ctypes.CDLL, struct: str, digest: str) -> None:
+    """Raises `LoadError` where a host unit fills a struct otherwise than the layout of this digest."""
+    filled = read(library, struct)
+    if filled.digest != digest:
+        raise LoadError(
+            f"an assembly kernel was assembled for a struct of digest {digest[:12]}, and {library._name} fills one "
+            f"of digest {filled.digest[:12]}: {filled.text}. Make the kernel, aiterlite/tables/asm.py and the C++ "
+            "struct agree; `aiterlite build --check-asm` names the fields that do not"
+        )
 
 
 def differences(declared: Sequence[Argument], found: Sequence[Argument]) -> list[tuple[str, str, str]]:

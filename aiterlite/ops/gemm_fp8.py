@@ -12,7 +12,9 @@ from torch import Tensor
 from aiterlite import emulator, launcher
 from aiterlite.dispatch import Decision
 from aiterlite.errors import ArgumentError, LaunchError
+from aiterlite.jit import kernarg
 from aiterlite.ops import calls, gemm
+from aiterlite.tables import asm
 from aiterlite.tables import gemm_fp8 as tables
 from aiterlite.target import launch_target
 
@@ -179,10 +181,13 @@ def host_entry(target: str) -> Any:
     return kernel
 
 
-def launch_entry(capturing: bool = True) -> Any:
+def launch_entry(capturing: bool = True, reads: str = "") -> Any:
     """The launch of a GPU kernel, as `gemm.launch_entry`, for the operands of wvSplitKQ."""
     watch = launcher.capturing if capturing else lambda: False
-    launch = gemm._library(launch_target(), watch).aiterlite_wv_split_k_q_launch
+    library = gemm._library(launch_target(), watch)
+    if reads:
+        kernarg.require(library, asm.SCALED_GEMM_ARGS.name, reads)
+    launch = library.aiterlite_wv_split_k_q_launch
     launch.argtypes = [*[ctypes.c_void_p] * 3, *[ctypes.c_uint32] * 3, *_OPERAND_TYPES]
     return launch
 
@@ -203,8 +208,9 @@ def _host_launch(decision: Decision, fixed: tuple[int, ...]) -> Launch:
 def _device_launch(decision: Decision, fixed: tuple[int, ...], device: torch.device) -> Launch:
     persona, grid, block = decision.persona, decision.plan.grid, decision.plan.block
     index = device.index or 0
-    function = launcher.function(decision.units[0], persona, device.type, index, tables.KERNEL)
-    entry = launch_entry()
+    unit, kernel = gemm.device_kernel(decision)
+    function = launcher.function(unit, persona, device.type, index, kernel)
+    entry = launch_entry(reads=unit.kernarg)
     raw_stream: Any = torch._C._cuda_getCurrentRawStream
 
     def launch(*operands: Any) -> None:
@@ -219,8 +225,9 @@ def _device_launch(decision: Decision, fixed: tuple[int, ...], device: torch.dev
 def _emulated_launch(decision: Decision, fixed: tuple[int, ...]) -> Launch:
     """The AMD path on CPU tensors: the same plan, host code, arguments and machine code, run by the emulator."""
     persona, grid, block = decision.persona, decision.plan.grid, decision.plan.block
-    function = launcher.function(decision.units[0], persona, "cpu", 0, tables.KERNEL)
-    entry = launch_entry(capturing=False)
+    unit, kernel = gemm.device_kernel(decision)
+    function = launcher.function(unit, persona, "cpu", 0, kernel)
+    entry = launch_entry(capturing=False, reads=unit.kernarg)
     names = ("x", "weight", "bias", "y", "scale_x", "scale_w")
 
     def launch(*operands: Any) -> None:

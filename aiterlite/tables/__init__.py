@@ -16,4 +16,7 @@ TABLES: dict[str, Table] = {
 DEFAULT_OPS = ("wvSplitK", "wvSplitKQ", "linear")
 
 # The host unit that fills each argument struct of assembly kernels; it exports the layout as its compiler has it.
-KERNARG_HOSTS: dict[str, Callable[[str], Unit]] = {asm.GEMM_ARGS.name: gemm.host_unit}
+KERNARG_HOSTS: dict[str, Callable[[str], Unit]] = {
+    asm.GEMM_ARGS.name: gemm.host_unit,
+    asm.SCALED_GEMM_ARGS.name: gemm.host_unit,
+}

@@ -8,7 +8,7 @@ it exports its own layout; `check-asm` and every launch hold the two together.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -71,8 +71,9 @@ class AsmKernel:
 
     `name` is that of its row in a dispatch table, `unit` that of its units, `symbol` the kernel's in the object.
     `tokens` (a range, both ends included) and `heads` are what problems it takes, None where that does not apply;
-    `requires` is what else a problem must be. `vskip` says that it uses s_setvskip. `variants` gives those that the
-    check assembles for a target: the ones that its family's plan makes of the models' shapes.
+    `requires` is what else a problem must be. `vskip` says that it uses s_setvskip. `dtype_define` is the define that
+    takes the problem's dtype, of a kernel that is assembled for one of several. `variants` gives those that the check
+    assembles for a target: the ones that its family's plan makes of the models' shapes, for each dtype.
     """
 
     name: str
@@ -87,6 +88,13 @@ class AsmKernel:
     heads: tuple[int, ...] | None = None
     vskip: bool = False
     requires: tuple[Requirement, ...] = ()
+    dtype_define: str = ""
+
+    def for_dtype(self, variant: AsmVariant, dtype: str) -> AsmVariant:
+        """A plan's variant as a problem of this dtype needs it."""
+        if not self.dtype_define:
+            return variant
+        return replace(variant, defines=(*variant.defines, (self.dtype_define, dtype)))
 
     def device_unit(self, variant: AsmVariant, target: str) -> Unit:
         return Unit(
@@ -109,7 +117,7 @@ def dispatch_row(
     """The row of a kernel in its family's dispatch table.
 
     `common` is what the whole family needs of a problem, `plan` gives the launch of one, `variant` what a plan is
-    assembled as, and `host_unit` what launches it.
+    assembled as, the dtype aside, and `host_unit` what launches it.
     """
     requires: list[Requirement] = [Targets(kernel.targets), OneOf("dtype", kernel.dtypes)]
     if kernel.tokens is not None:
@@ -118,7 +126,8 @@ def dispatch_row(
         requires.append(OneOf("heads", kernel.heads))
 
     def units(problem: Any, persona: Persona, plan: Any) -> tuple[Unit, ...]:
-        return kernel.device_unit(variant(plan), persona.target), host_unit(launch_target())
+        chosen = kernel.for_dtype(variant(plan), problem.dtype)
+        return kernel.device_unit(chosen, persona.target), host_unit(launch_target())
 
     return Row(
         name=kernel.name,
@@ -152,6 +161,28 @@ GEMM_ARGS = KernargLayout(
     ),
 )
 
+SCALED_GEMM_ARGS = KernargLayout(
+    "aiterlite_scaled_gemm_args",
+    104,
+    (
+        Argument("x", 0, 8, pointer=True),
+        Argument("w", 8, 8, pointer=True),
+        Argument("bias", 16, 8, pointer=True),
+        Argument("y", 24, 8, pointer=True),
+        Argument("scale_x", 32, 8, pointer=True),
+        Argument("scale_w", 40, 8, pointer=True),
+        Argument("stride_x", 48, 8),
+        Argument("stride_w", 56, 8),
+        Argument("stride_bias", 64, 8),
+        Argument("stride_y", 72, 8),
+        Argument("stride_scale_w", 80, 8),
+        Argument("n", 88, 4),
+        Argument("m", 92, 4),
+        Argument("k", 96, 4),
+        Argument("reserved", 100, 4),
+    ),
+)
+
 # Kernels --------------------------------------------------------------------------------------------------------------
 
 
@@ -172,11 +203,22 @@ def wv_split_k_variant(cut: Tiling) -> AsmVariant:
     )
 
 
-def _wv_split_k_variants(target: str) -> tuple[AsmVariant, ...]:
+def _wv_split_k_variants(target: str, element_bytes: int = 2) -> tuple[AsmVariant, ...]:
     units = sorted({persona.cu_count for persona in map(resolve, names()) if persona.target == target})
-    cuts = {tiling(target, n, m, k, compute_units, True) for (m, k), n, compute_units in product(SHAPES, TOKENS, units)}
+    cuts = {
+        tiling(target, n, m, k * element_bytes // 2, compute_units, True)
+        for (m, k), n, compute_units in product(SHAPES, TOKENS, units)
+    }
     return tuple(sorted({wv_split_k_variant(cut) for cut in cuts}, key=lambda variant: variant.defines))
 
+
+def _wv_split_k_q_variants(target: str) -> tuple[AsmVariant, ...]:
+    """Tilings are those of 16-bit elements of which a row has as many bytes."""
+    cuts = _wv_split_k_variants(target, element_bytes=1)
+    return tuple(WV_SPLIT_K_Q.for_dtype(cut, dtype) for cut, dtype in product(cuts, WV_SPLIT_K_Q.dtypes))
+
+
+_ALIGNED = Holds("aligned", True, "an operand is not 16-byte aligned", "pad rows and addresses to 16 bytes")
 
 WV_SPLIT_K = AsmKernel(
     name="mfma_asm",
@@ -188,7 +230,22 @@ WV_SPLIT_K = AsmKernel(
     dtypes=("bf16",),
     variants=_wv_split_k_variants,
     tokens=(1, 16),
-    requires=(Holds("aligned", True, "an operand is not 16-byte aligned", "pad rows and addresses to 16 bytes"),),
+    requires=(_ALIGNED,),
 )
 
-KERNELS: tuple[AsmKernel, ...] = (WV_SPLIT_K,)
+# dtype is that of the output and of the bias; the 8-bit float of the operands is the matrix unit's.
+WV_SPLIT_K_Q = AsmKernel(
+    name="mfma_fp8_asm",
+    unit="gemm/wv_split_k_q_asm",
+    symbol="aiterlite_wv_split_k_q_asm",
+    source="asm/gemm/wv_split_k.S",
+    targets=("gfx942", "gfx950"),
+    kernarg=SCALED_GEMM_ARGS,
+    dtypes=("bf16", "fp16"),
+    variants=_wv_split_k_q_variants,
+    tokens=(1, 16),
+    requires=(_ALIGNED,),
+    dtype_define="AITERLITE_RESULT",
+)
+
+KERNELS: tuple[AsmKernel, ...] = (WV_SPLIT_K, WV_SPLIT_K_Q)

@@ -12,7 +12,7 @@ from typing import Any
 
 from aiterlite.dispatch import Between, Holds, OneOf, Refusal, Row, Table, Targets, Wishes
 from aiterlite.jit.spec import Unit
-from aiterlite.tables import gemm, overlap
+from aiterlite.tables import asm, gemm, overlap
 from aiterlite.tables.gemm import WvSplitKPlan
 from aiterlite.tables.gemm_plan import CHIPS, Tiling, ranked_cuts, split_k
 from aiterlite.target import Persona, launch_target
@@ -113,14 +113,13 @@ def _units(problem: Any, persona: Persona, plan: Any) -> tuple[Unit, ...]:
     return overlap.with_launch((device_unit(problem, persona, plan), gemm.host_unit(launch_target())))
 
 
-_SKINNY = (
-    OneOf("dtype", gemm.DTYPES),
+_OPERANDS = (
     OneOf("scale_w", ("tensor", "row")),
-    Between("n", 1, gemm.MAX_TOKENS),
     Between("m", 1, _SIZE_MAX),
     Between("k", 1, _SIZE_MAX),
     Holds("dense", True, "an operand's last dimension is strided", "make it contiguous"),
 )
+_SKINNY = (OneOf("dtype", gemm.DTYPES), Between("n", 1, gemm.MAX_TOKENS), *_OPERANDS)
 _CPU = Row(
     name="cpu",
     backend="host",
@@ -134,8 +133,14 @@ def _gpu(name: str, backend: str, prefix: str) -> Row:
     return Row(name, backend, (Targets(targets), MatrixUnitTakes(prefix), *_SKINNY), plan=plan, units=_units)
 
 
+def _asm_variant(plan: WvSplitKPlan) -> asm.AsmVariant:
+    return asm.wv_split_k_variant(plan.tiling)
+
+
+_ASM = asm.dispatch_row(asm.WV_SPLIT_K_Q, (MatrixUnitTakes("gfx"), *_OPERANDS), plan, _asm_variant, gemm.host_unit)
+
 WV_SPLIT_K_Q = Table(
     "wvSplitKQ",
     ScaledGemmProblem,
-    (_CPU, _gpu("mfma_fp8", "hip", "gfx"), _gpu("mma_sync_fp8", "cuda", "sm_")),
+    (_CPU, _gpu("mfma_fp8", "hip", "gfx"), _ASM, _gpu("mma_sync_fp8", "cuda", "sm_")),
 )

@@ -1,14 +1,18 @@
 // Skinny GEMM for a few tokens: y[n, m] = sum_k x[n, k] * w[m, k] + bias, bf16, sums in float. gfx942 and gfx950.
+// With 8-bit operands (AITERLITE_RESULT is defined, bf16 or fp16, and names the type of y and bias) the kernel is
+// aiterlite_wv_split_k_q_asm, and the sum is multiplied by a scale of x and one of w's row before the bias is added. They
+// are e4m3fnuz on gfx942 and e4m3fn on gfx950: what the matrix instruction of the chip takes.
 //
 // The tiling, the arithmetic and its order are those of csrc/gemm/wv_split_k.hip with the same defines, and so are the
 // bits: a wave adds the tiles of its batches in order of k, a finishing lane adds the waves' sums in order of wave to
-// +0, then the slices by halving (its butterfly over lanes 1, 2, 4, 8 apart), then the bias, and rounds once. Steps of
-// a tile that lie beyond K add zeros there and here.
+// +0, then the slices by halving (its butterfly over lanes 1, 2, 4, 8 apart), multiplies by the scale of x, and by that
+// of the row as it adds the bias, with one rounding for both as the compiler has it, and rounds once to y. Steps of a
+// tile that lie beyond K add zeros there and here.
 //
 // Defines: AITERLITE_SLICES (S) 1, 2, 4, 8 or 16; AITERLITE_TILES (T) 1, 2 or 4; AITERLITE_UNROLL (U) 1 to 8;
 // AITERLITE_WAVES (W) 1 to 16. A workgroup of 64 * W work-items owns 16 * T / S weight rows, so the grid is
-// ceil(M * S / (16 * T)). N <= 16 / S. K is a multiple of 8, x and w and each of their rows begin at multiples of 16
-// bytes. Any stride.
+// ceil(M * S / (16 * T)). N <= 16 / S. K is a multiple of the elements in 16 bytes, x and w and each of their rows begin
+// at multiples of 16 bytes. Any stride. A tile covers 64 bytes of each row's K, whatever the elements.
 //
 // Traffic is the HIP kernel's. What differs is what is issued besides loads and products:
 // * A slot is the operands of one step: a token vector and T weight vectors. As soon as its products are issued, the
@@ -16,8 +20,13 @@
 //   batches; a slot is waited for by count, which needs loads to complete in order, as those of one type do.
 // * Sums go to LDS as they lie in registers, 16 bytes a lane, products of unequal slices included. The finishing lanes
 //   pick what counts. LDS: 1024 * W * T bytes.
-// * Only waves that finish outputs look at the bias or compute where outputs lie, and all others end at the barrier.
+// * Only waves that finish outputs look at scales and bias or compute where outputs lie, and all others end at the
+//   barrier.
+#if defined(AITERLITE_RESULT)
+#include <aiterlite/asm/scaled_gemm_args.inc>
+#else
 #include <aiterlite/asm/gemm_args.inc>
+#endif
 #include <aiterlite/asm/kernel.inc>
 #include <aiterlite/asm/matrix.inc>
 
@@ -50,12 +59,79 @@
 #error "AITERLITE_WAVES must be 1 to 16"
 #endif
 
+// What the two kernels differ in: elements, arguments, and whether the sum is scaled.
+#if defined(AITERLITE_RESULT)
+#define RESULT_bf16 1
+#define RESULT_fp16 2
+#define RESULT_NUMBER_OF(name) RESULT_##name
+#define RESULT_NUMBER(name) RESULT_NUMBER_OF(name)
+#if RESULT_NUMBER(AITERLITE_RESULT) == 1
+.set FP16_RESULT, 0
+#elif RESULT_NUMBER(AITERLITE_RESULT) == 2
+.set FP16_RESULT, 1
+#else
+#error "AITERLITE_RESULT must be bf16 or fp16"
+#endif
+#define KERNEL aiterlite_wv_split_k_q_asm
+#define MULTIPLY aiterlite_multiply_fp8
+.set SCALED, 1
+.set LOG_ELEMENT_BYTES, 0
+.set ARGS_BYTES, SCALED_GEMM_ARGS_BYTES
+.macro load_arguments
+  s_load_dwordx16 s[16:31], s[0:1], SCALED_GEMM_ARGS_POINTERS
+  s_load_dwordx8 s[32:39], s[0:1], SCALED_GEMM_ARGS_STRIDE_Y
+.endm
+#define S_STRIDE_BIAS s[8:9]        /* only in waves that finish outputs, and so is the scale of x */
+#define S_STRIDE_BIAS_LOW s8
+#define S_STRIDE_BIAS_HIGH s9
+#define S_X_SCALE s10
+#define S_X_SCALE_AT s[24:25]
+#define S_ROW_SCALES s[26:27]
+#define S_STRIDE_X_LOW s28
+#define S_STRIDE_X_HIGH s29
+#define S_STRIDE_W_LOW s30
+#define S_STRIDE_W_HIGH s31
+#define S_STRIDE_Y_LOW s32
+#define S_STRIDE_Y_HIGH s33
+#define S_STRIDE_SCALES_LOW s34
+#define S_STRIDE_SCALES_HIGH s35
+#define S_TOKENS s36
+#define S_ROWS s37
+#define S_DEPTH s38
+.set SGPRS, 40
+#else
+#define KERNEL aiterlite_wv_split_k_asm
+#define MULTIPLY aiterlite_multiply_bf16
+.set FP16_RESULT, 0
+.set SCALED, 0
+.set LOG_ELEMENT_BYTES, 1
+.set ARGS_BYTES, GEMM_ARGS_BYTES
+.macro load_arguments
+  s_load_dwordx16 s[16:31], s[0:1], GEMM_ARGS_POINTERS
+  s_load_dwordx4 s[8:11], s[0:1], GEMM_ARGS_SIZES
+.endm
+#define S_TOKENS s8
+#define S_ROWS s9
+#define S_DEPTH s10
+#define S_STRIDE_X_LOW s24
+#define S_STRIDE_X_HIGH s25
+#define S_STRIDE_W_LOW s26
+#define S_STRIDE_W_HIGH s27
+#define S_STRIDE_BIAS_LOW s28
+#define S_STRIDE_BIAS_HIGH s29
+#define S_STRIDE_Y_LOW s30
+#define S_STRIDE_Y_HIGH s31
+.set SGPRS, 32
+#endif
+
 .set S, AITERLITE_SLICES
 .set T, AITERLITE_TILES
 .set U, AITERLITE_UNROLL
 .set W, AITERLITE_WAVES
 .set SLOT_LOADS, T + 1
-.set STEP, 32 * S                   // k that one tile covers
+.set LOG_VECTOR, 4 - LOG_ELEMENT_BYTES  // elements of 16 bytes
+.set STEP_BYTES, 64 * S             // of a row, that one tile covers
+.set STEP, STEP_BYTES >> LOG_ELEMENT_BYTES  // k of them
 .set BATCH, STEP * U                // k that a wave has in flight
 .set TURN, BATCH * W                // k from a wave's batch to its next one
 .set LOG_SUMS, 4 + LOG_T            // sums that a wave holds for a token, slices apart
@@ -63,7 +139,7 @@
 .set SUMS, 256 * T / S              // sums of all tokens that fit
 .set PASSES, (SUMS + 64 * W - 1) / (64 * W)
 // A load's constant offset has 13 bits with sign: where the last step is out of reach, addresses point to the middle.
-.set MIDDLE, (2 * STEP * (U - 1)) / 4096 * (U / 2)
+.set MIDDLE, (STEP_BYTES * (U - 1)) / 4096 * (U / 2)
 
 #define S_GROUP s2
 #define S_ITEM s3                   /* first work-item of the wave */
@@ -71,9 +147,6 @@
 #define S_K s5
 #define S_TEMP s6
 #define S_SUMS s7                   /* sums of the tokens that there are */
-#define S_TOKENS s8
-#define S_ROWS s9
-#define S_DEPTH s10
 #define S_TURN_BYTES s[12:13]
 #define S_LAST_ROW s14
 #define S_LAST_TOKEN s15
@@ -81,14 +154,14 @@
 #define S_W s[18:19]
 #define S_BIAS s[20:21]
 #define S_Y s[22:23]
-.set SGPRS, 32                      // strides of x, w, bias and y in s[24:31]
 
 // v0 work-item. Operands' addresses, sums and slots are there to the end of the products; what is needed before and
 // after them shares the registers of slots and sums.
 .set V_X, 2
 .set V_W, V_X + 2
 .set V_BIAS, V_W + 2 * T
-.set V_SUM, (V_BIAS + PASSES + 1) / 2 * 2
+.set V_SCALE, V_BIAS + PASSES
+.set V_SUM, (V_SCALE + SCALED * PASSES + 1) / 2 * 2
 .set V_SLOT, V_SUM + 4 * T
 .set VGPRS_MULTIPLY, V_SLOT + 4 * U * SLOT_LOADS
 .set V_PARTIAL, V_SUM + 10
@@ -118,7 +191,7 @@
 
 // Slot u of the batch that the addresses stand at: the token vector, then the weights, which are read once.
 .macro load_vector to, from, u, hint
-  global_load_dwordx4 v[\to:\to + 3], v[\from:\from + 1], off offset:2 * STEP * (\u - MIDDLE) \hint
+  global_load_dwordx4 v[\to:\to + 3], v[\from:\from + 1], off offset:STEP_BYTES * (\u - MIDDLE) \hint
 .endm
 .macro load_slot u
   load_vector V_SLOT + 4 * SLOT_LOADS * \u, V_X, \u
@@ -134,7 +207,7 @@
   s_waitcnt vmcnt((\later) * SLOT_LOADS)
   .set R, 0
   .rept T
-  aiterlite_multiply_bf16 V_SUM + 4 * R, V_SLOT + 4 * (SLOT_LOADS * \u + 1 + R), V_SLOT + 4 * SLOT_LOADS * \u
+  MULTIPLY V_SUM + 4 * R, V_SLOT + 4 * (SLOT_LOADS * \u + 1 + R), V_SLOT + 4 * SLOT_LOADS * \u
   .set R, R + 1
   .endr
 .endm
@@ -156,7 +229,7 @@
 .endm
 
 .macro turn_bytes
-  s_mov_b32 s12, 2 * TURN
+  s_mov_b32 s12, TURN << LOG_ELEMENT_BYTES
   s_mov_b32 s13, 0
 .endm
 
@@ -182,12 +255,23 @@
   v_mov_b32 v[V_ROW + 1], 0
 .endm
 
-// v[V_AT:V_AT + 1] = base + 2 * (token * stride + row), stride in two scalar registers.
-.macro element_address base, stride_low, stride_high
-  v_mad_u64_u32 v[V_AT:V_AT + 1], vcc, v[V_TOKEN], \stride_low, v[V_ROW:V_ROW + 1]
-  v_mul_lo_u32 v[V_TEMP], v[V_TOKEN], \stride_high
+// v[V_AT:V_AT + 1] = base + ((index * stride + inner) << log_bytes), stride in two scalar registers.
+.macro address base, log_bytes, index, stride_low, stride_high, inner
+  v_mad_u64_u32 v[V_AT:V_AT + 1], vcc, v[\index], \stride_low, \inner
+  v_mul_lo_u32 v[V_TEMP], v[\index], \stride_high
   v_add_u32 v[V_AT + 1], v[V_AT + 1], v[V_TEMP]
-  v_lshl_add_u64 v[V_AT:V_AT + 1], v[V_AT:V_AT + 1], 1, \base
+  v_lshl_add_u64 v[V_AT:V_AT + 1], v[V_AT:V_AT + 1], \log_bytes, \base
+.endm
+.macro element_address base, stride_low, stride_high
+  address \base, 1, V_TOKEN, \stride_low, \stride_high, v[V_ROW:V_ROW+1]
+.endm
+
+.macro bias_to_float v
+.if FP16_RESULT
+  v_cvt_f32_f16 v[\v], v[\v]
+.else
+  v_lshlrev_b32 v[\v], 16, v[\v]
+.endif
 .endm
 
 // Of the lanes that hold one output, one for each slice, the first is kept: its bytes are to be moved once.
@@ -250,9 +334,19 @@
   v_add_f32_dpp v[V_TOTAL], v[V_TOTAL], v[V_TOTAL] row_mirror row_mask:0xf bank_mask:0xf
 .endif
   s_waitcnt vmcnt(0)
-  v_lshlrev_b32 v[V_BIAS + \pass], 16, v[V_BIAS + \pass]
+  bias_to_float V_BIAS + \pass
+.if SCALED
+  v_mul_f32 v[V_TOTAL], S_X_SCALE, v[V_TOTAL]
+  v_fma_f32 v[V_TOTAL], v[V_SCALE + \pass], v[V_TOTAL], v[V_BIAS + \pass]
+.else
   v_add_f32 v[V_TOTAL], v[V_TOTAL], v[V_BIAS + \pass]
-  element_address S_Y, s30, s31
+.endif
+  element_address S_Y, S_STRIDE_Y_LOW, S_STRIDE_Y_HIGH
+.if FP16_RESULT
+  v_cvt_f16_f32 v[V_TEMP], v[V_TOTAL]
+  keep_live_lanes
+  global_store_short v[V_AT:V_AT + 1], v[V_TEMP], off
+.else
   // To nearest, ties to even, in the upper half; a NaN stays one.
   v_cmp_u_f32 vcc, v[V_TOTAL], v[V_TOTAL]
   s_movk_i32 S_TEMP, 0x7fff
@@ -262,6 +356,7 @@
   v_cndmask_b32 v[V_TEMP], v[V_TEMP], v[V_OTHER], vcc
   keep_live_lanes
   global_store_short_d16_hi v[V_AT:V_AT + 1], v[V_TEMP], off
+.endif
 .endm
 
 // Before the products.
@@ -270,14 +365,13 @@
 .set P_ROW, V_SLOT + 3              // T of them
 .set P_TOKEN, V_SLOT + 7
 
-aiterlite_begin_kernel aiterlite_wv_split_k_asm
-  s_load_dwordx16 s[16:31], s[0:1], GEMM_ARGS_POINTERS
-  s_load_dwordx4 s[8:11], s[0:1], GEMM_ARGS_SIZES
+aiterlite_begin_kernel KERNEL
+  load_arguments
   v_readfirstlane_b32 S_ITEM, v0
-.if S * U % 2 == 0
-  s_mul_i32 S_K, S_ITEM, S * U / 2
+.if BATCH % 64 == 0
+  s_mul_i32 S_K, S_ITEM, BATCH / 64
 .else
-  s_mul_i32 S_K, S_ITEM, U
+  s_mul_i32 S_K, S_ITEM, BATCH / 32
   s_lshr_b32 S_K, S_K, 1
 .endif
   lane_vector P_OFFSET, P_TOKEN
@@ -288,14 +382,14 @@ aiterlite_begin_kernel aiterlite_wv_split_k_asm
 .if MIDDLE > 0
   s_add_i32 S_K, S_K, STEP * MIDDLE
 .endif
-  v_lshl_add_u32 v[P_OFFSET], v[P_OFFSET], 3, S_K
+  v_lshl_add_u32 v[P_OFFSET], v[P_OFFSET], LOG_VECTOR, S_K
   v_mov_b32 v[P_OFFSET + 1], 0
   s_add_i32 S_LAST_ROW, S_ROWS, -1
   s_add_i32 S_LAST_TOKEN, S_TOKENS, -1
 
   // Lanes past the last row or token take the last one: what they sum is not looked at.
   v_min_u32 v[P_TOKEN], S_LAST_TOKEN, v[P_LOCAL_ROW]
-  v_mad_u64_u32 v[V_X:V_X + 1], vcc, v[P_TOKEN], s24, v[P_OFFSET:P_OFFSET + 1]
+  v_mad_u64_u32 v[V_X:V_X + 1], vcc, v[P_TOKEN], S_STRIDE_X_LOW, v[P_OFFSET:P_OFFSET + 1]
   .set R, T
   .rept T
   .set R, R - 1
@@ -303,22 +397,22 @@ aiterlite_begin_kernel aiterlite_wv_split_k_asm
   v_add_u32 v[P_ROW + R], R << (4 - LOG_S), v[P_ROW]
 .endif
   v_min_u32 v[P_ROW + R], S_LAST_ROW, v[P_ROW + R]
-  v_mad_u64_u32 v[V_W + 2 * R:V_W + 2 * R + 1], vcc, v[P_ROW + R], s26, v[P_OFFSET:P_OFFSET + 1]
+  v_mad_u64_u32 v[V_W + 2 * R:V_W + 2 * R + 1], vcc, v[P_ROW + R], S_STRIDE_W_LOW, v[P_OFFSET:P_OFFSET + 1]
   .endr
-  s_or_b32 S_TEMP, s25, s27
+  s_or_b32 S_TEMP, S_STRIDE_X_HIGH, S_STRIDE_W_HIGH
   s_cbranch_scc1 .Lwide_strides
 .Lbase_addresses:
-  v_lshl_add_u64 v[V_X:V_X + 1], v[V_X:V_X + 1], 1, S_X
+  v_lshl_add_u64 v[V_X:V_X + 1], v[V_X:V_X + 1], LOG_ELEMENT_BYTES, S_X
   .set R, 0
   .rept T
-  v_lshl_add_u64 v[V_W + 2 * R:V_W + 2 * R + 1], v[V_W + 2 * R:V_W + 2 * R + 1], 1, S_W
+  v_lshl_add_u64 v[V_W + 2 * R:V_W + 2 * R + 1], v[V_W + 2 * R:V_W + 2 * R + 1], LOG_ELEMENT_BYTES, S_W
   .set R, R + 1
   .endr
 
   s_lshl_b32 S_SUMS, S_TOKENS, LOG_SUMS
   s_cmp_lt_u32 S_ITEM, S_SUMS
-  s_cbranch_scc1 .Lfetch_bias
-.Lbias_under_way:
+  s_cbranch_scc1 .Lfetch
+.Lfetched:
   .set R, 0
   .rept 2 * T
   v_mov_b64 v[V_SUM + 2 * R:V_SUM + 2 * R + 1], 0
@@ -385,35 +479,51 @@ aiterlite_begin_kernel aiterlite_wv_split_k_asm
 
 .Lwide_strides:
   // Rows that are 2^32 elements apart or more: the upper half of stride * row.
-  v_mul_lo_u32 v1, v[P_TOKEN], s25
+  v_mul_lo_u32 v1, v[P_TOKEN], S_STRIDE_X_HIGH
   v_add_u32 v[V_X + 1], v[V_X + 1], v1
   .set R, 0
   .rept T
-  v_mul_lo_u32 v1, v[P_ROW + R], s27
+  v_mul_lo_u32 v1, v[P_ROW + R], S_STRIDE_W_HIGH
   v_add_u32 v[V_W + 2 * R + 1], v[V_W + 2 * R + 1], v1
   .set R, R + 1
   .endr
   s_branch .Lbase_addresses
 
-.Lfetch_bias:
-  // Before the operands, and not looked at before the end: its latency passes beside theirs.
+.Lfetch:
+  // Scales and bias, before the operands, and not looked at before the end: their latency passes beside the operands'.
+.if SCALED
+  s_load_dwordx2 S_STRIDE_BIAS, s[0:1], SCALED_GEMM_ARGS_STRIDE_BIAS
+  s_load_dword S_X_SCALE, S_X_SCALE_AT, 0
+  .set PASS, 0
+  .rept PASSES
+  locate PASS
+  address S_ROW_SCALES, 2, V_ROW, S_STRIDE_SCALES_LOW, S_STRIDE_SCALES_HIGH, 0
+  keep_live_lanes
+  global_load_dword v[V_SCALE + PASS], v[V_AT:V_AT + 1], off
+  s_mov_b64 exec, -1
+  .set PASS, PASS + 1
+  .endr
+.endif
   .set PASS, 0
   .rept PASSES
   v_mov_b32 v[V_BIAS + PASS], 0
   .set PASS, PASS + 1
   .endr
   s_cmp_eq_u64 S_BIAS, 0
-  s_cbranch_scc1 .Lbias_under_way
+  s_cbranch_scc1 .Lfetched
+.if SCALED
+  s_waitcnt lgkmcnt(0)
+.endif
   .set PASS, 0
   .rept PASSES
   locate PASS
-  element_address S_BIAS, s28, s29
+  element_address S_BIAS, S_STRIDE_BIAS_LOW, S_STRIDE_BIAS_HIGH
   keep_live_lanes
   global_load_ushort v[V_BIAS + PASS], v[V_AT:V_AT + 1], off
   s_mov_b64 exec, -1
   .set PASS, PASS + 1
   .endr
-  s_branch .Lbias_under_way
+  s_branch .Lfetched
 
 .Lpart_of_batch:
   turn_bytes
@@ -422,7 +532,7 @@ aiterlite_begin_kernel aiterlite_wv_split_k_asm
   s_cmp_le_i32 S_LEFT, 0
   s_cbranch_scc1 .Lsum
   lane_vector 1, V_SLOT
-  v_lshlrev_b32 v1, 3, v1
+  v_lshlrev_b32 v1, LOG_VECTOR, v1
   // Zeros where K has ended, and nothing read there: a lane that is past the end at one step is so at the next.
   .set I, 0
   .rept 2 * U * SLOT_LOADS
@@ -442,4 +552,4 @@ aiterlite_begin_kernel aiterlite_wv_split_k_asm
   multiply_batch
   s_branch .Lsum
 
-aiterlite_end_kernel aiterlite_wv_split_k_asm, GEMM_ARGS_BYTES, 64 * W, 1024 * W * T, SGPRS, VGPRS
+aiterlite_end_kernel KERNEL, ARGS_BYTES, 64 * W, 1024 * W * T, SGPRS, VGPRS

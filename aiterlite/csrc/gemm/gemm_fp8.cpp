@@ -3,12 +3,37 @@
 #include <aiterlite/cpu/skinny_gemm.h>
 #include <aiterlite/gemm_args.h>
 #include <aiterlite/host_abi.h>
+#include <aiterlite/kernarg.h>
 
 namespace {
 
 using namespace aiterlite::cpu;
 
 constexpr int32_t kInvalid = -1;
+
+#define ARGUMENT(field) AITERLITE_KERNARG_FIELD(aiterlite_scaled_gemm_args, field)
+constexpr aiterlite_kernarg_field kArguments[] = {
+    AITERLITE_KERNARG_STRUCT(aiterlite_scaled_gemm_args),
+    ARGUMENT(x),
+    ARGUMENT(w),
+    ARGUMENT(bias),
+    ARGUMENT(y),
+    ARGUMENT(scale_x),
+    ARGUMENT(scale_w),
+    ARGUMENT(stride_x),
+    ARGUMENT(stride_w),
+    ARGUMENT(stride_bias),
+    ARGUMENT(stride_y),
+    ARGUMENT(stride_scale_w),
+    ARGUMENT(n),
+    ARGUMENT(m),
+    ARGUMENT(k),
+    ARGUMENT(reserved),
+    AITERLITE_KERNARG_END,
+};
+#undef ARGUMENT
+static_assert(aiterlite::covers_struct(kArguments), "list every field of aiterlite_scaled_gemm_args, in order");
+constexpr size_t kArgumentCount = sizeof(kArguments) / sizeof(kArguments[0]) - 2;
 
 template <class Weight>
 int32_t multiply_to(int32_t result, Problem& problem, parallel_for_t parallel_for, int32_t threads) {
@@ -17,6 +42,8 @@ int32_t multiply_to(int32_t result, Problem& problem, parallel_for_t parallel_fo
 }
 
 }  // namespace
+
+AITERLITE_EXPORT const aiterlite_kernarg_field* aiterlite_scaled_gemm_args_layout(void) { return kArguments; }
 
 // Strides in elements; scale_x is one float, scale_w one for each row, stride_scale_w apart (0: one for all). element 0
 // is e4m3fn, 1 e4m3fnuz; result, the type of bias and y, 0 is bf16, 1 fp16. Returns as aiterlite_wv_split_k_cpu does.
@@ -59,9 +86,7 @@ AITERLITE_EXPORT int32_t aiterlite_wv_split_k_q_launch(launch_t launch, void* fu
   if (n != n32 || m != m32 || k != k32) return kInvalid;
   aiterlite_scaled_gemm_args args = {x,           w,        bias,           y,   scale_x, scale_w, stride_x, stride_w,
                                      stride_bias, stride_y, stride_scale_w, n32, m32,     k32,     0};
-  void* params[] = {&args.x,           &args.w,        &args.bias,           &args.y,
-                    &args.scale_x,     &args.scale_w,  &args.stride_x,       &args.stride_w,
-                    &args.stride_bias, &args.stride_y, &args.stride_scale_w, &args.n,
-                    &args.m,           &args.k,        &args.reserved};
+  void* params[kArgumentCount];
+  for (size_t i = 0; i < kArgumentCount; ++i) params[i] = reinterpret_cast<char*>(&args) + kArguments[i + 1].offset;
   return launch(function, grid, 1, 1, block, 1, 1, shared_bytes, stream, params, nullptr);
 }
