@@ -7,6 +7,7 @@ import re
 import struct
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -218,16 +219,16 @@ def test_schedules_leave_the_same_bits(target: str, knobs: Knobs) -> None:
     assert not found and bool(y.isfinite().all())
 
 
-def sparse(rows: int, stride: int, k: int) -> Any:
+def sparse(rows: int, stride: int, k: int, dtype: Any = BF16) -> Any:
     """A matrix [rows, k] whose rows are `stride` elements apart, in a file that is mostly a hole."""
-    size = 2 * ((rows - 1) * stride + k)
+    size = dtype.itemsize * ((rows - 1) * stride + k)
     try:
         with tempfile.TemporaryFile() as file:
             file.truncate(size)
             memory = mmap.mmap(file.fileno(), size)
     except (OSError, ValueError, OverflowError) as error:
         pytest.skip(f"no address space for the test: {error}")
-    view = torch.as_strided(torch.frombuffer(memory, dtype=BF16), (rows, k), (stride, 1))
+    view = torch.as_strided(torch.frombuffer(memory, dtype=dtype), (rows, k), (stride, 1))
     view[:] = torch.randn(rows, k)
     return view
 
@@ -251,12 +252,13 @@ def test_rows_far_apart(stride: int, target: str) -> None:
 _INSTRUCTION = re.compile(r"^ *\d+ [0-9a-f]+ +([a-z]\w*)(?: (\S+))?", re.MULTILINE)
 
 
-def issued(module: Module, knobs: Knobs, x: Any, w: Any) -> Counter[str]:
-    """Wave-instructions of the first workgroup by kind, and under `cycles` what they take to issue."""
+def issued(traced: Callable[[int], Report], waves: int) -> Counter[str]:
+    """Wave-instructions of a launch's one workgroup by kind, and under `cycles` what they take to issue; `traced` runs
+    the launch and traces a wave."""
     count: Counter[str] = Counter()
     total = 0
-    for wave in range(knobs[3]):
-        _, report = launch(module, knobs, x, w, trace=(0, wave))
+    for wave in range(waves):
+        report = traced(wave)
         total = report.instructions
         for name, operand in _INSTRUCTION.findall(report.trace):
             kind, cycles = "other", 4
@@ -290,7 +292,12 @@ def test_issues_less_than_the_hip_kernel(m: int, k: int, n: int, target: str) ->
     knobs = planned(target, n, m, k)
     rows = 16 * knobs[1] // knobs[0]
     x, w = matrix(n, k, BF16, "cpu"), matrix(rows, k, BF16, "cpu")
-    asm, hip = (issued(load(kernel, target, knobs), knobs, x, w) for kernel in (ASM, HIP))
+
+    def count(kernel: str) -> Counter[str]:
+        module = load(kernel, target, knobs)
+        return issued(lambda wave: launch(module, knobs, x, w, trace=(0, wave))[1], knobs[3])
+
+    asm, hip = count(ASM), count(HIP)
     print(f"\n{target} n={n} m={m} k={k} {knobs}\n  asm {dict(asm)}\n  hip {dict(hip)}")
     assert asm["operand loads"] == hip["operand loads"] and asm["matrix"] == hip["matrix"]
     assert asm["instructions"] <= 0.9 * hip["instructions"]
