@@ -243,6 +243,7 @@ def test_any_number_is_rounded_as_by_hip(target: str, result: str) -> None:
     w[:3], w[3:6] = stored(torch.zeros(3, k), FLAVOURS[target]), stored(torch.eye(6, k)[3:], FLAVOURS[target])
     scale_w = 2.0**exponents
     scale_w[:6] = torch.tensor([NAN, float("inf"), 1.0, float("inf"), 1 + 2.0**-8, 1 + 2.0**-11])
+    scale_w[:1].view(torch.int32)[0] = 0x7FFFFFFF  # a NaN that rounding could carry to zero
     biases = (None, None, bias_of(2, 4, m, result), bias_of(1, 4, m, result))
     for scale_x, bias in zip((2.0**100, 1.0, 1.0, 2.0**-40), biases, strict=True):
         operands = (x, w, torch.tensor([scale_x]), scale_w, bias)
