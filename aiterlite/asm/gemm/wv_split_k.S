@@ -85,8 +85,11 @@
 #define S_STRIDE_BIAS_LOW s8
 #define S_STRIDE_BIAS_HIGH s9
 #define S_X_SCALE s10
+#define S_ROW_SCALE s11             /* of a workgroup with one row */
 #define S_X_SCALE_AT s[24:25]
 #define S_ROW_SCALES s[26:27]
+#define S_ROW_SCALES_LOW s26
+#define S_ROW_SCALES_HIGH s27
 #define S_STRIDE_X_LOW s28
 #define S_STRIDE_X_HIGH s29
 #define S_STRIDE_W_LOW s30
@@ -98,7 +101,10 @@
 #define S_TOKENS s36
 #define S_ROWS s37
 #define S_DEPTH s38
-.set SGPRS, 40
+#define S_ROW_SCALE_AT s[40:41]
+#define S_ROW_SCALE_AT_LOW s40
+#define S_ROW_SCALE_AT_HIGH s41
+.set SGPRS, 42
 #else
 #define KERNEL aiterlite_wv_split_k_asm
 #define MULTIPLY aiterlite_multiply_bf16
@@ -337,7 +343,11 @@
   bias_to_float V_BIAS + \pass
 .if SCALED
   v_mul_f32 v[V_TOTAL], S_X_SCALE, v[V_TOTAL]
+.if LOG_ROWS == 0
+  v_fma_f32 v[V_TOTAL], S_ROW_SCALE, v[V_TOTAL], v[V_BIAS + \pass]
+.else
   v_fma_f32 v[V_TOTAL], v[V_SCALE + \pass], v[V_TOTAL], v[V_BIAS + \pass]
+.endif
 .else
   v_add_f32 v[V_TOTAL], v[V_TOTAL], v[V_BIAS + \pass]
 .endif
@@ -494,6 +504,16 @@ aiterlite_begin_kernel KERNEL
 .if SCALED
   s_load_dwordx2 S_STRIDE_BIAS, s[0:1], SCALED_GEMM_ARGS_STRIDE_BIAS
   s_load_dword S_X_SCALE, S_X_SCALE_AT, 0
+.if LOG_ROWS == 0
+  s_mul_i32 S_ROW_SCALE_AT_LOW, S_GROUP, S_STRIDE_SCALES_LOW
+  s_mul_hi_u32 S_ROW_SCALE_AT_HIGH, S_GROUP, S_STRIDE_SCALES_LOW
+  s_mul_i32 S_TEMP, S_GROUP, S_STRIDE_SCALES_HIGH
+  s_add_i32 S_ROW_SCALE_AT_HIGH, S_ROW_SCALE_AT_HIGH, S_TEMP
+  s_lshl_b64 S_ROW_SCALE_AT, S_ROW_SCALE_AT, 2
+  s_add_u32 S_ROW_SCALE_AT_LOW, S_ROW_SCALE_AT_LOW, S_ROW_SCALES_LOW
+  s_addc_u32 S_ROW_SCALE_AT_HIGH, S_ROW_SCALE_AT_HIGH, S_ROW_SCALES_HIGH
+  s_load_dword S_ROW_SCALE, S_ROW_SCALE_AT, 0
+.else
   .set PASS, 0
   .rept PASSES
   locate PASS
@@ -503,6 +523,7 @@ aiterlite_begin_kernel KERNEL
   s_mov_b64 exec, -1
   .set PASS, PASS + 1
   .endr
+.endif
 .endif
   .set PASS, 0
   .rept PASSES
