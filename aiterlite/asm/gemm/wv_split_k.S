@@ -1,7 +1,7 @@
 // Skinny GEMM for a few tokens: y[n, m] = sum_k x[n, k] * w[m, k] + bias, bf16, sums in float. gfx942 and gfx950.
 // With 8-bit operands (AITERLITE_RESULT is defined, bf16 or fp16, and names the type of y and bias) the kernel is
-// aiterlite_wv_split_k_q_asm, and the sum is multiplied by a scale of x and one of w's row before the bias is added. They
-// are e4m3fnuz on gfx942 and e4m3fn on gfx950: what the matrix instruction of the chip takes.
+// aiterlite_wv_split_k_q_asm, and the sum is multiplied by a scale of x and one of w's row before the bias is added.
+// The operands are what the chip's matrix instruction takes: e4m3fnuz on gfx942, e4m3fn on gfx950.
 //
 // The tiling, the arithmetic and its order are those of csrc/gemm/wv_split_k.hip with the same defines, and so are the
 // bits: a wave adds the tiles of its batches in order of k, a finishing lane adds the waves' sums in order of wave to
@@ -11,8 +11,8 @@
 //
 // Defines: AITERLITE_SLICES (S) 1, 2, 4, 8 or 16; AITERLITE_TILES (T) 1, 2 or 4; AITERLITE_UNROLL (U) 1 to 8;
 // AITERLITE_WAVES (W) 1 to 16. A workgroup of 64 * W work-items owns 16 * T / S weight rows, so the grid is
-// ceil(M * S / (16 * T)). N <= 16 / S. K is a multiple of the elements in 16 bytes, x and w and each of their rows begin
-// at multiples of 16 bytes. Any stride. A tile covers 64 bytes of each row's K, whatever the elements.
+// ceil(M * S / (16 * T)). N <= 16 / S. A row's K elements are a multiple of 16 bytes, x and w and each of their rows
+// begin at multiples of 16 bytes. Any stride. A tile covers 64 bytes of each row's K, whatever the elements.
 //
 // Traffic is the HIP kernel's. What differs is what is issued besides loads and products:
 // * A slot is the operands of one step: a token vector and T weight vectors. As soon as its products are issued, the
