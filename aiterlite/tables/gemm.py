@@ -18,6 +18,7 @@ _INT32_MAX = 2**31 - 1
 _HOST_SYMBOLS = (
     "aiterlite_gemm_abi",
     kernarg.symbol(asm.GEMM_ARGS.name),
+    kernarg.symbol(asm.SCALED_GEMM_ARGS.name),
     "aiterlite_wv_split_k_cpu",
     "aiterlite_wv_split_k_launch",
     "aiterlite_wv_split_k_q_cpu",
