@@ -31,13 +31,14 @@ _BATCH_REGISTERS, _OTHER_REGISTERS = 184, 40
 
 @dataclass(frozen=True)
 class Cost:
-    """What an estimate weighs. Without unit: `imbalance` of compute units, `idle` ones where workgroups are fewer, the
-    `tokens` that come from the cache beside the weights, a second tile of `columns`. In microseconds: a workgroup's
-    start (`load`, for each that a compute unit has), a further tile of rows (`tiles`), being in a `cluster`, and each
-    `doubling` of its size."""
+    """What an estimate weighs. Without unit: `imbalance` of compute units, `idle` ones where workgroups are fewer,
+    workgroups that are each `alone` on a compute unit, the `tokens` that come from the cache beside the weights, a
+    second tile of `columns`. In microseconds: a workgroup's start (`load`, for each that a compute unit has), a further
+    tile of rows (`tiles`), being in a `cluster`, and each `doubling` of its size."""
 
     imbalance: float = 0.4
     idle: float = 0.0
+    alone: float = 0.0
     tokens: float = 0.3
     columns: float = 0.03
     load: float = 0.04
@@ -65,10 +66,9 @@ class Chip:
     cost: Cost = Cost()
 
 
-# Fitted: of 2,100 timings of 40 problems on an H200, the tilings that these choose are 2.5 % from the fastest in the
-# geometric mean.
+# Fitted to 2,300 timings of 40 problems on an H200: docs/perf/gemm-sm90.md.
 _SM90_COST = Cost(
-    imbalance=0.53, idle=2.35, tokens=0.25, columns=0.07, load=0.02, tiles=0.05, cluster=0.06, doubling=0.41
+    imbalance=0.53, idle=2.35, alone=0.08, tokens=0.25, columns=0.5, load=0.02, tiles=0.05, cluster=0.06, doubling=0.41
 )
 
 CHIPS = {
@@ -142,6 +142,7 @@ def _cut_time(chip: Chip, cut: Cut, n: int, m: int, k: int, compute_units: int) 
     stream = 2.0 * m * k / chip.memory
     tokens = 2.0 * groups * n * k / chip.cache
     lengthened = cost.imbalance * (imbalance - 1) + cost.idle * max(1 / load - 1, 0)
+    lengthened += cost.alone * (load <= 1)
     lengthened += cost.columns * (cols // chip.tile_columns - 1)
     start = cost.load * load + cost.tiles * (tiles - 1)
     if cluster > 1:
