@@ -13,6 +13,7 @@ from aiterlite.benchmark.timing import Contender, compare
 from aiterlite.jit import loader
 from aiterlite.jit.spec import Unit
 from aiterlite.ops import gemm
+from aiterlite.tables import overlap
 from aiterlite.target import host_persona, persona_for
 
 _KERNEL = "aiterlite_read_floor"
@@ -20,10 +21,11 @@ _KERNEL = "aiterlite_read_floor"
 _FLOORS = ((16, 4, 1), (16, 4, 2), (8, 4, 2), (8, 4, 4), (8, 8, 2), (16, 2, 2))
 
 
-def read_floor(weights: list[Tensor]) -> Contender:
-    """A contender that reads one of these [M, K] weights from end to end."""
+def read_floor(weights: list[Tensor], overlapped: bool = False) -> Contender:
+    """A contender that reads one of these [M, K] weights from end to end, on a GPU that has it launched `overlapped`,
+    as this package's kernels are there, or as usual."""
     device = weights[0].device
-    return _gpu_floor(weights) if device.type == "cuda" else _cpu_floor(weights)
+    return _gpu_floor(weights, overlapped) if device.type == "cuda" else _cpu_floor(weights)
 
 
 def _cpu_floor(weights: list[Tensor]) -> Contender:
@@ -48,24 +50,28 @@ def _cpu_floor(weights: list[Tensor]) -> Contender:
     return read
 
 
-def _gpu_floor(weights: list[Tensor]) -> Contender:
+def _gpu_floor(weights: list[Tensor], overlapped: bool) -> Contender:
     """The fastest of a few shapes of the reading kernel, by a short measurement."""
     candidates = {
-        f"{waves},{unroll},{each}": _gpu_reader(weights, waves, unroll, each) for waves, unroll, each in _FLOORS
+        f"{waves},{unroll},{each}": _gpu_reader(weights, waves, unroll, each, overlapped)
+        for waves, unroll, each in _FLOORS
     }
     timings = compare(candidates, len(weights), weights[0].device, samples=5)
     return candidates[min(timings, key=lambda name: timings[name].median)]
 
 
-def _gpu_reader(weights: list[Tensor], waves: int, unroll: int, workgroups_each: int) -> Contender:
+def _gpu_reader(weights: list[Tensor], waves: int, unroll: int, workgroups_each: int, overlapped: bool) -> Contender:
     weight = weights[0]
     index = weight.device.index or 0
     persona = persona_for(weight.device.type, index)
+    defines = {"AITERLITE_UNROLL": str(unroll), "AITERLITE_WAVES": str(waves)}
+    if overlapped:
+        defines |= overlap.defines(persona.target)
     unit = Unit(
         "benchmark/read_floor",
         ("csrc/benchmark/read_floor.hip",),
         persona.target,
-        defines=(("AITERLITE_UNROLL", str(unroll)), ("AITERLITE_WAVES", str(waves))),
+        defines=tuple(defines.items()),
         symbols=(_KERNEL,),
     )
     function = launcher.function(unit, persona, weight.device.type, index, _KERNEL)

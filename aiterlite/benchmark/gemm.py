@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aiterlite import __version__, launcher
+from aiterlite import __version__, envs, launcher
 from aiterlite.benchmark.floor import read_floor
-from aiterlite.benchmark.timing import Timing, compare, copies_for
+from aiterlite.benchmark.timing import Contender, Timing, compare, copies_for
 from aiterlite.ops import gemm as ops
 from aiterlite.reference.gemm import error_bound
 from aiterlite.tables import gemm as tables
+from aiterlite.tables import overlap
 from aiterlite.tables.gemm_plan import SHAPES, TOKENS
 from aiterlite.target import Persona, persona_for
 
@@ -31,7 +32,9 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Row:
-    """One shape: times in microseconds, and what they mean."""
+    """One shape: times in microseconds, and what they mean. On sm_90 `floor_us` is a kernel that is launched as usual,
+    and `ours_us` one that starts while its predecessor ends; `overlapped_floor_us` and `plain_us` are the other way
+    round. Elsewhere these equal the former."""
 
     m: int
     k: int
@@ -40,6 +43,8 @@ class Row:
     floor_us: float
     torch_us: float
     ours_us: float
+    overlapped_floor_us: float
+    plain_us: float
     over_floor: float
     speedup: float
     gigabytes_per_second: float
@@ -56,31 +61,43 @@ def measure(
     for m, k in shapes:
         copies = copies_for(device, m * k * 2)
         weights = [_random(m, k, dtype, device) * k**-0.5 for _ in range(copies)]
-        floor = read_floor(weights)
+        floors = {"floor": read_floor(weights)}
+        if _overlaps(device):
+            floors["overlapped_floor"] = read_floor(weights, overlapped=True)
         for n in tokens:
-            rows.append(_row(weights, floor, n, dtype, device, samples))
+            rows.append(_row(weights, floors, n, dtype, device, samples))
     return rows
+
+
+def _overlaps(device: torch.device) -> bool:
+    """Whether kernels of this package start while their predecessors end."""
+    return device.type == "cuda" and bool(overlap.defines(persona_for(device.type, device.index).target))
+
+
+def _plain(x: Tensor, weight: Tensor) -> Tensor:
+    with envs.override(AITERLITE_OVERLAP="0"):
+        return ops.linear(x, weight)
 
 
 def _random(rows: int, columns: int, dtype: str, device: torch.device) -> Tensor:
     return torch.randn(rows, columns, device=device, dtype=torch.float32).to(_DTYPES[dtype])
 
 
-def _row(weights: list[Tensor], floor: Any, n: int, dtype: str, device: torch.device, samples: int) -> Row:
+def _row(
+    weights: list[Tensor], floors: dict[str, Contender], n: int, dtype: str, device: torch.device, samples: int
+) -> Row:
     m, k = weights[0].shape
     inputs = [_random(n, k, dtype, device) for _ in weights]
     error = _error_over_bound(inputs[0], weights[0])
+    contenders: dict[str, Contender] = {
+        **floors,
+        "torch": lambda copy: functional.linear(inputs[copy], weights[copy]),
+        "ours": lambda copy: ops.linear(inputs[copy], weights[copy]),
+    }
+    if _overlaps(device):
+        contenders["plain"] = lambda copy: _plain(inputs[copy], weights[copy])
     with torch.no_grad():
-        timings = compare(
-            {
-                "floor": floor,
-                "torch": lambda copy: functional.linear(inputs[copy], weights[copy]),
-                "ours": lambda copy: ops.linear(inputs[copy], weights[copy]),
-            },
-            len(weights),
-            device,
-            samples,
-        )
+        timings = compare(contenders, len(weights), device, samples)
     median = {name: timing.median for name, timing in timings.items()}
     problem = tables.GemmProblem(n=n, m=m, k=k, dtype=dtype)
     decision = ops.explain("linear", problem, device)
@@ -93,6 +110,8 @@ def _row(weights: list[Tensor], floor: Any, n: int, dtype: str, device: torch.de
         floor_us=median["floor"] * 1e6,
         torch_us=median["torch"] * 1e6,
         ours_us=median["ours"] * 1e6,
+        overlapped_floor_us=median.get("overlapped_floor", median["floor"]) * 1e6,
+        plain_us=median.get("plain", median["ours"]) * 1e6,
         over_floor=median["ours"] / median["floor"],
         speedup=median["torch"] / median["ours"],
         gigabytes_per_second=moved / median["ours"] * 1e-9,
@@ -184,12 +203,14 @@ def to_text(data: dict[str, Any]) -> str:
     lines = [
         f"{persona['chip']} ({persona['target']}), torch {data['torch']}, {data['threads']} threads; microseconds",
         f"{'M':>6} {'K':>6} {'N':>3} {'floor':>8} {'torch':>8} {'ours':>8} {'/floor':>7} {'torch/':>7} "
+        f"{'o.floor':>8} {'plain':>8} "
         f"{'GB/s':>7} {'err':>5}  variant",
     ]
     for row in data["rows"]:
         lines.append(
             f"{row['m']:>6} {row['k']:>6} {row['n']:>3} {row['floor_us']:>8.2f} {row['torch_us']:>8.2f} "
             f"{row['ours_us']:>8.2f} {row['over_floor']:>7.2f} {row['speedup']:>7.2f} "
+            f"{row['overlapped_floor_us']:>8.2f} {row['plain_us']:>8.2f} "
             f"{row['gigabytes_per_second']:>7.0f} {row['error_over_bound']:>5.2f}  {row['variant']}"
         )
     overhead = data["call_overhead_us"]

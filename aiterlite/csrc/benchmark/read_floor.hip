@@ -5,8 +5,11 @@
 // so a wave reads consecutive memory and the chip walks through it as one front. Traffic: M * K elements, once. The
 // loads stay alive because a workgroup whose bits all combine to one unlikely value stores it to y[0]; y needs 4 bytes.
 //
+// Compiled with AITERLITE_OVERLAP it starts as early as a kernel of the package does.
+//
 // args: w, y, m, k, and n = the number of workgroups launched. x, bias and the strides are not used.
 #include <aiterlite/gemm_args.h>
+#include <aiterlite/overlap.h>
 #include <aiterlite/types.h>
 #include <aiterlite/vector.h>
 
@@ -23,6 +26,7 @@ AITERLITE_KERNEL(kThreads) aiterlite_read_floor(aiterlite_gemm_args args) {
   const int64_t step = static_cast<int64_t>(args.n) * kThreads;
   int64_t i = static_cast<int64_t>(aiterlite::workgroup_id()) * kThreads + aiterlite::thread_id();
 
+  aiterlite::await_predecessors();
   uint32_t bits = 0;
 #pragma unroll 1
   for (; i + (kUnroll - 1) * step < count; i += kUnroll * step) {
@@ -41,5 +45,6 @@ AITERLITE_KERNEL(kThreads) aiterlite_read_floor(aiterlite_gemm_args args) {
   aiterlite::schedule_barrier();
 #pragma unroll
   for (uint32_t u = 0; u < kUnroll; ++u) bits ^= v[u].word[0] ^ v[u].word[1] ^ v[u].word[2] ^ v[u].word[3];
+  aiterlite::admit_successors();
   if (bits == 0x5bd1e995u) aiterlite::store_u32(args.y, bits);
 }
