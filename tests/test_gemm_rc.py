@@ -236,7 +236,7 @@ def test_the_argument_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch)
     assert envs.GEMM_REDUCTION.allowed == ", ".join(REDUCTIONS)
     taken: list[str] = []
     prepare = gemm_rc._prepare
-    monkeypatch.setattr(gemm_rc, "_prepare", lambda *call: taken.append(call[-1]) or prepare(*call))
+    monkeypatch.setattr(gemm_rc, "_prepare", lambda *call: taken.append(call[3]) or prepare(*call))
     x, weight = matrix(20, 64, "normal", torch.bfloat16), matrix(16, 64, "normal", torch.bfloat16)
     for variable, argument, wanted in (
         (None, None, "deterministic"),

@@ -1,22 +1,24 @@
 """The skinny GEMMs of vLLM's ROCm backend by the names and argument orders of `vllm._custom_ops`.
 
-The first operand `a` is the weight [M, K], the second `b` the activation rows [N, K]. Only names and order differ from
-the operators of this package, whose docstrings say what they take: more than upstream does.
+The first operand `a` is the weight [M, K], the second `b` the activation rows [N, K], but for `wvSplitKrc`, where it is
+the other way round. Only names and order differ from the operators of this package, whose docstrings say what they
+take: more than upstream does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from aiterlite.errors import ArgumentError
-from aiterlite.ops import gemm, gemm_fp8, llmm1
+from aiterlite.ops import gemm, gemm_fp8, gemm_rc, llmm1
 
 # The arguments of this package's operators as the callers of these functions know them.
-_NAMES = {"x": "b", "weight": "a", "scale_x": "scale_a", "scale_w": "scale_b"}
+_WEIGHT_FIRST = {"x": "b", "weight": "a", "scale_x": "scale_a", "scale_w": "scale_b"}
+_ACTIVATION_FIRST = {"x": "a", "weight": "b"}
 
 
 def LLMM1(a: Tensor, b: Tensor, rows_per_block: int) -> Tensor:  # noqa: N802 (upstream's name)
@@ -28,6 +30,24 @@ def wvSplitK(a: Tensor, b: Tensor, cu_count: int, bias: Tensor | None = None) ->
     """b[N, K] · a[M, K]^T + bias, planned as for `cu_count` compute units: `aiterlite.ops.gemm.wvSplitK`."""
     _check_cu_count("wvSplitK", cu_count)
     return _call(gemm.wvSplitK, b, a, bias, cu_count=cu_count)
+
+
+def wvSplitKrc(  # noqa: N802 (upstream's name)
+    a: Tensor, b: Tensor, cu_count: int, bias: Tensor | None = None, fast_skinny_gemm: bool = False
+) -> Tensor:
+    """a[N, K] · b[M, K]^T + bias, planned as for `cu_count` compute units: `aiterlite.ops.gemm_rc.wvSplitKrc`.
+
+    Here the activation comes first and the weight second, unlike in the other functions of this module. vLLM's wrapper
+    hands both on as they come, and its callers since pull request 34304 pass (x, weight): `rocm_unquantized_gemm_impl`
+    of vllm/model_executor/layers/utils.py, and tests/kernels/quantization/test_rocm_skinny_gemms.py, whose A is [n, k]
+    and whose B is [m, k]. Builds from before that passed (weight, x).
+
+    `fast_skinny_gemm`, an argument of pull request 35183, asks for the reduction `fast`; without it
+    AITERLITE_GEMM_REDUCTION decides, which is `deterministic` unless set. The workspace is this package's own.
+    """
+    _check_cu_count("wvSplitKrc", cu_count)
+    reduction = "fast" if fast_skinny_gemm else None
+    return _call(gemm_rc.wvSplitKrc, a, b, bias, names=_ACTIVATION_FIRST, cu_count=cu_count, reduction=reduction)
 
 
 def wvSplitKQ(  # noqa: N802 (upstream's name)
@@ -53,10 +73,12 @@ def _check_cu_count(function: str, cu_count: int) -> None:
         raise ArgumentError(function, "cu_count", cu_count, "at least 1, the compute units to plan for")
 
 
-def _call(operator: Callable[..., Tensor], *arguments: Any, **options: Any) -> Tensor:
+def _call(
+    operator: Callable[..., Tensor], *arguments: Any, names: Mapping[str, str] = _WEIGHT_FIRST, **options: Any
+) -> Tensor:
     try:
         return operator(*arguments, **options)
     except ArgumentError as error:
-        name = _NAMES.get(error.argument, error.argument)
-        allowed = f"{error.allowed} (b is x, a is the weight)"
+        name = names.get(error.argument, error.argument)
+        allowed = f"{error.allowed} ({names['x']} is x, {names['weight']} is the weight)"
         raise ArgumentError(error.function, name, error.got, allowed, error.remedy) from None

@@ -22,7 +22,7 @@ from aiterlite.ops.workspace import Need
 from aiterlite.tables import gemm_rc as tables
 from aiterlite.tables.gemm_rc_plan import COUNTERS, REDUCE_ATOMIC, REDUCE_NONE, REDUCTIONS
 from aiterlite.tables.gemm_sm90 import Sm90Plan
-from aiterlite.target import launch_target, persona_for
+from aiterlite.target import launch_target
 from aiterlite.wishes import wishes
 
 Run = Callable[[Tensor, Tensor, "Tensor | None", "Tensor | None"], Tensor]
@@ -40,6 +40,7 @@ def wvSplitKrc(  # noqa: N802 (the operator's name in the field)
     *,
     reduction: str | None = None,
     workspace: Tensor | None = None,
+    cu_count: int = 0,
 ) -> Tensor:
     """The skinny GEMM of vLLM's ROCm backend for more rows: y = x · weight^T + bias for 1 to 128 rows of x.
 
@@ -55,6 +56,7 @@ def wvSplitKrc(  # noqa: N802 (the operator's name in the field)
             bytes, or None for memory that this package keeps for each device and stream. It is zero before its first
             use, is used by one launch at a time, and is zeroed again before another reduction uses it; its counters
             are zero again after each call, after one that failed too.
+        cu_count: plan as for a chip of this many compute units; 0 for as many as the device has.
 
     Returns [..., M] of x's dtype. Sums are float32, the bias is added in float32, and one rounding follows. Nothing
     outside the operands' addressed elements is read. Not differentiable.
@@ -62,19 +64,19 @@ def wvSplitKrc(  # noqa: N802 (the operator's name in the field)
     Source of the semantics: `wvSplitKrc` of vLLM (csrc/rocm/skinny_gemms.cu), which takes 9 to 128 rows.
     Raises `ArgumentError`, `DispatchError` (with the reasons) or a `JitError`.
     """
-    result: Tensor = _WV_SPLIT_K_RC_OP(x, weight, bias, reduction=reduction, workspace=workspace)
+    result: Tensor = _WV_SPLIT_K_RC_OP(x, weight, bias, reduction=reduction, workspace=workspace, cu_count=cu_count)
     return result
 
 
 def wvSplitKrc_workspace_size(  # noqa: N802 (after the operator)
-    n: int, m: int, k: int, *, reduction: str | None = None, device: torch.device | str = "cuda"
+    n: int, m: int, k: int, *, reduction: str | None = None, device: torch.device | str = "cuda", cu_count: int = 0
 ) -> int:
     """The bytes of workspace that `wvSplitKrc` needs for x[n, k] and weight[m, k] on a device; 0 if none.
 
-    Raises `ArgumentError` for an unknown reduction, and `DispatchError` for sizes that the operator does not take.
+    `reduction` and `cu_count` are those of the call. Raises `ArgumentError` for ones that it does not take, and
+    `DispatchError` for sizes that it does not take.
     """
-    where = torch.device(device)
-    persona = persona_for(where.type, where.index)
+    persona = gemm._planned_for(_OP, torch.device(device), cu_count)
     problem = tables.RcProblem(n, m, k, reduction=_reduction(reduction))
     wished = wishes()
     decision = dispatch.decide(tables.WV_SPLIT_K_RC, problem, persona, wished)
@@ -93,7 +95,7 @@ def _reduction(asked: str | None) -> str:
     return asked
 
 
-def _prepare(x: Tensor, weight: Tensor, bias: Tensor | None, reduction: str) -> Run:
+def _prepare(x: Tensor, weight: Tensor, bias: Tensor | None, reduction: str, cu_count: int) -> Run:
     n = gemm._check(_OP, x, weight, bias)
     gemm._check_kernel_operands(_OP, x, weight, bias)
     shape = (*x.shape[:-1], weight.shape[0])
@@ -102,7 +104,7 @@ def _prepare(x: Tensor, weight: Tensor, bias: Tensor | None, reduction: str) -> 
     rows = gemm._flatten(x)
     plain = gemm._problem(rows, weight, bias)
     problem = tables.RcProblem(**vars(plain), reduction=reduction)
-    decision, row = calls.decide(tables.WV_SPLIT_K_RC, problem, persona_for(x.device.type, x.device.index))
+    decision, row = calls.decide(tables.WV_SPLIT_K_RC, problem, gemm._planned_for(_OP, x.device, cu_count))
     fixed = gemm.sizes(rows, weight, bias)
     if row.backend == "host":
         host = gemm._host_run(decision, shape, fixed)
@@ -272,10 +274,11 @@ def _wv_split_k_rc_impl(
     *,
     reduction: str | None = None,
     workspace: Tensor | None = None,
+    cu_count: int = 0,
 ) -> Tensor:
     """Runs the prepared call for these operands."""
-    key = (reduction, gemm.layout_key(x, weight, bias))
-    run = _calls.find(key) or _calls.keep(key, _prepare(x, weight, bias, _reduction(reduction)))
+    key = (reduction, cu_count, gemm.layout_key(x, weight, bias))
+    run = _calls.find(key) or _calls.keep(key, _prepare(x, weight, bias, _reduction(reduction), cu_count))
     return run(x, weight, bias, workspace)
 
 
@@ -286,6 +289,7 @@ def _fake(
     *,
     reduction: str | None = None,
     workspace: Tensor | None = None,
+    cu_count: int = 0,
 ) -> Tensor:
     _reduction(reduction)
     gemm._check(_OP, x, weight, bias)
@@ -295,8 +299,8 @@ def _fake(
 def _register() -> Any:
     library: Any = torch.library.Library("aiterlite", "FRAGMENT")  # type: ignore[no-untyped-call]
     library.define(
-        "wvSplitKrc(Tensor x, Tensor weight, Tensor? bias=None, *, str? reduction=None, Tensor(a!)? workspace=None)"
-        " -> Tensor"
+        "wvSplitKrc(Tensor x, Tensor weight, Tensor? bias=None, *, str? reduction=None, Tensor(a!)? workspace=None, "
+        "int cu_count=0) -> Tensor"
     )
     for key in ("CPU", "CUDA"):
         library.impl(_OP, _wv_split_k_rc_impl, key)
