@@ -13,14 +13,15 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from aiterlite.jit.engine import seal, unseal
     from aiterlite.jit.record import recording
-    from aiterlite.ops.gemm import linear, wvSplitK
+    from aiterlite.ops.gemm import wvSplitK
     from aiterlite.ops.gemm_fp8 import wvSplitKQ
     from aiterlite.ops.gemm_rc import wvSplitKrc, wvSplitKrc_workspace_size
+    from aiterlite.ops.linear import linear
     from aiterlite.ops.llmm1 import LLMM1
 
 # Where each public name lives; the module is imported when the name is first used.
 _LAZY = {
-    "linear": "aiterlite.ops.gemm",
+    "linear": "aiterlite.ops.linear",
     "wvSplitK": "aiterlite.ops.gemm",
     "wvSplitKQ": "aiterlite.ops.gemm_fp8",
     "LLMM1": "aiterlite.ops.llmm1",

@@ -127,8 +127,9 @@ GEMM_REDUCTION = _choice(
     "AITERLITE_GEMM_REDUCTION",
     "deterministic",
     ("deterministic", "fast", "batch_invariant"),
-    "How wvSplitKrc adds up the parts of K: deterministic gives the same bits run to run, fast adds by atomics, "
-    "batch_invariant keeps a row's bits also when the number of rows changes. A call's own argument wins.",
+    "How wvSplitKrc, and linear by it, adds up the parts of K: deterministic gives the same bits run to run, fast adds "
+    "by atomics, batch_invariant keeps a row's bits also when the number of rows changes, for which linear takes "
+    "wvSplitKrc alone. A call's own argument wins.",
 )
 OVERLAP = _choice(
     "AITERLITE_OVERLAP",

@@ -22,7 +22,8 @@ import aiterlite
 where = pathlib.Path(aiterlite.__file__).resolve()
 assert pathlib.Path(sys.argv[1]).resolve() not in where.parents, f"the wheel's tests would run against {where}"
 sources = {str(p.relative_to(pathlib.Path(sys.argv[1]) / "aiterlite"))
-           for folder in ("csrc", "asm") for p in (pathlib.Path(sys.argv[1]) / "aiterlite" / folder).rglob("*") if p.is_file()}
+           for pattern in ("csrc/**/*", "asm/**/*", "tables/*.json")
+           for p in (pathlib.Path(sys.argv[1]) / "aiterlite").glob(pattern) if p.is_file()}
 missing = sorted(name for name in sources if not (where.parent / name).is_file())
 assert not missing, f"the wheel lacks {missing}"
 EOF

@@ -19,7 +19,7 @@ from aiterlite.jit.kernarg import Argument
 from aiterlite.jit.sources import SourceTree
 from aiterlite.jit.spec import Unit
 from aiterlite.jit.store import Store
-from aiterlite.tables import KERNARG_HOSTS, TABLES, asm, gemm, gemm_fp8
+from aiterlite.tables import KERNARG_HOSTS, TABLES, asm, gemm, gemm_fp8, linear
 from aiterlite.tables.asm import AsmKernel
 from aiterlite.tables.asm_check import check
 from aiterlite.target import launch_target, resolve
@@ -71,7 +71,7 @@ def test_lds_leaves_room_for_the_waves_that_a_variant_wants() -> None:
 
 @pytest.mark.parametrize(
     ("kernel", "table"),
-    [(asm.WV_SPLIT_K, gemm.LINEAR), (asm.WV_SPLIT_K_Q, gemm_fp8.WV_SPLIT_K_Q)],
+    [(asm.WV_SPLIT_K, linear.LINEAR), (asm.WV_SPLIT_K_Q, gemm_fp8.WV_SPLIT_K_Q)],
     ids=["wvSplitK", "wvSplitKQ"],
 )
 @pytest.mark.parametrize("chip", ["mi300x", "mi308x", "mi355x"])

@@ -28,7 +28,7 @@ from aiterlite import dispatch, envs
 from aiterlite.cli import bench, listing, main, output
 from aiterlite.jit.sources import SourceTree
 from aiterlite.jit.store import Store, open_store
-from aiterlite.tables import TABLES
+from aiterlite.tables import TABLES, linear
 
 PACKAGE = Path(aiterlite.__file__).parent
 DOCUMENTS = PACKAGE.parent / "docs"
@@ -267,7 +267,7 @@ def test_list_names_every_row_with_its_requirements(both: Both) -> None:
             assert f"      targets: {', '.join(row['targets'])}\n" in text
             assert all(need in text for need in row["requires"])
     assert "      needs: dtype bf16 or fp16, n 1 to 16, " in text
-    assert "torch: torch, fallback\n      targets: any\n      needs: nothing" in text
+    assert "torch: torch, fallback\n      targets: any\n      needs: no batch_invariant to keep" in text
 
 
 def test_requirements_in_words() -> None:
@@ -278,6 +278,8 @@ def test_requirements_in_words() -> None:
         (dispatch.Between("n", 1, 16), "n 1 to 16"),
         (dispatch.Holds("dense", True, "an operand is strided"), "dense"),
         (dispatch.Holds("bias", False, "there is a bias"), "not bias"),
+        (linear.Fastest("wvSplitK"), "wvSplitK the fastest, or asked for"),
+        (linear.Fastest("torch"), "no batch_invariant to keep"),
         (SimpleNamespace(), "simplenamespace"),
     ]
     assert [listing.describe(requirement) for requirement, _ in words] == [text for _, text in words]
@@ -296,6 +298,7 @@ def test_explain_gives_each_persona_its_decision(both: Both) -> None:
     assert [item["persona"]["chip"] for item in decisions] == ["mi300x", "mi308x", "h100", "cpu-x86-64-v3"]
     assert [item["chosen"] for item in decisions] == ["mfma", "mfma", "mma_sync", "cpu"]
     problem = {"n": 4, "m": 256, "k": 7168, "dtype": "fp16", "bias": True, "aligned": True, "dense": True}
+    problem["reduction"] = "deterministic"
     for item in decisions:
         assert item["problem"] == problem
         assert f"-> {item['chosen']} ({item['backend']})" in text

@@ -19,7 +19,7 @@ from aiterlite.jit.record import Manifest
 from aiterlite.jit.sources import SourceTree
 from aiterlite.jit.spec import Unit
 from aiterlite.jit.store import Store, open_store
-from aiterlite.tables import gemm, gemm_fp8
+from aiterlite.tables import gemm, gemm_fp8, gemm_rc
 from aiterlite.target import launch_target
 
 needs_amdgpu_clang = pytest.mark.skipif(toolchain.find("amd") is None, reason=toolchain.how_to_get("amd"))
@@ -48,6 +48,11 @@ def scaled(name: str, n: int, m: int) -> Unit:
     return gemm_fp8.device_unit(problem, persona, gemm_fp8.plan(problem, persona))
 
 
+def reducing(name: str, n: int, m: int) -> Unit:
+    persona, problem = target.resolve(name), gemm_rc.RcProblem(n, m, 7168)
+    return gemm_rc.device_unit(problem, persona, gemm_rc.plan_wv_split_krc(problem, persona))
+
+
 def launcher() -> Unit:
     return gemm.host_unit(launch_target())
 
@@ -67,6 +72,8 @@ def chosen(*names: str, ops: list[str] | None = None, **sets: Any) -> plan.Plan:
 
 def test_the_default_problems_are_the_demo_s() -> None:
     expected = {make("gfx942", n, m) for make in (device, scaled) for m in (256, 2112) for n in (1, 4, 16)}
+    # `linear` has 16 tokens served by wvSplitKrc here, whose launches are another library's.
+    expected |= {reducing("gfx942", 16, m) for m in (256, 2112)} | {gemm_rc.host_unit(launch_target())}
     assert set(chosen("gfx942").units) == expected | {launcher()}
     assert set(chosen("cpu-x86-64-v3").units) == {gemm.host_unit("cpu-x86-64-v3")}
 
@@ -91,7 +98,7 @@ def test_shapes_tokens_and_dtypes_choose() -> None:
 
 
 def test_a_call_that_nothing_serves_counts_where_its_operator_was_named() -> None:
-    sets: dict[str, Any] = {"shapes": [(64, 512)], "tokens": [17]}
+    sets: dict[str, Any] = {"shapes": [(64, 512)], "tokens": [129]}
     unasked = chosen("gfx942", **sets)
     assert unasked.units == {} and unasked.unserved == []
     assert [call.split("(")[0] for call in unasked.torch] == ["wvSplitK", "wvSplitKQ", "linear"]

@@ -22,7 +22,7 @@ from aiterlite import dispatch
 from aiterlite.dispatch import Between, ComputeUnits, Holds, OneOf, Refusal, Row, Table, Targets, Wishes
 from aiterlite.errors import DispatchError
 from aiterlite.jit.spec import Unit
-from aiterlite.tables import TABLES, gemm, gemm_fp8, gemm_plan, gemm_rc
+from aiterlite.tables import TABLES, gemm, gemm_fp8, gemm_plan, gemm_rc, linear
 from aiterlite.tables.gemm_rc_plan import REDUCTIONS
 from aiterlite.target import resolve
 
@@ -266,8 +266,9 @@ scaled_problems = st.builds(
     dense=st.booleans(),
 )
 rc_problems = st.builds(
-    lambda problem, reduction: gemm_rc.RcProblem(**vars(problem), reduction=reduction),
+    lambda problem, n, reduction: gemm_rc.RcProblem(**{**vars(problem), "n": n}, reduction=reduction),
     problems,
+    st.integers(0, 140),
     st.sampled_from(REDUCTIONS),
 )
 PROBLEMS = {
@@ -294,23 +295,48 @@ def test_every_row_is_chosen_or_rejected_with_a_reason(call: tuple[Table, Any], 
     assert dispatch.decide(table, problem, resolve(chip), wished) == decision
 
 
-@given(problems, st.sampled_from(PERSONAS))
-def test_linear_always_has_a_row_and_takes_the_kernel_where_wv_split_k_does(
-    problem: gemm.GemmProblem, chip: str
-) -> None:
-    linear = dispatch.decide(gemm.LINEAR, problem, resolve(chip))
-    kernel = dispatch.decide(gemm.WV_SPLIT_K, problem, resolve(chip))
-    assert linear.row is not None
-    # Where torch was measured to be faster: many tokens on a CPU; many tokens and rows on NVIDIA.
-    overtaken = {
-        "cpu": problem.n > gemm.CPU_LINEAR_TOKENS,
-        "cuda": problem.n > 8 and problem.m > 6144,
-        "amd": False,
-    }[resolve(chip).family]
-    if kernel.row is not None and not overtaken:
-        assert (chosen(linear), linear.plan) == (kernel.row.name, kernel.plan)
-    else:
-        assert chosen(linear) == "torch"
+@given(rc_problems, st.sampled_from(PERSONAS), st.sampled_from([None, "asm", "hip"]))
+def test_linear_takes_what_the_fastest_operator_takes(problem: gemm_rc.RcProblem, chip: str, wish: str | None) -> None:
+    """Row, plan and units are those of the operator's own table; torch serves what it is fastest at, or the rest."""
+    wished = Wishes(prefer=wish)
+    made = dispatch.decide(linear.LINEAR, problem, resolve(chip), wished)
+    plain = gemm.GemmProblem(*(getattr(problem, f.name) for f in dataclasses.fields(gemm.GemmProblem)))
+    few = dispatch.decide(gemm.WV_SPLIT_K, plain, resolve(chip), wished)
+    many = dispatch.decide(gemm_rc.WV_SPLIT_K_RC, problem, resolve(chip), wished)
+    if many.row is None:
+        kernels = problem.dtype in gemm.DTYPES and 1 <= problem.n <= 128
+        assert chosen(made) == (None if kernels and problem.reduction == "batch_invariant" else "torch")
+        return
+    operator = linear.verdict(problem, resolve(chip)).winner
+    if problem.reduction == "batch_invariant":
+        operator = "wvSplitKrc"
+    elif few.row is not None and few.row.backend == wish == "asm":
+        operator = "wvSplitK"
+    assert made.row is not None and linear.OPERATORS[made.row.name] == operator
+    own = {"wvSplitK": few, "wvSplitKrc": many}.get(operator)
+    if own is not None and own.row is not None:
+        assert chosen(made) == ("rc_" if own is many else "") + own.row.name
+        assert (made.plan, made.units) == (own.plan, own.units)
+
+
+def test_only_torch_is_left_to_batch_invariant_where_it_promises_nothing() -> None:
+    for change, expected in (
+        ({}, "rc_mfma"),
+        ({"n": 128}, "rc_mfma"),
+        ({"n": 129}, "torch"),
+        ({"dtype": "float32"}, "torch"),
+        ({"dense": False}, None),
+    ):
+        problem = dataclasses.replace(gemm_rc.RcProblem(1, 256, 7168, reduction="batch_invariant"), **change)
+        for wish in (None, "asm"):
+            decision = dispatch.decide(linear.LINEAR, problem, resolve("mi300x"), Wishes(prefer=wish))
+            assert chosen(decision) == expected
+    assert "make it contiguous" in why(decision, "rc_mfma")
+    assert "the bits of torch may depend on n (AITERLITE_GEMM_REDUCTION=deterministic)" in why(decision, "torch")
+    off = dispatch.decide(
+        linear.LINEAR, dataclasses.replace(problem, dense=True), resolve("mi300x"), Wishes(jit_off=True)
+    )
+    assert off.row is None
 
 
 @given(problems, st.sampled_from(["mi300x", "mi308x", "mi355x", "h100", "h200", "a100", "l40s"]))
@@ -344,6 +370,7 @@ ODD = {
     "strided": {"dense": False},
     "float32": {"dtype": "float32"},
     "17 tokens": {"n": 17},
+    "129 tokens": {"n": 129},
     "no token": {"n": 0},
     "odd sizes": {"m": 257, "k": 7169, "aligned": False},
 }
@@ -362,13 +389,13 @@ def golden_text() -> str:
     lines = []
     for chip, (m, k) in itertools.product(PERSONAS, SHAPES):
         previous = ""
-        for n in (1, 4, 16):
-            told = _short(dispatch.decide(gemm.LINEAR, gemm.GemmProblem(n, m, k), resolve(chip)))
+        for n in (1, 4, 16, 32, 64, 128):
+            told = _short(dispatch.decide(linear.LINEAR, gemm_rc.RcProblem(n, m, k), resolve(chip)))
             lines.append(f"{chip} m={m} k={k} n={n}: {told if told != previous else 'the same'}")
             previous = told
     lines += _golden_assembly()
     for op, chip, (name, change) in itertools.product(("wvSplitK", "linear"), PERSONAS, ODD.items()):
-        problem = dataclasses.replace(gemm.GemmProblem(4, 2112, 7168), **change)
+        problem = dataclasses.replace(TABLES[op].problem(4, 2112, 7168), **change)
         lines += _trace(f"{op} {chip} {name}", dispatch.decide(TABLES[op], problem, resolve(chip)))
     for chip, (m, k), n in itertools.product(PERSONAS[:-1], SHAPES[::3], (1, 4, 16)):
         problem = gemm_fp8.ScaledGemmProblem(n, m, k)
@@ -385,11 +412,11 @@ def _golden_assembly() -> list[str]:
     lines = []
     asked = Wishes(prefer="asm")
     for chip, (m, k), n in itertools.product(("mi300x", "mi308x", "mi355x"), SHAPES[::3], (1, 4, 16)):
-        decision = dispatch.decide(gemm.LINEAR, gemm.GemmProblem(n, m, k), resolve(chip), asked)
+        decision = dispatch.decide(linear.LINEAR, gemm_rc.RcProblem(n, m, k), resolve(chip), asked)
         lines.append(f"{chip} prefer=asm m={m} k={k} n={n}: {_short(decision)}")
     for chip, (name, change) in itertools.product(PERSONAS, ODD.items()):
-        problem = dataclasses.replace(gemm.GemmProblem(4, 2112, 7168), **change)
-        decision = dispatch.decide(gemm.LINEAR, problem, resolve(chip), asked)
+        problem = dataclasses.replace(gemm_rc.RcProblem(4, 2112, 7168), **change)
+        decision = dispatch.decide(linear.LINEAR, problem, resolve(chip), asked)
         lines.append(f"linear prefer=asm {chip} {name}: {_short(decision)}")
         lines += [f"    note: {note}" for note in decision.notes]
     scaled = {f"n={n}": {"n": n} for n in (1, 4, 16)} | ODD_SCALED
@@ -413,8 +440,10 @@ def _trace(call: str, decision: dispatch.Decision) -> list[str]:
 def _short(decision: dispatch.Decision) -> str:
     if decision.plan is None:
         return str(chosen(decision))
-    numbers = {**dataclasses.asdict(decision.plan), **dataclasses.asdict(decision.plan.tiling)}
-    plan = " ".join(f"{name}={int(value)}" for name, value in numbers.items() if name != "tiling")
+    whole = dataclasses.asdict(decision.plan)
+    parts = [value for value in whole.values() if isinstance(value, dict)]
+    numbers = {name: value for name, value in whole.items() if not isinstance(value, dict)}
+    plan = " ".join(f"{name}={int(value)}" for part in (numbers, *parts) for name, value in part.items())
     return f"{chosen(decision)} {plan}"
 
 
@@ -424,11 +453,32 @@ def test_decisions_are_the_golden_ones() -> None:
     assert not difference, "\n".join(["`python tests/test_dispatch.py` writes these anew:", *difference])
 
 
-@pytest.mark.parametrize(("n", "m", "row"), [(8, 7168, "mma_sync"), (9, 7168, "torch"), (16, 6144, "mma_sync")])
-def test_linear_leaves_to_torch_what_torch_does_faster(n: int, m: int, row: str) -> None:
-    decision = dispatch.decide(gemm.LINEAR, gemm.GemmProblem(n, m, 2048), resolve("h200"))
-    assert chosen(decision) == row
-    assert chosen(dispatch.decide(gemm.WV_SPLIT_K, gemm.GemmProblem(n, m, 2048), resolve("h200"))) == "mma_sync"
+ESTIMATED = "wvSplitKrc is faster: estimated from the cost model, not measured: mi300x at m 256, k 7168, n 16"
+
+
+@pytest.mark.parametrize(
+    ("chip", "n", "m", "k", "row", "other", "said"),
+    [
+        ("h200", 8, 7168, 2048, "mma_sync", "rc_mma_sync", "wvSplitK is faster: measured: h200 at m 7168, k 2048, n 8"),
+        ("h100", 9, 7168, 2048, "torch", "mma_sync", "torch is faster: measured: h200 at m 7168, k 2048, n 16, the"),
+        ("h100", 32, 256, 7168, "rc_mma_sync", "mma_sync", "n must be 1 to 16, it is 32"),
+        ("h100", 64, 300, 7168, "torch", "rc_mma_sync", "torch is faster: measured: h200 at m 256, k 7168, n 64, the"),
+        ("a100", 17, 64, 512, "torch", "rc_mma_sync", "torch is faster: nothing was measured on sm_80, so beyond 16"),
+        ("mi300x", 16, 256, 7168, "rc_mfma", "mfma", ESTIMATED),
+        ("mi325x", 9, 250, 7168, "rc_mfma", "mfma_asm", ESTIMATED),
+        ("mi308x", 16, 256, 7168, "mfma", "rc_mfma", "wvSplitK is faster: estimated from the cost model, not measured"),
+        ("mi355x", 100, 4096, 4096, "rc_mfma", "mfma", "n must be 1 to 16, it is 100"),
+        ("mi355x", 129, 4096, 4096, "torch", "rc_mfma", "n must be 1 to 128, it is 129"),
+        ("cpu-x86-64-v4", 8, 64, 512, "cpu", "rc_cpu", "wvSplitK is faster: on CPUs up to 8 tokens"),
+        ("cpu-x86-64-v4", 9, 64, 512, "torch", "cpu", "torch is faster: on CPUs beyond 8 tokens (call wvSplitK to"),
+    ],
+)
+def test_linear_leaves_to_others_what_they_do_faster(
+    chip: str, n: int, m: int, k: int, row: str, other: str, said: str
+) -> None:
+    """And says so of the rows that it leaves, with how that is known."""
+    decision = dispatch.decide(linear.LINEAR, gemm_rc.RcProblem(n, m, k), resolve(chip))
+    assert chosen(decision) == row and why(decision, other).startswith(said)
 
 
 if __name__ == "__main__":

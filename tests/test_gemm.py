@@ -240,7 +240,7 @@ def test_amd_assembly_is_right(target: str) -> None:
             results = {}
             for kind in ("asm", "hip"):
                 with envs.override(AITERLITE_TARGET=target, AITERLITE_PREFER=kind):
-                    decision = ops.explain("linear", ops._problem(x, weight, bias), x.device)
+                    decision = ops.explain("wvSplitK", ops._problem(x, weight, bias), x.device)
                     expected = "hip" if k == 100 else kind
                     assert decision.row is not None and decision.row.backend == expected
                     results[kind] = aiterlite.wvSplitK(x, weight, bias)

@@ -33,7 +33,7 @@ class Block:
 sys.meta_path.insert(0, Block())
 from aiterlite import dispatch, envs, errors, launcher, tables, target
 from aiterlite.jit import bundle, compiler, engine, jobs, loader, locks, record, toolchain
-decision = dispatch.decide(tables.TABLES["linear"], tables.gemm.GemmProblem(1, 256, 7168), target.resolve("mi300x"))
+decision = dispatch.decide(tables.TABLES["linear"], tables.gemm_rc.RcProblem(1, 256, 7168), target.resolve("mi300x"))
 result = [decision.row.name, engine.why_rebuild(decision.units[0])["hit"]]
 """
     report = child(code)

@@ -18,13 +18,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from aiterlite import __version__, envs, launcher
+from aiterlite.benchmark import tune
 from aiterlite.benchmark.floor import read_floor
 from aiterlite.benchmark.timing import Contender, Timing, compare, copies_for
 from aiterlite.ops import gemm as ops
+from aiterlite.ops import linear as operator
 from aiterlite.reference.gemm import error_bound
 from aiterlite.tables import gemm as tables
 from aiterlite.tables import overlap
 from aiterlite.tables.gemm_plan import SHAPES, TOKENS
+from aiterlite.tables.gemm_rc import RcProblem
 from aiterlite.target import Persona, persona_for
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -76,7 +79,7 @@ def _overlaps(device: torch.device) -> bool:
 
 def _plain(x: Tensor, weight: Tensor) -> Tensor:
     with envs.override(AITERLITE_OVERLAP="0"):
-        return ops.linear(x, weight)
+        return operator.linear(x, weight)
 
 
 def _random(rows: int, columns: int, dtype: str, device: torch.device) -> Tensor:
@@ -92,15 +95,15 @@ def _row(
     contenders: dict[str, Contender] = {
         **floors,
         "torch": lambda copy: functional.linear(inputs[copy], weights[copy]),
-        "ours": lambda copy: ops.linear(inputs[copy], weights[copy]),
+        "ours": lambda copy: operator.linear(inputs[copy], weights[copy]),
     }
     if _overlaps(device):
         contenders["plain"] = lambda copy: _plain(inputs[copy], weights[copy])
     with torch.no_grad():
         timings = compare(contenders, len(weights), device, samples)
     median = {name: timing.median for name, timing in timings.items()}
-    problem = tables.GemmProblem(n=n, m=m, k=k, dtype=dtype)
-    decision = ops.explain("linear", problem, device)
+    problem = RcProblem(n=n, m=m, k=k, dtype=dtype, reduction=envs.GEMM_REDUCTION.get())
+    decision = operator.explain("linear", problem, device)
     moved = 2 * (m * k + n * k + n * m)
     return Row(
         m=m,
@@ -132,7 +135,7 @@ def _variant(decision: Any) -> str:
 def _error_over_bound(x: Tensor, weight: Tensor) -> float:
     """The worst element's error over its bound; above 1 is wrong."""
     with torch.no_grad():
-        y = ops.linear(x, weight)
+        y = operator.linear(x, weight)
     exact = x.double().cpu() @ weight.double().cpu().T
     return float(((y.double().cpu() - exact).abs() / error_bound(x.cpu(), weight.cpu(), exact)).max())
 
@@ -153,20 +156,20 @@ def call_overhead_us(device: torch.device, calls: int = 2000) -> dict[str, float
         return best / calls * 1e6
 
     with torch.no_grad():
-        ours = host_time(lambda: ops.linear(x, weight))
+        ours = host_time(lambda: operator.linear(x, weight))
         theirs = host_time(lambda: functional.linear(x, weight))
-        y = ops.linear(x, weight)
+        y = operator.linear(x, weight)
         bare = host_time(bare_launch(x, weight, y))
     return {"linear": ours, "torch": theirs, "bare_launch": bare, "over_bare_launch": ours - bare}
 
 
 def bare_launch(x: Tensor, weight: Tensor, y: Tensor) -> Callable[[], int]:
-    """The kernel that `linear` takes for these operands, called with fixed arguments and nothing around it.
+    """The kernel that `wvSplitK` takes for these operands, called with fixed arguments and nothing around it.
 
     The arguments are addresses: the caller keeps the tensors alive.
     """
     problem = tables.GemmProblem(n=x.shape[0], m=weight.shape[0], k=weight.shape[1], dtype="bf16")
-    decision = ops.explain("linear", problem, x.device)
+    decision = operator.explain("wvSplitK", problem, x.device)
     arguments = (x.data_ptr(), weight.data_ptr(), None, y.data_ptr(), *ops.sizes(x, weight, None))
     if x.device.type == "cpu":
         tail = (ops.ELEMENTS[problem.dtype], ops.parallel_for(), torch.get_num_threads())
@@ -199,6 +202,8 @@ def report(rows: list[Row], overhead: dict[str, float], persona: Persona) -> dic
 
 
 def to_text(data: dict[str, Any]) -> str:
+    if "tables" in data:
+        return tune.to_text(data)
     persona = data["persona"]
     lines = [
         f"{persona['chip']} ({persona['target']}), torch {data['torch']}, {data['threads']} threads; microseconds",
@@ -226,17 +231,22 @@ def to_text(data: dict[str, Any]) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--shape", action="append", metavar="M,K", help="repeatable; default: the table's")
-    parser.add_argument("--tokens", default=",".join(map(str, TOKENS)), metavar="N,N")
+    parser.add_argument("--tokens", metavar="N,N", help="default: the table's")
     parser.add_argument("--dtype", choices=sorted(_DTYPES), default="bf16")
     parser.add_argument("--samples", type=int, default=31)
     parser.add_argument("--json", metavar="FILE", help="write the result here as JSON")
+    tune.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Raises `ArgumentError` for arguments of --tune that do not fit together."""
+    shapes = [tuple(map(int, text.split(","))) for text in arguments.shape or ()]
+    sizes = [(m, k) for m, k in shapes]
+    tokens = [int(text) for text in arguments.tokens.split(",")] if arguments.tokens else []
+    if tune.wanted(arguments):
+        return tune.run(arguments, sizes, tokens)
     device = torch.device(arguments.device)
-    shapes = [tuple(map(int, text.split(","))) for text in arguments.shape] if arguments.shape else list(SHAPES)
-    tokens = [int(text) for text in arguments.tokens.split(",")]
-    rows = measure([(m, k) for m, k in shapes], tokens, arguments.dtype, device, arguments.samples)
+    rows = measure(sizes or list(SHAPES), tokens or list(TOKENS), arguments.dtype, device, arguments.samples)
     return report(rows, call_overhead_us(device), persona_for(device.type, device.index))
 
 

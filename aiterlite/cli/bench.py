@@ -7,7 +7,8 @@ import importlib
 import json
 from pathlib import Path
 
-from aiterlite.cli.command import Commands, Report, command
+from aiterlite.cli.command import Commands, Report, UsageError, command
+from aiterlite.errors import ArgumentError
 
 _FAMILIES = ("gemm",)
 
@@ -16,7 +17,10 @@ def add(commands: Commands) -> None:
     parser = command(commands, "bench", "measure against torch and the read floor", _run, rest="take")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the result there as JSON")
     parser.usage = "aiterlite bench [gemm] [--json] [--output FILE] [options of the family]"
-    parser.epilog = "The options of gemm: --device, --shape M,K, --tokens N,N, --dtype, --samples."
+    parser.epilog = (
+        "The options of gemm: --device, --shape M,K, --tokens N,N, --dtype, --samples; "
+        "--tune with --ops linear, --target T,T, --write FILE."
+    )
 
 
 def _run(args: argparse.Namespace) -> Report:
@@ -26,7 +30,10 @@ def _run(args: argparse.Namespace) -> Report:
     measuring = importlib.import_module(f"aiterlite.benchmark.{family}")
     parser = argparse.ArgumentParser(prog=f"aiterlite bench {family}", allow_abbrev=False)
     measuring.add_arguments(parser)
-    data = measuring.run(parser.parse_args(args.words[len(named) :]))
+    try:
+        data = measuring.run(parser.parse_args(args.words[len(named) :]))
+    except ArgumentError as error:
+        raise UsageError(str(error)) from None
     if args.output:
         args.output.write_text(json.dumps(data, indent=1) + "\n")
     return Report(data, measuring.to_text(data))

@@ -11,7 +11,7 @@ from typing import Any
 from aiterlite import dispatch
 from aiterlite.cli.command import Commands, Report, command
 from aiterlite.cli.targets import usage
-from aiterlite.tables import TABLES, gemm, gemm_fp8
+from aiterlite.tables import TABLES, gemm_fp8, linear
 
 
 def add(commands: Commands) -> None:
@@ -57,8 +57,10 @@ def _(requirement: dispatch.Holds) -> str:
 
 
 @describe.register
-def _(requirement: gemm.Below) -> str:
-    return f"n at most {requirement.tokens} or m at most {requirement.rows}"
+def _(requirement: linear.Fastest) -> str:
+    if requirement.operator == linear.TORCH:
+        return "no batch_invariant to keep"
+    return f"{requirement.operator} the fastest, or asked for"
 
 
 @describe.register

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
 
-from aiterlite import dispatch, target
+from aiterlite import dispatch, envs, target
 from aiterlite.cli.command import UsageError
 from aiterlite.dispatch import Table
 from aiterlite.errors import TargetError
@@ -62,7 +62,8 @@ def problem(table: Table, values: dict[str, Any]) -> Any:
     """A problem from plain data. Raises `ValueError`.
 
     `aligned`, where it is not given, is what contiguous operands have: rows of a multiple of 16 bytes, which are
-    8 elements unless the type of problem says otherwise.
+    8 elements unless the type of problem says otherwise. `reduction`, where it is not given, is what a call that does
+    not say takes: AITERLITE_GEMM_REDUCTION.
     """
     types = get_type_hints(table.problem)
     for name, value in values.items():
@@ -73,6 +74,8 @@ def problem(table: Table, values: dict[str, Any]) -> Any:
         raise ValueError(f"{table.op} needs {', '.join(missing)}")
     if "aligned" in types and "aligned" not in values and "k" in values:
         values = {**values, "aligned": values["k"] % getattr(table.problem, "LOAD_ELEMENTS", 8) == 0}
+    if "reduction" in types and "reduction" not in values:
+        values = {**values, "reduction": envs.GEMM_REDUCTION.get()}
     return dispatch.problem_from(table, values)
 
 

@@ -1,8 +1,7 @@
-"""Skinny GEMM: `linear` and `wvSplitK`.
+"""Skinny GEMM: `wvSplitK`, registered with torch.library as `aiterlite::wvSplitK`, and what its family shares.
 
-Both are registered with torch.library as `aiterlite::linear` and `aiterlite::wvSplitK`. A call is validated and
-dispatched once for each combination of shapes, strides, dtypes and device; what that gives is a closure that only
-reads addresses and launches.
+A call is validated and dispatched once for each combination of shapes, strides, dtypes and device; what that gives is a
+closure that only reads addresses and launches.
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from aiterlite import dispatch, emulator, launcher
+from aiterlite import emulator, launcher
 from aiterlite.dispatch import Decision, Table
 from aiterlite.errors import ArgumentError, LaunchError, LoadError
 from aiterlite.jit import kernarg, loader
@@ -27,38 +25,12 @@ from aiterlite.ops import calls
 from aiterlite.tables import asm
 from aiterlite.tables import gemm as tables
 from aiterlite.target import Persona, launch_target, persona_for
-from aiterlite.wishes import wishes
 
 Run = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
 ELEMENTS = {"bf16": 0, "fp16": 1}
 _DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 _ABI = 1
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """y = x · weight^T + bias, by the fastest implementation for the shape; torch where no kernel applies.
-
-    Args:
-        x: [..., K]; rows may be strided.
-        weight: [M, K] of x's dtype and device; rows may be strided.
-        bias: None, [M], [1, M] or [N, M] of x's dtype and device, N the number of rows of x.
-
-    Returns [..., M] of x's dtype: float32 sums, one rounding. Few rows (N of at most 16) in bfloat16 or float16 take
-    this package's kernels; other problems, and any that needs gradients or autocast, take
-    `torch.nn.functional.linear`, whose semantics these are. `AITERLITE_STRICT=1` makes falling back to torch because
-    of the shape or dtype an error.
-
-    Raises `ArgumentError` for operands that do not fit together, `DispatchError` under AITERLITE_STRICT=1, and a
-    `JitError` where a kernel cannot be built or loaded.
-    """
-    if torch.is_autocast_enabled(x.device.type) or (
-        torch.is_grad_enabled()
-        and (x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad))
-    ):
-        return functional.linear(x, weight, bias)
-    result: Tensor = _LINEAR_OP(x, weight, bias)
-    return result
 
 
 def wvSplitK(  # noqa: N802 (the operator's name in the field)
@@ -80,12 +52,6 @@ def wvSplitK(  # noqa: N802 (the operator's name in the field)
     """
     result: Tensor = _WV_SPLIT_K_OP(x, weight, bias, cu_count=cu_count)
     return result
-
-
-def explain(op: str, problem: tables.GemmProblem, device: torch.device) -> Decision:
-    """The decision that a call with this problem on this device would take."""
-    table = {table.op: table for table in (tables.WV_SPLIT_K, tables.LINEAR)}[op]
-    return dispatch.decide(table, problem, persona_for(device.type, device.index), wishes())
 
 
 # Checking ------------------------------------------------------------------------------------------------------------
@@ -185,29 +151,23 @@ def _flatten(x: Tensor) -> Tensor:
 def _prepare(table: Table, function: str, x: Tensor, weight: Tensor, bias: Tensor | None, cu_count: int) -> Run:
     n = _check(function, x, weight, bias)
     shape = (*x.shape[:-1], weight.shape[0])
-    if table is tables.WV_SPLIT_K:
-        _check_kernel_operands(function, x, weight, bias)
+    _check_kernel_operands(function, x, weight, bias)
     if n == 0 or weight.shape[0] == 0:
         return lambda x, weight, bias: x.new_empty(shape)
     rows = _flatten(x)
     problem = _problem(rows, weight, bias)
-    decision, row = calls.decide(table, problem, _planned_for(function, x.device, cu_count))
-    if row.backend == "torch":
-        return _torch_linear
+    decision, _ = calls.decide(table, problem, _planned_for(function, x.device, cu_count))
     # The strides are part of what a prepared call is kept under, so these never change for it.
-    fixed = sizes(rows, weight, bias)
-    if row.backend == "host":
+    return run_of(decision, shape, sizes(rows, weight, bias), x.device)
+
+
+def run_of(decision: Decision, shape: tuple[int, ...], fixed: tuple[int, ...], device: torch.device) -> Run:
+    """The launch of what a decision on `wvSplitK` chose, for results of a shape and operands of these `sizes`."""
+    if decision.row is not None and decision.row.backend == "host":
         return _host_run(decision, shape, fixed)
-    if x.device.type == "cpu":
+    if device.type == "cpu":
         return _emulated_run(decision, shape, fixed)
-    return _device_run(decision, shape, fixed, x.device)
-
-
-def _torch_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if bias is None or bias.dim() == 1 or x.dim() == 2:
-        return functional.linear(x, weight, bias)
-    # torch adds a bias per row to a matrix only.
-    return functional.linear(_flatten(x), weight, bias).view(*x.shape[:-1], weight.shape[0])
+    return _device_run(decision, shape, fixed, device)
 
 
 def sizes(rows: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[int, ...]:
@@ -369,53 +329,45 @@ def layout_key(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Any, ...
     )
 
 
-def _run_for(
-    table: Table, x: Tensor, weight: Tensor, bias: Tensor | None, cu_count: int = 0, function: str = ""
-) -> Run:
-    """The prepared call for these operands. Errors name `function`, or the table's operator."""
-    function = function or table.op
+def _run_for(x: Tensor, weight: Tensor, bias: Tensor | None, cu_count: int = 0, function: str = "wvSplitK") -> Run:
+    """The prepared call for these operands. Errors name `function`."""
     key = (function, cu_count, layout_key(x, weight, bias))
     run = _calls.find(key)
-    return run or _calls.keep(key, _prepare(table, function, x, weight, bias, cu_count))
+    return run or _calls.keep(key, _prepare(tables.WV_SPLIT_K, function, x, weight, bias, cu_count))
 
 
-def _linear_impl(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return _run_for(tables.LINEAR, x, weight, bias)(x, weight, bias)
+def _impl(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, cu_count: int = 0) -> Tensor:
+    return _run_for(x, weight, bias, cu_count)(x, weight, bias)
 
 
-def _wv_split_k_impl(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, cu_count: int = 0) -> Tensor:
-    return _run_for(tables.WV_SPLIT_K, x, weight, bias, cu_count)(x, weight, bias)
-
-
-def _fake(function: str) -> Callable[..., Tensor]:
-    def fake(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, cu_count: int = 0) -> Tensor:
-        _check(function, x, weight, bias)
-        return x.new_empty((*x.shape[:-1], weight.shape[0]))
-
-    return fake
+def _fake(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, cu_count: int = 0) -> Tensor:
+    _check("wvSplitK", x, weight, bias)
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
 def _register() -> Any:
     library: Any = torch.library.Library("aiterlite", "FRAGMENT")  # type: ignore[no-untyped-call]
-    operands = "Tensor x, Tensor weight, Tensor? bias=None"
-    for name, arguments, implementation in (
-        ("linear", operands, _linear_impl),
-        ("wvSplitK", f"{operands}, *, int cu_count=0", _wv_split_k_impl),
-    ):
-        library.define(f"{name}({arguments}) -> Tensor")
-        for key in ("CPU", "CUDA"):
-            library.impl(name, implementation, key)
-        torch.library.register_fake(f"aiterlite::{name}", _fake(name), lib=library)
+    library.define("wvSplitK(Tensor x, Tensor weight, Tensor? bias=None, *, int cu_count=0) -> Tensor")
+    for key in ("CPU", "CUDA"):
+        library.impl("wvSplitK", _impl, key)
+    torch.library.register_fake("aiterlite::wvSplitK", _fake, lib=library)
     return library
 
 
 _registered = _register()
-_LINEAR_OP = torch.ops.aiterlite.linear.default
 _WV_SPLIT_K_OP = torch.ops.aiterlite.wvSplitK.default
+
+
+_ELSEWHERE = {
+    "explain": "linear",
+    "linear": "linear",
+    "wvSplitKrc": "gemm_rc",
+    "wvSplitKrc_workspace_size": "gemm_rc",
+}
 
 
 def __getattr__(name: str) -> Any:
     """The operators of this family that have a file of their own, which reads this one."""
-    if name in ("wvSplitKrc", "wvSplitKrc_workspace_size"):
-        return getattr(importlib.import_module("aiterlite.ops.gemm_rc"), name)
+    if name in _ELSEWHERE:
+        return getattr(importlib.import_module(f"aiterlite.ops.{_ELSEWHERE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -77,7 +77,7 @@ def wvSplitKrc_workspace_size(  # noqa: N802 (after the operator)
     `DispatchError` for sizes that it does not take.
     """
     persona = gemm._planned_for(_OP, torch.device(device), cu_count)
-    problem = tables.RcProblem(n, m, k, reduction=_reduction(reduction))
+    problem = tables.RcProblem(n, m, k, reduction=reduction_mode(_OP, reduction))
     wished = wishes()
     decision = dispatch.decide(tables.WV_SPLIT_K_RC, problem, persona, wished)
     dispatch.require(decision, wished)
@@ -87,11 +87,12 @@ def wvSplitKrc_workspace_size(  # noqa: N802 (after the operator)
 # Preparing: once for each combination of shapes, strides, dtypes, alignment, reduction and device ---------------------
 
 
-def _reduction(asked: str | None) -> str:
+def reduction_mode(function: str, asked: str | None) -> str:
+    """What a call of `function` asks for, else what the environment does."""
     if asked is None:
         return envs.GEMM_REDUCTION.get()
     if asked not in REDUCTIONS:
-        raise ArgumentError(_OP, "reduction", repr(asked), ", ".join(REDUCTIONS))
+        raise ArgumentError(function, "reduction", repr(asked), ", ".join(REDUCTIONS))
     return asked
 
 
@@ -104,16 +105,20 @@ def _prepare(x: Tensor, weight: Tensor, bias: Tensor | None, reduction: str, cu_
     rows = gemm._flatten(x)
     plain = gemm._problem(rows, weight, bias)
     problem = tables.RcProblem(**vars(plain), reduction=reduction)
-    decision, row = calls.decide(tables.WV_SPLIT_K_RC, problem, gemm._planned_for(_OP, x.device, cu_count))
-    fixed = gemm.sizes(rows, weight, bias)
-    if row.backend == "host":
+    decision, _ = calls.decide(tables.WV_SPLIT_K_RC, problem, gemm._planned_for(_OP, x.device, cu_count))
+    return run_of(decision, shape, gemm.sizes(rows, weight, bias), x.device)
+
+
+def run_of(decision: Decision, shape: tuple[int, ...], fixed: tuple[int, ...], device: torch.device) -> Run:
+    """The launch of what a decision on `wvSplitKrc` chose, for results of a shape and operands of `gemm.sizes`."""
+    if decision.row is not None and decision.row.backend == "host":
         host = gemm._host_run(decision, shape, fixed)
         return lambda x, weight, bias, workspace: host(x, weight, bias)
-    if x.device.type == "cpu":
+    if device.type == "cpu":
         return _emulated_run(decision, shape, fixed)
     if isinstance(decision.plan, Sm90Plan):
-        return _sm90_run(decision, shape, fixed, x.device)
-    return _device_run(decision, shape, fixed, x.device)
+        return _sm90_run(decision, shape, fixed, device)
+    return _device_run(decision, shape, fixed, device)
 
 
 def _need(plan: tables.WvSplitKrcPlan) -> Need:
@@ -278,7 +283,7 @@ def _wv_split_k_rc_impl(
 ) -> Tensor:
     """Runs the prepared call for these operands."""
     key = (reduction, cu_count, gemm.layout_key(x, weight, bias))
-    run = _calls.find(key) or _calls.keep(key, _prepare(x, weight, bias, _reduction(reduction), cu_count))
+    run = _calls.find(key) or _calls.keep(key, _prepare(x, weight, bias, reduction_mode(_OP, reduction), cu_count))
     return run(x, weight, bias, workspace)
 
 
@@ -291,7 +296,7 @@ def _fake(
     workspace: Tensor | None = None,
     cu_count: int = 0,
 ) -> Tensor:
-    _reduction(reduction)
+    reduction_mode(_OP, reduction)
     gemm._check(_OP, x, weight, bias)
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from aiterlite.errors import ArgumentError
 from aiterlite.ops import gemm
-from aiterlite.tables.gemm import WV_SPLIT_K
 
 ROWS_PER_BLOCK = (2, 4, 8, 16)
 
@@ -45,7 +44,7 @@ def _check(x: Tensor, rows_per_block: int) -> None:
 
 def _impl(x: Tensor, weight: Tensor, rows_per_block: int = 4) -> Tensor:
     _check(x, rows_per_block)
-    return gemm._run_for(WV_SPLIT_K, x, weight, None, function="LLMM1")(x, weight, None)
+    return gemm._run_for(x, weight, None, function="LLMM1")(x, weight, None)
 
 
 def _fake(x: Tensor, weight: Tensor, rows_per_block: int = 4) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aiterlite.errors import ArgumentError
-from aiterlite.ops import gemm, gemm_fp8, gemm_rc
+from aiterlite.ops import gemm, gemm_fp8, gemm_rc, linear
 from aiterlite.reference import gemm as reference
 from aiterlite.tables.gemm import GemmProblem
 from aiterlite.tables.gemm_fp8 import FLAVOURS, NATIVE, ScaledGemmProblem
@@ -99,7 +99,7 @@ def _scaled_gemm(problem: ScaledGemmProblem, seed: int) -> Sample:
 
 
 SAMPLES: dict[str, Callable[[Any, int], Sample]] = {
-    "linear": _gemm(gemm.linear),
+    "linear": _gemm(linear.linear, "reduction"),
     "wvSplitK": _gemm(gemm.wvSplitK),
     "wvSplitKQ": _scaled_gemm,
     "wvSplitKrc": _gemm(gemm_rc.wvSplitKrc, "reduction"),

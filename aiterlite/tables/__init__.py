@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from aiterlite.dispatch import Table
 from aiterlite.jit.spec import Unit
-from aiterlite.tables import asm, gemm, gemm_fp8, gemm_rc
+from aiterlite.tables import asm, gemm, gemm_fp8, gemm_rc, linear
 
 TABLES: dict[str, Table] = {
-    table.op: table for table in (gemm.WV_SPLIT_K, gemm_rc.WV_SPLIT_K_RC, gemm_fp8.WV_SPLIT_K_Q, gemm.LINEAR)
+    table.op: table for table in (gemm.WV_SPLIT_K, gemm_rc.WV_SPLIT_K_RC, gemm_fp8.WV_SPLIT_K_Q, linear.LINEAR)
 }
 
 # What is built where no operator is named. Others are built where they are asked for.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from aiterlite.dispatch import Between, Holds, OneOf, Refusal, Row, Table, Targets, Wishes
+from aiterlite.dispatch import Between, Holds, OneOf, Row, Table, Targets
 from aiterlite.jit import kernarg
 from aiterlite.jit.spec import Unit
 from aiterlite.tables import asm, overlap
@@ -129,7 +129,6 @@ _SM90 = Row(
     plan=plan_wv_split_k,
     units=_units,
 )
-_TORCH = Row(name="torch", backend="torch", requires=(), preference=asm.PREFERENCE - 1, fallback=True)
 
 
 def _asm_variant(plan: WvSplitKPlan) -> asm.AsmVariant:
@@ -138,26 +137,4 @@ def _asm_variant(plan: WvSplitKPlan) -> asm.AsmVariant:
 
 _ASM = (asm.dispatch_row(asm.WV_SPLIT_K, _SIZES, plan_wv_split_k, _asm_variant, host_unit),)
 
-
-@dataclass(frozen=True)
-class Below:
-    """Where tokens and rows are both many, torch's GEMM overtakes: at most `tokens`, or at most `rows` weight rows."""
-
-    tokens: int
-    rows: int
-
-    def refuse(self, problem: GemmProblem, persona: Persona, wishes: Wishes) -> Refusal | None:
-        if problem.n <= self.tokens or problem.m <= self.rows:
-            return None
-        measured = f"torch is faster beyond n {self.tokens} with m beyond {self.rows}"
-        return Refusal(f"{measured}, they are {problem.n} and {problem.m}", "call wvSplitK to have it all the same")
-
-
-# Measured on an H200 (docs/perf/gemm-sm90.md): at (7168, 2048) and (7168, 2304) torch leads by 1 to 2 % at 16 tokens.
-_SM90_LINEAR = replace(_SM90, requires=(*_SM90.requires, Below(tokens=8, rows=6144)))
-
-# Where torch's matrix units overtake this package's multiply-adds on a CPU (docs/perf/gemm-cpu.md).
-_CPU_LINEAR = replace(_CPU, requires=(*_CPU.requires, Between("n", 1, CPU_LINEAR_TOKENS)))
-
 WV_SPLIT_K = Table("wvSplitK", GemmProblem, (_CPU, _AMD, *_ASM, _SM90))
-LINEAR = Table("linear", GemmProblem, (_CPU_LINEAR, _AMD, *_ASM, _SM90_LINEAR, _TORCH))

@@ -110,6 +110,12 @@ def tiling(target: str, n: int, m: int, k: int, compute_units: int, aligned: boo
     return chosen if aligned else replace(chosen, unroll=1)
 
 
+def estimated_time(target: str, n: int, m: int, k: int, compute_units: int) -> float:
+    """The microseconds that the plan expects of its choice."""
+    chip = CHIPS[target]
+    return _cut_time(chip, ranked_cuts(chip, n, m, k, compute_units)[0], n, m, k, compute_units)
+
+
 def _groups(m: int, slices: int, tiles: int) -> int:
     return _quotient(m * slices, TILE_ROWS * tiles)
 

@@ -111,6 +111,11 @@ def cut(target: str, n: int, m: int, k: int, compute_units: int, reduction: str)
     return _cut(target, next(c for c in _COLUMNS if c >= n), m, k, compute_units, reduction)
 
 
+def estimated_time(target: str, n: int, m: int, k: int, compute_units: int, reduction: str) -> float:
+    """The microseconds that the plan expects of its choice."""
+    return _time(target, cut(target, n, m, k, compute_units, reduction), n, m, k, compute_units)
+
+
 @functools.lru_cache(maxsize=4096)
 def _cut(target: str, n: int, m: int, k: int, compute_units: int, reduction: str) -> Cut:
     if reduction != "batch_invariant":

@@ -1,0 +1,186 @@
+"""Which of wvSplitK, wvSplitKrc and torch serves a skinny GEMM fastest: measured or estimated points, as data.
+
+The data is gemm_crossover.json, which `aiterlite bench --tune` writes (docs/cli.md): tables of points, each table for
+one chip. A point is (m, k) and a token bucket, and says who was fastest there. A problem is decided so:
+
+1. Of the tables of its target, the one of the nearest number of compute units counts (by ratio); of equal ones that of
+   the chip's name, then the first in the file. A chip cut into partitions so takes the table that its size is like.
+2. Its tokens belong to the smallest bucket that holds them.
+3. Of the table's points in that bucket the nearest one decides, by the distance of (log m, log k); of equally near ones
+   that of the least m, then of the least k.
+
+Contenders of equal time at a point: wvSplitK before wvSplitKrc before torch (the order of `CONTENDERS`).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiterlite.target import Persona
+
+SHIPPED = Path(__file__).with_name("gemm_crossover.json")
+FORMAT = 1
+BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
+CONTENDERS = {"K": "wvSplitK", "R": "wvSplitKrc", "T": "torch"}
+_LETTERS = {name: letter for letter, name in CONTENDERS.items()}
+_NOTHING = "."
+MEASURED, ESTIMATED = "measured", "estimated from the cost model, not measured"
+
+
+@dataclass(frozen=True)
+class Point:
+    """Who was fastest for weights [m, k] and the tokens of a bucket."""
+
+    m: int
+    k: int
+    bucket: int
+    winner: str
+
+
+@dataclass(frozen=True)
+class CrossoverTable:
+    """The points of one chip. `source` is MEASURED or ESTIMATED; `how` says in which run, or by which model."""
+
+    target: str
+    chip: str
+    compute_units: int
+    source: str
+    how: str
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The fastest for a problem, and the point that says so, in words."""
+
+    winner: str
+    why: str
+
+
+class CrossoverFormatError(ValueError):
+    """A crossover file holds something else than what `bench --tune` writes."""
+
+
+def bucket_of(n: int) -> int | None:
+    """The smallest bucket that holds n tokens; None beyond the largest."""
+    return next((bucket for bucket in BUCKETS if n <= bucket), None)
+
+
+def fastest(times: Mapping[str, float]) -> str:
+    """The contender of the least time; of equal ones the first of `CONTENDERS`."""
+    return min((name for name in CONTENDERS.values() if name in times), key=lambda name: times[name])
+
+
+def verdict(persona: Persona, n: int, m: int, k: int) -> Verdict | None:
+    """Who the shipped tables say is fastest; None where they hold nothing for the target or the bucket."""
+    return _verdict(persona.target, persona.chip, persona.cu_count, bucket_of(n), m, k)
+
+
+@functools.lru_cache(maxsize=4096)
+def _verdict(target: str, chip: str, units: int, bucket: int | None, m: int, k: int) -> Verdict | None:
+    table = choose(shipped(), target, chip, units)
+    return None if table is None or bucket is None else decide(table, bucket, m, k)
+
+
+@functools.cache
+def shipped() -> tuple[CrossoverTable, ...]:
+    """The tables that this package brings, read once."""
+    return load(SHIPPED)
+
+
+def choose(tables: Iterable[CrossoverTable], target: str, chip: str, units: int) -> CrossoverTable | None:
+    """The table that counts for a chip (rule 1), or None."""
+    same = [table for table in tables if table.target == target]
+
+    def distance(table: CrossoverTable) -> tuple[float, bool]:
+        # CPUs have no compute units.
+        return abs(math.log(max(1, table.compute_units) / max(1, units))), table.chip != chip
+
+    return min(same, key=distance, default=None)
+
+
+def decide(table: CrossoverTable, bucket: int, m: int, k: int) -> Verdict | None:
+    """Who the nearest point of a table's bucket names (rule 3), or None where the bucket has none."""
+
+    def distance(point: Point) -> tuple[float, int, int]:
+        # Rounded, so that a tie is one whatever the last bits of the logarithms.
+        return round(math.log(point.m / m) ** 2 + math.log(point.k / k) ** 2, 9), point.m, point.k
+
+    point = min((p for p in table.points if p.bucket == bucket), key=distance, default=None)
+    if point is None:
+        return None
+    where = f"{table.chip} at m {point.m}, k {point.k}, n {point.bucket}, the nearest point"
+    return Verdict(point.winner, f"{table.source}: {where}")
+
+
+# The file -------------------------------------------------------------------------------------------------------------
+
+
+def load(path: Path) -> tuple[CrossoverTable, ...]:
+    """The tables of a file. Raises `CrossoverFormatError` for anything that `dump` does not write, `OSError`."""
+    try:
+        data = json.loads(path.read_text())
+        if data["format"] != FORMAT or data["buckets"] != list(BUCKETS) or data["contenders"] != CONTENDERS:
+            raise ValueError(f"format, buckets or contenders are not those of this version, {FORMAT}")
+        return tuple(_table(item) for item in data["tables"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CrossoverFormatError(f"{path} is no crossover file: {type(error).__name__}: {error}") from None
+
+
+def _table(item: Mapping[str, Any]) -> CrossoverTable:
+    points = []
+    for shape, letters in item["points"].items():
+        m, k = (int(text) for text in shape.split(","))
+        if m < 1 or k < 1 or len(letters) != len(BUCKETS):
+            raise ValueError(f"{shape}: {letters}")
+        for bucket, letter in zip(BUCKETS, letters, strict=True):
+            if letter != _NOTHING:
+                points.append(Point(m, k, bucket, CONTENDERS[letter]))
+    texts = [item[name] for name in ("target", "chip", "source", "how")]
+    units = item["compute_units"]
+    if any(type(text) is not str for text in texts) or type(units) is not int or units < 0:
+        raise ValueError(f"target, chip, source, how, compute_units: {texts}, {units}")
+    if item["source"] not in (MEASURED, ESTIMATED):
+        raise ValueError(f"source {item['source']!r}")
+    return CrossoverTable(texts[0], texts[1], units, texts[2], texts[3], tuple(points))
+
+
+def dump(tables: Iterable[CrossoverTable]) -> str:
+    """The text of a file: one line for each (m, k), with a letter for each bucket, `.` where nothing is known."""
+    head = {"format": FORMAT, "buckets": list(BUCKETS), "contenders": CONTENDERS}
+    lines = ["{", *(f' "{name}": {json.dumps(value)},' for name, value in head.items()), ' "tables": [']
+    blocks = [_block(table) for table in tables]
+    return "\n".join([*lines, ",\n".join(blocks), " ]", "}"]) + "\n"
+
+
+def _block(table: CrossoverTable) -> str:
+    letters: dict[tuple[int, int], dict[int, str]] = {}
+    for point in table.points:
+        letters.setdefault((point.m, point.k), {})[point.bucket] = _LETTERS[point.winner]
+    fields = ("target", "chip", "compute_units", "source", "how")
+    lines = [f'   "{name}": {json.dumps(getattr(table, name))},' for name in fields]
+    shapes = [
+        f'    "{m},{k}": "{"".join(found.get(bucket, _NOTHING) for bucket in BUCKETS)}"'
+        for (m, k), found in sorted(letters.items())
+    ]
+    return "\n".join(["  {", *lines, '   "points": {', ",\n".join(shapes), "   }", "  }"])
+
+
+def merged(tables: Iterable[CrossoverTable], fresh: CrossoverTable) -> tuple[CrossoverTable, ...]:
+    """Tables with a fresh one in the place of that of its target, chip and size, or behind them."""
+
+    def same(table: CrossoverTable) -> bool:
+        return (table.target, table.chip, table.compute_units) == (fresh.target, fresh.chip, fresh.compute_units)
+
+    kept = list(tables)
+    found = [index for index, table in enumerate(kept) if same(table)]
+    if not found:
+        return (*kept, fresh)
+    kept[found[0]] = fresh
+    return tuple(kept)

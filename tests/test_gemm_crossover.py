@@ -1,0 +1,245 @@
+"""The crossover table: its file, how a problem finds its point, and what `bench --tune` writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiterlite.cli import main
+from aiterlite.tables import gemm_crossover as crossover
+from aiterlite.tables import gemm_plan, gemm_rc_plan
+from aiterlite.tables.gemm_crossover import BUCKETS, ESTIMATED, MEASURED, CrossoverTable, Point
+from aiterlite.target import resolve
+
+Both = Callable[..., tuple[str, Any, int]]
+POINTS = (
+    Point(100, 100, 1, "torch"),
+    Point(100, 400, 1, "wvSplitK"),
+    Point(400, 100, 1, "wvSplitKrc"),
+    Point(400, 400, 16, "wvSplitKrc"),
+)
+TABLE = CrossoverTable("gfx942", "mi300x", 304, MEASURED, "a test", POINTS)
+
+
+@pytest.mark.parametrize(
+    ("bucket", "m", "k", "winner"),
+    [
+        (1, 100, 100, "torch"),
+        (1, 10**6, 100, "wvSplitKrc"),
+        (1, 1, 10**6, "wvSplitK"),
+        # By ratio, not by difference: 230 is beyond the geometric mean of 100 and 400, and nearer to 100.
+        (1, 230, 100, "wvSplitKrc"),
+        (1, 199, 100, "torch"),
+        # Ties: at the geometric means all three are equally near; the least m wins, then the least k.
+        (1, 200, 100, "torch"),
+        (1, 100, 200, "torch"),
+        (1, 200, 200, "torch"),
+        # The corner without a point is as near to two: the least m again.
+        (1, 400, 400, "wvSplitK"),
+        (16, 1, 1, "wvSplitKrc"),
+    ],
+)
+def test_the_nearest_point_of_the_bucket_decides(bucket: int, m: int, k: int, winner: str) -> None:
+    for points in (POINTS, POINTS[::-1]):
+        verdict = crossover.decide(dataclasses.replace(TABLE, points=points), bucket, m, k)
+        assert verdict is not None and verdict.winner == winner
+
+
+def test_a_bucket_without_points_decides_nothing() -> None:
+    assert crossover.decide(TABLE, 2, 100, 100) is None
+
+
+def test_tokens_belong_to_the_smallest_bucket_that_holds_them() -> None:
+    found = [crossover.bucket_of(n) for n in (1, 2, 3, 5, 9, 16, 17, 33, 65, 128, 129)]
+    assert found == [1, 2, 4, 8, 16, 16, 32, 64, 128, 128, None]
+
+
+def test_of_equal_times_the_first_contender_wins() -> None:
+    assert crossover.fastest({"torch": 1.0, "wvSplitKrc": 1.0, "wvSplitK": 1.0}) == "wvSplitK"
+    assert crossover.fastest({"torch": 1.0, "wvSplitKrc": 1.0}) == "wvSplitKrc"
+    assert crossover.fastest({"torch": 0.9, "wvSplitKrc": 1.0, "wvSplitK": 1.0}) == "torch"
+
+
+def test_a_chip_takes_the_table_of_its_size() -> None:
+    tables = [
+        CrossoverTable(target, chip, units, MEASURED, "", ())
+        for target, chip, units in (
+            ("gfx942", "mi308x", 80),
+            ("gfx942", "mi300x", 304),
+            ("gfx942", "mi325x", 304),
+            ("sm_90a", "h200", 132),
+            ("cpu-x86-64-v4", "cpu-x86-64-v4", 0),
+        )
+    ]
+    for target, chip, units, expected in (
+        ("gfx942", "mi300x", 304, "mi300x"),
+        ("gfx942", "mi325x", 304, "mi325x"),
+        ("gfx942", "mi300a", 228, "mi300x"),
+        ("gfx942", "mi300x", 76, "mi308x"),
+        ("gfx942", "mi300x", 152, "mi308x"),
+        ("gfx942", "mi300x", 160, "mi300x"),
+        ("sm_90a", "h100", 114, "h200"),
+        ("cpu-x86-64-v4", "cpu-x86-64-v4", 0, "cpu-x86-64-v4"),
+    ):
+        table = crossover.choose(tables, target, chip, units)
+        assert table is not None and table.chip == expected, (chip, units)
+    assert crossover.choose(tables, "gfx950", "mi355x", 256) is None
+
+
+# The file -------------------------------------------------------------------------------------------------------------
+
+points = st.dictionaries(
+    st.tuples(st.integers(1, 10**6), st.integers(1, 10**6), st.sampled_from(BUCKETS)),
+    st.sampled_from(list(crossover.CONTENDERS.values())),
+    max_size=8,
+)
+tables = st.builds(
+    lambda chip, units, source, how, found: CrossoverTable(
+        "gfx942", chip, units, source, how, tuple(Point(*key, found[key]) for key in sorted(found))
+    ),
+    st.text(max_size=5),
+    st.integers(0, 400),
+    st.sampled_from([MEASURED, ESTIMATED]),
+    st.text(max_size=5),
+    points,
+)
+
+
+@given(made=st.lists(tables, max_size=3))
+def test_what_is_written_is_what_is_read(made: list[CrossoverTable], tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / "crossover.json"
+    path.write_text(crossover.dump(made))
+    assert crossover.load(path) == tuple(made)
+
+
+def test_the_shipped_file_is_in_the_form_that_is_written() -> None:
+    assert crossover.dump(crossover.shipped()) == crossover.SHIPPED.read_text()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data.update(format=2),
+        lambda data: data.update(buckets=[1, 2]),
+        lambda data: data["tables"][0].pop("how"),
+        lambda data: data["tables"][0].update(source="guessed"),
+        lambda data: data["tables"][0].update(compute_units="304"),
+        lambda data: data["tables"][0]["points"].update({"1,2": "KK"}),
+        lambda data: data["tables"][0]["points"].update({"1,2": "KKKKKKKX"}),
+        lambda data: data["tables"][0]["points"].update({"0,2": "KKKKKKKK"}),
+        lambda data: data["tables"][0]["points"].update({"1": "KKKKKKKK"}),
+        lambda data: data.pop("tables"),
+    ],
+)
+def test_another_file_is_refused(change: Callable[[Any], Any], tmp_path: Path) -> None:
+    path = tmp_path / "crossover.json"
+    data = json.loads(crossover.dump([TABLE]))
+    change(data)
+    path.write_text(json.dumps(data))
+    with pytest.raises(crossover.CrossoverFormatError, match="crossover.json is no crossover file"):
+        crossover.load(path)
+
+
+def test_every_shipped_winner_takes_the_tokens_of_its_bucket_and_says_how_it_is_known() -> None:
+    found = {(table.target, table.source) for table in crossover.shipped()}
+    assert found == {("sm_90a", MEASURED), ("gfx942", ESTIMATED), ("gfx950", ESTIMATED)}
+    for table in crossover.shipped():
+        assert table.how and resolve(table.chip).target == table.target
+        assert resolve(table.chip).cu_count == table.compute_units
+        assert {point.bucket for point in table.points} == set(BUCKETS)
+        assert all(point.winner != "wvSplitK" or point.bucket <= 16 for point in table.points)
+        # The cost models know nothing of torch.
+        assert table.source == MEASURED or all(point.winner != "torch" for point in table.points)
+
+
+def test_estimated_points_are_what_the_cost_models_say() -> None:
+    """Points of the shipped tables against the plans of today; after a change of these, run bench --tune again."""
+    for table in crossover.shipped():
+        if table.source == ESTIMATED:
+            for point in table.points[::37]:
+                where = (point.m, point.k, table.compute_units)
+                rc = gemm_rc_plan.estimated_time(table.target, point.bucket, *where, "deterministic")
+                times = {"wvSplitKrc": rc}
+                if point.bucket <= 16:
+                    times["wvSplitK"] = gemm_plan.estimated_time(table.target, point.bucket, *where)
+                assert point.winner == crossover.fastest(times), point
+
+
+def test_a_verdict_is_quick() -> None:
+    persona = resolve("mi300x")
+    crossover.verdict(persona, 1, 1, 1)
+    started = time.perf_counter()
+    for m in range(1, 101):
+        crossover.verdict(persona, 1, m, m)
+    assert time.perf_counter() - started < 0.5
+
+
+# bench --tune ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.torch
+def test_tune_measures_here_and_writes_a_file_that_is_read(both: Both, tmp_path: Path) -> None:
+    path = tmp_path / "crossover.json"
+    path.write_text(crossover.dump([TABLE]))
+    words = ("bench", "--tune", "--ops", "linear", "--device", "cpu", "--samples", "2", "--tokens", "32,4")
+    text, data, code = both(*words, "--shape", "24,64", "--shape", "40,128", "--write", str(path))
+    kept, made = crossover.load(path)
+    host = resolve("cpu")
+    assert code == 0 and kept == TABLE
+    assert (made.target, made.chip, made.compute_units, made.source) == (host.target, host.chip, 0, MEASURED)
+    assert [(p.m, p.k, p.bucket) for p in made.points] == [(24, 64, 4), (24, 64, 32), (40, 128, 4), (40, 128, 32)]
+    (table,) = data["tables"]
+    for point, told in zip(made.points, table["points"], strict=True):
+        times = told["microseconds"]
+        assert set(times) == {"wvSplitKrc", "torch"} | ({"wvSplitK"} if point.bucket == 4 else set())
+        assert told["winner"] == point.winner == min(times, key=times.__getitem__) and min(times.values()) > 0
+    assert text.endswith(f"written: {path}") and text.count("\n") == 3 + len(made.points)
+    assert crossover.choose([kept, made], host.target, host.chip, 0) == made
+
+
+@pytest.mark.torch
+def test_tune_estimates_for_chips_that_are_not_here(both: Both, tmp_path: Path) -> None:
+    """The very file that is shipped, for its AMD tables."""
+    path = tmp_path / "crossover.json"
+    path.write_text(crossover.dump(crossover.shipped()[:1]))
+    chips = ",".join(table.chip for table in crossover.shipped()[1:])
+    text, _, code = both("bench", "--tune", "--target", chips, "--write", str(path))
+    assert code == 0 and "estimated from the cost model, not measured" in text
+    assert path.read_text() == crossover.SHIPPED.read_text()
+    assert both("bench", "--tune", "--target", "mi300x", "--shape", "8,8", "--write", str(path))[2] == 0
+    found = {table.chip: len(table.points) for table in crossover.load(path)}
+    assert found["mi300x"] == len(BUCKETS) and found["mi308x"] > len(BUCKETS)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--write", "FILE"], "`--write` is given without --tune"),
+        (["--ops", "linear"], "`--ops` is given without --tune"),
+        (["--tune", "--ops", "wvSplitK"], "invalid choice: 'wvSplitK'"),
+        (["--tune", "--tokens", "1,3"], "`--tokens` is 3; allowed: the buckets, 1, 2, 4"),
+        (["--tune", "--target", "h100"], "`--target` is h100; allowed: AMD chips"),
+        (["--tune", "--write", "FILE"], "FILE; allowed: a file that does not exist yet, or one that --tune wrote"),
+    ],
+)
+def test_wrong_words(words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "FILE").write_text("{}")
+    found = [str(tmp_path / "FILE") if word == "FILE" else word for word in words]
+    assert main(["bench", "--device", "cpu", *found]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.torch
+def test_an_emulated_chip_is_not_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("AITERLITE_TARGET", "gfx942")
+    assert main(["bench", "--tune", "--device", "cpu", "--shape", "8,8"]) == 2
+    assert "`--device` is cpu, emulating mi300x; allowed: a device that can be timed" in capsys.readouterr().err

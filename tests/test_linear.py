@@ -1,0 +1,193 @@
+"""`linear` over the whole family: what it launches is what the operators launch, in every reduction. L2."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from gemm_operands import AMD, TARGETS, assert_within_bound, biases, cancelling, matrix, on  # noqa: E402
+
+import aiterlite  # noqa: E402
+from aiterlite import dispatch  # noqa: E402
+from aiterlite.errors import ArgumentError, DispatchError, EnvironmentValueError  # noqa: E402
+from aiterlite.ops import gemm, gemm_rc, workspace  # noqa: E402
+from aiterlite.ops.linear import explain  # noqa: E402
+from aiterlite.tables import gemm_rc as rc_tables  # noqa: E402
+from aiterlite.tables.gemm_rc import RcProblem  # noqa: E402
+from aiterlite.tables.linear import LINEAR, OPERATORS  # noqa: E402
+from aiterlite.target import persona_for  # noqa: E402
+
+TOKENS = (*range(1, 18), 31, 32, 33, 63, 64, 65, 100, 127, 128)
+# A shape that gfx942 and gfx950 cut into several shards, into other ones for other token counts.
+M, K = 40, 4096
+
+
+def operator_of(n: int, m: int, k: int, device: str = "cpu", reduction: str = "deterministic") -> str:
+    row = explain("linear", RcProblem(n, m, k, reduction=reduction), torch.device(device)).row
+    assert row is not None
+    return OPERATORS[row.name]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_operator_is_right_through_linear(target: str) -> None:
+    """Every token count around the buckets, every bias form, odd M, padded rows, unaligned K; beyond 128 tokens too."""
+    torch.manual_seed(5)
+    used = set()
+    with on(target) as device:
+        for n in (1, 5, 9, 16, 17, 33, 100, 128, 129):
+            for m, k, pad in ((37, 776, 24), (40, 4096, 0), (19, 101, 3)):
+                dtype = (torch.bfloat16, torch.float16)[(n + m) % 2]
+                x = matrix(n, k, "mixed", dtype, pad, device=device)
+                weight = matrix(m, k, "normal", dtype, 2 * pad, k**-0.5, device)
+                bias = biases(n, m, "normal", dtype, device)[(n + m) % 4]
+                y = aiterlite.linear(x, weight, bias)
+                used.add(operator_of(n, m, k, device))
+                if used == {"torch"} or operator_of(n, m, k, device) == "torch":
+                    assert torch.equal(y, torch.nn.functional.linear(x, weight, bias))
+                else:
+                    assert_within_bound(y, x, weight, bias)
+    on_cpu = target == "cpu"
+    assert used == ({"wvSplitK", "torch"} if on_cpu else {"wvSplitK", "wvSplitKrc", "torch"})
+
+
+@pytest.mark.parametrize("target", AMD)
+@pytest.mark.parametrize("reduction", [None, "fast", "batch_invariant"])
+def test_linear_gives_the_bits_of_wv_split_k_rc_where_that_is_taken(reduction: str | None, target: str) -> None:
+    """By its launch path: in the thread's workspace of the reduction's kind."""
+    with on(target):
+        x, weight = cancelling(100, M, K, "cpu")
+        assert operator_of(100, M, K, reduction=reduction or "deterministic") == "wvSplitKrc"
+        pool = workspace._thread.pool = workspace.Pool()
+        y = aiterlite.linear(x.view(4, 25, K), weight, reduction=reduction).view(100, M)
+        assert len(pool._eager) == 1 and next(iter(pool._eager))[2] == ("atomic" if reduction == "fast" else "slices")
+        if reduction == "fast":
+            assert_within_bound(y, x, weight, None)
+        else:
+            assert torch.equal(y, aiterlite.wvSplitKrc(x, weight, reduction=reduction))
+        assert torch.equal(aiterlite.linear(x[:3], weight), aiterlite.wvSplitK(x[:3], weight))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("m", "k", "pad"), [(M, K, 8), (19, 2881, 2)])
+def test_in_batch_invariant_a_rows_bits_do_not_depend_on_the_batch(m: int, k: int, pad: int, target: str) -> None:
+    with on(target, AITERLITE_GEMM_REDUCTION="batch_invariant") as device:
+        x, weight = cancelling(128, m, k, device)
+        bias = matrix(1, m, "normal", torch.bfloat16, device=device)
+        padded = torch.empty(128, k + pad, dtype=x.dtype, device=device)[:, :k].copy_(x)
+        whole = aiterlite.linear(padded, weight, bias)
+        for n in TOKENS if m == M else (1, 8, 9, 16, 17, 64):
+            assert operator_of(n, m, k, device, "batch_invariant") == "wvSplitKrc"
+            for rows in (slice(0, n), slice(128 - n, 128)):
+                assert torch.equal(aiterlite.linear(padded[rows], weight, bias), whole[rows]), (n, rows)
+    with on(target) as device:
+        asked = aiterlite.linear(padded[:3], weight, bias, reduction="batch_invariant")
+        assert torch.equal(asked, whole[:3])
+
+
+@pytest.mark.parametrize("target", AMD)
+def test_without_it_they_do(target: str) -> None:
+    """The negative control: the same operands show the order of wvSplitK, and of another cut of K."""
+    with on(target):
+        x, weight = cancelling(128, M, K, "cpu")
+        whole = aiterlite.linear(x, weight)
+        assert not torch.equal(aiterlite.linear(x[:1], weight), whole[:1])
+        assert not torch.equal(aiterlite.linear(x[:16], weight), whole[:16])
+
+
+@pytest.mark.emulated
+@pytest.mark.parametrize("wish", ["asm", "hip"])
+def test_no_wish_makes_batch_invariant_break_its_promise(wish: str) -> None:
+    """The assembly kernel has another order. Under AITERLITE_STRICT=1 the wish that cannot be met is an error."""
+    x, weight = cancelling(16, M, K, "cpu")
+    with on("gfx942", AITERLITE_PREFER=wish):
+        expected = aiterlite.wvSplitKrc(x, weight, reduction="batch_invariant")
+        assert torch.equal(aiterlite.linear(x, weight, reduction="batch_invariant"), expected)
+        assert torch.equal(aiterlite.linear(x[:2], weight, reduction="batch_invariant"), expected[:2])
+    with on("gfx942", AITERLITE_PREFER=wish, AITERLITE_STRICT="1"):
+        if wish == "asm":
+            with pytest.raises(DispatchError, match="AITERLITE_PREFER=asm has no row for this problem; took rc_mfma"):
+                aiterlite.linear(x, weight, reduction="batch_invariant")
+        else:
+            aiterlite.linear(x, weight, reduction="batch_invariant")
+
+
+def test_where_batch_invariant_cannot_be_kept_the_call_is_an_error() -> None:
+    x, weight = matrix(3, 64, "normal", torch.bfloat16), matrix(24, 64, "normal", torch.bfloat16)
+    strided = torch.empty(64, 24, dtype=x.dtype).copy_(weight.T).T
+    with on("cpu", AITERLITE_GEMM_REDUCTION="batch_invariant"):
+        with pytest.raises(DispatchError, match="make it contiguous") as caught:
+            aiterlite.linear(x, strided)
+        assert "the bits of torch may depend on n (AITERLITE_GEMM_REDUCTION=deterministic)" in str(caught.value)
+        # What the promise is not for: other dtypes, and more rows.
+        assert torch.equal(aiterlite.linear(x.float(), weight.float()), x.float() @ weight.float().T)
+        many = matrix(129, 64, "normal", torch.bfloat16)
+        assert torch.equal(aiterlite.linear(many, weight), torch.nn.functional.linear(many, weight))
+    with (
+        on("cpu", AITERLITE_GEMM_REDUCTION="batch_invariant", AITERLITE_JIT="off"),
+        pytest.raises(DispatchError, match="AITERLITE_JIT=off"),
+    ):
+        aiterlite.linear(x, weight)
+    assert torch.equal(aiterlite.linear(x, strided), torch.nn.functional.linear(x, strided))
+
+
+def test_the_argument_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight = matrix(20, 64, "normal", torch.bfloat16), matrix(16, 64, "normal", torch.bfloat16)
+    decided: list[tuple[str, str]] = []
+    decide = gemm_rc.calls.decide
+
+    def seen(table: dispatch.Table, problem: RcProblem, persona: object) -> object:
+        decided.append((table.op, problem.reduction))
+        return decide(table, problem, persona)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(gemm_rc.calls, "decide", seen)
+    for variable, argument, wanted in (
+        (None, None, "deterministic"),
+        ("fast", None, "fast"),
+        ("batch_invariant", None, "batch_invariant"),
+        ("batch_invariant", "fast", "fast"),
+        ("fast", "deterministic", "deterministic"),
+    ):
+        with on("cpu", AITERLITE_GEMM_REDUCTION=variable):
+            aiterlite.linear(x, weight, reduction=argument)
+        assert decided[-1] == ("linear", wanted)
+    with on("cpu"):
+        # One set of operands, so that calls which were prepared for another reduction are met.
+        for argument in ("fast", None, "batch_invariant", "deterministic"):
+            aiterlite.linear(x[:9], weight, reduction=argument)
+            assert decided[-1] == ("linear", argument or "deterministic")
+    with pytest.raises(ArgumentError, match="linear: argument `reduction` is 'quick'; allowed: deterministic, fast"):
+        aiterlite.linear(x, weight, reduction="quick")
+    with pytest.raises(ArgumentError, match="linear: argument `reduction` is 'quick'"):
+        torch.ops.aiterlite.linear(x.to("meta"), weight.to("meta"), reduction="quick")
+    with on("cpu"), pytest.raises(EnvironmentValueError), on("cpu", AITERLITE_GEMM_REDUCTION="quick"):
+        aiterlite.linear(x, weight)
+
+
+def test_linear_launches_what_the_operator_s_own_table_chooses() -> None:
+    """For every row of wvSplitKrc, also one that is added, `linear` has one of the same plan and units."""
+    own = [row for row in LINEAR.rows if OPERATORS[row.name] == "wvSplitKrc"]
+    assert len(own) == len(rc_tables.WV_SPLIT_K_RC.rows)
+    for row, original in zip(own, rc_tables.WV_SPLIT_K_RC.rows, strict=True):
+        assert (row.plan, row.units, row.backend, row.preference) == (
+            original.plan,
+            original.units,
+            original.backend,
+            original.preference,
+        )
+        assert row.requires[:-1] == original.requires
+    with on("gfx950"):
+        persona = persona_for("cpu", None)
+        problem = RcProblem(100, M, K)
+        inner = dispatch.decide(rc_tables.WV_SPLIT_K_RC, problem, persona)
+        outer = dispatch.decide(LINEAR, problem, persona)
+        assert (outer.plan, outer.units) == (inner.plan, inner.units)
+
+
+def test_linear_is_found_beside_its_family() -> None:
+    assert gemm.linear is aiterlite.linear and gemm.explain is explain
+    torch.library.opcheck(
+        torch.ops.aiterlite.linear.default,
+        (torch.randn(2, 10, 64).bfloat16(), torch.randn(24, 64).bfloat16()),
+        {"reduction": "batch_invariant"},
+    )
