@@ -14,7 +14,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from test_gemm import NAN, assert_within_bound, matrix  # noqa: E402
+from gemm_operands import NAN, assert_within_bound  # noqa: E402
+from test_gemm import matrix  # noqa: E402
 
 from aiterlite.emulator import Device, Module, Report, find_races  # noqa: E402
 from aiterlite.errors import BuildError  # noqa: E402

@@ -327,6 +327,23 @@ def test_explain_decides_for_the_target_of_the_environment(both: Both, monkeypat
     assert [item["persona"]["chip"] for item in data["decisions"]] == ["mi355x"]
 
 
+def test_explain_takes_the_reduction_of_the_environment_where_none_is_named(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AITERLITE_GEMM_REDUCTION", "batch_invariant")
+    envs.reload()
+    shape = ("--target", "mi300x", "n=1", "m=64", "k=64")
+    for op, words, chosen in (
+        ("linear", (), "rc_mfma"),
+        ("linear", ("reduction=fast",), "mfma"),
+        ("wvSplitKrc", (), "mfma"),
+    ):
+        _, data, _ = both("explain", op, *shape, *words)
+        (decision,) = data["decisions"]
+        assert decision["chosen"] == chosen
+        assert decision["problem"]["reduction"] == ("fast" if words else "batch_invariant")
+
+
 def test_explain_build_of_what_the_cache_holds(toy_store: Store, source_tree: SourceTree, both: Both) -> None:
     hit = publish_fake(toy_store, toy_unit("gfx942"), source_tree, toolchain="one")
     stale = publish_fake(toy_store, toy_unit("gfx950"), source_tree, headers=(SCALE_HEADER, PLAIN_HEADER))

@@ -6,35 +6,22 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import gemm_operands as operands  # noqa: E402
+from gemm_operands import KINDS, NAN, assert_within_bound, biases  # noqa: E402
+
 import aiterlite  # noqa: E402
 from aiterlite import emulator, envs, launcher  # noqa: E402
 from aiterlite.errors import ArgumentError, DispatchError, JitDisabledError  # noqa: E402
 from aiterlite.ops import gemm as ops  # noqa: E402
-from aiterlite.reference import gemm as reference  # noqa: E402
 from aiterlite.tables import gemm as tables  # noqa: E402
 from aiterlite.target import persona_for  # noqa: E402
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 DTYPES = [torch.bfloat16, torch.float16]
-NAN = float("nan")
 
 
 def matrix(rows: int, columns: int, dtype: torch.dtype, device: str, pad: int = 0, scale: float = 1.0) -> torch.Tensor:
-    """A random matrix whose rows are `pad` elements further apart than they are long; the padding holds NaN."""
-    storage = torch.full((rows, columns + pad), NAN, dtype=dtype, device=device)
-    storage[:, :columns] = torch.randn(rows, columns, device=device) * scale
-    return storage[:, :columns]
-
-
-def assert_within_bound(y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-    x, weight, y = x.cpu(), weight.cpu(), y.cpu()
-    exact = x.double() @ weight.double().T
-    if bias is not None:
-        exact = exact + bias.cpu().double()
-    error = (y.double() - exact).abs()
-    bound = reference.error_bound(x, weight, exact)
-    assert y.shape == exact.shape
-    assert bool((error <= bound).all()), f"worst error is {float((error / bound).max()):.2f} times the bound"
+    return operands.matrix(rows, columns, "normal", dtype, pad, scale, device)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -42,10 +29,11 @@ def assert_within_bound(y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, 
 @pytest.mark.parametrize("n", range(1, 17))
 def test_every_token_count(n: int, dtype: torch.dtype, device: str) -> None:
     torch.manual_seed(n)
-    for m, k, pad in ((256, 512, 0), (37, 776, 24), (1, 8, 8)):
-        x = matrix(n, k, dtype, device, pad)
-        weight = matrix(m, k, dtype, device, pad, k**-0.5)
-        for bias in (None, matrix(1, m, dtype, device)[0], matrix(n, m, dtype, device, 3)):
+    for index, (m, k, pad) in enumerate(((256, 512, 0), (37, 776, 24), (1, 8, 8), (33, 12288, 0))):
+        kind = KINDS[(n + index) % 3]
+        x = operands.matrix(n, k, kind, dtype, pad, device=device)
+        weight = operands.matrix(m, k, KINDS[n % 2], dtype, 2 * pad, k**-0.5, device)
+        for bias in biases(n, m, kind, dtype, device):
             assert_within_bound(aiterlite.wvSplitK(x, weight, bias), x, weight, bias)
 
 
@@ -80,6 +68,28 @@ def test_bias_is_used(device: str) -> None:
     torch.testing.assert_close(
         aiterlite.wvSplitK(x, weight, bias), aiterlite.wvSplitK(x, weight, bias[None, :]), rtol=0, atol=0
     )
+
+
+def test_the_rule_for_results_has_three_parts() -> None:
+    """What every test of the family calls right: see each part refuse."""
+    exact = torch.zeros(400, 500, dtype=torch.float64)
+    bound = torch.ones_like(exact)
+    y = exact.clone()
+    y[0, 0] = y[7, 9] = 1.5
+    operands.assert_close(y, exact, bound)
+    for wrong, said in ((3.1, "worst error is 3.10 times the bound"), (NAN, None)):
+        bad = y.clone()
+        bad[0, 0] = wrong
+        with pytest.raises(AssertionError, match=said):
+            operands.assert_close(bad, exact, bound)
+    y[1, :2] = 1.5
+    with pytest.raises(AssertionError, match="worst error is 1.50 times the bound"):
+        operands.assert_close(y, exact, bound)
+    operands.assert_close(exact + 0.24, exact, bound)
+    with pytest.raises(AssertionError, match="large on average"):
+        operands.assert_close(exact + 0.26, exact, bound)
+    with pytest.raises(AssertionError):
+        operands.assert_close(exact[:399], exact, bound)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -220,12 +230,26 @@ def test_amd_code_is_right(dtype: torch.dtype, target: str) -> None:
     torch.manual_seed(7)
     shapes = [(1, 256, 1024, 0), (4, 37, 776, 8), (16, 64, 512, 0), (5, 33, 100, 1), (2, 17, 33, 3), (9, 40, 264, 0)]
     with envs.override(AITERLITE_TARGET=target):
-        for n, m, k, pad in shapes:
-            x, weight = matrix(n, k, dtype, "cpu", pad), matrix(m, k, dtype, "cpu", pad, k**-0.5)
-            for bias in (None, matrix(1, m, dtype, "cpu")[0], matrix(n, m, dtype, "cpu", 3)):
+        for index, (n, m, k, pad) in enumerate(shapes):
+            kind = KINDS[index % 3]
+            x, weight = operands.matrix(n, k, kind, dtype, pad), matrix(m, k, dtype, "cpu", 2 * pad, k**-0.5)
+            for bias in biases(n, m, kind, dtype):
                 assert_within_bound(aiterlite.wvSplitK(x, weight, bias), x, weight, bias)
         y = aiterlite.linear(X.to(dtype).view(1, 3, 64), W.to(dtype))
         assert torch.equal(y.view(3, 24), aiterlite.linear(X.to(dtype), W.to(dtype)))
+
+
+@pytest.mark.emulated
+@pytest.mark.parametrize("target", ["gfx942", "gfx950"])
+@pytest.mark.parametrize("n", range(1, 17))
+def test_amd_code_takes_every_token_count(n: int, target: str) -> None:
+    torch.manual_seed(n)
+    with envs.override(AITERLITE_TARGET=target):
+        for index, (m, k, pad) in enumerate(((37, 776, 8), (19, 12288, 0))):
+            kind, dtype = KINDS[(n + index) % 3], DTYPES[(n + index) % 2]
+            x, weight = operands.matrix(n, k, kind, dtype, pad), matrix(m, k, dtype, "cpu", 2 * pad, k**-0.5)
+            bias = biases(n, m, kind, dtype)[(n + index) % 4]
+            assert_within_bound(aiterlite.wvSplitK(x, weight, bias), x, weight, bias)
 
 
 @pytest.mark.emulated
@@ -236,7 +260,7 @@ def test_amd_assembly_is_right(target: str) -> None:
     shapes = [(1, 256, 1024, 0), (4, 37, 776, 8), (16, 64, 512, 0), (3, 48, 8, 0), (5, 33, 100, 1)]
     for n, m, k, pad in shapes:
         x, weight = matrix(n, k, torch.bfloat16, "cpu", pad), matrix(m, k, torch.bfloat16, "cpu", pad, k**-0.5)
-        for bias in (None, matrix(1, m, torch.bfloat16, "cpu")[0], matrix(n, m, torch.bfloat16, "cpu", 3)):
+        for bias in biases(n, m, "normal", torch.bfloat16):
             results = {}
             for kind in ("asm", "hip"):
                 with envs.override(AITERLITE_TARGET=target, AITERLITE_PREFER=kind):

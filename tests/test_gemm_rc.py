@@ -5,67 +5,35 @@ What each reduction promises has a test of its own; the workspace has tests/test
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import pytest
 
 torch = pytest.importorskip("torch")
+
+from gemm_operands import (  # noqa: E402
+    AMD,
+    KINDS,
+    NAN,
+    TARGETS,
+    assert_within_bound,
+    biases,
+    cancelling,
+    matrix,
+    on,
+)
 
 import aiterlite  # noqa: E402
 from aiterlite import dispatch, emulator, envs, launcher  # noqa: E402
 from aiterlite.emulator import Schedule  # noqa: E402
 from aiterlite.errors import ArgumentError, DispatchError, EnvironmentValueError  # noqa: E402
 from aiterlite.ops import gemm, gemm_rc, workspace  # noqa: E402
-from aiterlite.reference import gemm as reference  # noqa: E402
 from aiterlite.tables import gemm_rc as tables  # noqa: E402
 from aiterlite.tables.gemm_rc_plan import COUNTERS, REDUCE_ATOMIC, REDUCE_NONE, REDUCE_SLICES, REDUCTIONS  # noqa: E402
 from aiterlite.target import persona_for  # noqa: E402
 
-TARGETS = [
-    "cpu",
-    pytest.param("gfx942", marks=pytest.mark.emulated),
-    pytest.param("gfx950", marks=pytest.mark.emulated),
-    pytest.param("cuda", marks=pytest.mark.gpu),
-]
-AMD = [pytest.param("gfx942", marks=pytest.mark.emulated), pytest.param("gfx950", marks=pytest.mark.emulated)]
 TOKENS = (1, 2, 9, 16, 17, 31, 32, 63, 64, 100, 128)
-NAN = float("nan")
+EVERY_N = sorted({*range(1, 17), *TOKENS, 25, 33, 47, 65, 81, 127})
 # A shape that every GPU cuts into several shards at 128 tokens, and into few tiles.
 M, K = 40, 4096
-
-
-@contextlib.contextmanager
-def on(target: str) -> Iterator[str]:
-    """The device whose tensors a target takes."""
-    with envs.override(AITERLITE_TARGET=None if target in ("cpu", "cuda") else target):
-        yield "cuda" if target == "cuda" else "cpu"
-
-
-def matrix(rows: int, columns: int, kind: str, dtype: torch.dtype, pad: int = 0, scale: float = 1.0) -> torch.Tensor:
-    """A random matrix whose rows are `pad` elements further apart than they are long; the padding holds NaN."""
-    values = torch.randn(rows, columns) * scale
-    if kind == "mixed":
-        values[:, torch.randperm(columns)[: max(1, columns // 10)]] *= 30
-    elif kind == "sparse":
-        values *= torch.rand(rows, columns) < 0.1
-    storage = torch.full((rows, columns + pad), NAN, dtype=dtype)
-    storage[:, :columns] = values
-    return storage[:, :columns]
-
-
-def assert_within_bound(y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-    """At least 99.999 % of the outputs within the bound, none beyond three times, a quarter of it on average."""
-    y, x, weight = y.cpu(), x.cpu(), weight.cpu()
-    exact = x.double() @ weight.double().T
-    if bias is not None:
-        exact = exact + bias.cpu().double()
-    bound = reference.error_bound(x, weight, exact)
-    error = (y.double() - exact).abs()
-    assert y.shape == exact.shape and bool(torch.isfinite(y).all())
-    assert float((error <= bound).double().mean()) >= 0.99999
-    assert bool((error <= 3 * bound).all())
-    assert float(error.mean()) <= 0.25 * float(bound.mean())
 
 
 def plan_of(n: int, m: int, k: int, reduction: str) -> tables.WvSplitKrcPlan | None:
@@ -74,33 +42,55 @@ def plan_of(n: int, m: int, k: int, reduction: str) -> tables.WvSplitKrcPlan | N
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("n", TOKENS)
+@pytest.mark.parametrize("n", EVERY_N)
 def test_every_token_count(n: int, target: str) -> None:
-    """Distributions, bias forms, dtypes, padded strides, odd M and unaligned K, each reduction."""
+    """Distributions, bias forms, dtypes, padded strides of both operands, odd M and unaligned K, each reduction."""
     torch.manual_seed(n)
     shapes = ((64, 1024, 0), (37, 776, 24), (19, 101, 3))
     with on(target) as device:
         for index, (m, k, pad) in enumerate(shapes):
             dtype = (torch.bfloat16, torch.float16)[(n + index) % 2]
-            kind = ("normal", "mixed", "sparse")[(n + index) % 3]
+            kind = KINDS[(n + index) % 3]
             reduction = REDUCTIONS[(n // 3 + index) % 3]
-            x = matrix(n, k, kind, dtype, pad).to(device)
-            weight = matrix(m, k, "normal", dtype, 2 * pad, k**-0.5).to(device)
-            forms = (None, matrix(1, m, kind, dtype)[0], matrix(1, m, kind, dtype), matrix(n, m, kind, dtype, 3))
+            x = matrix(n, k, kind, dtype, pad, device=device)
+            weight = matrix(m, k, KINDS[n % 2], dtype, 2 * pad, k**-0.5, device)
+            forms = biases(n, m, kind, dtype, device)
             for bias in (forms[0], forms[1 + (n + index) % 3]):
-                bias = None if bias is None else bias.to(device)
                 assert_within_bound(aiterlite.wvSplitKrc(x, weight, bias, reduction=reduction), x, weight, bias)
 
 
 @pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("n", "k"), [(16, 12288), (33, 7168), (100, 12288), (128, 4104), (64, 12287)])
-def test_long_k(n: int, k: int, target: str) -> None:
+def test_long_k(n: int, k: int, kind: str, target: str) -> None:
+    """Each reduction, into a shard width of its own, with a form of bias each."""
     torch.manual_seed(k)
     with on(target) as device:
-        x = matrix(n, k, "mixed", torch.bfloat16).to(device)
-        weight = matrix(33, k, "normal", torch.bfloat16, 0, k**-0.5).to(device)
-        for reduction in REDUCTIONS:
-            assert_within_bound(aiterlite.wvSplitKrc(x, weight, reduction=reduction), x, weight, None)
+        x = matrix(n, k, kind, torch.bfloat16, device=device)
+        weight = matrix(33, k, "normal", torch.bfloat16, k % 2, k**-0.5, device)
+        for reduction, bias in zip(REDUCTIONS, biases(n, 33, kind, x.dtype, device)[n % 2 :], strict=False):
+            assert_within_bound(aiterlite.wvSplitKrc(x, weight, bias, reduction=reduction), x, weight, bias)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_the_bias_is_checked(reduction: str, target: str) -> None:
+    """The negative control of the bias cases: without it, or with that of the neighbour, the bound is exceeded; also of
+    one row alone, and of one element."""
+    torch.manual_seed(9)
+    with on(target) as device:
+        x, weight = matrix(20, K, "normal", torch.bfloat16, device=device), matrix(M, K, "normal", torch.bfloat16)
+        weight = (weight * K**-0.5).to(device)
+        for bias in biases(20, M, "normal", x.dtype, device)[1:]:
+            y = aiterlite.wvSplitKrc(x, weight, bias, reduction=reduction)
+            assert_within_bound(y, x, weight, bias)
+            for wrong in (None, bias.roll(1, -1)):
+                with pytest.raises(AssertionError, match="times the bound"):
+                    assert_within_bound(aiterlite.wvSplitKrc(x, weight, wrong, reduction=reduction), x, weight, bias)
+        without = aiterlite.wvSplitKrc(x, weight, reduction=reduction)
+        y[7, M - 1] = without[7, M - 1]
+        with pytest.raises(AssertionError, match="times the bound"):
+            assert_within_bound(y, x, weight, bias)
 
 
 @pytest.mark.parametrize("target", AMD)
@@ -114,15 +104,6 @@ def test_shapes_above_take_every_reduction_of_the_kernel(target: str) -> None:
         ]
     assert {plan.reduce for plan in plans} == {REDUCE_NONE, REDUCE_SLICES, REDUCE_ATOMIC}
     assert len({plan.shard_k for plan in plans if plan.shards > 1}) > 1 and max(plan.shards for plan in plans) > 2
-
-
-def cancelling(n: int, m: int, k: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Operands whose second half of K cancels the first: what is left is rounding, so that bits show any order."""
-    x, weight = matrix(n, k, "normal", torch.bfloat16), matrix(m, k, "normal", torch.bfloat16)
-    half = k // 2
-    x[:, half : 2 * half], weight[:, half : 2 * half] = x[:, :half], -weight[:, :half]
-    # Unlike halves of the tiles, so that no two shards cancel exactly.
-    return x.roll(72, 1).contiguous().to(device), weight.roll(72, 1).contiguous().to(device)
 
 
 @pytest.mark.parametrize("target", TARGETS)
