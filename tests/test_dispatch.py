@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import itertools
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from aiterlite.dispatch import Between, ComputeUnits, Holds, OneOf, Refusal, Row
 from aiterlite.errors import DispatchError
 from aiterlite.jit.spec import Unit
 from aiterlite.tables import TABLES, gemm, gemm_fp8, gemm_plan, gemm_rc, linear
+from aiterlite.tables import gemm_crossover as crossover
 from aiterlite.tables.gemm_rc_plan import REDUCTIONS
 from aiterlite.target import resolve
 
@@ -453,16 +455,41 @@ def test_decisions_are_the_golden_ones() -> None:
     assert not difference, "\n".join(["`python tests/test_dispatch.py` writes these anew:", *difference])
 
 
+MEASURED = crossover.CrossoverTable(
+    "sm_90a",
+    "h200",
+    132,
+    crossover.MEASURED,
+    "a test",
+    (
+        crossover.Point(7168, 2048, 8, "wvSplitK"),
+        crossover.Point(7168, 2048, 16, "torch"),
+        crossover.Point(256, 7168, 32, "wvSplitKrc"),
+        crossover.Point(256, 7168, 64, "torch"),
+    ),
+)
 ESTIMATED = "wvSplitKrc is faster: estimated from the cost model, not measured: mi300x at m 256, k 7168, n 16"
+
+
+@pytest.fixture
+def with_points(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The measured points of this test instead of the shipped ones, which the next measurement replaces."""
+    tables = tuple(MEASURED if table.target == MEASURED.target else table for table in crossover.shipped())
+    monkeypatch.setattr(crossover, "shipped", lambda: tables)
+    crossover._verdict.cache_clear()
+    yield
+    crossover._verdict.cache_clear()
 
 
 @pytest.mark.parametrize(
     ("chip", "n", "m", "k", "row", "other", "said"),
     [
-        ("h200", 8, 7168, 2048, "mma_sync", "rc_mma_sync", "wvSplitK is faster: measured: h200 at m 7168, k 2048, n 8"),
+        ("h200", 8, 7168, 2048, "mma_sync", "rc_wgmma", "wvSplitK is faster: measured: h200 at m 7168, k 2048, n 8"),
         ("h100", 9, 7168, 2048, "torch", "mma_sync", "torch is faster: measured: h200 at m 7168, k 2048, n 16, the"),
-        ("h100", 32, 256, 7168, "rc_mma_sync", "mma_sync", "n must be 1 to 16, it is 32"),
-        ("h100", 64, 300, 7168, "torch", "rc_mma_sync", "torch is faster: measured: h200 at m 256, k 7168, n 64, the"),
+        ("h100", 32, 256, 7168, "rc_wgmma", "mma_sync", "n must be 1 to 16, it is 32"),
+        ("h100", 32, 256, 7168, "rc_wgmma", "rc_mma_sync", "rc_wgmma is preferred"),
+        ("h100", 64, 300, 7168, "torch", "rc_wgmma", "torch is faster: measured: h200 at m 256, k 7168, n 64, the"),
+        ("h100", 4, 300, 7168, "mma_sync", "rc_wgmma", "wvSplitK is faster: nothing was measured on sm_90a, so up to"),
         ("a100", 17, 64, 512, "torch", "rc_mma_sync", "torch is faster: nothing was measured on sm_80, so beyond 16"),
         ("mi300x", 16, 256, 7168, "rc_mfma", "mfma", ESTIMATED),
         ("mi325x", 9, 250, 7168, "rc_mfma", "mfma_asm", ESTIMATED),
@@ -474,7 +501,7 @@ ESTIMATED = "wvSplitKrc is faster: estimated from the cost model, not measured: 
     ],
 )
 def test_linear_leaves_to_others_what_they_do_faster(
-    chip: str, n: int, m: int, k: int, row: str, other: str, said: str
+    chip: str, n: int, m: int, k: int, row: str, other: str, said: str, with_points: None
 ) -> None:
     """And says so of the rows that it leaves, with how that is known."""
     decision = dispatch.decide(linear.LINEAR, gemm_rc.RcProblem(n, m, k), resolve(chip))
