@@ -1,4 +1,4 @@
-"""`wvSplitKrc` for 16 to 128 tokens in each of its reductions, and `wvSplitKQ` for 1 to 4, on this GPU.
+"""`linear` and `wvSplitKrc`, in each of its reductions, for 16 to 128 tokens, and `wvSplitKQ` for 1 to 4, on this GPU.
 
 Against `torch.nn.functional.linear` and the read floor of the weights, in one run, graph-timed, inputs rotated through
 more than the L2. Prints microseconds; `--json FILE` writes them.
@@ -53,6 +53,7 @@ def wide(m: int, k: int, n: int, samples: int) -> dict[str, Any]:
     contenders: dict[str, Contender] = {
         "floor": read_floor(ws),
         "torch": lambda copy: functional.linear(xs[copy], ws[copy]),
+        "linear": lambda copy: aiterlite.linear(xs[copy], ws[copy]),
     }
     for reduction in REDUCTIONS:
         contenders[reduction] = functools.partial(reduced, xs, ws, reduction)
@@ -78,6 +79,29 @@ def show(row: dict[str, Any]) -> None:
     print(f"{row['op']:10} {row['m']:>5} {row['k']:>5} {row['n']:>4}  {text}", flush=True)
 
 
+def mean_ratio(rows: list[dict[str, Any]], over: str, under: str) -> float:
+    """The geometric mean of one contender's time over another's."""
+    logs = [math.log(row["microseconds"][over] / row["microseconds"][under]) for row in rows]
+    return math.exp(sum(logs) / len(logs))
+
+
+def summary(rows: list[dict[str, Any]]) -> list[str]:
+    wide_rows = [row for row in rows if row["op"] == "wvSplitKrc"]
+    scaled_rows = [row for row in rows if row["op"] == "wvSplitKQ"]
+    lines = []
+    for name in ("linear", *REDUCTIONS):
+        few, many = ([row for row in wide_rows if (row["n"] <= 64) == small] for small in (True, False))
+        least = min(row["microseconds"]["torch"] / row["microseconds"][name] for row in wide_rows)
+        lines.append(
+            f"{name}: {mean_ratio(few, 'torch', name):.2f} times torch at 16 to 64 tokens, "
+            f"{mean_ratio(many, 'torch', name):.2f} at 128, least {least:.2f}"
+        )
+    lines.append(f"deterministic over fast: {mean_ratio(wide_rows, 'deterministic', 'fast'):.3f}")
+    worst = max(row["microseconds"]["wvSplitKQ"] / row["microseconds"]["floor"] for row in scaled_rows)
+    lines.append(f"wvSplitKQ: {mean_ratio(scaled_rows, 'wvSplitKQ', 'floor'):.3f} times the floor, worst {worst:.3f}")
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=11)
@@ -90,14 +114,8 @@ def main() -> None:
                 for n in tokens:
                     rows.append(measure(m, k, n, options.samples))
                     show(rows[-1])
-    for reduction in REDUCTIONS:
-        for few, label in ((True, "16 to 64"), (False, "128")):
-            ratios = [
-                math.log(r["microseconds"]["torch"] / r["microseconds"][reduction])
-                for r in rows
-                if r["op"] == "wvSplitKrc" and (r["n"] <= 64) == few
-            ]
-            print(f"{reduction}: {math.exp(sum(ratios) / len(ratios)):.2f} times torch at {label} tokens")
+    for text in summary(rows):
+        print(text)
     if options.json:
         data = {"chip": persona_for("cuda", 0).chip, "torch": torch.__version__, "rows": rows}
         options.json.write_text(json.dumps(data, indent=1) + "\n")
