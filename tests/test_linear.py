@@ -70,20 +70,33 @@ def test_linear_gives_the_bits_of_wv_split_k_rc_where_that_is_taken(reduction: s
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize(("m", "k", "pad"), [(M, K, 8), (19, 2881, 2)])
+@pytest.mark.parametrize(("m", "k", "pad"), [(M, K, 8), (M, K, 2), (19, 2881, 2)])
 def test_in_batch_invariant_a_rows_bits_do_not_depend_on_the_batch(m: int, k: int, pad: int, target: str) -> None:
     with on(target, AITERLITE_GEMM_REDUCTION="batch_invariant") as device:
         x, weight = cancelling(128, m, k, device)
         bias = matrix(1, m, "normal", torch.bfloat16, device=device)
         padded = torch.empty(128, k + pad, dtype=x.dtype, device=device)[:, :k].copy_(x)
         whole = aiterlite.linear(padded, weight, bias)
-        for n in TOKENS if m == M else (1, 8, 9, 16, 17, 64):
+        for n in TOKENS if pad == 8 else (1, 8, 9, 16, 17, 64):
             assert operator_of(n, m, k, device, "batch_invariant") == "wvSplitKrc"
             for rows in (slice(0, n), slice(128 - n, 128)):
                 assert torch.equal(aiterlite.linear(padded[rows], weight, bias), whole[rows]), (n, rows)
     with on(target) as device:
         asked = aiterlite.linear(padded[:3], weight, bias, reduction="batch_invariant")
         assert torch.equal(asked, whole[:3])
+
+
+def test_in_batch_invariant_a_row_alone_is_as_aligned_as_among_others() -> None:
+    """Alignment may choose a kernel of another order, which the number of rows must not."""
+    weight = matrix(24, 64, "normal", torch.bfloat16)
+    for pad, offset in ((0, 0), (8, 0), (2, 0), (8, 4), (0, 4)):
+        x = matrix(9, 64, "normal", torch.bfloat16, pad, offset=offset)
+        for first in range(4):
+            found = {
+                gemm_rc.problem_of(x[first : first + n], weight, None, "batch_invariant").aligned for n in (1, 2, 5)
+            }
+            assert found == {pad in (0, 8) and offset == 0}, (pad, offset, first)
+    assert gemm_rc.problem_of(matrix(2, 64, "normal", x.dtype, 2)[:1], weight, None, "deterministic").aligned
 
 
 @pytest.mark.parametrize("target", AMD)

@@ -96,6 +96,14 @@ def reduction_mode(function: str, asked: str | None) -> str:
     return asked
 
 
+def problem_of(rows: Tensor, weight: Tensor, bias: Tensor | None, reduction: str) -> tables.RcProblem:
+    """The problem of x[N, K] and a weight. In `batch_invariant` a row alone counts as aligned only if the rows beside
+    it would be too: alignment may choose a kernel, and another kernel may add in another order."""
+    plain = gemm._problem(rows, weight, bias)
+    alone = reduction == "batch_invariant" and rows.shape[0] == 1 and rows.stride(0) % 8 != 0
+    return tables.RcProblem(**{**vars(plain), "aligned": plain.aligned and not alone}, reduction=reduction)
+
+
 def _prepare(x: Tensor, weight: Tensor, bias: Tensor | None, reduction: str, cu_count: int) -> Run:
     n = gemm._check(_OP, x, weight, bias)
     gemm._check_kernel_operands(_OP, x, weight, bias)
@@ -103,8 +111,7 @@ def _prepare(x: Tensor, weight: Tensor, bias: Tensor | None, reduction: str, cu_
     if n == 0 or weight.shape[0] == 0:
         return lambda x, weight, bias, workspace: x.new_empty(shape)
     rows = gemm._flatten(x)
-    plain = gemm._problem(rows, weight, bias)
-    problem = tables.RcProblem(**vars(plain), reduction=reduction)
+    problem = problem_of(rows, weight, bias, reduction)
     decision, _ = calls.decide(tables.WV_SPLIT_K_RC, problem, gemm._planned_for(_OP, x.device, cu_count))
     return run_of(decision, shape, gemm.sizes(rows, weight, bias), x.device)
 

@@ -14,7 +14,7 @@ from aiterlite.dispatch import Decision
 from aiterlite.ops import calls, gemm, gemm_rc
 from aiterlite.tables import TABLES
 from aiterlite.tables import linear as tables
-from aiterlite.tables.gemm_rc import WV_SPLIT_K_RC, RcProblem
+from aiterlite.tables.gemm_rc import WV_SPLIT_K_RC
 from aiterlite.target import persona_for
 from aiterlite.wishes import wishes
 
@@ -65,7 +65,7 @@ def _prepare(x: Tensor, weight: Tensor, bias: Tensor | None, reduction: str) -> 
     if n == 0 or weight.shape[0] == 0:
         return lambda x, weight, bias: x.new_empty(shape)
     rows = gemm._flatten(x)
-    problem = RcProblem(**vars(gemm._problem(rows, weight, bias)), reduction=reduction)
+    problem = gemm_rc.problem_of(rows, weight, bias, reduction)
     persona = persona_for(x.device.type, x.device.index)
     decision, row = calls.decide(tables.LINEAR, problem, persona)
     operator = tables.OPERATORS[row.name]
