@@ -128,7 +128,7 @@ def test_every_command_has_its_section_in_the_documentation(capsys: pytest.Captu
         (["explain", "build"], "name of a unit"),
         (
             ["explain", "build", "gem"],
-            "no unit 'gem'; there are gemm, gemm/wv_split_k, gemm/wv_split_k_q, gemm/wv_split_k_reduce, gemm_reduce,",
+            "no unit 'gem'; there are gemm, gemm/sm90_wv_split_k, gemm/wv_split_k, gemm/wv_split_k_q,",
         ),
         (["build", "--shape", "12"], "'12' is no shape"),
         (["build", "--tokens", "0"], "'0' is no whole number above 0"),

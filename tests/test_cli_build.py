@@ -19,7 +19,7 @@ from aiterlite.jit.record import Manifest
 from aiterlite.jit.sources import SourceTree
 from aiterlite.jit.spec import Unit
 from aiterlite.jit.store import Store, open_store
-from aiterlite.tables import gemm, gemm_fp8, gemm_rc
+from aiterlite.tables import gemm, gemm_fp8, gemm_rc, overlap
 from aiterlite.target import launch_target
 
 needs_amdgpu_clang = pytest.mark.skipif(toolchain.find("amd") is None, reason=toolchain.how_to_get("amd"))
@@ -85,6 +85,7 @@ def test_a_chip_s_compute_units_decide_and_targets_add_up() -> None:
     assert set(chosen("mi300x", "mi308x", "sm_90", **large).units) == mi300x | mi308x | {
         device("sm_90a", 1, 2112),
         launcher(),
+        overlap.host_unit(),
     }
 
 
