@@ -262,9 +262,7 @@ def capture_id(stream: int) -> int | None:
 
 def is_ready(device: int) -> bool:
     """Whether this thread may launch on a device as it is: it is the current one, and its context is."""
-    import torch
-
-    return getattr(_thread, "device", -1) == device == torch.cuda.current_device()
+    return getattr(_thread, "device", -1) == device and device == _thread.current()
 
 
 def make_ready(device: int) -> AbstractContextManager[None]:
@@ -273,6 +271,8 @@ def make_ready(device: int) -> AbstractContextManager[None]:
 
     torch.cuda.set_device(torch.cuda.current_device())
     _thread.device = torch.cuda.current_device()
+    # What `torch.cuda.current_device` is once CUDA is initialized, which it asks each time.
+    _thread.current = torch._C._cuda_getDevice
     return torch.cuda.device(device)
 
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from gemm_operands import AMD, TARGETS, assert_within_bound, biases, cancelling, matrix, on  # noqa: E402
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode  # noqa: E402
+from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 import aiterlite  # noqa: E402
 from aiterlite import dispatch  # noqa: E402
 from aiterlite.errors import ArgumentError, DispatchError, EnvironmentValueError  # noqa: E402
-from aiterlite.ops import gemm, gemm_rc, workspace  # noqa: E402
+from aiterlite.ops import calls, gemm, gemm_rc, workspace  # noqa: E402
 from aiterlite.ops.linear import explain  # noqa: E402
 from aiterlite.tables import gemm_rc as rc_tables  # noqa: E402
 from aiterlite.tables.gemm_rc import RcProblem  # noqa: E402
@@ -205,3 +212,68 @@ def test_linear_is_found_beside_its_family() -> None:
         (torch.randn(2, 10, 64).bfloat16(), torch.randn(24, 64).bfloat16()),
         {"reduction": "batch_invariant"},
     )
+
+
+# Passing by the dispatcher --------------------------------------------------------------------------------------------
+
+
+class Seen(TorchDispatchMode):
+    """The operators that reach torch's dispatcher."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_whoever_watches_operators_sees_linear() -> None:
+    """Where nobody does, the call passes by torch's dispatcher, with the same bits."""
+    x, weight = matrix(3, 64, "normal", torch.bfloat16), matrix(24, 64, "normal", torch.bfloat16)
+    plain = aiterlite.linear(x, weight)
+    with Seen() as seen:
+        assert torch.equal(aiterlite.linear(x, weight), plain)
+    assert "aiterlite.linear.default" in seen.names
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        aiterlite.linear(x, weight)
+    assert "aiterlite::linear" in {event.name for event in profile.events()}
+    traced = make_fx(lambda x: aiterlite.linear(x, weight))(x)
+    assert any("aiterlite.linear" in str(node.target) for node in traced.graph.nodes)
+    with FakeTensorMode() as mode:
+        fake = aiterlite.linear(mode.from_tensor(x), mode.from_tensor(weight))
+    assert isinstance(fake, FakeTensor) and fake.shape == plain.shape
+    assert aiterlite.linear(x.to("meta"), weight.to("meta")).device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("scope", "plain"),
+    [
+        (contextlib.nullcontext, True),
+        (Seen, False),
+        (FakeTensorMode, False),
+        (lambda: torch.device("cpu"), False),  # a mode over torch's functions
+        (torch.profiler.profile, False),
+    ],
+    ids=["nothing", "dispatch mode", "fake tensors", "function mode", "profiler"],
+)
+def test_only_a_call_that_nobody_watches_is_plain(scope: Callable[[], Any], plain: bool) -> None:
+    x, weight = torch.zeros(3, 64), torch.nn.Parameter(torch.zeros(24, 64))
+    with scope():
+        assert calls.is_plain(x, weight, None) == plain
+
+
+def test_tensors_of_other_kinds_are_not_plain() -> None:
+    class Other(torch.Tensor):
+        pass
+
+    x, weight = torch.zeros(3, 64), torch.zeros(24, 64)
+    assert calls.is_plain(x, weight, weight[:, 0])
+    assert not calls.is_plain(x.as_subclass(Other), weight, None)
+    assert not calls.is_plain(x, weight.as_subclass(Other), None)
+    assert not calls.is_plain(x, weight, weight[:, 0].as_subclass(Other))
+    assert not calls.is_plain(x.to("meta"), weight, None)
+    seen = []
+    torch.func.vmap(lambda row: seen.append(calls.is_plain(row, weight, None)) or row)(x)
+    assert seen == [False]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Generic, TypeVar
 
+import torch
+from torch import Tensor
+
 from aiterlite import dispatch, envs
 from aiterlite.dispatch import Decision, Row, Table
 from aiterlite.jit import progress, record
@@ -23,6 +26,31 @@ def decide(table: Table, problem: Any, persona: Persona) -> tuple[Decision, Row]
     row = dispatch.require(decision, wished)
     record.note_call(table.op, decision.to_json()["problem"])
     return decision, row
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+_dispatch_modes: Any = torch._C._len_torch_dispatch_stack
+_function_modes: Any = torch._C._is_torch_function_mode_enabled
+_transforms: Any = torch._C._functorch.peek_interpreter_stack
+_profiled: Any = torch._C._autograd._profiler_enabled
+
+
+def is_plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether torch's dispatcher would do nothing for a call but call this package's function, which takes it some
+    microseconds: ordinary tensors of a CPU or GPU, and nothing that compiles, traces, transforms, intercepts or
+    profiles operators."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) in _PLAIN
+        and type(weight) in _PLAIN
+        and (bias is None or type(bias) in _PLAIN)
+        and (x.is_cuda or x.is_cpu)
+        and not _dispatch_modes()
+        and not _function_modes()
+        and _transforms() is None
+        and torch._C._get_tracing_state() is None
+        and not _profiled()
+    )
 
 
 class PreparedCalls(Generic[Run]):

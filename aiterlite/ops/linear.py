@@ -42,13 +42,21 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reduction: 
     Raises `ArgumentError` for operands that do not fit together, `DispatchError` under AITERLITE_STRICT=1 and where
     `batch_invariant` cannot be kept, and a `JitError` where a kernel cannot be built or loaded.
     """
-    if torch.is_autocast_enabled(x.device.type) or (
+    if _is_autocast(x) or (
         torch.is_grad_enabled()
         and (x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad))
     ):
         return functional.linear(x, weight, bias)
+    if calls.is_plain(x, weight, bias):
+        return _impl(x, weight, bias, reduction=reduction)
     result: Tensor = _LINEAR_OP(x, weight, bias, reduction=reduction)
     return result
+
+
+def _is_autocast(x: Tensor) -> bool:
+    if x.is_cuda:
+        return torch.is_autocast_enabled("cuda")
+    return x.is_cpu and torch.is_autocast_enabled("cpu")
 
 
 def explain(op: str, problem: Any, device: torch.device) -> Decision:
