@@ -211,13 +211,7 @@ def launch_entry(capturing: bool = True, reads: str = "") -> Any:
     watch = launcher.capturing if capturing else lambda: False
     library = _library(launch_target(), watch)
     if reads:
-        filled = kernarg.read(library, asm.GEMM_ARGS.name)
-        if filled.digest != reads:
-            raise LoadError(
-                f"an assembly kernel was assembled for a struct of digest {reads[:12]}, and {library._name} fills one "
-                f"of digest {filled.digest[:12]}: {filled.text}. Make the kernel, aiterlite/tables/asm.py and the C++ "
-                "struct agree; `aiterlite build --check-asm` names the fields that do not"
-            )
+        kernarg.require(library, asm.GEMM_ARGS.name, reads)
     launch = library.aiterlite_wv_split_k_launch
     launch.argtypes = [*[ctypes.c_void_p] * 3, *[ctypes.c_uint32] * 3, *_OPERAND_TYPES]
     return launch
