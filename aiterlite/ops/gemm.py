@@ -307,18 +307,19 @@ _calls: calls.PreparedCalls[Run] = calls.PreparedCalls()
 
 
 def layout_key(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Any, ...]:
-    """What a prepared call depends on of its operands: shapes, strides, dtypes, devices, alignment."""
+    """What a prepared call depends on of its operands: shapes, strides, dtypes, devices (a GPU's number, -1 for the CPU:
+    implementations are called with no others), alignment."""
     return (
         x.shape,
         x.stride(),
         x.dtype,
-        x.device,
+        x.get_device(),
         weight.shape,
         weight.stride(),
         weight.dtype,
-        weight.device,
+        weight.get_device(),
         (x.data_ptr() | weight.data_ptr()) & 15,
-        None if bias is None else (bias.shape, bias.stride(), bias.dtype, bias.device),
+        None if bias is None else (bias.shape, bias.stride(), bias.dtype, bias.get_device()),
     )
 
 

@@ -48,7 +48,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reduction: 
     ):
         return functional.linear(x, weight, bias)
     if calls.is_plain(x, weight, bias):
-        return _impl(x, weight, bias, reduction=reduction)
+        run = _calls.find((reduction, gemm.layout_key(x, weight, bias)))
+        return _impl(x, weight, bias, reduction=reduction) if run is None else run(x, weight, bias)
     result: Tensor = _LINEAR_OP(x, weight, bias, reduction=reduction)
     return result
 
