@@ -28,6 +28,7 @@ from torch import Tensor  # noqa: E402
 
 from aiterlite.jit import engine, loader, spec  # noqa: E402
 from aiterlite.jit.sources import package_tree  # noqa: E402
+from aiterlite.jit.spec import Unit  # noqa: E402
 from aiterlite.reference import gemm as reference  # noqa: E402
 from aiterlite.tables import gemm as tables  # noqa: E402
 from aiterlite.target import X86_LEVELS, host_persona  # noqa: E402
@@ -37,6 +38,9 @@ pytestmark = pytest.mark.compile
 HOST = host_persona().target
 LEVELS = [f"cpu-{level}" for level in X86_LEVELS]
 RUNNABLE = LEVELS[: LEVELS.index(HOST) + 1] if HOST in LEVELS else [HOST]
+# AVX-512 without AVX512_BF16, which such a unit uses where the CPU has it: what other CPUs of the level compute.
+NO_DOT = "cpu-x86-64-v4 without bf16 dot products"
+RUNNABLE += [NO_DOT] if LEVELS[-1] in RUNNABLE else []
 DTYPES = [torch.bfloat16, torch.float16]
 ELEMENTS = {torch.bfloat16: 0, torch.float16: 1}
 INVALID = -1
@@ -47,6 +51,12 @@ NAN, INF = float("nan"), float("inf")
 @pytest.fixture(scope="module", params=RUNNABLE)
 def target(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+def host_unit(target: str) -> Unit:
+    if target != NO_DOT:
+        return tables.host_unit(target)
+    return replace(tables.host_unit(LEVELS[-1]), defines=(("AITERLITE_CPU_BF16_DOT", "0"),))
 
 
 @dataclass(frozen=True)
@@ -103,7 +113,7 @@ def matrix(rows: int, columns: int, dtype: torch.dtype, pad: int = 0, scale: flo
 
 def run_calls(target: str, calls: list[Call], names: list[str]) -> list[Result]:
     """The result of each call, made in guarded memory in a child process; both placements give the same."""
-    library = engine.obtain(tables.host_unit(target)).entry.path
+    library = engine.obtain(host_unit(target)).entry.path
     words = [sys.executable, guarded_gemm.__file__]
     done = subprocess.run(words, input=pickle.dumps((str(library), calls)), capture_output=True, timeout=120)
     errors = done.stderr.decode(errors="replace")
@@ -312,6 +322,132 @@ def test_a_special_value_stays_in_its_row(target: str, dtype: torch.dtype, value
         assert torch.equal(bits(rows[:, others_m]), bits(clean[:, others_m])), f"column {column}"
 
 
+# Numbers that a dot product of bf16 takes for zero --------------------------------------------------------------------
+
+TINY = 2.0**-126  # the least normal number of bf16
+
+
+def exponents(low: int, high: int, *shape: int) -> Tensor:
+    """Numbers of random sign and fraction, of every exponent alike; below -126 they are subnormal."""
+    powers = torch.randint(low, high + 1, shape).double().exp2()
+    return (powers * (1 + torch.rand(shape)) * (2 * torch.randint(0, 2, shape) - 1)).bfloat16()
+
+
+def assert_right_down_to_subnormals(target: str, problems: list[Problem]) -> None:
+    """As `assert_right`, with half the distance of two subnormal numbers for the rounding of a subnormal y."""
+    for problem, y in zip(problems, run(target, problems), strict=True):
+        exact = problem.x.double() @ problem.w.double().T
+        bound = reference.error_bound(problem.x, problem.w, exact) + 2.0**-134
+        error = (y.double() - exact).abs()
+        assert bool((error <= bound).all()), f"{problem}: {float((error / bound).max()):.2f} times the bound"
+
+
+def test_sums_of_any_magnitude(target: str) -> None:
+    """Tokens and weights of magnitudes whose products lie around the least normal number, above and far below it."""
+    torch.manual_seed(11)
+    problems = []
+    for low, high in ((-133, -120), (-133, 60), (-60, -20), (0, 60), (100, 119)):
+        for k in (1, 5, 64, 1100, 2048 + 67):
+            middle = (low + high) // 2
+            x = exponents(low, high, 6, k)
+            w = exponents(max(-133, -middle - 140), max(-127, min(100, -middle - 112)), 13, k)
+            problems += [Problem(x, w), Problem(w, x)] if k < 2000 else [Problem(x, w)]
+    assert_right_down_to_subnormals(target, problems)
+
+
+def test_a_subnormal_token_counts(target: str) -> None:
+    """Where a weight is so large that most of a sum comes from a subnormal element."""
+    torch.manual_seed(12)
+    x, w = exponents(-30, -20, 7, 2113), exponents(-3, 3, 13, 2113)
+    for token, column in ((0, 0), (3, 1500), (6, 2112)):
+        x[token, column] = TINY / 4
+        w[token::2, column] = 2.0**120
+    assert_right_down_to_subnormals(target, [Problem(x, w), Problem(x[3:4], w)])
+
+
+def test_a_subnormal_weight_counts(target: str) -> None:
+    """In a row of its own, among subnormal weights, and among others that do not matter beside it."""
+    torch.manual_seed(13)
+    x, w = matrix(7, 2113, torch.bfloat16, scale=2.0**-20), exponents(-3, 3, 13, 2113)
+    x[:, 7] = 2.0**120
+    w[1] = 0
+    w[::3] = exponents(-133, -127, 5, 2113)
+    w[1:3, 7] = TINY / 4
+    assert_right_down_to_subnormals(target, [Problem(x, w), Problem(x[:2], w)])
+
+
+def test_a_subnormal_number_times_infinity(target: str) -> None:
+    """Is infinity, where zero times infinity is NaN; in a token's row and column alone."""
+    for k in (1, 70, 2113):
+        x, w = torch.ones(6, k, dtype=torch.bfloat16), torch.ones(9, k, dtype=torch.bfloat16)
+        x[2, k // 2], w[5, k // 2] = INF, TINY / 2
+        x[4, k - 1], w[7, k - 1] = TINY / 8, -INF
+        y, swapped = run(target, [Problem(x, w), Problem(w, x)])
+        exact = x.double() @ w.double().T
+        assert torch.equal(y.isinf(), exact.isinf()) and not bool(y.isnan().logical_xor(exact.isnan()).any())
+        assert torch.equal(y[4, 7].sign(), torch.tensor(-1.0).bfloat16()) and torch.equal(bits(y), bits(swapped.T))
+
+
+def test_zero_rows(target: str) -> None:
+    """A token of zeros and a row of zeros give zero, whatever else is subnormal."""
+    torch.manual_seed(14)
+    x, w = matrix(6, 1100, torch.bfloat16), exponents(-133, 3, 11, 1100)
+    x[2], w[4] = 0, 0
+    (y,) = run(target, [Problem(x, w)])
+    assert not bool(y[2].any()) and not bool(y[:, 4].any()) and int((y == 0).sum()) == 11 + 6 - 1
+
+
+def errors_alone(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """Both with columns by which every sum loses what it comes to: y is what rounding made of the order of additions,
+    which the 8 bits of y's own rounding hide otherwise."""
+    n, rest = len(x), x.double() @ w.double().T
+    columns, negated = [], []
+    for _ in range(3):
+        part = rest.to(x.dtype)
+        rest -= part.double()
+        columns.append(torch.eye(n, dtype=x.dtype))
+        negated.append(-part.T)
+    return torch.cat([x, *columns], 1), torch.cat([w, *negated], 1)
+
+
+@pytest.mark.skipif(NO_DOT not in RUNNABLE, reason="this CPU has no AVX-512")
+def test_a_cpu_without_dot_products_gives_the_same_bits() -> None:
+    """Where nothing is subnormal. So a row's bits do not depend on the CPU within a level."""
+    torch.manual_seed(15)
+    x, w = errors_alone(matrix(16, 2113, torch.bfloat16), matrix(35, 2113, torch.bfloat16, scale=2113**-0.5))
+    problems = [Problem(x[:n], w) for n in (1, 2, 3, 4, 5, 9, 16)]
+    ones, others = run(LEVELS[-1], problems), run(NO_DOT, problems)
+    for one, other in zip(ones, others, strict=True):
+        assert torch.equal(bits(one), bits(other))
+    assert float(ones[-1].abs().max()) < 1e-5 and int((ones[-1] != 0).sum()) > 16 * 35 // 2
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_order_of_additions_does_not_depend_on_the_rest_of_the_problem(target: str, dtype: torch.dtype) -> None:
+    """Every N to one tile more than a panel of sums, of any number of rows and threads: the same fp32 sums."""
+    torch.manual_seed(17)
+    x, w = errors_alone(matrix(33, 2113, dtype), matrix(35, 2113, dtype, scale=2113**-0.5))
+    problems = [Problem(x[:n], w, pool=Pool(3), num_threads=n % 4 + 1) for n in (*range(1, 18), 32)]
+    problems += [Problem(x[:3], w[:m]) for m in range(1, 14)]
+    whole, *parts = run(target, [Problem(x, w), *problems])
+    for problem, y in zip(problems, parts, strict=True):
+        assert torch.equal(bits(y), bits(whole[: len(y), : y.shape[1]])), str(problem)
+    assert float(whole.abs().max()) < 1e-5 and int((whole != 0).sum()) > 33 * 35 // 2
+
+
+def test_bits_with_subnormal_numbers_do_not_depend_on_the_rest_of_the_problem(target: str) -> None:
+    """What is summed again is so for its own token and row: alone, y has the same bits."""
+    torch.manual_seed(16)
+    x, w = exponents(-133, 3, 9, 1100), exponents(-3, 3, 13, 1100)
+    x[::2] = exponents(-3, 3, 5, 1100)
+    w[::3] = exponents(-133, -100, 5, 1100)
+    w[4] = 0
+    parts = [Problem(x[i : i + 1], w) for i in range(9)] + [Problem(x, w[j : j + 1]) for j in range(13)]
+    whole, *rest = run(target, [Problem(x, w), *parts])
+    assert torch.equal(bits(torch.cat(rest[:9])), bits(whole))
+    assert torch.equal(bits(torch.cat(rest[9:], 1)), bits(whole))
+
+
 # Bias -----------------------------------------------------------------------------------------------------------------
 
 
@@ -455,7 +591,7 @@ def launch_with(target: str, status: int = 0, **changes: int | None) -> tuple[in
         asked.append({"function": function, "geometry": geometry, "stream": stream, "args": args, "extra": extra})
         return status
 
-    launch = loader.host_library(tables.host_unit(target)).aiterlite_wv_split_k_launch
+    launch = loader.host_library(host_unit(target)).aiterlite_wv_split_k_launch
     launch.argtypes = [*[ctypes.c_void_p] * 3, *[ctypes.c_uint32] * 3, *[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 7]
     values = {**OPERANDS, **changes}
     code = launch(ctypes.cast(driver, ctypes.c_void_p), 0x5000, 0x6000, 304, 512, 65536, *values.values())
@@ -483,7 +619,7 @@ def test_sizes_beyond_32_bits_are_not_launched(target: str, name: str, size: int
 
 
 def test_the_interface_has_a_version(target: str) -> None:
-    assert loader.host_library(tables.host_unit(target)).aiterlite_gemm_abi() == 1
+    assert loader.host_library(host_unit(target)).aiterlite_gemm_abi() == 1
 
 
 # Compilers ------------------------------------------------------------------------------------------------------------
@@ -505,7 +641,7 @@ def compile_strictly(words: list[str], unit: Any, folder: Path) -> None:
 
 def test_compiles_without_a_warning(target: str, tmp_path: Path) -> None:
     compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))))
-    unit = tables.host_unit(target)
+    unit = host_unit(target)
     compile_strictly([compiler, *spec.host_flags(unit)], unit, tmp_path)
 
 
@@ -517,7 +653,7 @@ def test_clang_compiles_every_level_without_a_warning(target: str, tmp_path: Pat
     assert found is not None and found.submodule_search_locations
     zig = str(Path(next(iter(found.submodule_search_locations))) / "zig")
     machine, cpu = ("aarch64", "generic") if target == "cpu-aarch64" else ("x86_64", target[4:].replace("-", "_"))
-    unit = tables.host_unit(target)
+    unit = host_unit(target)
     # Levels are CPUs to this driver, under names of its own.
     flags = [flag for flag in spec.host_flags(unit) if not flag.startswith("-march=")]
     compile_strictly([zig, "c++", "-target", f"{machine}-linux-gnu", f"-mcpu={cpu}", *flags], unit, tmp_path)

@@ -15,13 +15,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from guarded_gemm import Call, Pool  # noqa: E402
-from test_gemm_cpu_unit import INVALID, LAUNCH, POISON, RUNNABLE, bits, memory, run_calls  # noqa: E402
+from test_gemm_cpu_unit import INVALID, LAUNCH, POISON, RUNNABLE, bits, host_unit, memory, run_calls  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from aiterlite.jit import loader  # noqa: E402
 from aiterlite.jit.sources import package_tree  # noqa: E402
 from aiterlite.reference import gemm as reference  # noqa: E402
-from aiterlite.tables import gemm as tables  # noqa: E402
 
 pytestmark = pytest.mark.compile
 
@@ -245,7 +244,7 @@ def launch_with(target: str, **changes: int) -> tuple[int, list[dict[str, Any]]]
         asked.append(given)
         return 0
 
-    launch = loader.host_library(tables.host_unit(target)).aiterlite_wv_split_k_q_launch
+    launch = loader.host_library(host_unit(target)).aiterlite_wv_split_k_q_launch
     launch.argtypes = [*[ctypes.c_void_p] * 3, *[ctypes.c_uint32] * 3, *[ctypes.c_void_p] * 6, *[ctypes.c_int64] * 8]
     values = {**OPERANDS, **changes}
     return launch(ctypes.cast(driver, ctypes.c_void_p), 1, 2, 304, 512, 0, *values.values()), asked

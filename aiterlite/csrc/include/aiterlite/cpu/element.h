@@ -1,14 +1,11 @@
 // Storage types as the CPU kernels see them: widening to fp32 vectors, and scalars both ways.
-//
-// A type whose numbers are read as weights says how tokens of it are packed: as `Token`, by `pack`. What both operands'
-// widening leaves out is `kFactor`, a power of two by which a sum is multiplied.
 #pragma once
 #include <aiterlite/cpu/simd.h>
 
 namespace aiterlite::cpu {
 
 // 2 * kLanes consecutive elements. Which lane holds which element is the element type's affair: a dot product only
-// needs both operands to agree.
+// needs both operands to agree. Products are added in this order.
 struct Pair {
   f32v first;
   f32v second;
@@ -19,15 +16,14 @@ inline uint32_t float_to_bits(float value) { return __builtin_bit_cast(uint32_t,
 
 struct Bf16 {
   using Bits = uint16_t;
-  using Token = Bf16;
-  static constexpr float kFactor = 1.0f;
-  static void pack(uint16_t* to, const uint16_t* from, int64_t count) { memcpy(to, from, 2 * count); }
 
-  // The even elements, then the odd ones: a shift and a mask, where unpacking in order would cost a permute.
+  // The odd elements, then the even ones: a mask and a shift, where unpacking in order would cost a permute. VDPBF16PS
+  // adds in this order too, so that a CPU with it and one without give the same bits.
   static Pair widen(const uint16_t* p) {
     const u32v raw = load<u32v>(p);
-    return {(f32v)(raw << 16), (f32v)(raw & 0xffff0000u)};
+    return {(f32v)(raw & 0xffff0000u), (f32v)(raw << 16)};
   }
+  static u32v narrow_exactly(Pair p) { return ((u32v)p.second >> 16) | ((u32v)p.first & 0xffff0000u); }
 
   static float to_float(uint16_t h) { return bits_to_float((uint32_t)h << 16); }
 
@@ -41,9 +37,6 @@ struct Bf16 {
 
 struct Fp16 {
   using Bits = uint16_t;
-  using Token = Fp16;
-  static constexpr float kFactor = 1.0f;
-  static void pack(uint16_t* to, const uint16_t* from, int64_t count) { memcpy(to, from, 2 * count); }
 
   static Pair widen(const uint16_t* p) {
     return {widen_half(load<u16v_half>(p)), widen_half(load<u16v_half>(p + kLanes))};
@@ -92,28 +85,31 @@ struct Fp16 {
   }
 };
 
-// 8-bit floats of 4 exponent and 3 fraction bits. Moved to the places of a half's exponent and fraction, subnormals
-// included, the bits are those of the number times 2^(bias - 15). FNUZ has bias 8, and a NaN where OCP's type has
-// negative zero; OCP's NaNs are where all bits but the sign are one. Tokens become bf16, which costs less to widen.
+// 8-bit floats of 4 exponent and 3 fraction bits. FNUZ has bias 8, and a NaN where OCP's type has negative zero; OCP's
+// NaNs are where all bits but the sign are one.
 template <bool kFnuz>
 struct E4m3 {
   using Bits = uint8_t;
-  using Token = Bf16;
-  static constexpr float kFactor = kFnuz ? 0x1p14f : 0x1p16f;
+  static constexpr int kBias = kFnuz ? 8 : 7;
 
-  static void pack(uint16_t* to, const uint8_t* from, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) {
-      const auto half = (uint16_t)(((int32_t)(int8_t)from[i] << 7) & 0xbf80);
-      const bool is_nan = kFnuz ? half == 0x8000 : (half & 0x7fff) == 0x3f80;
-      to[i] = is_nan ? 0x7fc0 : (uint16_t)(float_to_bits(Fp16::to_float(half)) >> 16);
-    }
-  }
-
-  // The even elements, then the odd ones, as Bf16 has them. An arithmetic shift doubles the sign and leaves it in the
+  // The odd elements, then the even ones, times 2^(kBias - 15): moved to the places of a half's exponent and fraction,
+  // subnormals included, the bits are those of that number. An arithmetic shift doubles the sign and leaves it in the
   // highest bit.
   static Pair widen(const uint8_t* p) {
     const i16v_half raw = load<i16v_half>(p);
-    return {widen_part((i16v_half)((u16v_half)raw << 8)), widen_part(raw)};
+    return {widen_part(raw), widen_part((i16v_half)((u16v_half)raw << 8))};
+  }
+
+  // The bf16 of a code without its sign, which is exact. NaN where FNUZ has none, at 0x7f, is not asked for.
+  static constexpr uint16_t to_bf16(int code) {
+    int exponent = code >> 3, fraction = code & 7;
+    if (!kFnuz && code == 0x7f) return 0x7fc0;
+    if (code == 0) return 0;
+    if (exponent == 0) {
+      for (exponent = 1; fraction < 8; --exponent) fraction *= 2;
+      fraction &= 7;
+    }
+    return static_cast<uint16_t>((exponent - kBias + 127) << 7 | fraction << 4);
   }
 
  private:

@@ -7,12 +7,19 @@
 #include <string.h>
 #if defined(__AVX512F__) && defined(__AVX512BW__)
 #define AITERLITE_CPU_AVX512 1
+// Where 0, a unit for AVX-512 is as on a CPU without AVX512_BF16: for tests.
+#ifndef AITERLITE_CPU_BF16_DOT
+#define AITERLITE_CPU_BF16_DOT 1
+#endif
 #include <immintrin.h>
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #define AITERLITE_CPU_AVX2 1
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
+#endif
+#ifndef AITERLITE_CPU_BF16_DOT
+#define AITERLITE_CPU_BF16_DOT 0
 #endif
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
@@ -38,6 +45,7 @@ constexpr int kVectorRegisters = 16;
 typedef float f32v __attribute__((vector_size(4 * kLanes)));
 typedef int32_t i32v __attribute__((vector_size(4 * kLanes)));
 typedef uint32_t u32v __attribute__((vector_size(4 * kLanes)));
+typedef uint16_t u16v __attribute__((vector_size(4 * kLanes)));
 typedef uint16_t u16v_half __attribute__((vector_size(2 * kLanes)));  // the lanes of f32v
 typedef int16_t i16v_half __attribute__((vector_size(2 * kLanes)));
 typedef float f32q __attribute__((vector_size(16)));
@@ -47,6 +55,11 @@ inline Vector load(const void* p) {
   Vector v;
   memcpy(&v, p, sizeof(v));
   return v;
+}
+
+template <class Vector>
+inline void store(void* p, Vector v) {
+  memcpy(p, &v, sizeof(v));
 }
 
 // a * b + c with one rounding; baseline x86-64 has no such instruction and rounds twice.
