@@ -496,8 +496,16 @@ def with_points(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("mi308x", 16, 256, 7168, "mfma", "rc_mfma", "wvSplitK is faster: estimated from the cost model, not measured"),
         ("mi355x", 100, 4096, 4096, "rc_mfma", "mfma", "n must be 1 to 16, it is 100"),
         ("mi355x", 129, 4096, 4096, "torch", "rc_mfma", "n must be 1 to 128, it is 129"),
-        ("cpu-x86-64-v4", 8, 64, 512, "cpu", "rc_cpu", "wvSplitK is faster: on CPUs up to 8 tokens"),
-        ("cpu-x86-64-v4", 9, 64, 512, "torch", "cpu", "torch is faster: on CPUs beyond 8 tokens (call wvSplitK to"),
+        ("cpu-x86-64-v4", 16, 64, 512, "cpu", "rc_cpu", "wvSplitK is faster: on CPUs up to 16 tokens"),
+        (
+            "cpu-x86-64-v4",
+            17,
+            64,
+            512,
+            "torch",
+            "rc_cpu",
+            "torch is faster: on CPUs beyond 16 tokens (call wvSplitKrc to",
+        ),
     ],
 )
 def test_linear_leaves_to_others_what_they_do_faster(

@@ -13,7 +13,7 @@ from aiterlite.target import Persona, launch_target
 
 DTYPES = ("bf16", "fp16")
 MAX_TOKENS = 16
-CPU_LINEAR_TOKENS = 8
+CPU_LINEAR_TOKENS = 16
 _INT32_MAX = 2**31 - 1
 _HOST_SYMBOLS = (
     "aiterlite_gemm_abi",
