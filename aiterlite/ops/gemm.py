@@ -307,7 +307,7 @@ _calls: calls.PreparedCalls[Run] = calls.PreparedCalls()
 
 
 def layout_key(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Any, ...]:
-    """What a prepared call depends on of its operands: shapes, strides, dtypes, devices (a GPU's number, -1 for the CPU:
+    """What a prepared call depends on of its operands: shapes, strides, dtypes, devices (a GPU's number, -1 for a CPU:
     implementations are called with no others), alignment."""
     return (
         x.shape,
