@@ -24,8 +24,7 @@ def verdict(problem: gemm_rc.RcProblem, persona: Persona) -> Verdict:
     found = gemm_crossover.verdict(persona, problem.n, problem.m, problem.k)
     if found is not None:
         return found
-    # Where torch's matrix units overtake this package's multiply-adds on a CPU (docs/perf/gemm-cpu.md), whose one
-    # kernel serves both operators.
+    # On a CPU one kernel serves both operators; beyond these tokens nobody has measured it (docs/perf/gemm-cpu.md).
     on_cpu = persona.family == "cpu"
     most = gemm.CPU_LINEAR_TOKENS if on_cpu else gemm.MAX_TOKENS
     known = "on CPUs" if on_cpu else f"nothing was measured on {persona.target}, so"
