@@ -343,7 +343,7 @@ def test_issues_less_than_the_hip_kernel(m: int, k: int, n: int, target: str) ->
 
     ours, hip = count(ASM), count(HIP)
     print(f"\n{target} n={n} m={m} k={k} {knobs}\n  asm {dict(ours)}\n  hip {dict(hip)}")
-    assert ours["operand loads"] <= hip["operand loads"] and ours["matrix"] == hip["matrix"]
+    assert ours["operand loads"] == hip["operand loads"] and ours["matrix"] == hip["matrix"]
     assert ours["instructions"] <= 0.9 * hip["instructions"]
     assert ours["cycles"] <= 0.9 * hip["cycles"]
 
@@ -351,8 +351,8 @@ def test_issues_less_than_the_hip_kernel(m: int, k: int, n: int, target: str) ->
 @each_target
 @pytest.mark.parametrize("n", [1, 4, 16])
 @pytest.mark.parametrize("m", [256, 2112])
-def test_reads_no_more_than_the_hip_kernel(m: int, n: int, target: str) -> None:
-    """Of a few workgroups: each weight once; matrix cycles as many, bytes no more."""
+def test_reads_what_the_hip_kernel_reads(m: int, n: int, target: str) -> None:
+    """Of a few workgroups: each weight once; matrix cycles as many, as many bytes."""
     torch.manual_seed(6)
     knobs = planned(target, n, m, 7168)
     rows = 3 * 16 * knobs[1] // knobs[0]
@@ -365,7 +365,7 @@ def test_reads_no_more_than_the_hip_kernel(m: int, n: int, target: str) -> None:
     ours, hip = count(ASM), count(HIP)
     traffic, its_traffic = ours["bytes"]["global"], hip["bytes"]["global"]
     assert ours["matrix_cycles"] == hip["matrix_cycles"] > 0
-    assert traffic["read"] <= its_traffic["read"]
+    assert traffic["read"] == its_traffic["read"]
     assert traffic["written"] == its_traffic["written"] == 2 * n * rows
     assert ours["arguments"]["w"]["read"] == ours["arguments"]["w"]["unique_read"] == w.numel()
     assert ours["occupancy"]["waves_per_simd"] >= hip["occupancy"]["waves_per_simd"]

@@ -20,7 +20,6 @@ from aiterlite.target import Persona, launch_target
 TARGET = "sm_90a"
 KERNEL = "aiterlite_sm90_wv_split_k"
 COLUMNS = (8, 16, 32, 64, 128)
-MAX_TOKENS = COLUMNS[-1]
 GROUPS = (1, 2)
 # Clusters of more than 8 are not portable: the driver is asked to allow them, and they take less shared memory, so that
 # a part of the chip with few multiprocessors still holds one.

@@ -175,8 +175,11 @@ AITERLITE_DEVICE void mfma_16x16_fp8(float (&d)[4], const Vector16& a, const Vec
     int64_t part[2];
   };
   auto sum = __builtin_bit_cast(amdgcn::Floats, d);
-  const auto a2 = __builtin_bit_cast(Pair, a);
-  const auto b2 = __builtin_bit_cast(Pair, b);
+  // Whole vectors up to here: told of its halves, the compiler loads one of them a second time by itself.
+  auto a_words = __builtin_bit_cast(amdgcn::Words, a), b_words = __builtin_bit_cast(amdgcn::Words, b);
+  asm("" : "+v"(a_words), "+v"(b_words));
+  const auto a2 = __builtin_bit_cast(Pair, a_words);
+  const auto b2 = __builtin_bit_cast(Pair, b_words);
   sum = __builtin_amdgcn_mfma_f32_16x16x32_fp8_fp8(a2.part[0], b2.part[0], sum, 0, 0, 0);
   sum = __builtin_amdgcn_mfma_f32_16x16x32_fp8_fp8(a2.part[1], b2.part[1], sum, 0, 0, 0);
   for (int i = 0; i < 4; ++i) d[i] = sum[i];
