@@ -20,12 +20,10 @@ from aiterlite.errors import CaptureError, ExecutorError, LaunchError, LoadError
 from aiterlite.jit import loader
 from aiterlite.jit.spec import Unit
 from aiterlite.tables import overlap
-from aiterlite.target import Persona
+from aiterlite.target import PORTABLE_CLUSTER, Persona
 
 # Beyond this much dynamic shared memory a CUDA kernel must be told so before its first launch.
 _PLAIN_SHARED_BYTES = 48 * 1024
-# Likewise beyond this many workgroups in a cluster.
-_PORTABLE_CLUSTER = 8
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ class Driver:
         if shared_bytes > _PLAIN_SHARED_BYTES:
             code = self._set_attribute(handle, self._points.max_dynamic_shared, shared_bytes)
             self._check(code, f"raising the shared memory of {symbol} to {shared_bytes} bytes")
-        if cluster > _PORTABLE_CLUSTER:
+        if cluster > PORTABLE_CLUSTER:
             code = self._set_attribute(handle, self._points.large_clusters, 1)
             self._check(code, f"allowing {symbol} clusters of {cluster}")
         return Function(symbol, handle.value or 0, self.launch_address)
@@ -195,8 +193,7 @@ _OVERLAP_ABI = 1
 def _overlapped_launch() -> int:
     """The address of the launch that does not wait for the kernels ahead on the stream."""
     library = loader.host_library(overlap.host_unit())
-    if library.aiterlite_overlap_abi() != _OVERLAP_ABI:
-        raise LoadError(f"{library._name} speaks ABI {library.aiterlite_overlap_abi()}, this package {_OVERLAP_ABI}")
+    loader.require_abi(library, "aiterlite_overlap_abi", _OVERLAP_ABI)
     library.aiterlite_overlap_bind(ctypes.c_void_p(driver("cuda").entry("cuLaunchKernelEx")))
     return ctypes.cast(library.aiterlite_launch_overlapped, ctypes.c_void_p).value or 0
 

@@ -17,6 +17,8 @@ from aiterlite import envs
 from aiterlite.errors import TargetError
 
 X86_LEVELS = ("x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4")
+# Workgroups of a cluster (sm_90) that every chip holds; beyond, a kernel must tell the driver before its first launch.
+PORTABLE_CLUSTER = 8
 # What each level adds over the one before (x86-64 psABI), in the kernel's spelling of cpuid flags.
 _X86_FLAGS = {
     "x86-64-v2": {"cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3"},

@@ -279,3 +279,11 @@ def test_a_host_unit_launches_through_the_driver_s_own_function(fake: Any) -> No
     assert launch(function.launch, function.handle, 0, 2000000, 64, 0, *addresses, *strides, *sizes) == 9
     assert launch(*head, *addresses, *strides, 4, 2**31, 7168) == -1
     assert record.launches == 1
+
+
+def test_a_host_unit_of_another_abi_is_refused(libraries: dict[str, Path]) -> None:
+    """The fake driver's cuInit answers 0, as a unit's ABI function would."""
+    library = ctypes.CDLL(str(libraries["cuda"]))
+    loader.require_abi(library, "cuInit", 0)
+    with pytest.raises(LoadError, match=r"libfake_cuda\.so speaks ABI 0, this package 1"):
+        loader.require_abi(library, "cuInit", 1)

@@ -39,6 +39,13 @@ def host_library(unit: Unit, capturing: Callable[[], bool] = lambda: False) -> c
     return library
 
 
+def require_abi(library: ctypes.CDLL, query: str, wanted: int) -> None:
+    """Raise `LoadError` where a host unit speaks another ABI than this package; its function `query` says which."""
+    spoken = getattr(library, query)()
+    if spoken != wanted:
+        raise LoadError(f"{library._name} speaks ABI {spoken}, this package {wanted}")
+
+
 def device_image(unit: Unit) -> bytes:
     """The verified bytes of a code object or cubin. Raises `JitError`."""
     data = engine.obtain(unit).data

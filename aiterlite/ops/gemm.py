@@ -18,7 +18,7 @@ from torch import Tensor
 
 from aiterlite import emulator, launcher
 from aiterlite.dispatch import Decision, Table
-from aiterlite.errors import ArgumentError, LaunchError, LoadError
+from aiterlite.errors import ArgumentError, LaunchError
 from aiterlite.jit import kernarg, loader
 from aiterlite.jit.spec import Unit
 from aiterlite.ops import calls
@@ -190,8 +190,7 @@ _OPERAND_TYPES: list[Any] = [*[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 7]
 
 def _library(target: str, capturing: Callable[[], bool] = lambda: False) -> ctypes.CDLL:
     library = loader.host_library(tables.host_unit(target), capturing)
-    if library.aiterlite_gemm_abi() != _ABI:
-        raise LoadError(f"{library._name} speaks ABI {library.aiterlite_gemm_abi()}, this package {_ABI}")
+    loader.require_abi(library, "aiterlite_gemm_abi", _ABI)
     return library
 
 
@@ -271,6 +270,7 @@ def _device_run(decision: Decision, shape: tuple[int, ...], fixed: tuple[int, ..
             y.data_ptr(),
             *fixed,
         )
+        # `submit` would ask the same, and pack the arguments once more.
         code = launch(*arguments) if launcher.is_ready(index) else launcher.submit(index, launch, *arguments)
         if code != 0:
             launcher.check_launch(code, function, persona.family, grid, block, str(decision.problem))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from aiterlite import dispatch, emulator, envs, launcher
 from aiterlite.dispatch import Decision
-from aiterlite.errors import ArgumentError, LaunchError, LoadError
+from aiterlite.errors import ArgumentError, LaunchError
 from aiterlite.jit import loader
 from aiterlite.ops import calls, gemm, gemm_sm90, workspace
 from aiterlite.ops.workspace import Need
@@ -155,8 +155,7 @@ def launch_entry(capturing: bool = True) -> Any:
     -3 for a workspace that is too small. `capturing`: a graph may be under capture."""
     watch = launcher.capturing if capturing else lambda: False
     library = loader.host_library(tables.host_unit(launch_target()), watch)
-    if library.aiterlite_gemm_reduce_abi() != _ABI:
-        raise LoadError(f"{library._name} speaks ABI {library.aiterlite_gemm_reduce_abi()}, this package {_ABI}")
+    loader.require_abi(library, "aiterlite_gemm_reduce_abi", _ABI)
     launch = library.aiterlite_wv_split_k_reduce_launch
     launch.argtypes = [
         *[ctypes.c_void_p] * 3,

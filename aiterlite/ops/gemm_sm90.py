@@ -11,31 +11,28 @@ from torch import Tensor
 
 from aiterlite import launcher
 from aiterlite.dispatch import Decision
-from aiterlite.errors import LoadError
 from aiterlite.jit import loader
+from aiterlite.ops import gemm
 from aiterlite.tables import gemm_sm90 as tables
 from aiterlite.target import launch_target
 
 Launch = Callable[[Tensor, Tensor, "Tensor | None", Tensor], None]
 
 _ABI = 1
-_ELEMENTS = {"bf16": 0, "fp16": 1}
 
 
 def _entry() -> Any:
     """The launch: (driver's launch, its tensor map encoder, function, stream, block, shared bytes, rows and columns of
     a tile, cluster, element, operands...) -> the driver's status, or -1."""
     library = loader.host_library(tables.host_unit(launch_target()), launcher.capturing)
-    if library.aiterlite_sm90_gemm_abi() != _ABI:
-        raise LoadError(f"{library._name} speaks ABI {library.aiterlite_sm90_gemm_abi()}, this package {_ABI}")
+    loader.require_abi(library, "aiterlite_sm90_gemm_abi", _ABI)
     launch = library.aiterlite_sm90_wv_split_k_launch
     launch.argtypes = [
         *[ctypes.c_void_p] * 4,
         *[ctypes.c_uint32] * 2,
         *[ctypes.c_int64] * 3,
         ctypes.c_int32,
-        *[ctypes.c_void_p] * 4,
-        *[ctypes.c_int64] * 7,
+        *gemm._OPERAND_TYPES,
     ]
     return launch
 
@@ -52,7 +49,7 @@ def prepare(decision: Decision, fixed: tuple[int, ...], device: torch.device) ->
     )
     entry = _entry()
     encode = launcher.driver("cuda").entry("cuTensorMapEncodeTiled")
-    geometry = (plan.block, plan.shared_bytes, cut.rows, cut.cols, cut.cluster, _ELEMENTS[decision.problem.dtype])
+    geometry = (plan.block, plan.shared_bytes, cut.rows, cut.cols, cut.cluster, gemm.ELEMENTS[decision.problem.dtype])
     raw_stream: Any = torch._C._cuda_getCurrentRawStream
 
     def launch(x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 
 from aiterlite.jit.spec import Unit
 from aiterlite.tables import overlap
-from aiterlite.target import Persona, launch_target
+from aiterlite.tables.gemm_rc_plan import INVARIANT_TOKENS, RATES
+from aiterlite.target import PORTABLE_CLUSTER, Persona, launch_target
 
 TARGET = "sm_90a"
 KERNEL = "aiterlite_sm90_wv_split_k"
@@ -24,12 +25,9 @@ GROUPS = (1, 2)
 # Clusters of more than 8 are not portable: the driver is asked to allow them, and they take less shared memory, so that
 # a part of the chip with few multiprocessors still holds one.
 CLUSTERS = (1, 2, 3, 4, 5, 6, 7, 8, 16)
-PORTABLE_CLUSTER = 8
 STEP_K = 64
 GROUP_ROWS = 64
 MAX_STAGES = 16
-INVARIANT_TOKENS = 32
-_USUAL_UNITS = 132
 # Shared memory of a multiprocessor, and what the driver takes of it for each workgroup.
 _SHARED, _SHARED_OVERHEAD = 228 << 10, 1 << 10
 _SYMBOLS = ("aiterlite_sm90_gemm_abi", "aiterlite_sm90_wv_split_k_launch")
@@ -117,7 +115,8 @@ def tiling(n: int, m: int, k: int, compute_units: int, invariant: bool) -> Sm90T
     columns, so that a batch that grows and shrinks compiles five kernels at most."""
     cols = next(c for c in COLUMNS if c >= n)
     # Not of this chip's multiprocessors: another H100 or H200 has another number, and gives the same bits.
-    clusters = (_best(INVARIANT_TOKENS, m, k, _USUAL_UNITS, CLUSTERS).cluster,) if invariant else CLUSTERS
+    usual = RATES[TARGET].compute_units
+    clusters = (_best(INVARIANT_TOKENS, m, k, usual, CLUSTERS).cluster,) if invariant else CLUSTERS
     return _best(cols, m, k, compute_units, clusters)
 
 
