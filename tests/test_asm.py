@@ -12,10 +12,11 @@ import asm_toy
 import pytest
 
 from aiterlite import dispatch, envs
+from aiterlite.amdgpu import kernarg
+from aiterlite.amdgpu.kernarg import Argument
 from aiterlite.demo import SHAPES, TOKENS
 from aiterlite.dispatch import Table, Wishes
-from aiterlite.jit import engine, kernarg, loader, sources
-from aiterlite.jit.kernarg import Argument
+from aiterlite.jit import engine, loader, sources
 from aiterlite.jit.sources import SourceTree
 from aiterlite.jit.spec import Unit
 from aiterlite.jit.store import Store

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import TOY_TREE, assembly_unit, toy_unit
 
-from aiterlite.jit import code_object, encoding, engine
+from aiterlite.amdgpu import code_object, encoding
+from aiterlite.jit import engine
 from aiterlite.jit.sources import SourceTree
 from aiterlite.tables import gemm
 from aiterlite.target import resolve

@@ -15,6 +15,7 @@ LAYERS = (
     ("errors",),
     ("envs",),
     ("target",),
+    ("amdgpu",),
     ("jit",),
     ("emulator",),
     ("dispatch",),

@@ -6,10 +6,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from aiterlite.amdgpu import kernarg
 from aiterlite.cli import output
 from aiterlite.cli.command import Report
 from aiterlite.errors import AiterliteError
-from aiterlite.jit import engine, kernarg, loader, progress
+from aiterlite.jit import engine, loader, progress
 from aiterlite.tables import KERNARG_HOSTS, asm
 from aiterlite.tables.asm import AsmKernel, AsmVariant
 from aiterlite.tables.asm_check import check

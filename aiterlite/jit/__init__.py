@@ -2,16 +2,13 @@
 
 Modules, in reading order; each uses only those above it:
 
-    kernarg     layouts of kernel arguments (pure)
     spec        what a unit is, and the build text it stands for (pure)
     sources     the source tree: digests, rules that keep keys honest
     key         spec and digests -> lookup key (pure)
     depfile     what a compiler says it read (pure)
     process     clean environments; starting and killing compilers
     toolchain   finding compilers, fingerprints without starting them twice
-    objects     what a code object says of itself (pure)
-    code_object what the hardware reads of it (pure)
-    encoding    where its instructions begin (pure)
+    ptxas       what `ptxas -v` prints (pure)
     diagnose    compiler output -> first real error and a hint (pure)
     progress    what a person sees of a cold path
     locks       one builder at a time, where the file system allows it

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from aiterlite import envs
+from aiterlite.amdgpu import metadata
 from aiterlite.errors import BuildError, BuildTimeoutError, SourceError
-from aiterlite.jit import depfile, diagnose, objects, process, progress, spec
+from aiterlite.jit import depfile, diagnose, process, progress, ptxas, spec
 from aiterlite.jit.sources import SourceTree
 from aiterlite.jit.spec import CUDA, HOST, Unit
 from aiterlite.jit.toolchain import Toolchain, find_ninja
@@ -191,4 +192,4 @@ def _classify(unit: Unit, tree: SourceTree, staging: Path, read: list[str]) -> t
 def _resources(unit: Unit, artifact: Path, log: str) -> dict[str, dict[str, int]]:
     if unit.kind == HOST:
         return {}
-    return objects.cuda_resources(log) if unit.kind == CUDA else objects.amd_resources(artifact.read_bytes())
+    return ptxas.resources(log) if unit.kind == CUDA else metadata.resources(artifact.read_bytes())

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from aiterlite import emulator, launcher
+from aiterlite.amdgpu import kernarg
 from aiterlite.dispatch import Decision, Table
 from aiterlite.errors import ArgumentError, LaunchError
-from aiterlite.jit import kernarg, loader
+from aiterlite.jit import loader
 from aiterlite.jit.spec import Unit
 from aiterlite.ops import calls
 from aiterlite.tables import asm

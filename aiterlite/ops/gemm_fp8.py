@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from aiterlite import emulator, launcher
+from aiterlite.amdgpu import kernarg
 from aiterlite.dispatch import Decision
 from aiterlite.errors import ArgumentError, LaunchError
-from aiterlite.jit import kernarg
 from aiterlite.ops import calls, gemm
 from aiterlite.tables import asm
 from aiterlite.tables import gemm_fp8 as tables

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
+from aiterlite.amdgpu.kernarg import Argument, KernargLayout
 from aiterlite.dispatch import Between, Holds, OneOf, Requirement, Row, Targets
-from aiterlite.jit.kernarg import Argument, KernargLayout
 from aiterlite.jit.spec import Unit
 from aiterlite.tables.gemm_plan import SHAPES, TILE_ROWS, TOKENS, Tiling, tiling
 from aiterlite.target import Persona, launch_target, names, resolve

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from aiterlite.jit import code_object, encoding, kernarg, objects
+from aiterlite.amdgpu import code_object, encoding, kernarg
+from aiterlite.amdgpu.metadata import read as read_metadata
 from aiterlite.tables.asm import WAVE_SIZE, AsmKernel, AsmVariant
 
 
@@ -36,7 +37,7 @@ def check(kernel: AsmKernel, variant: AsmVariant, target: str, image: bytes) -> 
 
 
 def _check(kernel: AsmKernel, variant: AsmVariant, target: str, image: bytes) -> Iterator[Mismatch]:
-    named, kernels = objects.amd_metadata(image)
+    named, kernels = read_metadata(image)
     for where, found in (("e_flags", code_object.target(image)), ("amdhsa.target", named.rpartition("-")[2])):
         if found.partition(":")[0] != target:
             yield Mismatch(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aiterlite.amdgpu import kernarg
 from aiterlite.dispatch import Between, Holds, OneOf, Row, Table, Targets
-from aiterlite.jit import kernarg
 from aiterlite.jit.spec import Unit
 from aiterlite.tables import asm, overlap
 from aiterlite.tables.gemm_plan import CHIPS, Tiling, tiling

@@ -1,8 +1,7 @@
-"""What a compiled device object says of itself: registers, LDS, spills, kernel arguments. Pure."""
+"""What an AMDGPU code object says of itself: target, registers, LDS, spills, kernel arguments. Pure."""
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -11,28 +10,28 @@ _NT_AMDGPU_METADATA = 32
 _PT_NOTE = 4
 
 
-def amd_kernels(image: bytes) -> list[dict[str, Any]]:
+def kernels(image: bytes) -> list[dict[str, Any]]:
     """The kernels of an AMDGPU code object, as its metadata note (code object v3 and later) describes them.
 
     Raises `ValueError` on bytes that are no AMDGPU ELF file.
     """
-    return amd_metadata(image)[1]
+    return read(image)[1]
 
 
-def amd_metadata(image: bytes) -> tuple[str, list[dict[str, Any]]]:
+def read(image: bytes) -> tuple[str, list[dict[str, Any]]]:
     """The target that the metadata note of an AMDGPU code object names, and its kernels. Raises `ValueError`."""
     try:
         for note in _notes(image):
             metadata = _MsgPack(note).value()
-            kernels = [_plain(kernel) for kernel in metadata.get("amdhsa.kernels", [])]
-            return str(metadata.get("amdhsa.target", "")), kernels
+            described = [_plain(kernel) for kernel in metadata.get("amdhsa.kernels", [])]
+            return str(metadata.get("amdhsa.target", "")), described
     except (AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"AMDGPU metadata of an unknown form: {error}") from None
     raise ValueError("no AMDGPU metadata note")
 
 
-def amd_resources(image: bytes) -> dict[str, dict[str, int]]:
-    """Registers, LDS, scratch and spills of each kernel of a code object. Raises `ValueError` like `amd_kernels`."""
+def resources(image: bytes) -> dict[str, dict[str, int]]:
+    """Registers, LDS, scratch and spills of each kernel of a code object. Raises `ValueError` like `kernels`."""
     fields = {
         "vgprs": "vgpr_count",
         "agprs": "agpr_count",
@@ -46,7 +45,7 @@ def amd_resources(image: bytes) -> dict[str, dict[str, int]]:
     }
     return {
         kernel["name"]: {ours: _whole(kernel.get(theirs, 0)) for ours, theirs in fields.items()}
-        for kernel in amd_kernels(image)
+        for kernel in kernels(image)
     }
 
 
@@ -54,29 +53,6 @@ def _whole(value: Any) -> int:
     if not isinstance(value, int):
         raise ValueError(f"AMDGPU metadata holds {value!r} where a number belongs")
     return value
-
-
-def cuda_resources(log: str) -> dict[str, dict[str, int]]:
-    """The same of a cubin, from what `ptxas -v` printed."""
-    found: dict[str, dict[str, int]] = {}
-    name = ""
-    for line in log.splitlines():
-        entry = re.search(r"Compiling entry function '(\w+)'", line)
-        if entry:
-            name = entry.group(1)
-            found[name] = {}
-        if name:
-            for field, pattern in (
-                ("registers", r"Used (\d+) registers"),
-                ("shared_bytes", r"(\d+) bytes smem"),
-                ("stack_bytes", r"(\d+) bytes stack frame"),
-                ("spill_store_bytes", r"(\d+) bytes spill stores"),
-                ("spill_load_bytes", r"(\d+) bytes spill loads"),
-            ):
-                match = re.search(pattern, line)
-                if match:
-                    found[name][field] = int(match.group(1))
-    return found
 
 
 def _notes(image: bytes) -> Iterator[bytes]:

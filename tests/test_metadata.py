@@ -1,4 +1,4 @@
-"""What device objects say of themselves, and that no damage to one raises anything but `ValueError`."""
+"""What AMDGPU code objects say of themselves, and that no damage to one raises anything but `ValueError`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import TOY_TREE, assembly_unit, toy_unit
 
-from aiterlite.jit import engine, objects
+from aiterlite.amdgpu import metadata
+from aiterlite.jit import engine
 from aiterlite.jit.sources import SourceTree, package_tree
 from aiterlite.jit.spec import Unit
 from aiterlite.tables import gemm
@@ -27,14 +28,14 @@ def code_object() -> bytes:
 
 
 def test_a_code_object_tells_its_kernels() -> None:
-    kernels = objects.amd_kernels(code_object())
+    kernels = metadata.kernels(code_object())
     assert [kernel["name"] for kernel in kernels] == ["toy"]
     assert kernels[0]["wavefront_size"] == 64
     assert [argument["value_kind"] for argument in kernels[0]["args"]] == ["global_buffer"]
 
 
 def test_a_code_object_tells_its_resources() -> None:
-    resources = objects.amd_resources(code_object())["toy"]
+    resources = metadata.resources(code_object())["toy"]
     assert 0 < resources["vgprs"] <= 8 and resources["max_workgroup"] == 64 and resources["kernarg_bytes"] == 8
     assert resources["lds_bytes"] == resources["scratch_bytes"] == resources["vgpr_spills"] == 0
 
@@ -80,12 +81,12 @@ def test_the_macro_of_the_device_library_bounds_a_workgroup(tmp_path: Path, thre
 )
 def test_bytes_that_are_no_code_object_are_an_error(image: bytes) -> None:
     with pytest.raises(ValueError):
-        objects.amd_kernels(image)
+        metadata.kernels(image)
 
 
 def read_or_refuse(image: bytes) -> None:
     try:
-        objects.amd_resources(image)
+        metadata.resources(image)
     except ValueError:
         pass
 
@@ -98,20 +99,20 @@ def test_no_damage_crashes_the_reader(data: st.DataObject) -> None:
     read_or_refuse(bytes(image[: data.draw(st.integers(0, len(image)))]))
 
 
-def with_note(metadata: bytes) -> bytes:
+def with_note(content: bytes) -> bytes:
     """An ELF file that holds nothing but a metadata note."""
-    note = struct.pack("<III", 7, len(metadata), 32) + b"AMDGPU\0\0" + metadata
+    note = struct.pack("<III", 7, len(content), 32) + b"AMDGPU\0\0" + content
     header = b"\x7fELF\x02\x01".ljust(32, b"\0") + struct.pack("<QQIHHHHHH", 64, 0, 0, 64, 56, 1, 0, 0, 0)
     return header + struct.pack("<IIQQQQQQ", 4, 0, 120, 0, 0, len(note), len(note), 4) + note
 
 
 @given(st.binary(max_size=40))
-def test_no_metadata_crashes_the_reader(metadata: bytes) -> None:
-    read_or_refuse(with_note(metadata))
+def test_no_metadata_crashes_the_reader(content: bytes) -> None:
+    read_or_refuse(with_note(content))
 
 
 @pytest.mark.parametrize(
-    "metadata",
+    "content",
     [
         b"\x05",  # a number
         b"\x81\xaeamdhsa.kernels\x05",  # kernels that are no list
@@ -126,39 +127,10 @@ def test_no_metadata_crashes_the_reader(metadata: bytes) -> None:
         b"\xc1",
     ],
 )
-def test_metadata_of_another_form_is_an_error(metadata: bytes) -> None:
+def test_metadata_of_another_form_is_an_error(content: bytes) -> None:
     with pytest.raises(ValueError):
-        objects.amd_resources(with_note(metadata))
+        metadata.resources(with_note(content))
 
 
 def test_a_kernel_list_may_be_empty() -> None:
-    assert objects.amd_resources(with_note(b"\x81\xaeamdhsa.kernels\x90")) == {}
-
-
-def test_what_ptxas_prints_is_read() -> None:
-    log = """ptxas info    : 0 bytes gmem
-ptxas info    : Compiling entry function 'one' for 'sm_90a'
-ptxas info    : Function properties for one
-    8 bytes stack frame, 4 bytes spill stores, 12 bytes spill loads
-ptxas info    : Used 48 registers, used 1 barriers, 8 bytes cumulative stack size, 2696 bytes smem
-ptxas info    : Compiling entry function 'two' for 'sm_90a'
-ptxas info    : Used 10 registers, used 0 barriers
-"""
-    assert objects.cuda_resources(log) == {
-        "one": {
-            "registers": 48,
-            "shared_bytes": 2696,
-            "stack_bytes": 8,
-            "spill_store_bytes": 4,
-            "spill_load_bytes": 12,
-        },
-        "two": {"registers": 10},
-    }
-    assert objects.cuda_resources("nothing") == {}
-
-
-@pytest.mark.nvcc
-def test_a_cubin_s_resources_are_kept() -> None:
-    artifact = engine.obtain(toy_unit("sm_90a"), tree=SourceTree(TOY_TREE))
-    resources = artifact.entry.meta["resources"]["toy"]
-    assert resources["registers"] > 0 and resources["spill_store_bytes"] == 0
+    assert metadata.resources(with_note(b"\x81\xaeamdhsa.kernels\x90")) == {}

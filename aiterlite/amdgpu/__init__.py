@@ -1,0 +1,9 @@
+"""AMDGPU code objects as data: no compiler, no device, no cache.
+
+Modules, in reading order; each uses only those above it:
+
+    metadata    what a code object says of itself (pure)
+    code_object what the hardware reads of it (pure)
+    encoding    where its instructions begin (pure)
+    kernarg     layouts of kernel arguments
+"""
