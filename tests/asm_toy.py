@@ -9,7 +9,8 @@ from typing import Any
 
 from aiterlite.dispatch import Holds
 from aiterlite.jit.sources import SourceTree
-from aiterlite.tables.asm import GEMM_ARGS, AsmKernel, AsmVariant
+from aiterlite.tables.asm import AsmKernel, AsmVariant
+from aiterlite.tables.gemm_asm import GEMM_ARGS
 
 SOURCE = "asm/toy/checked.S"
 ROWS = 64

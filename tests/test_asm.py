@@ -11,7 +11,7 @@ from typing import Any
 import asm_toy
 import pytest
 
-from aiterlite import dispatch, envs
+from aiterlite import dispatch, envs, tables
 from aiterlite.amdgpu import kernarg
 from aiterlite.amdgpu.kernarg import Argument
 from aiterlite.demo import SHAPES, TOKENS
@@ -20,7 +20,7 @@ from aiterlite.jit import engine, loader, sources
 from aiterlite.jit.sources import SourceTree
 from aiterlite.jit.spec import Unit
 from aiterlite.jit.store import Store
-from aiterlite.tables import KERNARG_HOSTS, TABLES, asm, gemm, gemm_fp8, linear
+from aiterlite.tables import KERNARG_HOSTS, TABLES, asm, gemm, gemm_asm, gemm_fp8, linear
 from aiterlite.tables.asm import AsmKernel
 from aiterlite.tables.asm_check import check
 from aiterlite.target import launch_target, resolve
@@ -29,7 +29,7 @@ Both = Callable[..., tuple[str, Any, int]]
 
 
 def each_target() -> list[tuple[AsmKernel, str]]:
-    return [(kernel, target) for kernel in asm.KERNELS for target in kernel.targets]
+    return [(kernel, target) for kernel in tables.ASM_KERNELS for target in kernel.targets]
 
 
 # The package's manifest -----------------------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ def test_every_kernel_is_what_the_manifest_says(both: Both) -> None:
 
 
 def test_names_units_and_defines_tell_kernels_apart() -> None:
-    names = [(kernel.unit.partition("/")[0], kernel.name) for kernel in asm.KERNELS]
+    names = [(kernel.unit.partition("/")[0], kernel.name) for kernel in tables.ASM_KERNELS]
     assert len(set(names)) == len(names)
     for kernel, target in each_target():
         units = [kernel.device_unit(variant, target) for variant in kernel.variants(target)]
@@ -54,8 +54,8 @@ def test_names_units_and_defines_tell_kernels_apart() -> None:
 
 def test_the_assembly_rows_of_the_tables_are_the_manifest_s() -> None:
     rows = {row.name: row for table in TABLES.values() for row in table.rows if row.backend == "asm"}
-    assert set(rows) == {kernel.name for kernel in asm.KERNELS}
-    for kernel in asm.KERNELS:
+    assert set(rows) == {kernel.name for kernel in tables.ASM_KERNELS}
+    for kernel in tables.ASM_KERNELS:
         row = rows[kernel.name]
         assert (row.vskip, row.preference) == (kernel.vskip, asm.PREFERENCE)
         assert (
@@ -72,7 +72,7 @@ def test_lds_leaves_room_for_the_waves_that_a_variant_wants() -> None:
 
 @pytest.mark.parametrize(
     ("kernel", "table"),
-    [(asm.WV_SPLIT_K, linear.LINEAR), (asm.WV_SPLIT_K_Q, gemm_fp8.WV_SPLIT_K_Q)],
+    [(gemm_asm.WV_SPLIT_K, linear.LINEAR), (gemm_asm.WV_SPLIT_K_Q, gemm_fp8.WV_SPLIT_K_Q)],
     ids=["wvSplitK", "wvSplitKQ"],
 )
 @pytest.mark.parametrize("chip", ["mi300x", "mi308x", "mi355x"])
@@ -90,7 +90,7 @@ def test_the_check_assembles_what_dispatch_takes_for_the_models_shapes(
 
 @pytest.mark.torch
 def test_the_declared_structs_are_those_that_the_host_fills() -> None:
-    for kernel in asm.KERNELS:
+    for kernel in tables.ASM_KERNELS:
         host = loader.host_library(KERNARG_HOSTS[kernel.kernarg.name](launch_target()))
         assert kernarg.read(host, kernel.kernarg.name) == kernel.kernarg
 
@@ -124,13 +124,13 @@ def moved(layout: kernarg.KernargLayout, field: str, **change: Any) -> kernarg.K
 @pytest.mark.parametrize(
     "layout",
     [
-        moved(asm.GEMM_ARGS, "n", offset=72),
-        moved(asm.GEMM_ARGS, "n", size=8),
-        moved(asm.GEMM_ARGS, "n", name="tokens"),
-        moved(asm.GEMM_ARGS, "n", pointer=True),
-        dataclasses.replace(asm.GEMM_ARGS, size=88),
-        dataclasses.replace(asm.GEMM_ARGS, name="other_args"),
-        dataclasses.replace(asm.GEMM_ARGS, arguments=asm.GEMM_ARGS.arguments[:-1]),
+        moved(gemm_asm.GEMM_ARGS, "n", offset=72),
+        moved(gemm_asm.GEMM_ARGS, "n", size=8),
+        moved(gemm_asm.GEMM_ARGS, "n", name="tokens"),
+        moved(gemm_asm.GEMM_ARGS, "n", pointer=True),
+        dataclasses.replace(gemm_asm.GEMM_ARGS, size=88),
+        dataclasses.replace(gemm_asm.GEMM_ARGS, name="other_args"),
+        dataclasses.replace(gemm_asm.GEMM_ARGS, arguments=gemm_asm.GEMM_ARGS.arguments[:-1]),
     ],
 )
 def test_an_object_is_never_found_for_another_struct(source_tree: SourceTree, layout: kernarg.KernargLayout) -> None:
@@ -194,7 +194,7 @@ MISMATCHES: dict[str, tuple[tuple[tuple[str, str], ...], dict[str, Any], str]] =
     ),
     "a struct that moved on the host": (
         (),
-        {"kernarg": moved(asm.GEMM_ARGS, "bias", offset=8)},
+        {"kernarg": moved(gemm_asm.GEMM_ARGS, "bias", offset=8)},
         "argument bias: found 8 bytes at 16, global_buffer, declared 8 bytes at 8",
     ),
     "a field that is not listed": (
@@ -330,7 +330,7 @@ def test_s_setvskip_in_a_marked_row_passes_and_in_a_literal_does_not_count(
 def toy_manifest(toy_store: Store, source_tree: SourceTree, monkeypatch: pytest.MonkeyPatch) -> SourceTree:
     """A manifest of the toy alone, whose struct no host fills."""
     asm_toy.write(source_tree)
-    monkeypatch.setattr(asm, "KERNELS", (asm_toy.kernel(),))
+    monkeypatch.setattr(tables, "ASM_KERNELS", (asm_toy.kernel(),))
     monkeypatch.setitem(KERNARG_HOSTS, "aiterlite_gemm_args", lambda target: Unit("toy", ("csrc/toy/no.cpp",), target))
     return source_tree
 
@@ -361,8 +361,8 @@ def test_a_source_that_does_not_assemble_is_told_with_its_line(toy_manifest: Sou
 def test_a_host_that_fills_another_struct_is_told(
     both: Both, source_tree: SourceTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layout = moved(asm.GEMM_ARGS, "bias", offset=8)
-    monkeypatch.setattr(asm, "KERNELS", (asm_toy.kernel(kernarg=layout, source="asm/toy/none.S"),))
+    layout = moved(gemm_asm.GEMM_ARGS, "bias", offset=8)
+    monkeypatch.setattr(tables, "ASM_KERNELS", (asm_toy.kernel(kernarg=layout, source="asm/toy/none.S"),))
     text, data, code = both("build", "--check-asm", "--target", "gfx942")
     assert code == 1 and data["structs"][0]["result"] == "wrong"
     said = "bias: found 8 bytes at 16, global_buffer, declared 8 bytes at 8, global_buffer"
@@ -441,7 +441,7 @@ def test_a_plan_has_the_geometry_of_its_row() -> None:
     decision = dispatch.decide(TOY_TABLE, problem, resolve("gfx942"), Wishes(prefer="asm"))
     assert decision.plan == ToyPlan(2, 64)
     device, host = decision.units
-    assert (device.symbols, device.kernarg) == (("toy_checked",), asm.GEMM_ARGS.digest)
+    assert (device.symbols, device.kernarg) == (("toy_checked",), gemm_asm.GEMM_ARGS.digest)
     assert host == gemm.host_unit(launch_target())
 
 
@@ -474,6 +474,6 @@ def test_an_assembly_kernel_is_launched_like_any_other(
         run = ops._prepare(TOY_TABLE, "wvSplitK", x, weight, bias, 0)
         assert torch.equal(run(x, weight, bias)[0], bias)
         assert emulated is ops.launcher.driver("emulated")
-        other = toy_row(kernarg=moved(asm.GEMM_ARGS, "n", offset=72))
+        other = toy_row(kernarg=moved(gemm_asm.GEMM_ARGS, "n", offset=72))
         with pytest.raises(LoadError, match="fills one of digest .* of 80 bytes: x global_buffer 0.8.*check-asm"):
             ops._prepare(Table("wvSplitK", gemm.GemmProblem, (other,)), "wvSplitK", x, weight, bias, 0)

@@ -35,7 +35,7 @@ from aiterlite.jit import engine  # noqa: E402
 from aiterlite.jit.spec import Unit  # noqa: E402
 from aiterlite.ops import gemm_fp8 as ops  # noqa: E402
 from aiterlite.reference import gemm as reference  # noqa: E402
-from aiterlite.tables import asm  # noqa: E402
+from aiterlite.tables import gemm_asm  # noqa: E402
 from aiterlite.tables import gemm_fp8 as tables  # noqa: E402
 from aiterlite.target import resolve  # noqa: E402
 from aiterlite.wishes import wishes  # noqa: E402
@@ -160,9 +160,9 @@ def test_every_knob_value_assembles(target: str) -> None:
         kernel = load(ASM, target, knobs, ("bf16", "fp16")[index % 2]).kernels[ASM]
         _, tiles, _, waves = knobs
         assert kernel.max_workgroup == 64 * waves and kernel.lds_bytes == 1024 * waves * tiles <= 65536
-        assert kernel.kernarg_bytes == asm.SCALED_GEMM_ARGS.size and kernel.scratch_bytes == 0
+        assert kernel.kernarg_bytes == gemm_asm.SCALED_GEMM_ARGS.size and kernel.scratch_bytes == 0
         assert kernel.vgprs * -(-waves // 4) <= 512, knobs
-        assert [a.name for a in kernel.arguments] == [a.name for a in asm.SCALED_GEMM_ARGS.arguments], knobs
+        assert [a.name for a in kernel.arguments] == [a.name for a in gemm_asm.SCALED_GEMM_ARGS.arguments], knobs
 
 
 def test_another_result_does_not() -> None:
@@ -318,9 +318,9 @@ def test_rows_far_apart(stride: int, target: str) -> None:
 
 
 def test_a_host_that_fills_another_struct_is_told() -> None:
-    assert ops.launch_entry(capturing=False, reads=asm.SCALED_GEMM_ARGS.digest) is not None
+    assert ops.launch_entry(capturing=False, reads=gemm_asm.SCALED_GEMM_ARGS.digest) is not None
     with pytest.raises(LoadError, match="fills one of digest .* of 104 bytes: x global_buffer 0.8.*check-asm"):
-        ops.launch_entry(capturing=False, reads=asm.GEMM_ARGS.digest)
+        ops.launch_entry(capturing=False, reads=gemm_asm.GEMM_ARGS.digest)
 
 
 # What is issued, counted as in the 16-bit kernel's tests. Times are not claimed.

@@ -86,3 +86,7 @@ def test_jit_modules_use_only_those_above() -> None:
             if parts[0] == "jit" and len(parts) > 1 and JIT.index(parts[1]) > JIT.index(module):
                 wrong.append(f"jit.{module} imports {name}")
     assert wrong == []
+
+
+def test_the_machinery_of_assembly_rows_knows_no_family() -> None:
+    assert {name for name in imported(PACKAGE / "tables" / "asm.py") if name.startswith("tables")} == set()

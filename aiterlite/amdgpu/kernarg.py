@@ -81,8 +81,8 @@ def require(library: ctypes.CDLL, struct: str, digest: str) -> None:
     if filled.digest != digest:
         raise LoadError(
             f"an assembly kernel was assembled for a struct of digest {digest[:12]}, and {library._name} fills one "
-            f"of digest {filled.digest[:12]}: {filled.text}. Make the kernel, aiterlite/tables/asm.py and the C++ "
-            "struct agree; `aiterlite build --check-asm` names the fields that do not"
+            f"of digest {filled.digest[:12]}: {filled.text}. Make the kernel, its manifest (aiterlite/tables/*_asm.py) "
+            "and the C++ struct agree; `aiterlite build --check-asm` names the fields that do not"
         )
 
 

@@ -1,4 +1,4 @@
-"""build --check-asm: assemble every row of the assembly manifest, and hold each object against its row."""
+"""build --check-asm: assemble every row of the assembly manifests, and hold each object against its row."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from aiterlite import tables
 from aiterlite.amdgpu import kernarg
 from aiterlite.cli import output
 from aiterlite.cli.command import Report
 from aiterlite.errors import AiterliteError
 from aiterlite.jit import engine, loader, progress
-from aiterlite.tables import KERNARG_HOSTS, asm
 from aiterlite.tables.asm import AsmKernel, AsmVariant
 from aiterlite.tables.asm_check import check
 from aiterlite.target import launch_target
@@ -29,7 +29,7 @@ def run(targets: Collection[str]) -> Report:
 def gather(targets: Collection[str]) -> dict[str, Any]:
     wanted = [
         (kernel, variant, target)
-        for kernel in asm.KERNELS
+        for kernel in tables.ASM_KERNELS
         for target in kernel.targets
         if not targets or target in targets
         for variant in kernel.variants(target)
@@ -73,7 +73,7 @@ def _struct(layout: kernarg.KernargLayout) -> dict[str, Any]:
     """How the host fills a struct, as its own compiler laid it out, against what the manifest declares."""
     item = {"name": layout.name, "declared": layout.text, "digest": layout.digest, "differences": []}
     try:
-        found = kernarg.read(loader.host_library(KERNARG_HOSTS[layout.name](launch_target())), layout.name)
+        found = kernarg.read(loader.host_library(tables.KERNARG_HOSTS[layout.name](launch_target())), layout.name)
     except (AiterliteError, OSError) as error:
         return {**item, "result": "failed", "found": "", "error": str(error)}
     differences = [
@@ -103,7 +103,7 @@ def render(data: Mapping[str, Any]) -> str:
         lines += [f"failed: {item['unit']}: {item['error']}"] if item["error"] else []
     for item in data["structs"]:
         if item["result"] == "wrong":
-            remedy = "declare in tables/asm.py what the host fills, and load that in the kernels"
+            remedy = "declare in tables/<family>_asm.py what the host fills, and load that in the kernels"
             lines.append(f"wrong: {item['name']}: {'; '.join(item['differences'])}; {remedy}")
         elif item["result"] == "failed":
             lines.append(f"failed: {item['name']}: {item['error']}")

@@ -23,8 +23,8 @@ from aiterlite.errors import ArgumentError, LaunchError
 from aiterlite.jit import loader
 from aiterlite.jit.spec import Unit
 from aiterlite.ops import calls
-from aiterlite.tables import asm
 from aiterlite.tables import gemm as tables
+from aiterlite.tables import gemm_asm
 from aiterlite.target import Persona, launch_target, persona_for
 
 Run = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
@@ -211,7 +211,7 @@ def launch_entry(capturing: bool = True, reads: str = "") -> Any:
     watch = launcher.capturing if capturing else lambda: False
     library = _library(launch_target(), watch)
     if reads:
-        kernarg.require(library, asm.GEMM_ARGS.name, reads)
+        kernarg.require(library, gemm_asm.GEMM_ARGS.name, reads)
     launch = library.aiterlite_wv_split_k_launch
     launch.argtypes = [*[ctypes.c_void_p] * 3, *[ctypes.c_uint32] * 3, *_OPERAND_TYPES]
     return launch

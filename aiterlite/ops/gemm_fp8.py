@@ -14,7 +14,7 @@ from aiterlite.amdgpu import kernarg
 from aiterlite.dispatch import Decision
 from aiterlite.errors import ArgumentError, LaunchError
 from aiterlite.ops import calls, gemm
-from aiterlite.tables import asm
+from aiterlite.tables import gemm_asm
 from aiterlite.tables import gemm_fp8 as tables
 from aiterlite.target import launch_target
 
@@ -186,7 +186,7 @@ def launch_entry(capturing: bool = True, reads: str = "") -> Any:
     watch = launcher.capturing if capturing else lambda: False
     library = gemm._library(launch_target(), watch)
     if reads:
-        kernarg.require(library, asm.SCALED_GEMM_ARGS.name, reads)
+        kernarg.require(library, gemm_asm.SCALED_GEMM_ARGS.name, reads)
     launch = library.aiterlite_wv_split_k_q_launch
     launch.argtypes = [*[ctypes.c_void_p] * 3, *[ctypes.c_uint32] * 3, *_OPERAND_TYPES]
     return launch

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from aiterlite.amdgpu import kernarg
 from aiterlite.dispatch import Between, Holds, OneOf, Row, Table, Targets
 from aiterlite.jit.spec import Unit
-from aiterlite.tables import asm, overlap
+from aiterlite.tables import asm, gemm_asm, overlap
 from aiterlite.tables.gemm_plan import CHIPS, Tiling, tiling
 from aiterlite.target import Persona, launch_target
 
@@ -17,8 +17,8 @@ CPU_LINEAR_TOKENS = 16
 _INT32_MAX = 2**31 - 1
 _HOST_SYMBOLS = (
     "aiterlite_gemm_abi",
-    kernarg.symbol(asm.GEMM_ARGS.name),
-    kernarg.symbol(asm.SCALED_GEMM_ARGS.name),
+    kernarg.symbol(gemm_asm.GEMM_ARGS.name),
+    kernarg.symbol(gemm_asm.SCALED_GEMM_ARGS.name),
     "aiterlite_wv_split_k_cpu",
     "aiterlite_wv_split_k_launch",
     "aiterlite_wv_split_k_q_cpu",
@@ -132,9 +132,9 @@ _SM90 = Row(
 
 
 def _asm_variant(plan: WvSplitKPlan) -> asm.AsmVariant:
-    return asm.wv_split_k_variant(plan.tiling)
+    return gemm_asm.wv_split_k_variant(plan.tiling)
 
 
-_ASM = (asm.dispatch_row(asm.WV_SPLIT_K, _SIZES, plan_wv_split_k, _asm_variant, host_unit),)
+_ASM = (asm.dispatch_row(gemm_asm.WV_SPLIT_K, _SIZES, plan_wv_split_k, _asm_variant, host_unit),)
 
 WV_SPLIT_K = Table("wvSplitK", GemmProblem, (_CPU, _AMD, *_ASM, _SM90))

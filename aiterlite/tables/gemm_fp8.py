@@ -12,7 +12,7 @@ from typing import Any
 
 from aiterlite.dispatch import Between, Holds, OneOf, Refusal, Row, Table, Targets, Wishes
 from aiterlite.jit.spec import Unit
-from aiterlite.tables import asm, gemm, overlap
+from aiterlite.tables import asm, gemm, gemm_asm, overlap
 from aiterlite.tables.gemm import WvSplitKPlan
 from aiterlite.tables.gemm_plan import CHIPS, Tiling, ranked_cuts, split_k
 from aiterlite.target import Persona, launch_target
@@ -135,10 +135,10 @@ def _gpu(name: str, backend: str, prefix: str) -> Row:
 
 
 def _asm_variant(plan: WvSplitKPlan) -> asm.AsmVariant:
-    return asm.wv_split_k_variant(plan.tiling)
+    return gemm_asm.wv_split_k_variant(plan.tiling)
 
 
-_ASM = asm.dispatch_row(asm.WV_SPLIT_K_Q, (MatrixUnitTakes("gfx"), *_OPERANDS), plan, _asm_variant, gemm.host_unit)
+_ASM = asm.dispatch_row(gemm_asm.WV_SPLIT_K_Q, (MatrixUnitTakes("gfx"), *_OPERANDS), plan, _asm_variant, gemm.host_unit)
 
 WV_SPLIT_K_Q = Table(
     "wvSplitKQ",
