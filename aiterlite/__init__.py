@@ -6,6 +6,7 @@ use; the first call with a new shape compiles the one kernel variant that it nee
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -19,18 +20,6 @@ if TYPE_CHECKING:
     from aiterlite.ops.linear import linear
     from aiterlite.ops.llmm1 import LLMM1
 
-# Where each public name lives; the module is imported when the name is first used.
-_LAZY = {
-    "linear": "aiterlite.ops.linear",
-    "wvSplitK": "aiterlite.ops.gemm",
-    "wvSplitKQ": "aiterlite.ops.gemm_fp8",
-    "LLMM1": "aiterlite.ops.llmm1",
-    "wvSplitKrc": "aiterlite.ops.gemm_rc",
-    "wvSplitKrc_workspace_size": "aiterlite.ops.gemm_rc",
-    "seal": "aiterlite.jit.engine",
-    "unseal": "aiterlite.jit.engine",
-    "recording": "aiterlite.jit.record",
-}
 __all__ = [
     "LLMM1",
     "linear",
@@ -43,16 +32,37 @@ __all__ = [
     "wvSplitKrc_workspace_size",
 ]
 
+# Names that no family of operators brings; those of families are in `aiterlite.tables`.
+_LAZY = {
+    "seal": "aiterlite.jit.engine",
+    "unseal": "aiterlite.jit.engine",
+    "recording": "aiterlite.jit.record",
+}
+
+
+def _homes() -> dict[str, str]:
+    """Where each public name lives; the module is imported when the name is first used."""
+    from aiterlite.tables import FAMILIES
+
+    return {**_LAZY, **{name: home for family in FAMILIES.values() for name, home in family.public.items()}}
+
+
+def _is_module(name: str) -> bool:
+    places = [os.path.join(folder, name) for folder in __path__]
+    return any(os.path.exists(f"{place}.py") or os.path.isdir(place) for place in places)
+
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    value = getattr(importlib.import_module(_LAZY[name]), name)
+    # `from aiterlite import envs` asks here first, also while the tables themselves are being imported.
+    home = None if name.startswith("_") or _is_module(name) else _homes().get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_LAZY])
+    return sorted({*globals(), *_homes()})

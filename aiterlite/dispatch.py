@@ -7,12 +7,14 @@ texts, `aiterlite explain` and tests all read that same object.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Protocol
 
 from aiterlite.errors import DispatchError
 from aiterlite.jit.spec import Unit
+from aiterlite.kernel import Kernel, Workspace, units_of
 from aiterlite.target import Persona
 
 # The back ends of AMD kernels, between which AITERLITE_PREFER chooses.
@@ -41,7 +43,11 @@ class Refusal:
 
 
 class Requirement(Protocol):
+    """What a row needs of a call; its text says it in words."""
+
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None: ...
+
+    def __str__(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,9 @@ class Targets:
                 return None
         return Refusal(f"runs on {', '.join(self.names)}, the target is {persona.target}")
 
+    def __str__(self) -> str:
+        return f"target {' or '.join(self.names)}"
+
 
 @dataclass(frozen=True)
 class ComputeUnits:
@@ -68,6 +77,9 @@ class ComputeUnits:
         if self.low <= persona.cu_count <= self.high:
             return None
         return Refusal(f"needs {self.low} to {self.high} CUs, {persona.chip} has {persona.cu_count}")
+
+    def __str__(self) -> str:
+        return f"{self.low} to {self.high} CUs"
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,9 @@ class OneOf:
         if value in self.values:
             return None
         return Refusal(f"{self.name} must be {' or '.join(map(str, self.values))}, it is {value}")
+
+    def __str__(self) -> str:
+        return f"{self.name} {' or '.join(map(str, self.values))}"
 
 
 @dataclass(frozen=True)
@@ -98,6 +113,9 @@ class Between:
             return None
         return Refusal(f"{self.name} must be {self.low} to {self.high}, it is {value}")
 
+    def __str__(self) -> str:
+        return f"{self.name} {self.low} to {self.high}"
+
 
 @dataclass(frozen=True)
 class Holds:
@@ -111,14 +129,18 @@ class Holds:
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
         return None if getattr(problem, self.name) is self.value else Refusal(self.reason, self.remedy)
 
+    def __str__(self) -> str:
+        return self.name if self.value else f"not {self.name}"
+
 
 @dataclass(frozen=True)
 class Row:
     """One implementation of an operator.
 
-    Higher `preference` wins; ties are decided by the order of the table. `units` gives what must be compiled for a
-    problem (empty for torch). `plan` gives the kernel's tiling and launch geometry. `vskip` marks kernels that use
-    s_setvskip; the table holds others for the same problems. `fallback` marks what AITERLITE_STRICT=1 refuses.
+    Higher `preference` wins; ties are decided by the order of the table. `plan` gives the tiling and geometry of a
+    problem's launches, `kernels` the launches themselves in their order (None for torch), and `workspace` the memory
+    that they need besides the operands. `vskip` marks kernels that use s_setvskip; the table holds others for the same
+    problems. `fallback` marks what AITERLITE_STRICT=1 refuses.
     """
 
     name: str
@@ -126,18 +148,38 @@ class Row:
     requires: tuple[Requirement, ...]
     preference: int = 0
     plan: Callable[[Any, Persona], Any] | None = None
-    units: Callable[[Any, Persona, Any], tuple[Unit, ...]] | None = None
+    kernels: Callable[[Any, Persona, Any], tuple[Kernel, ...]] | None = None
+    workspace: Callable[[Any, Persona, Any], Workspace | None] | None = None
     vskip: bool = False
     fallback: bool = False
 
 
 @dataclass(frozen=True)
+class Axis:
+    """Fields of a problem that vary together, and their values: `Axis(("m", "k"), ((256, 7168), ...))`."""
+
+    fields: tuple[str, ...]
+    values: tuple[tuple[Any, ...], ...]
+
+
+def one_axis(name: str, *values: Any) -> Axis:
+    """An axis of one field."""
+    return Axis((name,), tuple((value,) for value in values))
+
+
+@dataclass(frozen=True)
 class Table:
-    """The rows of one operator, and the type of its problems."""
+    """The rows of one operator, and the type of its problems.
+
+    `sweep` is what the operator is built, benchmarked and tried for where nobody names a problem: the product of its
+    axes. `derive` completes the fields that were named by those that follow from them or from the environment.
+    """
 
     op: str
     problem: type
     rows: tuple[Row, ...]
+    sweep: tuple[Axis, ...] = ()
+    derive: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
 
 
 @dataclass(frozen=True)
@@ -158,12 +200,24 @@ class Decision:
     rejected: tuple[Rejected, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
+    @functools.cached_property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """The launches of the chosen row, in their order."""
+        if self.row is None or self.row.kernels is None:
+            return ()
+        return self.row.kernels(self.problem, self.persona, self.plan)
+
+    @property
+    def workspace(self) -> Workspace | None:
+        """The memory that the launches need besides the operands."""
+        if self.row is None or self.row.workspace is None:
+            return None
+        return self.row.workspace(self.problem, self.persona, self.plan)
+
     @property
     def units(self) -> tuple[Unit, ...]:
-        """What the chosen row compiles."""
-        if self.row is None or self.row.units is None:
-            return ()
-        return self.row.units(self.problem, self.persona, self.plan)
+        """What the chosen row compiles, and what launches it."""
+        return units_of(self.kernels)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -173,6 +227,7 @@ class Decision:
             "chosen": self.row.name if self.row else None,
             "backend": self.row.backend if self.row else None,
             "plan": asdict(self.plan) if self.plan is not None else None,
+            "kernels": [kernel.to_json() for kernel in self.kernels],
             "units": [unit.label for unit in self.units],
             "rejected": [
                 {"row": item.row, "why": [{"reason": r.reason, "remedy": r.remedy} for r in item.refusals]}
@@ -190,6 +245,7 @@ class Decision:
             lines.append(f"  -> {self.row.name} ({self.row.backend})")
             if self.plan is not None:
                 lines.append("     " + _words(asdict(self.plan)))
+            lines += [f"     kernel {kernel}" for kernel in self.kernels]
             lines += [f"     unit {unit.label}" for unit in self.units]
         for item in self.rejected:
             lines.append(f"  not {item.row}: " + "; ".join(map(str, item.refusals)))
@@ -248,7 +304,7 @@ def _outranked(row: Row, chosen: Row, wishes: Wishes) -> Refusal:
 
 def _environment_refusals(row: Row, persona: Persona, wishes: Wishes) -> list[Refusal]:
     refusals = []
-    if wishes.jit_off and row.units is not None:
+    if wishes.jit_off and row.kernels is not None:
         refusals.append(Refusal("AITERLITE_JIT=off", "AITERLITE_JIT=auto or require-cache"))
     if row.vskip and wishes.vskip is False:
         refusals.append(Refusal("it uses s_setvskip and AITER_ENABLE_VSKIP=0", "AITER_ENABLE_VSKIP=1"))

@@ -5,5 +5,4 @@ Modules, in reading order; each uses only those above it:
     metadata    what a code object says of itself (pure)
     code_object what the hardware reads of it (pure)
     encoding    where its instructions begin (pure)
-    kernarg     layouts of kernel arguments
 """

@@ -4,6 +4,7 @@ Modules, in reading order; each uses only those above it:
 
     spec        what a unit is, and the build text it stands for (pure)
     sources     the source tree: digests, rules that keep keys honest
+    arguments   argument structs of kernels, declared by their headers
     key         spec and digests -> lookup key (pure)
     depfile     what a compiler says it read (pure)
     process     clean environments; starting and killing compilers

@@ -15,12 +15,14 @@ from typing import Any
 from aiterlite import envs
 from aiterlite.amdgpu import metadata
 from aiterlite.errors import BuildError, BuildTimeoutError, SourceError
-from aiterlite.jit import depfile, diagnose, process, progress, ptxas, spec
+from aiterlite.jit import arguments, depfile, diagnose, process, progress, ptxas, spec
 from aiterlite.jit.sources import SourceTree
 from aiterlite.jit.spec import CUDA, HOST, Unit
 from aiterlite.jit.toolchain import Toolchain, find_ninja
 
 _HOST_BUILD = Path(__file__).with_name("host_build.py")
+# Beside the artifact in the staging directory, by a relative name, so that no path enters the object.
+_GENERATED = "generated"
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ def _compile_device(
     unit: Unit, toolchain: Toolchain, tree: SourceTree, staging: Path, log: list[str]
 ) -> tuple[tuple[str, ...], list[str]]:
     location = toolchain.location
+    if unit.arguments:
+        _generate_arguments(unit, tree, staging)
     values = {
         "cc": location.cc,
         "lld": location.lld,
@@ -122,6 +126,7 @@ def _compile_device(
         "ccbin": location.ccbin,
         "src": [str(tree.root / source) for source in unit.sources],
         "include": str(tree.include),
+        "generated": _GENERATED,
         "root": str(tree.root),
         "out": unit.artifact_name,
         "target": unit.target,
@@ -136,6 +141,13 @@ def _compile_device(
         _run(words, staging, environment, repeat, log)
         commands.append(repeat)
     return tuple(commands), _dependencies(unit, staging / f"{unit.artifact_name}.d", depfile.parse)
+
+
+def _generate_arguments(unit: Unit, tree: SourceTree, staging: Path) -> None:
+    """What an assembly unit includes to learn of its argument struct; the layout is in the unit's key."""
+    path = staging / _GENERATED / arguments.ASSEMBLY_INCLUDE
+    path.parent.mkdir(parents=True)
+    path.write_text(arguments.assembly(arguments.from_spec(unit.arguments).layout(tree)))
 
 
 def _run(words: list[str], cwd: Path, environment: Mapping[str, str], repeat: str, log: list[str]) -> None:

@@ -29,6 +29,7 @@ from aiterlite.errors import (
     SourceError,
     UntrustedArtifactError,
 )
+from aiterlite.jit import arguments
 from aiterlite.jit import key as keys
 from aiterlite.jit import toolchain as toolchains
 from aiterlite.jit.sources import SourceTree, digest_bytes, package_tree
@@ -92,7 +93,8 @@ def is_sealed() -> bool:
 
 def wanted(unit: Unit, tree: SourceTree | None = None) -> Wanted:
     tree = tree or package_tree()
-    parts = keys.key_parts(unit, tree.digests(unit.sources))
+    layout = arguments.from_spec(unit.arguments).layout(tree).text if unit.arguments else ""
+    parts = keys.key_parts(unit, tree.digests(unit.sources), layout)
     return Wanted(unit, tree, parts, keys.lookup_key(parts))
 
 

@@ -32,10 +32,10 @@ def host_abi() -> str:
     return f"{sys.platform}-{platform.machine()}-{libc}"
 
 
-def key_parts(unit: Unit, source_digests: Mapping[str, str]) -> dict[str, Any]:
-    """Everything that the lookup key is the digest of."""
-    # Absent and not empty where there is none: it says nothing about other units, whose keys it leaves as they were.
-    kernarg = {"kernarg": unit.kernarg} if unit.kernarg else {}
+def key_parts(unit: Unit, source_digests: Mapping[str, str], layout: str = "") -> dict[str, Any]:
+    """Everything that the lookup key is the digest of; `layout` is that of the argument struct, of an assembly unit."""
+    # Absent and not empty where there is none: it says nothing about other units.
+    arguments = {"arguments": layout} if layout else {}
     return {
         "schema": SCHEMA,
         "name": unit.name,
@@ -45,7 +45,7 @@ def key_parts(unit: Unit, source_digests: Mapping[str, str]) -> dict[str, Any]:
         "symbols": list(unit.symbols),
         "sources": dict(sorted(source_digests.items())),
         "host_abi": host_abi() if unit.kind == HOST else None,
-        **kernarg,
+        **arguments,
     }
 
 

@@ -107,6 +107,11 @@ def note_call(op: str, problem: dict[str, Any]) -> None:
     _note(lambda manifest: manifest.add_call({"op": op, "problem": problem}))
 
 
+def is_recording() -> bool:
+    """Whether a scope of `recording` is open."""
+    return bool(_scopes)
+
+
 def _note(add: Any) -> None:
     with _lock:
         new = add(_run)

@@ -23,7 +23,7 @@ _AMD_TEXT = (
 # Assembly is plain target code: the offload flags would run it through the host's assembler.
 _AMD_ASM_TEXT = (
     "{cc} -x assembler-with-cpp -target amdgcn-amd-amdhsa -mcpu={target} -nostdinc -ffile-prefix-map={root}=. "
-    "-I{include} -MD -MF {out}.d -MT {out} {flags} -c {src} -o {out}.o",
+    "-I{include} -I{generated} -MD -MF {out}.d -MT {out} {flags} -c {src} -o {out}.o",
     "{lld} -shared --no-undefined {out}.o -o {out}",
 )
 _CUDA_TEXT = (
@@ -43,7 +43,7 @@ _SAFE = {
     "define value": re.compile(r"[A-Za-z0-9_.+-]*"),
     "flag": re.compile(r"-(O[0-3s]|f[a-z][a-z0-9-]*|W[a-z][a-z0-9-]*|m[a-z][a-z0-9-]*(=[a-z0-9_.+-]+)?)"),
     "symbol": re.compile(r"[A-Za-z_][A-Za-z0-9_]*"),
-    "kernarg digest": re.compile(r"[0-9a-f]{64}"),
+    "argument struct": re.compile(r"aiterlite(/[A-Za-z0-9_]+)+\.h:[A-Za-z_][A-Za-z0-9_]*"),
 }
 
 
@@ -52,9 +52,9 @@ class Unit:
     """One shared library, code object or cubin: sources of the package, defines and a target.
 
     `name` is the family for a host unit and `family/kernel` for a device unit. `sources` are relative to the package
-    directory. `symbols` are what callers look up in the artifact. `kernarg` is the digest of the argument struct that
-    an assembly kernel spells the offsets of, which no include list shows; empty for others. The order of `defines`
-    means nothing; `ValueError` is raised where one is given twice.
+    directory. `symbols` are what callers look up in the artifact. `arguments` names the argument struct whose layout an
+    assembly unit is given (`ArgumentStruct.spec`), since it cannot read the C header; empty for others. The order of
+    `defines` means nothing; `ValueError` is raised where one is given twice.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Unit:
     defines: tuple[tuple[str, str], ...] = ()
     flags: tuple[str, ...] = ()
     symbols: tuple[str, ...] = ()
-    kernarg: str = ""
+    arguments: str = ""
 
     def __post_init__(self) -> None:
         names = [name for name, _ in self.defines]
@@ -93,7 +93,7 @@ class Unit:
         return f"{self.name}[{knobs}] for {self.target}" if knobs else f"{self.name} for {self.target}"
 
     def to_json(self) -> dict[str, Any]:
-        kernarg = {"kernarg": self.kernarg} if self.kernarg else {}
+        arguments = {"arguments": self.arguments} if self.arguments else {}
         return {
             "name": self.name,
             "sources": list(self.sources),
@@ -101,15 +101,15 @@ class Unit:
             "defines": [list(pair) for pair in self.defines],
             "flags": list(self.flags),
             "symbols": list(self.symbols),
-            **kernarg,
+            **arguments,
         }
 
     @classmethod
     def from_json(cls, data: Any) -> Unit:
         """Raises `ValueError` on anything that `to_json` does not make."""
         fields = {"name", "sources", "target", "defines", "flags", "symbols"}
-        if not isinstance(data, dict) or set(data) - {"kernarg"} != fields:
-            raise ValueError(f"a unit has the fields {', '.join(sorted(fields))}, and kernarg where it reads a struct")
+        if not isinstance(data, dict) or set(data) - {"arguments"} != fields:
+            raise ValueError(f"a unit has the fields {', '.join(sorted(fields))}, and arguments where it is assembly")
         lists = [data[name] for name in ("sources", "defines", "flags", "symbols")]
         pairs = data["defines"]
         if not all(isinstance(item, list) for item in lists) or not data["sources"]:
@@ -120,7 +120,7 @@ class Unit:
         texts += [("source", text) for text in data["sources"]] + [("flag", text) for text in data["flags"]]
         texts += [("symbol", text) for text in data["symbols"]] + [("define", pair[0]) for pair in pairs]
         texts += [("define value", pair[1]) for pair in pairs]
-        texts += [("kernarg digest", data["kernarg"])] if "kernarg" in data else []
+        texts += [("argument struct", data["arguments"])] if "arguments" in data else []
         for what, text in texts:
             if not isinstance(text, str) or not _SAFE[what].fullmatch(text):
                 raise ValueError(f"{text!r} is no {what} that a unit may have")
@@ -131,7 +131,7 @@ class Unit:
             defines=tuple((name, value) for name, value in pairs),
             flags=tuple(data["flags"]),
             symbols=tuple(data["symbols"]),
-            kernarg=data.get("kernarg", ""),
+            arguments=data.get("arguments", ""),
         )
 
 

@@ -1,72 +1,89 @@
-"""What all operators do between checking their operands and launching: deciding, and keeping what was prepared."""
+"""What operators do between checking their operands and launching: deciding, and keeping what was prepared."""
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from aiterlite import dispatch, envs
-from aiterlite.dispatch import Decision, Row, Table
+from aiterlite.dispatch import Decision, Table
+from aiterlite.errors import ArgumentError
 from aiterlite.jit import progress, record
-from aiterlite.target import Persona
+from aiterlite.tables import TABLES
+from aiterlite.target import Persona, persona_for
 from aiterlite.wishes import wishes
 
-Run = TypeVar("Run")
+# What a call is, once prepared: it takes the operator's arguments and returns its results.
+Run = Callable[..., Any]
 
 _MOST = 4096
 
 
-def decide(table: Table, problem: Any, persona: Persona) -> tuple[Decision, Row]:
-    """The decision for a call that is about to be made, and its row: logged, and recorded. Raises `DispatchError`."""
+def decide(table: Table, problem: Any, persona: Persona) -> Decision:
+    """The decision for a call that is about to be made: logged, and recorded. Raises `DispatchError`."""
     wished = wishes()
     decision = dispatch.decide(table, problem, persona, wished)
     progress.logger().debug("%s", decision)
-    row = dispatch.require(decision, wished)
-    record.note_call(table.op, decision.to_json()["problem"])
-    return decision, row
+    dispatch.require(decision, wished)
+    record.note_call(table.op, asdict(problem))
+    return decision
 
 
-_PLAIN = (Tensor, torch.nn.Parameter)
-_dispatch_modes: Any = torch._C._len_torch_dispatch_stack
-_function_modes: Any = torch._C._is_torch_function_mode_enabled
-_transforms: Any = torch._C._functorch.peek_interpreter_stack
-_profiled: Any = torch._C._autograd._profiler_enabled
+def explain(op: str, problem: Any, device: torch.device) -> Decision:
+    """The decision that a call of an operator with this problem on this device would take."""
+    return dispatch.decide(TABLES[op], problem, persona_for(device.type, device.index), wishes())
 
 
-def is_plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether torch's dispatcher would do nothing for a call but call this package's function, which takes it some
-    microseconds: ordinary tensors of a CPU or GPU, and nothing that compiles, traces, transforms, intercepts or
-    profiles operators."""
-    return (
-        not torch.compiler.is_compiling()
-        and type(x) in _PLAIN
-        and type(weight) in _PLAIN
-        and (bias is None or type(bias) in _PLAIN)
-        and (x.is_cuda or x.is_cpu)
-        and not _dispatch_modes()
-        and not _function_modes()
-        and _transforms() is None
-        and torch._C._get_tracing_state() is None
-        and not _profiled()
-    )
+def is_unobserved() -> bool:
+    """Whether nobody asked to hear of calls that torch serves: no strictness, no recording, no log of decisions."""
+    values = envs.snapshot().values
+    if values[envs.STRICT.name] or values[envs.RECORD.name] or values[envs.LOG.name] == "debug":
+        return False
+    return not record.is_recording()
 
 
-class PreparedCalls(Generic[Run]):
-    """Closures by what they were prepared for. The environment's snapshot is part of that; beyond a limit, all go."""
+def persona_of(function: str, device: torch.device, cu_count: int = 0) -> Persona:
+    """The persona of a device, with `cu_count` compute units where that is not 0. A CPU has none."""
+    if cu_count < 0:
+        raise ArgumentError(function, "cu_count", cu_count, "a number of compute units, or 0 for the device's own")
+    persona = persona_for(device.type, device.index)
+    return replace(persona, cu_count=cu_count) if cu_count and persona.cu_count else persona
 
-    def __init__(self) -> None:
-        self._runs: dict[Any, Run] = {}
+
+class PreparedCalls:
+    """Calls by what they were prepared for, the least recently used ones forgotten beyond a limit. The environment's
+    snapshot is part of what they were prepared for."""
+
+    def __init__(self, most: int = _MOST) -> None:
+        self._most = most
+        self._runs: OrderedDict[Any, Run] = OrderedDict()
         self._snapshot: envs.Snapshot | None = None
 
     def find(self, key: Any) -> Run | None:
-        snapshot = envs.snapshot()
-        if snapshot is not self._snapshot or len(self._runs) > _MOST:
-            self._runs.clear()
-            self._snapshot = snapshot
-        return self._runs.get(key)
+        if envs.snapshot() is not self._snapshot:
+            return None
+        run = self._runs.get(key)
+        if run is not None:
+            try:
+                self._runs.move_to_end(key)
+            except KeyError:
+                # Another thread has forgotten it meanwhile; it serves this call all the same.
+                pass
+        return run
 
-    def keep(self, key: Any, run: Run) -> Run:
-        self._runs[key] = run
+    def prepare(self, key: Any, prepare: Callable[[], Run]) -> Run:
+        """What `prepare` makes, kept under the environment that it was made in, if that is still the one."""
+        snapshot = envs.snapshot()
+        run = prepare()
+        if envs.snapshot() is snapshot:
+            if snapshot is not self._snapshot:
+                self._runs = OrderedDict()
+                self._snapshot = snapshot
+            self._runs[key] = run
+            while len(self._runs) > self._most:
+                self._runs.popitem(last=False)
         return run

@@ -1,24 +1,17 @@
-"""`linear`: the whole skinny-GEMM family and torch behind one call, registered as `aiterlite::linear`."""
+"""`linear`: the whole skinny-GEMM family and torch behind one call."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aiterlite import dispatch
-from aiterlite.dispatch import Decision
-from aiterlite.ops import calls, gemm, gemm_rc
-from aiterlite.tables import TABLES
+from aiterlite.ops import calls, gemm_rc, matmul, operands
+from aiterlite.ops.calls import Run
+from aiterlite.ops.operator import register
 from aiterlite.tables import linear as tables
-from aiterlite.tables.gemm_rc import WV_SPLIT_K_RC
-from aiterlite.target import persona_for
-from aiterlite.wishes import wishes
-
-Run = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
 _OP = "linear"
 
@@ -47,10 +40,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reduction: 
         and (x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad))
     ):
         return functional.linear(x, weight, bias)
-    if calls.is_plain(x, weight, bias):
-        run = _calls.find((reduction, gemm.layout_key(x, weight, bias)))
-        return _impl(x, weight, bias, reduction=reduction) if run is None else run(x, weight, bias)
-    result: Tensor = _LINEAR_OP(x, weight, bias, reduction=reduction)
+    result: Tensor
+    if not operands.is_plain(x, weight, bias):
+        result = OPERATOR(x, weight, bias, reduction=reduction)
+        return result
+    if calls.is_unobserved() and not tables.in_range(operands.rows_of(x), operands.dtype_name(x.dtype)):
+        # Prefill: neither its decision nor its call is worth keeping.
+        gemm_rc.reduction_mode(_OP, reduction)
+        matmul.check(_OP, x, weight, bias)
+        return _torch_linear(x, weight, bias)
+    result = OPERATOR.run(x, weight, bias, reduction=reduction)
     return result
 
 
@@ -60,67 +59,29 @@ def _is_autocast(x: Tensor) -> bool:
     return x.is_cpu and torch.is_autocast_enabled("cpu")
 
 
-def explain(op: str, problem: Any, device: torch.device) -> Decision:
-    """The decision that a call of an operator with this problem on this device would take."""
-    return dispatch.decide(TABLES[op], problem, persona_for(device.type, device.index), wishes())
-
-
-# Preparing: once for each combination of shapes, strides, dtypes, alignment, reduction and device ---------------------
-
-
-def _prepare(x: Tensor, weight: Tensor, bias: Tensor | None, reduction: str) -> Run:
-    n = gemm._check(_OP, x, weight, bias)
-    shape = (*x.shape[:-1], weight.shape[0])
+def _prepare(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reduction: str | None = None) -> Run:
+    mode = gemm_rc.reduction_mode(_OP, reduction)
+    n = matmul.check(_OP, x, weight, bias)
     if n == 0 or weight.shape[0] == 0:
-        return lambda x, weight, bias: x.new_empty(shape)
-    rows = gemm._flatten(x)
-    problem = gemm_rc.problem_of(rows, weight, bias, reduction)
-    persona = persona_for(x.device.type, x.device.index)
-    decision, row = calls.decide(tables.LINEAR, problem, persona)
-    operator = tables.OPERATORS[row.name]
-    if operator == tables.TORCH:
-        return _torch_linear
-    fixed = gemm.sizes(rows, weight, bias)
-    if operator == tables.WV_SPLIT_K:
-        return gemm.run_of(decision, shape, fixed, x.device)
-    chosen = dispatch.decide(WV_SPLIT_K_RC, problem, persona, wishes())
-    run = gemm_rc.run_of(chosen, shape, fixed, x.device)
-    return lambda x, weight, bias: run(x, weight, bias, None)
+        return matmul.empty_result(x, weight)
+    problem = gemm_rc.problem_of(operands.flatten(x), weight, bias, mode)
+    decision = calls.decide(tables.LINEAR, problem, calls.persona_of(_OP, x.device))
+    return matmul.run_of(decision, x, weight, bias) if decision.kernels else _torch_linear
 
 
-def _torch_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _torch_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, **_: Any) -> Tensor:
     if bias is None or bias.dim() == 1 or x.dim() == 2:
         return functional.linear(x, weight, bias)
     # torch adds a bias per row to a matrix only.
-    return functional.linear(gemm._flatten(x), weight, bias).view(*x.shape[:-1], weight.shape[0])
-
-
-# Registration --------------------------------------------------------------------------------------------------------
-
-_calls: calls.PreparedCalls[Run] = calls.PreparedCalls()
-
-
-def _impl(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reduction: str | None = None) -> Tensor:
-    """Runs the prepared call for these operands."""
-    key = (reduction, gemm.layout_key(x, weight, bias))
-    run = _calls.find(key) or _calls.keep(key, _prepare(x, weight, bias, gemm_rc.reduction_mode(_OP, reduction)))
-    return run(x, weight, bias)
+    return functional.linear(operands.flatten(x), weight, bias).view(*x.shape[:-1], weight.shape[0])
 
 
 def _fake(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reduction: str | None = None) -> Tensor:
     gemm_rc.reduction_mode(_OP, reduction)
-    gemm._check(_OP, x, weight, bias)
-    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+    matmul.check(_OP, x, weight, bias)
+    return x.new_empty(matmul.result_shape(x, weight))
 
 
-def _register() -> Any:
-    library: Any = torch.library.Library("aiterlite", "FRAGMENT")  # type: ignore[no-untyped-call]
-    library.define("linear(Tensor x, Tensor weight, Tensor? bias=None, *, str? reduction=None) -> Tensor")
-    for key in ("CPU", "CUDA"):
-        library.impl(_OP, _impl, key)
-    torch.library.register_fake("aiterlite::linear", _fake, lib=library)
-    return library
-
-
-_registered = _register()
-_LINEAR_OP = torch.ops.aiterlite.linear.default
+OPERATOR = register(
+    "linear(Tensor x, Tensor weight, Tensor? bias=None, *, str? reduction=None) -> Tensor", _prepare, _fake
+)

@@ -1,14 +1,14 @@
-"""The GEMV `LLMM1`, registered with torch.library as `aiterlite::LLMM1`: `wvSplitK` for one row, under its own name."""
+"""The GEMV `LLMM1`: `wvSplitK` for one row, under its own name."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from aiterlite.errors import ArgumentError
-from aiterlite.ops import gemm
+from aiterlite.ops import gemm, matmul, operands
+from aiterlite.ops.calls import Run
+from aiterlite.ops.operator import register
+from aiterlite.tables.gemm import LLMM1 as TABLE
 
 ROWS_PER_BLOCK = (2, 4, 8, 16)
 
@@ -30,37 +30,27 @@ def LLMM1(x: Tensor, weight: Tensor, rows_per_block: int = 4) -> Tensor:  # noqa
     8192 without checking that the operands agree in it.
     Raises `ArgumentError`, `DispatchError` (with the reasons) or a `JitError`.
     """
-    result: Tensor = _LLMM1_OP(x, weight, rows_per_block)
+    result: Tensor = OPERATOR(x, weight, rows_per_block)
     return result
 
 
 def _check(x: Tensor, rows_per_block: int) -> None:
-    if rows_per_block not in ROWS_PER_BLOCK:
-        raise ArgumentError("LLMM1", "rows_per_block", rows_per_block, ", ".join(map(str, ROWS_PER_BLOCK)))
-    if x.dim() > 1 and gemm._rows(x) != 1:
+    operands.check_choice(TABLE.op, "rows_per_block", rows_per_block, ROWS_PER_BLOCK)
+    if x.dim() > 1 and operands.rows_of(x) != 1:
         remedy = "Call wvSplitK, which takes 1 to 16 rows."
-        raise ArgumentError("LLMM1", "x", f"of shape {list(x.shape)}", "[..., K] with one row", remedy)
+        raise ArgumentError(TABLE.op, "x", f"of shape {list(x.shape)}", "[..., K] with one row", remedy)
 
 
-def _impl(x: Tensor, weight: Tensor, rows_per_block: int = 4) -> Tensor:
+def _prepare(x: Tensor, weight: Tensor, rows_per_block: int = 4) -> Run:
     _check(x, rows_per_block)
-    return gemm._run_for(x, weight, None, function="LLMM1")(x, weight, None)
+    run = gemm.prepare(TABLE, x, weight, None)
+    return lambda x, weight, rows_per_block=4: run(x, weight)
 
 
 def _fake(x: Tensor, weight: Tensor, rows_per_block: int = 4) -> Tensor:
     _check(x, rows_per_block)
-    gemm._check("LLMM1", x, weight, None)
-    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+    matmul.check_product(TABLE.op, x, weight)
+    return x.new_empty(matmul.result_shape(x, weight))
 
 
-def _register() -> Any:
-    library: Any = torch.library.Library("aiterlite", "FRAGMENT")  # type: ignore[no-untyped-call]
-    library.define("LLMM1(Tensor x, Tensor weight, int rows_per_block=4) -> Tensor")
-    for key in ("CPU", "CUDA"):
-        library.impl("LLMM1", _impl, key)
-    torch.library.register_fake("aiterlite::LLMM1", _fake, lib=library)
-    return library
-
-
-_registered = _register()
-_LLMM1_OP = torch.ops.aiterlite.LLMM1.default
+OPERATOR = register("LLMM1(Tensor x, Tensor weight, int rows_per_block=4) -> Tensor", _prepare, _fake)

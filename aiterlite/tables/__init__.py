@@ -1,26 +1,49 @@
-"""The dispatch tables, a file a family. They import no torch: they answer for any target on any machine."""
+"""The dispatch tables, a file a family. They import no torch: they answer for any target on any machine.
+
+A family is a record (family.py) that `register` takes; what the command line, the prebuild, the tests and the public
+names know of operators, they read here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from aiterlite.dispatch import Table
-from aiterlite.jit.spec import Unit
-from aiterlite.tables import gemm, gemm_asm, gemm_fp8, gemm_rc, linear
-from aiterlite.tables.asm import AsmKernel, Manifest
+from aiterlite.tables.asm import AsmKernel
+from aiterlite.tables.family import Family
+from aiterlite.tables.gemm_family import FAMILY as GEMM
 
-TABLES: dict[str, Table] = {
-    table.op: table for table in (gemm.WV_SPLIT_K, gemm_rc.WV_SPLIT_K_RC, gemm_fp8.WV_SPLIT_K_Q, linear.LINEAR)
-}
+FAMILIES: dict[str, Family] = {}
+TABLES: dict[str, Table] = {}
 
-# What is built where no operator is named. Others are built where they are asked for.
-DEFAULT_OPS = ("wvSplitK", "wvSplitKQ", "linear")
 
-# A line a family that has assembly kernels.
-MANIFESTS: tuple[Manifest, ...] = (Manifest(gemm_asm.KERNELS, gemm.host_unit),)
+def register(family: Family) -> None:
+    """Make a family known to all commands. Raises `ValueError` where its name or one of its operators is taken."""
+    taken = [name for name in (table.op for table in family.tables) if name in TABLES]
+    if family.name in FAMILIES or taken:
+        raise ValueError(f"{', '.join(taken) or family.name} is registered already")
+    FAMILIES[family.name] = family
+    TABLES.update((table.op, table) for table in family.tables)
 
-ASM_KERNELS: tuple[AsmKernel, ...] = tuple(kernel for manifest in MANIFESTS for kernel in manifest.kernels)
-# The host unit that fills each argument struct of assembly kernels; it exports the layout as its compiler has it.
-KERNARG_HOSTS: dict[str, Callable[[str], Unit]] = {
-    kernel.kernarg.name: manifest.host_unit for manifest in MANIFESTS for kernel in manifest.kernels
-}
+
+def unregister(name: str) -> None:
+    """Forget a family again."""
+    for table in FAMILIES.pop(name).tables:
+        del TABLES[table.op]
+
+
+def family_of(op: str) -> Family:
+    """The family of an operator that has a table."""
+    return next(family for family in FAMILIES.values() if op in (table.op for table in family.tables))
+
+
+def asm_kernels() -> tuple[AsmKernel, ...]:
+    """The assembly kernels of all families."""
+    return tuple(kernel for family in FAMILIES.values() for kernel in family.asm)
+
+
+def default_ops() -> tuple[str, ...]:
+    """The operators that are built where none is named. Others are built where they are asked for."""
+    return tuple(op for family in FAMILIES.values() for op in family.defaults)
+
+
+# A line a family.
+register(GEMM)

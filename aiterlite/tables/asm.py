@@ -1,8 +1,7 @@
 """What a row of an assembly manifest says, and the dispatch row that it becomes. No family is known here.
 
-A family's manifest is a file of its own (gemm_asm.py); `tables/__init__.py` lists the manifests. Dispatch tables,
-`aiterlite build --check-asm` and launches read their rows; nothing else knows which assembly kernels there are, what
-they take, and what their objects must be.
+A family's manifest is a file of its own (gemm_asm.py). Dispatch tables and `aiterlite build --check-asm` read its rows;
+nothing else knows which assembly kernels there are, what they take, and what their objects must be.
 """
 
 from __future__ import annotations
@@ -11,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aiterlite.amdgpu.kernarg import KernargLayout
 from aiterlite.dispatch import Between, OneOf, Requirement, Row, Targets
+from aiterlite.jit.arguments import ArgumentStruct
 from aiterlite.jit.spec import Unit
-from aiterlite.target import Persona, launch_target
+from aiterlite.kernel import Kernel
+from aiterlite.target import Persona
 
 # Below compiled kernels (0) and above torch: an assembly kernel serves where it is asked for, or where nothing else of
 # this package does, until counters show which is better.
@@ -79,7 +79,7 @@ class AsmKernel:
     symbol: str
     source: str
     targets: tuple[str, ...]
-    kernarg: KernargLayout
+    arguments: ArgumentStruct
     dtypes: tuple[str, ...]
     variants: Callable[[str], tuple[AsmVariant, ...]]
     tokens: tuple[int, int] | None = None
@@ -101,7 +101,7 @@ class AsmKernel:
             target,
             defines=variant.defines,
             symbols=(self.symbol,),
-            kernarg=self.kernarg.digest,
+            arguments=self.arguments.spec,
         )
 
 
@@ -110,12 +110,12 @@ def dispatch_row(
     common: tuple[Requirement, ...],
     plan: Callable[[Any, Persona], Any],
     variant: Callable[[Any], AsmVariant],
-    host_unit: Callable[[str], Unit],
+    launch: Callable[[Unit, str, Any, Any], tuple[Kernel, ...]],
 ) -> Row:
     """The row of a kernel in its family's dispatch table.
 
     `common` is what the whole family needs of a problem, `plan` gives the launch of one, `variant` what a plan is
-    assembled as, the dtype aside, and `host_unit` what launches it.
+    assembled as, the dtype aside, and `launch` the launches of (unit, symbol, problem, plan).
     """
     requires: list[Requirement] = [Targets(kernel.targets), OneOf("dtype", kernel.dtypes)]
     if kernel.tokens is not None:
@@ -123,9 +123,9 @@ def dispatch_row(
     if kernel.heads is not None:
         requires.append(OneOf("heads", kernel.heads))
 
-    def units(problem: Any, persona: Persona, plan: Any) -> tuple[Unit, ...]:
+    def kernels(problem: Any, persona: Persona, plan: Any) -> tuple[Kernel, ...]:
         chosen = kernel.for_dtype(variant(plan), problem.dtype)
-        return kernel.device_unit(chosen, persona.target), host_unit(launch_target())
+        return launch(kernel.device_unit(chosen, persona.target), kernel.symbol, problem, plan)
 
     return Row(
         name=kernel.name,
@@ -133,14 +133,6 @@ def dispatch_row(
         requires=(*requires, *kernel.requires, *common),
         preference=PREFERENCE,
         plan=plan,
-        units=units,
+        kernels=kernels,
         vskip=kernel.vskip,
     )
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """A family's assembly kernels, and the host unit that fills their argument structs."""
-
-    kernels: tuple[AsmKernel, ...]
-    host_unit: Callable[[str], Unit]

@@ -1,4 +1,4 @@
-"""Whether an assembled object is what its row of the manifest says. Pure.
+"""Whether an assembled object is what its row of the manifest and its argument struct say.
 
 In assembly nothing but care holds the kernel descriptor (what the hardware obeys), the metadata (what a driver obeys)
 and the code (what is executed) together, and a launch believes the manifest. Each is compared here, with no GPU.
@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from aiterlite.amdgpu import code_object, encoding, kernarg
+from aiterlite.amdgpu import code_object, encoding
 from aiterlite.amdgpu.metadata import read as read_metadata
+from aiterlite.jit.arguments import Field, differences
 from aiterlite.tables.asm import WAVE_SIZE, AsmKernel, AsmVariant
 
 
@@ -31,7 +32,7 @@ class Mismatch:
 def check(kernel: AsmKernel, variant: AsmVariant, target: str, image: bytes) -> tuple[Mismatch, ...]:
     """What is wrong with the object that a variant of a kernel became for a target.
 
-    Raises `ValueError` on bytes that are no code object.
+    Raises `ValueError` on bytes that are no code object, and `SourceError` where the argument struct's header is wrong.
     """
     return tuple(_check(kernel, variant, target, image))
 
@@ -62,7 +63,7 @@ def _check(kernel: AsmKernel, variant: AsmVariant, target: str, image: bytes) ->
 
 
 def _kernarg(kernel: AsmKernel, metadata: dict[str, Any], descriptor: code_object.Descriptor) -> Iterator[Mismatch]:
-    struct = kernel.kernarg
+    struct = kernel.arguments.layout()
     for where, size in (
         (".kernarg_segment_size", metadata.get("kernarg_segment_size", 0)),
         (".amdhsa_kernarg_size", descriptor.kernarg_bytes),
@@ -71,15 +72,16 @@ def _kernarg(kernel: AsmKernel, metadata: dict[str, Any], descriptor: code_objec
             remedy = f"make it the size of {struct.name}"
             yield Mismatch(f"kernarg size in {where}", f"{size} bytes", f"{struct.size} bytes", remedy)
     arguments = [
-        kernarg.Argument(
-            str(item.get("name", f"#{index}")),
-            item.get("offset", 0),
-            item.get("size", 0),
-            item.get("value_kind") == "global_buffer",
+        Field(
+            name=str(item.get("name", f"#{index}")),
+            offset=item.get("offset", 0),
+            size=item.get("size", 0),
+            code="",
+            pointer=item.get("value_kind") == "global_buffer",
         )
         for index, item in enumerate(metadata["args"])
     ]
-    for name, found, declared in kernarg.differences(struct.arguments, arguments):
+    for name, found, declared in differences(struct.fields, arguments):
         remedy = f"list the fields of {struct.name} in .args, and load each from its own offset"
         yield Mismatch(f"argument {name}", found, declared, remedy)
 

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
-from aiterlite.amdgpu import kernarg
-from aiterlite.dispatch import Between, Holds, OneOf, Row, Table, Targets
+from aiterlite.dispatch import Axis, Between, Holds, OneOf, Row, Table, Targets, one_axis
 from aiterlite.jit.spec import Unit
-from aiterlite.tables import asm, gemm_asm, overlap
-from aiterlite.tables.gemm_plan import CHIPS, Tiling, tiling
-from aiterlite.target import Persona, launch_target
+from aiterlite.kernel import Kernel, Value, along_x, overlap_defines
+from aiterlite.tables import asm, gemm_asm
+from aiterlite.tables.gemm_args import GEMM_ARGS
+from aiterlite.tables.gemm_plan import CHIPS, SHAPES, Tiling, tiling
+from aiterlite.target import Persona
 
 DTYPES = ("bf16", "fp16")
+FLAVOURS = ("e4m3fn", "e4m3fnuz")
 MAX_TOKENS = 16
 CPU_LINEAR_TOKENS = 16
 _INT32_MAX = 2**31 - 1
-_HOST_SYMBOLS = (
-    "aiterlite_gemm_abi",
-    kernarg.symbol(gemm_asm.GEMM_ARGS.name),
-    kernarg.symbol(gemm_asm.SCALED_GEMM_ARGS.name),
-    "aiterlite_wv_split_k_cpu",
-    "aiterlite_wv_split_k_launch",
-    "aiterlite_wv_split_k_q_cpu",
-    "aiterlite_wv_split_k_q_launch",
-)
 KERNEL = "aiterlite_wv_split_k"
 
 
@@ -63,9 +58,14 @@ def plan_wv_split_k(problem: GemmProblem, persona: Persona) -> WvSplitKPlan:
     )
 
 
+CPU_KERNEL, CPU_KERNEL_Q = "aiterlite_wv_split_k_cpu", "aiterlite_wv_split_k_q_cpu"
+
+
 def host_unit(target: str) -> Unit:
-    """The family's host unit: its CPU implementation, and the launches of its device kernels."""
-    return Unit("gemm", ("csrc/gemm/gemm.cpp", "csrc/gemm/gemm_fp8.cpp"), target, symbols=_HOST_SYMBOLS)
+    """The family's CPU implementation, a symbol for each set of types."""
+    symbols = [f"{CPU_KERNEL}_{dtype}" for dtype in DTYPES]
+    symbols += [f"{CPU_KERNEL_Q}_{fp8}_{dtype}" for fp8 in FLAVOURS for dtype in DTYPES]
+    return Unit("gemm", ("csrc/gemm/gemm.cpp", "csrc/gemm/gemm_fp8.cpp"), target, symbols=tuple(symbols))
 
 
 def tiling_defines(plan: WvSplitKPlan) -> dict[str, str]:
@@ -84,7 +84,7 @@ def tiling_defines(plan: WvSplitKPlan) -> dict[str, str]:
 
 
 def device_unit(problem: GemmProblem, persona: Persona, plan: WvSplitKPlan) -> Unit:
-    defines = {**tiling_defines(plan), **overlap.defines(persona.target), "AITERLITE_ELEMENT": problem.dtype}
+    defines = {**tiling_defines(plan), **overlap_defines(persona.target), "AITERLITE_ELEMENT": problem.dtype}
     return Unit(
         "gemm/wv_split_k",
         ("csrc/gemm/wv_split_k.hip",),
@@ -94,8 +94,24 @@ def device_unit(problem: GemmProblem, persona: Persona, plan: WvSplitKPlan) -> U
     )
 
 
-def _units(problem: GemmProblem, persona: Persona, plan: WvSplitKPlan) -> tuple[Unit, ...]:
-    return overlap.with_launch((device_unit(problem, persona, plan), host_unit(launch_target())))
+def gemm_sizes(problem: Any) -> dict[str, Value]:
+    """What the plan puts into the argument structs of this family; strides and addresses are the operands'."""
+    return {"n": problem.n, "m": problem.m, "k": problem.k}
+
+
+def launch_of(unit: Unit, symbol: str, problem: Any, plan: WvSplitKPlan) -> tuple[Kernel, ...]:
+    """The launch of a GPU kernel of `wvSplitK`, compiled or assembled."""
+    return (Kernel(unit, symbol, GEMM_ARGS, along_x(plan.grid), along_x(plan.block), args=gemm_sizes(problem)),)
+
+
+def cpu_kernels(problem: GemmProblem, persona: Persona, plan: None) -> tuple[Kernel, ...]:
+    """The CPU kernel, which serves any number of tokens, and so the whole family."""
+    symbol = f"{CPU_KERNEL}_{problem.dtype}"
+    return (Kernel(host_unit(persona.target), symbol, GEMM_ARGS, args=gemm_sizes(problem)),)
+
+
+def _kernels(problem: GemmProblem, persona: Persona, plan: WvSplitKPlan) -> tuple[Kernel, ...]:
+    return launch_of(device_unit(problem, persona, plan), KERNEL, problem, plan)
 
 
 def _targets(prefix: str) -> tuple[str, ...]:
@@ -113,21 +129,21 @@ _CPU = Row(
     name="cpu",
     backend="host",
     requires=(Targets(("cpu-*",)), *_SKINNY),
-    units=lambda problem, persona, plan: (host_unit(persona.target),),
+    kernels=cpu_kernels,
 )
 _AMD = Row(
     name="mfma",
     backend="hip",
     requires=(Targets(_targets("gfx")), *_SKINNY),
     plan=plan_wv_split_k,
-    units=_units,
+    kernels=_kernels,
 )
 _SM90 = Row(
     name="mma_sync",
     backend="cuda",
     requires=(Targets(_targets("sm_")), *_SKINNY),
     plan=plan_wv_split_k,
-    units=_units,
+    kernels=_kernels,
 )
 
 
@@ -135,6 +151,21 @@ def _asm_variant(plan: WvSplitKPlan) -> asm.AsmVariant:
     return gemm_asm.wv_split_k_variant(plan.tiling)
 
 
-_ASM = (asm.dispatch_row(gemm_asm.WV_SPLIT_K, _SIZES, plan_wv_split_k, _asm_variant, host_unit),)
+_ASM = (asm.dispatch_row(gemm_asm.WV_SPLIT_K, _SIZES, plan_wv_split_k, _asm_variant, launch_of),)
 
-WV_SPLIT_K = Table("wvSplitK", GemmProblem, (_CPU, _AMD, *_ASM, _SM90))
+
+def derive(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`aligned`, where it is not given, is what contiguous operands have: rows of a multiple of 16 bytes."""
+    return {"aligned": values.get("k", 0) % 8 == 0, **values}
+
+
+SWEEP = (Axis(("m", "k"), SHAPES), one_axis("n", 1, 4, 16), one_axis("dtype", "bf16"))
+WV_SPLIT_K = Table("wvSplitK", GemmProblem, (_CPU, _AMD, *_ASM, _SM90), SWEEP, derive)
+# The same kernels for one row of x, under the name and the contract of vLLM's GEMV.
+LLMM1 = Table(
+    "LLMM1",
+    GemmProblem,
+    tuple(replace(row, requires=(*row.requires, Between("n", 1, 1))) for row in WV_SPLIT_K.rows),
+    (SWEEP[0], one_axis("n", 1), SWEEP[2]),
+    derive,
+)

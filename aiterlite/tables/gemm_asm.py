@@ -1,63 +1,14 @@
-"""The assembly kernels of the skinny GEMMs: what each takes, its variants, and what its objects must be.
-
-An argument struct is declared here once more than in C++, because assembly spells its offsets. The host unit that fills
-it exports its own layout; `check-asm` and every launch hold the two together.
-"""
+"""The assembly kernels of the skinny GEMMs: what each takes, its variants, and what its objects must be."""
 
 from __future__ import annotations
 
 from itertools import product
 
-from aiterlite.amdgpu.kernarg import Argument, KernargLayout
 from aiterlite.dispatch import Holds
 from aiterlite.tables.asm import SIMDS, AsmKernel, AsmVariant
+from aiterlite.tables.gemm_args import GEMM_ARGS, SCALED_GEMM_ARGS
 from aiterlite.tables.gemm_plan import SHAPES, TILE_ROWS, TOKENS, Tiling, tiling
 from aiterlite.target import names, resolve
-
-# Argument structs -----------------------------------------------------------------------------------------------------
-
-GEMM_ARGS = KernargLayout(
-    "aiterlite_gemm_args",
-    80,
-    (
-        Argument("x", 0, 8, pointer=True),
-        Argument("w", 8, 8, pointer=True),
-        Argument("bias", 16, 8, pointer=True),
-        Argument("y", 24, 8, pointer=True),
-        Argument("stride_x", 32, 8),
-        Argument("stride_w", 40, 8),
-        Argument("stride_bias", 48, 8),
-        Argument("stride_y", 56, 8),
-        Argument("n", 64, 4),
-        Argument("m", 68, 4),
-        Argument("k", 72, 4),
-        Argument("reserved", 76, 4),
-    ),
-)
-
-SCALED_GEMM_ARGS = KernargLayout(
-    "aiterlite_scaled_gemm_args",
-    104,
-    (
-        Argument("x", 0, 8, pointer=True),
-        Argument("w", 8, 8, pointer=True),
-        Argument("bias", 16, 8, pointer=True),
-        Argument("y", 24, 8, pointer=True),
-        Argument("scale_x", 32, 8, pointer=True),
-        Argument("scale_w", 40, 8, pointer=True),
-        Argument("stride_x", 48, 8),
-        Argument("stride_w", 56, 8),
-        Argument("stride_bias", 64, 8),
-        Argument("stride_y", 72, 8),
-        Argument("stride_scale_w", 80, 8),
-        Argument("n", 88, 4),
-        Argument("m", 92, 4),
-        Argument("k", 96, 4),
-        Argument("reserved", 100, 4),
-    ),
-)
-
-# Kernels --------------------------------------------------------------------------------------------------------------
 
 
 def wv_split_k_variant(cut: Tiling) -> AsmVariant:
@@ -100,7 +51,7 @@ WV_SPLIT_K = AsmKernel(
     symbol="aiterlite_wv_split_k_asm",
     source="asm/gemm/wv_split_k.S",
     targets=("gfx942", "gfx950"),
-    kernarg=GEMM_ARGS,
+    arguments=GEMM_ARGS,
     dtypes=("bf16",),
     variants=_wv_split_k_variants,
     tokens=(1, 16),
@@ -114,7 +65,7 @@ WV_SPLIT_K_Q = AsmKernel(
     symbol="aiterlite_wv_split_k_q_asm",
     source="asm/gemm/wv_split_k.S",
     targets=("gfx942", "gfx950"),
-    kernarg=SCALED_GEMM_ARGS,
+    arguments=SCALED_GEMM_ARGS,
     dtypes=("bf16", "fp16"),
     variants=_wv_split_k_q_variants,
     tokens=(1, 16),

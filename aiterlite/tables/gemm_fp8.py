@@ -7,17 +7,19 @@ of each row's K, whatever the elements.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from aiterlite.dispatch import Between, Holds, OneOf, Refusal, Row, Table, Targets, Wishes
 from aiterlite.jit.spec import Unit
-from aiterlite.tables import asm, gemm, gemm_asm, overlap
-from aiterlite.tables.gemm import WvSplitKPlan
+from aiterlite.kernel import Kernel, along_x, overlap_defines
+from aiterlite.tables import asm, gemm, gemm_asm
+from aiterlite.tables.gemm import FLAVOURS, WvSplitKPlan
+from aiterlite.tables.gemm_args import SCALED_GEMM_ARGS
 from aiterlite.tables.gemm_plan import CHIPS, Tiling, ranked_cuts, split_k
-from aiterlite.target import Persona, launch_target
+from aiterlite.target import Persona
 
-FLAVOURS = ("e4m3fn", "e4m3fnuz")
 NATIVE = "native"
 KERNEL = "aiterlite_wv_split_k_q"
 _SIZE_MAX = 2**31 - 1
@@ -67,6 +69,9 @@ class MatrixUnitTakes:
         remedy = f"quantise the operands to torch.float8_{has}"
         return Refusal(f"the matrix unit of {persona.target} takes {has}, the operands are {problem.fp8}", remedy)
 
+    def __str__(self) -> str:
+        return "the fp8 of the target's matrix unit"
+
 
 def flavour(problem: ScaledGemmProblem, persona: Persona) -> str:
     """The 8-bit float of a problem's operands on a target."""
@@ -97,7 +102,7 @@ def _tiling(target: str, n: int, m: int, halves: int, compute_units: int, aligne
 def device_unit(problem: ScaledGemmProblem, persona: Persona, plan: WvSplitKPlan) -> Unit:
     defines = {
         **gemm.tiling_defines(plan),
-        **overlap.defines(persona.target),
+        **overlap_defines(persona.target),
         "AITERLITE_ELEMENT": flavour(problem, persona),
         "AITERLITE_RESULT": problem.dtype,
     }
@@ -110,8 +115,19 @@ def device_unit(problem: ScaledGemmProblem, persona: Persona, plan: WvSplitKPlan
     )
 
 
-def _units(problem: Any, persona: Persona, plan: Any) -> tuple[Unit, ...]:
-    return overlap.with_launch((device_unit(problem, persona, plan), gemm.host_unit(launch_target())))
+def launch_of(unit: Unit, symbol: str, problem: ScaledGemmProblem, plan: WvSplitKPlan) -> tuple[Kernel, ...]:
+    """The launch of a GPU kernel, compiled or assembled."""
+    sizes = gemm.gemm_sizes(problem)
+    return (Kernel(unit, symbol, SCALED_GEMM_ARGS, along_x(plan.grid), along_x(plan.block), args=sizes),)
+
+
+def _kernels(problem: ScaledGemmProblem, persona: Persona, plan: WvSplitKPlan) -> tuple[Kernel, ...]:
+    return launch_of(device_unit(problem, persona, plan), KERNEL, problem, plan)
+
+
+def _cpu_kernels(problem: ScaledGemmProblem, persona: Persona, plan: None) -> tuple[Kernel, ...]:
+    symbol = f"{gemm.CPU_KERNEL_Q}_{flavour(problem, persona)}_{problem.dtype}"
+    return (Kernel(gemm.host_unit(persona.target), symbol, SCALED_GEMM_ARGS, args=gemm.gemm_sizes(problem)),)
 
 
 _OPERANDS = (
@@ -125,23 +141,31 @@ _CPU = Row(
     name="cpu",
     backend="host",
     requires=(Targets(("cpu-*",)), OneOf("fp8", (NATIVE, *FLAVOURS)), *_SKINNY),
-    units=lambda problem, persona, plan: (gemm.host_unit(persona.target),),
+    kernels=_cpu_kernels,
 )
 
 
 def _gpu(name: str, backend: str, prefix: str) -> Row:
     targets = tuple(target for target in CHIPS if target.startswith(prefix))
-    return Row(name, backend, (Targets(targets), MatrixUnitTakes(prefix), *_SKINNY), plan=plan, units=_units)
+    return Row(name, backend, (Targets(targets), MatrixUnitTakes(prefix), *_SKINNY), plan=plan, kernels=_kernels)
 
 
 def _asm_variant(plan: WvSplitKPlan) -> asm.AsmVariant:
     return gemm_asm.wv_split_k_variant(plan.tiling)
 
 
-_ASM = asm.dispatch_row(gemm_asm.WV_SPLIT_K_Q, (MatrixUnitTakes("gfx"), *_OPERANDS), plan, _asm_variant, gemm.host_unit)
+_ASM = asm.dispatch_row(gemm_asm.WV_SPLIT_K_Q, (MatrixUnitTakes("gfx"), *_OPERANDS), plan, _asm_variant, launch_of)
+
+
+def derive(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`aligned`, where it is not given, is what contiguous operands have: rows of a multiple of 16 bytes."""
+    return {"aligned": values.get("k", 0) % ScaledGemmProblem.LOAD_ELEMENTS == 0, **values}
+
 
 WV_SPLIT_K_Q = Table(
     "wvSplitKQ",
     ScaledGemmProblem,
     (_CPU, _gpu("mfma_fp8", "hip", "gfx"), _ASM, _gpu("mma_sync_fp8", "cuda", "sm_")),
+    gemm.SWEEP,
+    derive,
 )

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from aiterlite.dispatch import Between, Holds, OneOf, Row, Table, Targets
+from aiterlite import envs
+from aiterlite.dispatch import Between, Holds, OneOf, Row, Table, Targets, one_axis
 from aiterlite.jit.spec import Unit
-from aiterlite.tables import gemm, gemm_sm90, overlap
+from aiterlite.kernel import WORKSPACE, Kernel, Operand, Value, Workspace, along_x, overlap_defines
+from aiterlite.tables import gemm, gemm_sm90
+from aiterlite.tables.gemm_args import REDUCE_ARGS
 from aiterlite.tables.gemm_plan import CHIPS
-from aiterlite.tables.gemm_rc_plan import MAX_TOKENS, REDUCTIONS, ReduceTiling, cut, reduce_kind, workspace_bytes
-from aiterlite.target import Persona, launch_target
+from aiterlite.tables.gemm_rc_plan import (
+    COUNTERS,
+    MAX_TOKENS,
+    REDUCE_ATOMIC,
+    REDUCE_NONE,
+    REDUCTIONS,
+    ReduceTiling,
+    cut,
+    reduce_kind,
+    workspace_bytes,
+)
+from aiterlite.target import Persona
 
 _INT32_MAX = 2**31 - 1
-_HOST_SYMBOLS = (
-    "aiterlite_gemm_reduce_abi",
-    "aiterlite_wv_split_k_reduce_launch",
-    "aiterlite_wv_split_k_reduce_workspace",
-)
 KERNEL = "aiterlite_wv_split_k_reduce"
+COUNTER_BYTES = 4 * COUNTERS
 
 
 @dataclass(frozen=True)
@@ -60,11 +71,6 @@ def plan_wv_split_krc(problem: RcProblem, persona: Persona) -> WvSplitKrcPlan:
     )
 
 
-def host_unit(target: str) -> Unit:
-    """The launches of the family's reducing kernels. Its CPU implementation is that of `gemm.host_unit`."""
-    return Unit("gemm_reduce", ("csrc/gemm/wv_split_k_reduce.cpp",), target, symbols=_HOST_SYMBOLS)
-
-
 def device_unit(problem: RcProblem, persona: Persona, plan: WvSplitKrcPlan) -> Unit:
     tiling = plan.tiling
     defines = {
@@ -76,7 +82,7 @@ def device_unit(problem: RcProblem, persona: Persona, plan: WvSplitKrcPlan) -> U
         "AITERLITE_ROW_WAVES": tiling.row_waves,
         "AITERLITE_TILES": tiling.tiles,
         "AITERLITE_UNROLL": tiling.unroll,
-        **overlap.defines(persona.target),
+        **overlap_defines(persona.target),
     }
     return Unit(
         "gemm/wv_split_k_reduce",
@@ -87,8 +93,22 @@ def device_unit(problem: RcProblem, persona: Persona, plan: WvSplitKrcPlan) -> U
     )
 
 
-def _units(problem: RcProblem, persona: Persona, plan: WvSplitKrcPlan) -> tuple[Unit, ...]:
-    return overlap.with_launch((device_unit(problem, persona, plan), host_unit(launch_target())))
+def _kernels(problem: RcProblem, persona: Persona, plan: WvSplitKrcPlan) -> tuple[Kernel, ...]:
+    memory: dict[str, Value] = {"counters": 0, "partials": 0}
+    if plan.reduce != REDUCE_NONE:
+        memory = {"counters": Operand(WORKSPACE), "partials": Operand(WORKSPACE, COUNTER_BYTES)}
+    args = {**gemm.gemm_sizes(problem), **memory, "shards": plan.shards, "shard_k": plan.shard_k}
+    unit = device_unit(problem, persona, plan)
+    return (Kernel(unit, KERNEL, REDUCE_ARGS, along_x(plan.grid), along_x(plan.block), args=args),)
+
+
+def workspace_of(problem: RcProblem, persona: Persona, plan: WvSplitKrcPlan) -> Workspace | None:
+    """What a launch leaves behind its counters differs by reduction: sums, or zeros where atomics add."""
+    if plan.reduce == REDUCE_NONE:
+        return None
+    if plan.reduce == REDUCE_ATOMIC:
+        return Workspace("gemm atomic", plan.workspace, plan.workspace)
+    return Workspace("gemm slices", COUNTER_BYTES, plan.workspace)
 
 
 _SKINNY = (
@@ -103,7 +123,7 @@ _SKINNY = (
 
 def _gpu_row(name: str, backend: str, prefix: str) -> Row:
     targets = tuple(target for target in CHIPS if target.startswith(prefix))
-    return Row(name, backend, (Targets(targets), *_SKINNY), plan=plan_wv_split_krc, units=_units)
+    return Row(name, backend, (Targets(targets), *_SKINNY), 0, plan_wv_split_krc, _kernels, workspace_of)
 
 
 # On a CPU each output is summed by one thread in one order, which N does not change: it is all three reductions.
@@ -111,7 +131,7 @@ _CPU = Row(
     name="cpu",
     backend="host",
     requires=(Targets(("cpu-*",)), *_SKINNY),
-    units=lambda problem, persona, plan: (gemm.host_unit(persona.target),),
+    kernels=gemm.cpu_kernels,
 )
 
 # No atomics and no workspace: it is `deterministic`, and `fast` has nothing to gain.
@@ -124,9 +144,20 @@ _WGMMA = Row(
         *_SKINNY,
     ),
     plan=gemm_sm90.plan,
-    units=gemm_sm90.units,
+    kernels=gemm_sm90.kernels,
 )
 
+
+def derive(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a call takes that does not say: contiguous operands, and the reduction of AITERLITE_GEMM_REDUCTION."""
+    return gemm.derive({"reduction": envs.GEMM_REDUCTION.get(), **values})
+
+
+SWEEP = (gemm.SWEEP[0], one_axis("n", 1, 4, 16, 32, 64, 128), gemm.SWEEP[2])
 WV_SPLIT_K_RC = Table(
-    "wvSplitKrc", RcProblem, (_CPU, _gpu_row("mfma", "hip", "gfx"), _WGMMA, _gpu_row("mma_sync", "cuda", "sm_"))
+    "wvSplitKrc",
+    RcProblem,
+    (_CPU, _gpu_row("mfma", "hip", "gfx"), _WGMMA, _gpu_row("mma_sync", "cuda", "sm_")),
+    SWEEP,
+    derive,
 )

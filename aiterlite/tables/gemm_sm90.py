@@ -14,9 +14,10 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 from aiterlite.jit.spec import Unit
-from aiterlite.tables import overlap
+from aiterlite.kernel import Kernel, TensorMap, along_x, overlap_defines
+from aiterlite.tables.gemm_args import SM90_ARGS
 from aiterlite.tables.gemm_rc_plan import INVARIANT_TOKENS, RATES
-from aiterlite.target import PORTABLE_CLUSTER, Persona, launch_target
+from aiterlite.target import PORTABLE_CLUSTER, Persona
 
 TARGET = "sm_90a"
 KERNEL = "aiterlite_sm90_wv_split_k"
@@ -30,7 +31,6 @@ GROUP_ROWS = 64
 MAX_STAGES = 16
 # Shared memory of a multiprocessor, and what the driver takes of it for each workgroup.
 _SHARED, _SHARED_OVERHEAD = 228 << 10, 1 << 10
-_SYMBOLS = ("aiterlite_sm90_gemm_abi", "aiterlite_sm90_wv_split_k_launch")
 
 
 @dataclass(frozen=True)
@@ -170,10 +170,6 @@ def _quotient(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def host_unit(target: str) -> Unit:
-    return Unit("gemm_sm90", ("csrc/gemm/sm90_wv_split_k.cpp",), target, symbols=_SYMBOLS)
-
-
 def device_unit(problem: Any, persona: Persona, plan: Sm90Plan) -> Unit:
     cut = plan.tiling
     defines = {
@@ -183,7 +179,7 @@ def device_unit(problem: Any, persona: Persona, plan: Sm90Plan) -> Unit:
         "AITERLITE_GROUPS": str(cut.groups),
         "AITERLITE_SHARED_BYTES": str(plan.shared_bytes),
         "AITERLITE_STAGES": str(cut.stages),
-        **overlap.defines(persona.target),
+        **overlap_defines(persona.target),
     }
     return Unit(
         "gemm/sm90_wv_split_k",
@@ -194,5 +190,23 @@ def device_unit(problem: Any, persona: Persona, plan: Sm90Plan) -> Unit:
     )
 
 
-def units(problem: Any, persona: Persona, plan: Sm90Plan) -> tuple[Unit, ...]:
-    return overlap.with_launch((device_unit(problem, persona, plan), host_unit(launch_target())))
+def kernels(problem: Any, persona: Persona, plan: Sm90Plan) -> tuple[Kernel, ...]:
+    cut = plan.tiling
+
+    def rows(name: str, operand: str, count: str, box_rows: int) -> TensorMap:
+        """A matrix of rows of k elements, fetched in steps of K of so many rows."""
+        return TensorMap(f"{name}_map", operand, problem.dtype, ("k", count), (f"stride_{name}",), (STEP_K, box_rows))
+
+    return (
+        Kernel(
+            device_unit(problem, persona, plan),
+            KERNEL,
+            SM90_ARGS,
+            along_x(plan.grid),
+            along_x(plan.block),
+            lds=plan.shared_bytes,
+            cluster=cut.cluster,
+            args={"n": problem.n, "m": problem.m, "k": problem.k},
+            maps=(rows("w", "weight", "m", cut.rows), rows("x", "x", "n", cut.cols)),
+        ),
+    )

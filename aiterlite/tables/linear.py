@@ -33,6 +33,11 @@ def verdict(problem: gemm_rc.RcProblem, persona: Persona) -> Verdict:
     return Verdict(TORCH, f"{known} beyond {most} tokens")
 
 
+def in_range(n: int, dtype: str) -> bool:
+    """Whether any kernel of the family may serve so many tokens of a dtype; torch does where none may."""
+    return 1 <= n <= MAX_TOKENS and dtype in gemm.DTYPES
+
+
 @dataclass(frozen=True)
 class Fastest:
     """`operator` is the one to take: the fastest at the nearest point that was measured or estimated, unless
@@ -48,7 +53,7 @@ class Fastest:
     targets: Targets = _ANYWHERE
 
     def refuse(self, problem: gemm_rc.RcProblem, persona: Persona, wishes: Wishes) -> Refusal | None:
-        if not 1 <= problem.n <= MAX_TOKENS or problem.dtype not in gemm.DTYPES:
+        if not in_range(problem.n, problem.dtype):
             return None
         if self.targets.refuse(problem, persona, wishes) is not None:
             return None
@@ -67,6 +72,9 @@ class Fastest:
             return None
         return Refusal(f"{found.winner} is faster: {found.why}", f"call {self.operator} to have it all the same")
 
+    def __str__(self) -> str:
+        return "no batch_invariant to keep" if self.operator == TORCH else f"{self.operator} the fastest, or asked for"
+
 
 def _competing(operator: str, row: Row, name: str) -> Row:
     (targets,) = [need for need in row.requires if isinstance(need, Targets)]
@@ -78,7 +86,6 @@ _ROWS = {
     WV_SPLIT_K_RC: tuple(_competing(WV_SPLIT_K_RC, row, f"rc_{row.name}") for row in gemm_rc.WV_SPLIT_K_RC.rows),
     TORCH: (Row(TORCH, TORCH, (Fastest(TORCH),), preference=asm.PREFERENCE - 1, fallback=True),),
 }
-LINEAR = Table("linear", gemm_rc.RcProblem, tuple(row for rows in _ROWS.values() for row in rows))
-
-# The operator whose launch path a row of LINEAR takes.
-OPERATORS = {row.name: operator for operator, rows in _ROWS.items() for row in rows}
+LINEAR = Table(
+    "linear", gemm_rc.RcProblem, tuple(row for rows in _ROWS.values() for row in rows), gemm_rc.SWEEP, gemm_rc.derive
+)

@@ -22,11 +22,7 @@
 //   pick what counts. LDS: 1024 * W * T bytes.
 // * Only waves that finish outputs look at scales and bias or compute where outputs lie, and all others end at the
 //   barrier.
-#if defined(AITERLITE_RESULT)
-#include <aiterlite/asm/scaled_gemm_args.inc>
-#else
-#include <aiterlite/asm/gemm_args.inc>
-#endif
+#include <aiterlite/asm/arguments.inc>
 #include <aiterlite/asm/kernel.inc>
 #include <aiterlite/asm/matrix.inc>
 
@@ -76,10 +72,13 @@
 #define MULTIPLY aiterlite_multiply_fp8
 .set SCALED, 1
 .set LOG_ELEMENT_BYTES, 0
-.set ARGS_BYTES, SCALED_GEMM_ARGS_BYTES
+// x, weight, bias, y, scale_x, scale_w, stride_x and stride_w follow each other; so do stride_y, stride_scale_w, n, m and k.
+.if ARGS_stride_w - ARGS_x != 56 || ARGS_k - ARGS_stride_y != 24
+  .error "aiterlite_scaled_gemm_args is ordered otherwise than this kernel loads it"
+.endif
 .macro load_arguments
-  s_load_dwordx16 s[16:31], s[0:1], SCALED_GEMM_ARGS_POINTERS
-  s_load_dwordx8 s[32:39], s[0:1], SCALED_GEMM_ARGS_STRIDE_Y
+  s_load_dwordx16 s[16:31], s[0:1], ARGS_x
+  s_load_dwordx8 s[32:39], s[0:1], ARGS_stride_y
 .endm
 #define S_STRIDE_BIAS s[8:9]        /* only in waves that finish outputs, and so is the scale of x */
 #define S_STRIDE_BIAS_LOW s8
@@ -111,10 +110,13 @@
 .set FP16_RESULT, 0
 .set SCALED, 0
 .set LOG_ELEMENT_BYTES, 1
-.set ARGS_BYTES, GEMM_ARGS_BYTES
+// x, weight, bias, y and the four strides follow each other; so do n, m and k.
+.if ARGS_stride_y - ARGS_x != 56 || ARGS_k - ARGS_n != 8
+  .error "aiterlite_gemm_args is ordered otherwise than this kernel loads it"
+.endif
 .macro load_arguments
-  s_load_dwordx16 s[16:31], s[0:1], GEMM_ARGS_POINTERS
-  s_load_dwordx4 s[8:11], s[0:1], GEMM_ARGS_SIZES
+  s_load_dwordx16 s[16:31], s[0:1], ARGS_x
+  s_load_dwordx4 s[8:11], s[0:1], ARGS_n
 .endm
 #define S_TOKENS s8
 #define S_ROWS s9
@@ -502,7 +504,7 @@ aiterlite_begin_kernel KERNEL
 .Lfetch:
   // Scales and bias, before the operands, and not looked at before the end: their latency passes beside the operands'.
 .if SCALED
-  s_load_dwordx2 S_STRIDE_BIAS, s[0:1], SCALED_GEMM_ARGS_STRIDE_BIAS
+  s_load_dwordx2 S_STRIDE_BIAS, s[0:1], ARGS_stride_bias
   s_load_dword S_X_SCALE, S_X_SCALE_AT, 0
 .if LOG_ROWS == 0
   s_mul_i32 S_ROW_SCALE_AT_LOW, S_GROUP, S_STRIDE_SCALES_LOW

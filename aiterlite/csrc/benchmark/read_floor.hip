@@ -7,7 +7,7 @@
 //
 // Compiled with AITERLITE_OVERLAP it starts as early as a kernel of the package does.
 //
-// args: w, y, m, k, and n = the number of workgroups launched. x, bias and the strides are not used.
+// args: weight, y, m, k, and n = the number of workgroups launched. x, bias and the strides are not used.
 #include <aiterlite/gemm_args.h>
 #include <aiterlite/overlap.h>
 #include <aiterlite/types.h>
@@ -21,7 +21,7 @@ constexpr uint32_t kUnroll = AITERLITE_UNROLL;
 }  // namespace
 
 AITERLITE_KERNEL(kThreads) aiterlite_read_floor(aiterlite_gemm_args args) {
-  const auto* w = static_cast<const aiterlite::Vector16*>(args.w);
+  const auto* w = static_cast<const aiterlite::Vector16*>(args.weight);
   const int64_t count = static_cast<int64_t>(args.m) * args.k / aiterlite::kVectorElements<aiterlite::bf16>;
   const int64_t step = static_cast<int64_t>(args.n) * kThreads;
   int64_t i = static_cast<int64_t>(aiterlite::workgroup_id()) * kThreads + aiterlite::thread_id();

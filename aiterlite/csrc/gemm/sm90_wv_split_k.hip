@@ -69,7 +69,7 @@ struct Shared {
 static_assert(sizeof(Tiles) == kTileBytes && kTileBytes % 1024 == 0, "tiles begin at multiples of 1024 bytes");
 static_assert(sizeof(Shared) + 1024 <= AITERLITE_SHARED_BYTES, "the ring does not fit AITERLITE_SHARED_BYTES");
 
-AITERLITE_DEVICE const aiterlite::TensorMap& map(const decltype(aiterlite_sm90_gemm_args::w_map)& opaque) {
+AITERLITE_DEVICE const aiterlite::TensorMap& map(const aiterlite_tensor_map& opaque) {
   return reinterpret_cast<const aiterlite::TensorMap&>(opaque);
 }
 

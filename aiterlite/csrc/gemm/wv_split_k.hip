@@ -241,7 +241,7 @@ AITERLITE_WV_SPLIT_K(Args args) {
       const uint32_t row = first_row + tile_row / kSlices;
       const auto last_row = static_cast<uint32_t>(args.m) - 1;
       const uint32_t vector = aiterlite::slice_vector(aiterlite::tile_vector(lane), tile_row % kSlices, kSlices);
-      weights[r][j] = {static_cast<const Bits*>(args.w) + (row < last_row ? row : last_row) * args.stride_w,
+      weights[r][j] = {static_cast<const Bits*>(args.weight) + (row < last_row ? row : last_row) * args.stride_w,
                        vector * kVectorElements, true};
     }
   }

@@ -300,7 +300,7 @@ aiterlite_wv_split_k_reduce(aiterlite_gemm_reduce_args args) {
 #pragma unroll
     for (uint32_t j = 0; j < kLaneRows; ++j) {
       const uint32_t row = first_row + (row_wave * kTiles + r) * kTileRows + aiterlite::tile_row(lane, j);
-      weights[r][j] = {static_cast<const uint16_t*>(gemm.w) + (row < last_row ? row : last_row) * gemm.stride_w,
+      weights[r][j] = {static_cast<const uint16_t*>(gemm.weight) + (row < last_row ? row : last_row) * gemm.stride_w,
                        aiterlite::tile_vector(lane) * aiterlite::kVectorElements<Element>, true};
     }
   }

@@ -2,11 +2,11 @@
 #pragma once
 #include <stdint.h>
 
-// y[n, m] = sum_k x[n, k] * w[m, k] + bias. Strides are in elements, between rows; the last dimension is dense.
+// y[n, m] = sum_k x[n, k] * weight[m, k] + bias. Strides are in elements, between rows; the last dimension is dense.
 // bias is null, or row n of it starts at bias + n * stride_bias (0 broadcasts one row).
 struct aiterlite_gemm_args {
   const void* x;
-  const void* w;
+  const void* weight;
   const void* bias;
   void* y;
   int64_t stride_x;
@@ -19,11 +19,11 @@ struct aiterlite_gemm_args {
   int32_t reserved;  // keeps the size a multiple of 8 on every compiler; always 0
 };
 
-// y[n, m] = (sum_k x[n, k] * w[m, k]) * scale_x * scale_w[m] + bias, x and w of 8-bit floats. scale_x is one float;
-// scale_w is one for each row of w, stride_scale_w elements apart (0: one for all).
+// y[n, m] = (sum_k x[n, k] * weight[m, k]) * scale_x * scale_w[m] + bias, x and weight of 8-bit floats. scale_x is one float;
+// scale_w is one for each row of weight, stride_scale_w elements apart (0: one for all).
 struct aiterlite_scaled_gemm_args {
   const void* x;
-  const void* w;
+  const void* weight;
   const void* bias;
   void* y;
   const void* scale_x;

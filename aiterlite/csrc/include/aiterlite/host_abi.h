@@ -7,7 +7,8 @@
 // torch_parallel_for: calls fn on parts of [begin, end) in torch's own thread pool. Returns 0, or what went wrong.
 typedef int32_t (*parallel_for_t)(int64_t begin, int64_t end, int64_t grain, void (*fn)(int64_t, int64_t, void*),
                                   void* ctx);
-// hipModuleLaunchKernel, cuLaunchKernel, and the emulator's call of the same shape.
-typedef int32_t (*launch_t)(void* function, uint32_t grid_x, uint32_t grid_y, uint32_t grid_z, uint32_t block_x,
-                            uint32_t block_y, uint32_t block_z, uint32_t shared_bytes, void* stream,
-                            void** kernel_params, void** extra);
+
+// A CPU kernel has the argument struct that its GPU siblings take, and the threads that it may use:
+//   int32_t kernel(const Args* args, parallel_for_t parallel_for, int32_t num_threads)
+// It returns 0, kNoMemory, or what parallel_for returned.
+enum { kNoMemory = -2 };

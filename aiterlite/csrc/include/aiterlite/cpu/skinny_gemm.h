@@ -28,7 +28,6 @@
 
 namespace aiterlite::cpu {
 
-constexpr int32_t kNoMemory = -2;
 
 // How far ahead of their use weights are asked for where all tokens share a tile. The hardware's prefetchers follow a
 // row only to the end of a page.

@@ -1,26 +1,19 @@
 """One path to the GPU drivers: entry points opened at run time, modules loaded, functions found.
 
-HIP and CUDA share the shape of what is used here, so a driver is a table of names. Host units receive the address of
-the driver's launch function and call it themselves; building them needs no GPU runtime, and the bytes that are
-loaded here are the bytes that the cache verified.
+HIP and CUDA share the shape of what is used here, so a driver is a table of names. The launch unit receives the
+addresses of a driver's functions and calls them itself; building it needs no GPU runtime, and the bytes that are loaded
+here are the bytes that the cache verified.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
-from aiterlite import emulator, envs
-from aiterlite.errors import CaptureError, ExecutorError, LaunchError, LoadError
-from aiterlite.jit import loader
-from aiterlite.jit.spec import Unit
-from aiterlite.tables import overlap
-from aiterlite.target import PORTABLE_CLUSTER, Persona
+from aiterlite import emulator
+from aiterlite.errors import LoadError
+from aiterlite.target import PORTABLE_CLUSTER
 
 # Beyond this much dynamic shared memory a CUDA kernel must be told so before its first launch.
 _PLAIN_SHARED_BYTES = 48 * 1024
@@ -30,7 +23,8 @@ _PLAIN_SHARED_BYTES = 48 * 1024
 class EntryPoints:
     """A driver's library, by the names it may have, the names of the functions that are used, and the numbers of the
     attributes of a function that are set: the most dynamic shared memory, and clusters of more than 8 workgroups (0
-    where there are none)."""
+    where there are none). `launch_ex` launches with attributes, `encode` describes a tensor to the copy engine and
+    `last_error` forgets an error that a launch left behind: each is empty where the driver has no such thing."""
 
     libraries: tuple[str, ...]
     initialize: str
@@ -42,6 +36,9 @@ class EntryPoints:
     large_clusters: int
     error_text: str
     capture_info: str
+    launch_ex: str = ""
+    encode: str = ""
+    last_error: str = ""
 
 
 ENTRY_POINTS = {
@@ -56,6 +53,8 @@ ENTRY_POINTS = {
         large_clusters=14,
         error_text="cuGetErrorString",
         capture_info="cuStreamGetCaptureInfo_v2",
+        launch_ex="cuLaunchKernelEx",
+        encode="cuTensorMapEncodeTiled",
     ),
     "amd": EntryPoints(
         libraries=("libamdhip64.so", "libamdhip64.so.7", "libamdhip64.so.6"),
@@ -68,6 +67,7 @@ ENTRY_POINTS = {
         large_clusters=0,
         error_text="hipDrvGetErrorString",
         capture_info="hipStreamGetCaptureInfo_v2",
+        last_error="hipGetLastError",
     ),
 }
 # The emulator has calls of the same shape, so AMD kernels on CPU tensors take the same path.
@@ -86,13 +86,11 @@ _EMULATOR = EntryPoints(
 
 
 @dataclass(frozen=True)
-class Function:
-    """A loaded kernel: its name, the driver's handle, and the address of the function that launches it, of the drivers'
-    usual shape."""
+class Module:
+    """A loaded image. ROCm reads the bytes later than at the load, so they are kept as long as the module."""
 
-    name: str
     handle: int
-    launch: int
+    image: bytes
 
 
 class Driver:
@@ -112,19 +110,39 @@ class Driver:
             raise LoadError(f"{self._library._name} is too old: {error}") from error
         self._check(initialize(0), points.initialize)
 
-    def load(self, image: bytes, symbol: str, shared_bytes: int = 0, cluster: int = 1) -> Function:
-        """Load a code object or cubin into the current context and find a kernel in it, which will be launched with
-        this much dynamic shared memory, in clusters of this many workgroups."""
-        module, handle = ctypes.c_void_p(), ctypes.c_void_p()
-        self._check(self._load(ctypes.byref(module), image), f"{self._points.load} of {symbol}")
-        self._check(self._function(ctypes.byref(handle), module, symbol.encode()), f"looking up kernel {symbol}")
+    def load(self, image: bytes, what: str) -> Module:
+        """Load a code object or cubin into the current context; errors call it `what`."""
+        module = ctypes.c_void_p()
+        self._check(self._load(ctypes.byref(module), image), f"{self._points.load} of {what}")
+        return Module(module.value or 0, image)
+
+    def function(self, module: Module, symbol: str) -> int:
+        """The handle of a kernel in a module."""
+        handle = ctypes.c_void_p()
+        code = self._function(ctypes.byref(handle), ctypes.c_void_p(module.handle), symbol.encode())
+        self._check(code, f"looking up kernel {symbol}")
+        return handle.value or 0
+
+    def allow(self, function: int, symbol: str, shared_bytes: int, cluster: int) -> None:
+        """Tell the driver of a kernel that takes more dynamic shared memory, or larger clusters, than any may."""
         if shared_bytes > _PLAIN_SHARED_BYTES:
-            code = self._set_attribute(handle, self._points.max_dynamic_shared, shared_bytes)
+            code = self._set_attribute(ctypes.c_void_p(function), self._points.max_dynamic_shared, shared_bytes)
             self._check(code, f"raising the shared memory of {symbol} to {shared_bytes} bytes")
         if cluster > PORTABLE_CLUSTER:
-            code = self._set_attribute(handle, self._points.large_clusters, 1)
+            code = self._set_attribute(ctypes.c_void_p(function), self._points.large_clusters, 1)
             self._check(code, f"allowing {symbol} clusters of {cluster}")
-        return Function(symbol, handle.value or 0, self.launch_address)
+
+    @property
+    def launch_words(self) -> tuple[int, int, int]:
+        """The addresses that the launch unit calls: launch, launch with attributes, encode; 0 for what there is not."""
+        points = self._points
+        optional = [self.entry(name) if name else 0 for name in (points.launch_ex, points.encode)]
+        return self.launch_address, optional[0], optional[1]
+
+    def forget_error(self) -> None:
+        """From ROCm 7.0 on an error of a call stays until somebody reads it, and torch would raise it elsewhere."""
+        if self._points.last_error:
+            getattr(self._library, self._points.last_error, lambda: 0)()
 
     def entry(self, name: str) -> int:
         """The address of another of the driver's functions. Raises `LoadError` where it has none of that name."""
@@ -154,7 +172,9 @@ class Driver:
 
     def _check(self, code: int, what: str) -> None:
         if code != 0:
-            raise LoadError(f"{what} failed: {self.error_text(code)} (code {code})")
+            text = self.error_text(code)
+            self.forget_error()
+            raise LoadError(f"{what} failed: {text} (code {code})")
 
 
 def _open(names: tuple[str, ...]) -> ctypes.CDLL:
@@ -184,106 +204,3 @@ def driver(family: str) -> Driver:
     if family == "emulated":
         return Driver(_EMULATOR, emulator.open_library())
     return Driver(ENTRY_POINTS[family])
-
-
-_OVERLAP_ABI = 1
-
-
-@functools.cache
-def _overlapped_launch() -> int:
-    """The address of the launch that does not wait for the kernels ahead on the stream."""
-    library = loader.host_library(overlap.host_unit())
-    loader.require_abi(library, "aiterlite_overlap_abi", _OVERLAP_ABI)
-    library.aiterlite_overlap_bind(ctypes.c_void_p(driver("cuda").entry("cuLaunchKernelEx")))
-    return ctypes.cast(library.aiterlite_launch_overlapped, ctypes.c_void_p).value or 0
-
-
-_functions: dict[tuple[Unit, int, str, bool], Function] = {}
-_lock = threading.Lock()
-_thread = threading.local()
-
-
-def function(
-    unit: Unit,
-    persona: Persona,
-    device_type: str,
-    device: int,
-    symbol: str,
-    shared_bytes: int = 0,
-    cluster: int = 1,
-) -> Function:
-    """A kernel of a unit, loaded on a device. Raises `JitError`, `CaptureError` or `ExecutorError`.
-
-    The first load of a module is refused while a graph is captured: the driver would refuse it halfway.
-    """
-    emulated = device_type == "cpu"
-    if emulated and persona.family != "amd":
-        raise ExecutorError(f"{unit.label} is {persona.target} code; nothing runs it on CPU tensors")
-    # The emulator's functions stand beside those of device 0.
-    overlapped = overlap.overlaps(unit) and envs.OVERLAP.get() == "1"
-    key = (unit, -1 if emulated else device, symbol, overlapped)
-    found = _functions.get(key)
-    if found is not None:
-        return found
-    if emulated:
-        with _lock:
-            if key not in _functions:
-                _functions[key] = driver("emulated").load(loader.device_image(unit), symbol, shared_bytes)
-            return _functions[key]
-    if capturing():
-        raise CaptureError(
-            f"{unit.label} would be built or loaded for the first time while a graph is captured; call the operator "
-            "once with this shape before the capture"
-        )
-    image = loader.device_image(unit)
-    with _lock, make_ready(device):
-        if key not in _functions:
-            loaded = driver(persona.family).load(image, symbol, shared_bytes, cluster)
-            _functions[key] = replace(loaded, launch=_overlapped_launch()) if overlapped else loaded
-        return _functions[key]
-
-
-def capturing() -> bool:
-    """Whether torch's current stream is being captured into a graph."""
-    import torch
-
-    return torch.cuda.is_current_stream_capturing()
-
-
-def capture_id(stream: int) -> int | None:
-    """The number of the capture that torch's stream of this raw handle is under; None without one."""
-    import torch
-
-    return driver("amd" if torch.version.hip else "cuda").capture_id(stream)
-
-
-def is_ready(device: int) -> bool:
-    """Whether this thread may launch on a device as it is: it is the current one, and its context is."""
-    return getattr(_thread, "device", -1) == device and device == _thread.current()
-
-
-def make_ready(device: int) -> AbstractContextManager[None]:
-    """Make a device, and its context, current for a scope. A new thread has no context until its runtime is asked."""
-    import torch
-
-    torch.cuda.set_device(torch.cuda.current_device())
-    _thread.device = torch.cuda.current_device()
-    # What `torch.cuda.current_device` is once CUDA is initialized, which it asks each time.
-    _thread.current = torch._C._cuda_getDevice
-    return torch.cuda.device(device)
-
-
-def submit(device: int, launch: Callable[..., Any], *arguments: Any) -> Any:
-    """Make a launch with the device ready for it. Returns the driver's status."""
-    if is_ready(device):
-        return launch(*arguments)
-    with make_ready(device):
-        return launch(*arguments)
-
-
-def check_launch(code: int, function: Function, family: str, grid: int, block: int, arguments: str) -> None:
-    """Raise `LaunchError` for a launch that the driver refused."""
-    if code == 0:
-        return
-    detail = "the problem does not fit 32-bit sizes" if code == -1 else driver(family).error_text(code)
-    raise LaunchError(function.name, code, detail, (grid, 1, 1), (block, 1, 1), arguments)

@@ -14,26 +14,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from aiterlite import launcher
+from aiterlite.kernel import Workspace
+from aiterlite.launch import streams
 
 _GRAIN = 1 << 20
 
 
-@dataclass(frozen=True)
-class Need:
-    """What a launch asks for: `total` bytes, the first `zeroed` of which are zero when it begins and when it ends."""
-
-    zeroed: int
-    total: int
-
-    def restore(self, workspace: Tensor) -> None:
-        """Zero what a launch that failed may have left otherwise."""
-        as_bytes(workspace)[: self.zeroed].zero_()
+def restore(memory: Tensor, need: Workspace) -> None:
+    """Zero what a launch that failed may have left otherwise."""
+    as_bytes(memory)[: need.zeroed].zero_()
 
 
 def as_bytes(workspace: Tensor) -> Tensor:
@@ -42,23 +35,23 @@ def as_bytes(workspace: Tensor) -> Tensor:
 
 
 class Pool:
-    """Workspaces by who uses them. `kind` keeps apart launches whose zeroed parts differ in meaning: what one kind
-    leaves behind its zeroed part, the other would find in its own."""
+    """Workspaces by who uses them. Kinds are kept apart: what one leaves behind its zeroed part, another would find in
+    its own."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._eager: dict[Hashable, Tensor] = {}
         self._captured: dict[Hashable, tuple[int, Tensor]] = {}
 
-    def take(self, device: torch.device, stream: int, capture: int | None, kind: str, need: Need) -> Tensor:
+    def take(self, device: torch.device, stream: int, capture: int | None, need: Workspace) -> Tensor:
         """At least `need.total` bytes for a launch on a stream of a device; `capture` names the capture that the stream
         is under, None without one. The caller launches on that stream, which is torch's current one."""
-        key = (device, stream, kind)
+        key = (device, stream, need.kind)
         with self._lock:
             if capture is not None:
                 last, held = self._captured.get(key, (None, None))
                 if held is None or last != capture or held.numel() < need.total:
-                    held = _zeroed(device, need.total, need)
+                    held = _zeroed(device, need.total, need.zeroed)
                     self._captured[key] = (capture, held)
                 return held
             self._captured.pop(key, None)
@@ -66,7 +59,7 @@ class Pool:
             if held is None or held.numel() < need.total:
                 size = -(-need.total // _GRAIN) * _GRAIN
                 # Zeroed whole: a later launch of this kind may have a longer zeroed part.
-                held = self._eager[key] = _zeroed(device, size, Need(size, size))
+                held = self._eager[key] = _zeroed(device, size, size)
             return held
 
     def clear(self) -> None:
@@ -76,9 +69,9 @@ class Pool:
             self._captured.clear()
 
 
-def _zeroed(device: torch.device, size: int, need: Need) -> Tensor:
+def _zeroed(device: torch.device, size: int, zeroed: int) -> Tensor:
     memory = torch.empty(size, dtype=torch.uint8, device=device)
-    memory[: need.zeroed].zero_()
+    memory[:zeroed].zero_()
     return memory
 
 
@@ -86,15 +79,15 @@ _pool = Pool()
 _thread = threading.local()
 
 
-def on_stream(device: torch.device, stream: int, kind: str, need: Need) -> Tensor:
+def on_stream(device: torch.device, stream: int, need: Workspace) -> Tensor:
     """The workspace of a launch on torch's current stream of a GPU, whose raw handle is `stream`."""
-    capture = launcher.capture_id(stream) if launcher.capturing() else None
-    return _pool.take(device, stream, capture, kind, need)
+    capture = streams.capture_id(stream) if streams.capturing() else None
+    return _pool.take(device, stream, capture, need)
 
 
-def on_thread(kind: str, need: Need) -> Tensor:
+def on_thread(need: Workspace) -> Tensor:
     """The workspace of an emulated launch by this thread, which waits for its end."""
     pool: Pool | None = getattr(_thread, "pool", None)
     if pool is None:
         pool = _thread.pool = Pool()
-    return pool.take(torch.device("cpu"), 0, None, kind, need)
+    return pool.take(torch.device("cpu"), 0, None, need)

@@ -1,0 +1,105 @@
+"""What the skinny GEMMs share: their operand checks, their problem, and the launch of y = x · weight^T + bias."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from aiterlite.dispatch import Decision
+from aiterlite.errors import ArgumentError
+from aiterlite.launch import calls as launches
+from aiterlite.ops import operands
+from aiterlite.ops.calls import Run
+from aiterlite.tables import gemm as tables
+
+DTYPES = tuple(operands.DTYPES[name] for name in tables.DTYPES)
+OPERANDS = ("x", "weight", "bias", "y")
+
+
+def check(function: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> int:
+    """The number of rows of x. Raises `ArgumentError` for operands that do not fit together."""
+    n = check_product(function, x, weight)
+    if bias is not None:
+        check_bias_shape(function, bias, n, weight.shape[0])
+        operands.check_like(function, "bias", bias, x)
+    return n
+
+
+def check_product(function: str, x: Tensor, weight: Tensor) -> int:
+    """The same without a bias."""
+    if x.dim() < 1:
+        raise ArgumentError(function, "x", "0-dimensional", "[..., K], at least 1 dimension")
+    operands.check_dims(function, "weight", weight, 2, "[M, K]")
+    k = x.shape[-1]
+    if weight.shape[1] != k:
+        got = f"of shape {list(weight.shape)}"
+        raise ArgumentError(function, "weight", got, f"[M, {k}], since x is {list(x.shape)}")
+    operands.check_like(function, "weight", weight, x)
+    return operands.rows_of(x)
+
+
+def check_bias_shape(function: str, bias: Tensor, n: int, m: int) -> None:
+    words = f"[{m}], [1, {m}] or [{n}, {m}] (features, or rows too)"
+    operands.check_shape(function, "bias", bias, ([m], [1, m], [n, m]), words)
+
+
+def check_kernel_operands(function: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """What the kernels need and torch does not."""
+    operands.check_dtype(function, "x", x, DTYPES)
+    operands.check_dense(function, x=x, weight=weight, bias=bias)
+
+
+def problem_of(rows: Tensor, weight: Tensor, bias: Tensor | None) -> tables.GemmProblem:
+    """The problem of x[N, K] and a weight."""
+    m, k = weight.shape
+    return tables.GemmProblem(
+        n=rows.shape[0],
+        m=m,
+        k=k,
+        dtype=operands.dtype_name(rows.dtype),
+        bias=bias is not None,
+        aligned=k % 8 == 0 and operands.is_aligned(rows, 8) and operands.is_aligned(weight, 8),
+        dense=all(operands.is_dense(tensor) for tensor in (rows, weight, bias) if tensor is not None),
+    )
+
+
+def strides(rows: Tensor, weight: Tensor, bias: Tensor | None) -> dict[str, int]:
+    """The row strides of the family's argument structs."""
+    per_row = bias is not None and bias.dim() == 2 and bias.shape[0] > 1
+    return {
+        "stride_x": rows.stride(0),
+        "stride_w": weight.stride(0),
+        "stride_bias": bias.stride(0) if bias is not None and per_row else 0,
+        "stride_y": weight.shape[0],
+    }
+
+
+def empty_result(x: Tensor, weight: Tensor) -> Run:
+    """Calls with no rows or no features: nothing is launched."""
+    shape = result_shape(x, weight)
+    return lambda x, *_, **__: x.new_empty(shape)
+
+
+def result_shape(x: Tensor, weight: Tensor) -> tuple[int, ...]:
+    return (*x.shape[:-1], weight.shape[0])
+
+
+def run_of(decision: Decision, x: Tensor, weight: Tensor, bias: Tensor | None) -> Run:
+    """The prepared call of a decision: it takes x, weight, bias and, by keyword, a workspace."""
+    rows = operands.flatten(x)
+    shape = result_shape(x, weight)
+    absent = () if bias is not None else ("bias",)
+    # The strides are part of what a prepared call is kept under, so these never change for it.
+    fixed: Mapping[str, Any] = strides(rows, weight, bias)
+    launch = launches.prepare(decision, x.device, OPERANDS, fixed, absent)
+
+    def run(
+        x: Tensor, weight: Tensor, bias: Tensor | None = None, *, workspace: Tensor | None = None, **_: Any
+    ) -> Tensor:
+        y = x.new_empty(shape)
+        launch(x if x.dim() == 2 else operands.flatten(x), weight, bias, y, workspace=workspace)
+        return y
+
+    return run

@@ -1,0 +1,145 @@
+"""What every operator asks of its operands, and says of them where they do not fit.
+
+Each check raises `ArgumentError` with the operator, the argument, what came, what is allowed, and what to do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from aiterlite.errors import ArgumentError
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+FP8_DTYPES = {"e4m3fn": torch.float8_e4m3fn, "e4m3fnuz": torch.float8_e4m3fnuz}
+_NAMES = {dtype: name for names in (DTYPES, FP8_DTYPES) for name, dtype in names.items()}
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name that problems have for a dtype; torch's own for others."""
+    return _NAMES.get(dtype, str(dtype).removeprefix("torch."))
+
+
+# Checks ---------------------------------------------------------------------------------------------------------------
+
+
+def check_dtype(function: str, name: str, tensor: Tensor, allowed: Sequence[torch.dtype], why: str = "") -> None:
+    if tensor.dtype not in allowed:
+        words = ", ".join(map(str, allowed)) + (f", {why}" if why else "")
+        raise ArgumentError(function, name, f"of dtype {tensor.dtype}", words)
+
+
+def check_device(function: str, name: str, tensor: Tensor, like: Tensor, of: str = "x") -> None:
+    if tensor.device != like.device:
+        raise ArgumentError(function, name, f"on {tensor.device}", f"{like.device}, the device of {of}")
+
+
+def check_like(function: str, name: str, tensor: Tensor, like: Tensor, of: str = "x") -> None:
+    """The dtype and the device of another operand."""
+    check_dtype(function, name, tensor, (like.dtype,), f"the dtype of {of}")
+    check_device(function, name, tensor, like, of)
+
+
+def check_dims(function: str, name: str, tensor: Tensor, dims: int, allowed: str) -> None:
+    if tensor.dim() != dims:
+        plural = "dimension" if dims == 1 else "dimensions"
+        raise ArgumentError(function, name, f"of shape {list(tensor.shape)}", f"{allowed}, {dims} {plural}")
+
+
+def check_shape(function: str, name: str, tensor: Tensor, allowed: Sequence[Sequence[int]], words: str = "") -> None:
+    if not any(list(tensor.shape) == list(shape) for shape in allowed):
+        *most, last = [str(list(shape)) for shape in allowed]
+        listed = f"{', '.join(most)} or {last}" if most else last
+        raise ArgumentError(function, name, f"of shape {list(tensor.shape)}", words or listed)
+
+
+def check_dense(function: str, **tensors: Tensor | None) -> None:
+    """The last dimension of each operand has stride 1."""
+    for name, tensor in tensors.items():
+        if tensor is not None and not is_dense(tensor):
+            got = f"of strides {list(tensor.stride())}"
+            raise ArgumentError(function, name, got, "a last dimension of stride 1", "Call .contiguous() on it.")
+
+
+def check_choice(function: str, name: str, value: Any, allowed: Sequence[Any]) -> None:
+    if value not in allowed:
+        raise ArgumentError(function, name, repr(value), ", ".join(map(str, allowed)))
+
+
+def is_dense(tensor: Tensor) -> bool:
+    return tensor.dim() == 0 or tensor.shape[-1] <= 1 or tensor.stride(-1) == 1
+
+
+def is_aligned(matrix: Tensor, elements: int) -> bool:
+    """Whether a matrix starts at a 16-byte address and each row a multiple of `elements`, which 16 bytes hold, after
+    the one before it."""
+    one_row = matrix.shape[0] == 1
+    return matrix.data_ptr() % 16 == 0 and (one_row or matrix.stride(0) % elements == 0)
+
+
+# Views ----------------------------------------------------------------------------------------------------------------
+
+
+def rows_of(x: Tensor) -> int:
+    """The number of rows of [..., K]."""
+    return math.prod(x.shape[:-1])
+
+
+def flatten(x: Tensor) -> Tensor:
+    """x as [N, K]; a view wherever strides allow one."""
+    return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+
+
+# What a prepared call depends on, and whether torch's dispatcher may be passed by -------------------------------------
+
+
+def layout(tensor: Tensor) -> tuple[Any, ...]:
+    """Shape, strides, dtype, device (a GPU's number, -1 for a CPU: implementations are called with no others) and
+    alignment of an operand."""
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.get_device(), tensor.data_ptr() & 15
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+_dispatch_modes: Any = torch._C._len_torch_dispatch_stack
+_function_modes: Any = torch._C._is_torch_function_mode_enabled
+_transforms: Any = torch._C._functorch.peek_interpreter_stack
+_profiled: Any = torch._C._autograd._profiler_enabled
+_keys: Any = torch._C._dispatch_keys
+
+
+def _ordinary() -> int:
+    """The dispatch keys that an ordinary tensor of a CPU or a GPU may carry, as bits."""
+    keys: Any = torch._C.DispatchKey
+    ordinary: Any = torch._C.DispatchKeySet(keys.CPU)
+    for key in ("CUDA", "ADInplaceOrView", "AutogradCPU", "AutogradCUDA", "AutocastCPU", "AutocastCUDA"):
+        ordinary = ordinary.add(getattr(keys, key))
+    return int(ordinary.raw_repr())
+
+
+_STRANGE = ~_ordinary() & (1 << 64) - 1
+
+
+def is_plain(*tensors: Tensor | None) -> bool:
+    """Whether torch's dispatcher would do nothing for a call but call this package's function, which takes it some
+    microseconds: nothing compiles, traces, transforms, differentiates forward, intercepts or profiles operators, and
+    the operands are ordinary tensors of a CPU or a GPU. A tensor that is negated, conjugated, zero, sparse, nested,
+    fake, meta or wrapped says so by a dispatch key, which torch must see: its memory is not what it stands for."""
+    if (
+        torch.compiler.is_compiling()
+        or _dispatch_modes()
+        or _function_modes()
+        or _transforms() is not None
+        or forward_ad._current_level >= 0
+        or torch._C._get_tracing_state() is not None
+        or _profiled()
+    ):
+        return False
+    for tensor in tensors:
+        if tensor is not None and (type(tensor) not in _PLAIN or _keys(tensor).raw_repr() & _STRANGE):
+            return False
+    return True

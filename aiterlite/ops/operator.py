@@ -1,0 +1,132 @@
+"""One declaration of an operator, and the registry that tests, the command line and drop-in modules walk.
+
+An operator is three things: its schema, `prepare`, which checks the operands of a call, decides, and returns what runs
+such calls, and `fake`, which checks them and makes results of the right shapes. All is registered with torch.library in
+Python, under the names `aiterlite::<operator>`; no built unit registers anything. In-place operators say so in their
+schema (`Tensor(a!) out`), and so do those with several results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils import _pytree as pytree
+
+from aiterlite.ops import operands
+from aiterlite.ops.calls import PreparedCalls, Run
+
+_NAMESPACE = "aiterlite"
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A registered operator. Called, it goes by torch's dispatcher; `run` passes that by."""
+
+    name: str
+    schema: str
+    prepare: Callable[..., Run]
+    fake: Callable[..., Any]
+    overload: Any
+    prepared: PreparedCalls
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.overload(*args, **kwargs)
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """The implementation, for operands that torch's dispatcher need not see (`operands.is_plain`)."""
+        key = _key(args, kwargs)
+        run = self.prepared.find(key)
+        if run is None:
+            run = self.prepared.prepare(key, lambda: self.prepare(*args, **kwargs))
+        return run(*args, **kwargs)
+
+    @property
+    def mutates(self) -> tuple[str, ...]:
+        """The names of the arguments that a call writes to."""
+        arguments = self.overload._schema.arguments
+        return tuple(a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write)
+
+
+OPERATORS: dict[str, Operator] = {}
+
+
+def register(schema: str, prepare: Callable[..., Run], fake: Callable[..., Any]) -> Operator:
+    """Register an operator by its schema, such as `norm(Tensor x, Tensor(a!)? out=None) -> (Tensor, Tensor)`.
+
+    `prepare` takes the operator's arguments and returns a callable that takes them too and returns the results; it is
+    called once for each combination of layouts and values. None of these operators is differentiable, and each says so:
+    in `backward()`, in forward-mode differentiation, and where it would write to what needs a gradient.
+    """
+    name = schema.partition("(")[0]
+    library: Any = torch.library.Library(_NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
+    library.define(schema)
+    overload = getattr(torch.ops.aiterlite, name).default
+    operator = Operator(name, schema, prepare, fake, overload, PreparedCalls())
+    for key in ("CPU", "CUDA"):
+        library.impl(name, operator.run, key)
+    library.impl(name, _not_differentiable(operator), "Autograd", with_keyset=True)
+    torch.library.register_fake(f"{_NAMESPACE}::{name}", fake, lib=library)
+    OPERATORS[name] = operator
+    _libraries.append(library)
+    return operator
+
+
+# A library that is collected takes its operators with it.
+_libraries: list[Any] = []
+
+
+def _key(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    layout = operands.layout
+    key = tuple([layout(arg) if isinstance(arg, Tensor) else arg for arg in args])
+    if not kwargs:
+        return key
+    named = [(name, layout(arg) if isinstance(arg, Tensor) else arg) for name, arg in kwargs.items()]
+    return (*key, *named)
+
+
+def _not_differentiable(operator: Operator) -> Callable[..., Any]:
+    """The kernel of torch's Autograd key: the operator below it, and an error wherever a gradient is asked for."""
+    message = f"{_NAMESPACE}::{operator.name} is not differentiable"
+
+    def autograd(keyset: Any, *args: Any, **kwargs: Any) -> Any:
+        tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if forward_ad._current_level >= 0 and any(map(_has_tangent, tensors)):
+            raise NotImplementedError(
+                f"{message}: an operand has a tangent. Detach it, or call the operation of torch."
+            )
+        graded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+        if graded and operator.mutates:
+            _refuse_written(operator, args, kwargs, message)
+        result = operator.overload.redispatch(keyset & torch._C._after_autograd_keyset, *args, **kwargs)
+        return pytree.tree_map_only(Tensor, _delayed(message), result) if graded else result
+
+    return autograd
+
+
+def _has_tangent(tensor: Tensor) -> bool:
+    return forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
+
+
+def _refuse_written(operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], message: str) -> None:
+    names = [argument.name for argument in operator.overload._schema.arguments]
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    for name in operator.mutates:
+        if isinstance(given.get(name), Tensor) and given[name].requires_grad:
+            raise NotImplementedError(f"{message} and writes to `{name}`, which requires grad. Use torch.no_grad().")
+
+
+def _delayed(message: str) -> Callable[[Tensor], Tensor]:
+    """A result whose `backward()` is an error, instead of a gradient that lacks what came before."""
+
+    def mark(result: Tensor) -> Tensor:
+        if not (result.is_floating_point() or result.is_complex()):
+            return result
+        marked: Tensor = torch._C._functions.DelayedError(message, 1)(result)
+        return marked
+
+    return mark

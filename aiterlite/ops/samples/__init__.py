@@ -1,0 +1,113 @@
+"""Calls of operators with operands made up for a problem: for demonstrations, benchmarks and the emulator.
+
+A file a family; its `SAMPLES` maps operators to what makes a `Sample` of (problem, seed).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aiterlite.errors import ArgumentError
+from aiterlite.tables import FAMILIES
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Exact:
+    """An output that has these very bits; a NaN is any NaN."""
+
+    value: Tensor
+
+    def error(self, got: Tensor) -> float:
+        """How many elements differ."""
+        return float(self._differing(got))
+
+    def of_bound(self, got: Tensor) -> float:
+        """0 where all bits are right, else infinity."""
+        return float("inf") if self._differing(got) else 0.0
+
+    def _differing(self, got: Tensor) -> int:
+        if got.shape != self.value.shape or got.dtype != self.value.dtype:
+            return max(1, self.value.numel())
+        got = got.cpu()
+        same = got == self.value
+        if got.is_floating_point():
+            same = (same & (got.float().signbit() == self.value.float().signbit())) | (
+                got.float().isnan() & self.value.float().isnan()
+            )
+        return int((~same).sum())
+
+
+@dataclass(frozen=True)
+class Within:
+    """An output that may differ from `value`, in float64, by `bound`."""
+
+    value: Tensor
+    bound: Tensor
+
+    def error(self, got: Tensor) -> float:
+        """The largest difference."""
+        return float((got.cpu().double() - self.value).abs().max()) if got.numel() else 0.0
+
+    def of_bound(self, got: Tensor) -> float:
+        """The largest share of the bound that an element uses; nan where an element is."""
+        return float(((got.cpu().double() - self.value).abs() / self.bound).max()) if got.numel() else 0.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An operator's call.
+
+    `inputs` are its tensors by name, on the CPU; `call` takes such tensors, on any device and made anew for each run,
+    since it may write to them, and gives the named outputs, those among its inputs included. `outputs` says what each
+    must be. `baseline` does the same by torch alone, where there is a call of torch that does.
+    """
+
+    inputs: Tensors
+    call: Callable[[Tensors], Tensors]
+    outputs: Mapping[str, Exact | Within]
+    baseline: Callable[[Tensors], Any] | None = None
+
+    def fresh(self, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+        """The inputs once more, with their strides."""
+        return {name: _copy(tensor, device) for name, tensor in self.inputs.items()}
+
+    def run(self, device: torch.device | str = "cpu") -> Tensors:
+        """The outputs of one call on fresh inputs."""
+        return self.call(self.fresh(device))
+
+    def error(self, got: Tensors) -> float:
+        """The largest error of any output."""
+        return max(output.error(got[name]) for name, output in self.outputs.items())
+
+    def of_bound(self, got: Tensors) -> float:
+        """The largest share of its bound that any output uses: at most 1 where all are right."""
+        shares = [output.of_bound(got[name]) for name, output in self.outputs.items()]
+        return next((share for share in shares if share != share), max(shares))
+
+
+def _copy(tensor: Tensor, device: torch.device | str) -> Tensor:
+    copy = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=device)
+    return copy.copy_(tensor)
+
+
+def sample(op: str, problem: Any, seed: int = 0) -> Sample:
+    """Operands of random numbers for a problem of an operator. Raises `ArgumentError`."""
+    makers = _makers()
+    if op not in makers:
+        raise ArgumentError("sample", "op", op, ", ".join(makers))
+    return makers[op](problem, seed)
+
+
+def _makers() -> dict[str, Callable[[Any, int], Sample]]:
+    found: dict[str, Callable[[Any, int], Sample]] = {}
+    for family in FAMILIES.values():
+        found.update(importlib.import_module(family.samples).SAMPLES)
+    return found

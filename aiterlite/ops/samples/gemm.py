@@ -1,0 +1,94 @@
+"""Samples of the skinny GEMMs: contiguous operands of normal random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from aiterlite.errors import ArgumentError
+from aiterlite.ops import gemm, gemm_fp8, gemm_rc, linear, llmm1, operands
+from aiterlite.ops.samples import Sample, Tensors, Within
+from aiterlite.reference import gemm as reference
+from aiterlite.tables.gemm import DTYPES, FLAVOURS, GemmProblem
+from aiterlite.tables.gemm_fp8 import NATIVE, ScaledGemmProblem
+from aiterlite.target import persona_for
+
+
+def _gemm(op: Callable[..., Tensor], *options: str) -> Callable[[GemmProblem, int], Sample]:
+    """Samples of an operator; the problem's fields named in `options` are keywords of the call."""
+
+    def make(problem: GemmProblem, seed: int) -> Sample:
+        n, m, k = problem.n, problem.m, problem.k
+        operands.check_choice("sample", "dtype", problem.dtype, DTYPES)
+        dtype = operands.DTYPES[problem.dtype]
+        generator = torch.Generator().manual_seed(seed)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator)
+
+        x = normal(n, k).to(dtype)
+        weight = (normal(m, k) * k**-0.5).to(dtype)
+        inputs = {"x": x, "weight": weight}
+        if problem.bias:
+            inputs["bias"] = normal(m).to(dtype)
+        bias = inputs.get("bias")
+        keywords = {name: getattr(problem, name) for name in options}
+        exact = x.double() @ weight.double().T + (0 if bias is None else bias.double())
+        return Sample(
+            inputs=inputs,
+            call=lambda given: {"y": op(*given.values(), **keywords)},
+            outputs={"y": Within(exact, reference.error_bound(x, weight, exact))},
+            baseline=lambda given: functional.linear(*given.values()),
+        )
+
+    return make
+
+
+def _llmm1(problem: GemmProblem, seed: int) -> Sample:
+    if problem.bias:
+        raise ArgumentError("sample", "bias", True, "none: LLMM1 adds no bias")
+    return _gemm(llmm1.LLMM1)(problem, seed)
+
+
+def _scaled_gemm(problem: ScaledGemmProblem, seed: int) -> Sample:
+    n, m, k = problem.n, problem.m, problem.k
+    for name, allowed in (("dtype", DTYPES), ("fp8", (NATIVE, *FLAVOURS)), ("scale_w", ("tensor", "row"))):
+        operands.check_choice("sample", name, getattr(problem, name), allowed)
+    out_dtype = operands.DTYPES[problem.dtype]
+    generator = torch.Generator().manual_seed(seed)
+
+    def stored(*shape: int) -> Tensor:
+        # Numbers that both flavours have, so that what is expected does not depend on the target.
+        return torch.randn(*shape, generator=generator).to(torch.float8_e4m3fn).float()
+
+    scale_w = k**-0.5 * (1 + torch.rand(m if problem.scale_w == "row" else 1, generator=generator))
+    inputs = {"x": stored(n, k), "weight": stored(m, k), "scale_x": torch.tensor([0.75]), "scale_w": scale_w}
+    if problem.bias:
+        inputs["bias"] = torch.randn(m, generator=generator).to(out_dtype)
+    x, weight, scale_x, bias = inputs["x"], inputs["weight"], inputs["scale_x"], inputs.get("bias")
+    exact = x.double() @ weight.double().T * scale_x.double() * scale_w.double()
+    exact = exact if bias is None else exact + bias.double()
+
+    def call(given: Tensors) -> Tensors:
+        device = given["x"].device
+        own = persona_for(device.type, device.index).fp8 if problem.fp8 == NATIVE else problem.fp8
+        flavour = operands.FP8_DTYPES[own]
+        x, weight = given["x"].to(flavour), given["weight"].to(flavour)
+        scales = given["scale_x"], given["scale_w"]
+        return {"y": gemm_fp8.wvSplitKQ(x, weight, out_dtype, *scales, given.get("bias"))}
+
+    bound = reference.scaled_error_bound(x, weight, out_dtype, scale_x, scale_w, exact)
+    return Sample(inputs, call, {"y": Within(exact, bound)})
+
+
+SAMPLES: dict[str, Callable[[Any, int], Sample]] = {
+    "linear": _gemm(linear.linear, "reduction"),
+    "wvSplitK": _gemm(gemm.wvSplitK),
+    "wvSplitKQ": _scaled_gemm,
+    "wvSplitKrc": _gemm(gemm_rc.wvSplitKrc, "reduction"),
+    "LLMM1": _llmm1,
+}

@@ -1,0 +1,30 @@
+"""The skinny GEMMs as a family: `wvSplitK`, `wvSplitKQ`, `wvSplitKrc`, `LLMM1` and `linear`."""
+
+from __future__ import annotations
+
+from aiterlite.tables import gemm, gemm_asm, gemm_fp8, gemm_rc, linear
+from aiterlite.tables.family import Family
+
+FAMILY = Family(
+    name="gemm",
+    tables=(gemm.WV_SPLIT_K, gemm.LLMM1, gemm_rc.WV_SPLIT_K_RC, gemm_fp8.WV_SPLIT_K_Q, linear.LINEAR),
+    ops=(
+        "aiterlite.ops.gemm",
+        "aiterlite.ops.llmm1",
+        "aiterlite.ops.gemm_rc",
+        "aiterlite.ops.gemm_fp8",
+        "aiterlite.ops.linear",
+    ),
+    samples="aiterlite.ops.samples.gemm",
+    public={
+        "linear": "aiterlite.ops.linear",
+        "wvSplitK": "aiterlite.ops.gemm",
+        "wvSplitKQ": "aiterlite.ops.gemm_fp8",
+        "LLMM1": "aiterlite.ops.llmm1",
+        "wvSplitKrc": "aiterlite.ops.gemm_rc",
+        "wvSplitKrc_workspace_size": "aiterlite.ops.gemm_rc",
+    },
+    asm=gemm_asm.KERNELS,
+    defaults=("wvSplitK", "wvSplitKQ", "linear"),
+    bench="aiterlite.benchmark.gemm",
+)
