@@ -5,12 +5,16 @@ The kernel writes bias[m] to y[m] for one token: what a skinny GEMM gives where 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import aiterlite
 from aiterlite.dispatch import Holds
 from aiterlite.jit.sources import SourceTree
 from aiterlite.tables.asm import AsmKernel, AsmVariant
-from aiterlite.tables.gemm_asm import GEMM_ARGS
+from aiterlite.tables.gemm_args import GEMM_ARGS
+
+PACKAGE_ROOT = Path(aiterlite.__file__).parent
 
 SOURCE = "asm/toy/checked.S"
 ROWS = 64
@@ -72,7 +76,7 @@ amdhsa.kernels:
     .max_flat_workgroup_size: 64
     .args:
       - {.name: x, .offset: 0, .size: 8, .value_kind: global_buffer, .address_space: global}
-      - {.name: w, .offset: 8, .size: 8, .value_kind: global_buffer, .address_space: global}
+      - {.name: weight, .offset: 8, .size: 8, .value_kind: global_buffer, .address_space: global}
       - {.name: bias, .offset: 16, .size: 8, .value_kind: global_buffer, .address_space: global}
       - {.name: y, .offset: 24, .size: 8, .value_kind: global_buffer, .address_space: global}
       - {.name: stride_x, .offset: 32, .size: 8, .value_kind: by_value}
@@ -95,7 +99,7 @@ def kernel(**changes: Any) -> AsmKernel:
         "symbol": "toy_checked",
         "source": SOURCE,
         "targets": ("gfx942", "gfx950"),
-        "kernarg": GEMM_ARGS,
+        "arguments": GEMM_ARGS,
         "dtypes": ("bf16",),
         "variants": lambda target: (variant(),),
         "tokens": (1, 1),
@@ -117,7 +121,8 @@ def variant(**changes: Any) -> AsmVariant:
 
 
 def write(tree: SourceTree, *edits: tuple[str, str]) -> None:
-    """Put the toy's source into a tree, each (old, new) text replaced; every old text must be there."""
+    """Put the toy's source into a tree, each (old, new) text replaced, and its struct where there is none; every old
+    text must be there."""
     text = TEXT
     for old, new in edits:
         assert old in text, old
@@ -125,3 +130,14 @@ def write(tree: SourceTree, *edits: tuple[str, str]) -> None:
     path = tree.root / SOURCE
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+    if not (tree.include / GEMM_ARGS.header).exists():
+        write_struct(tree)
+
+
+def write_struct(tree: SourceTree, *edits: tuple[str, str]) -> None:
+    """Put the header of the toy's argument struct into a tree, each (old, new) text replaced once."""
+    text = (PACKAGE_ROOT / "csrc" / "include" / GEMM_ARGS.header).read_text()
+    for old, new in edits:
+        assert old in text, old
+        text = text.replace(old, new, 1)
+    (tree.include / GEMM_ARGS.header).write_text(text)

@@ -13,7 +13,7 @@ struct Record {
   unsigned char image[16], arguments[512];
   int32_t launch_attribute, launch_attribute_value, encodes, encoded_as[7];
   uint64_t encoded[4];
-  uint32_t box[2];
+  uint32_t box[2], cluster[3];
 };
 Record fake_record;
 int fake_initialize_code = 0;
@@ -107,9 +107,16 @@ struct LaunchConfig {
   unsigned attribute_count;
 };
 int cuLaunchKernelEx(const LaunchConfig* config, void* function, void** arguments, void** extra) {
-  if (config->attribute_count != 1) return 1;
-  fake_record.launch_attribute = config->attributes[0].id;
-  fake_record.launch_attribute_value = config->attributes[0].value[0];
+  if (config->attribute_count < 1 || config->attribute_count > 2) return 1;
+  for (unsigned i = 0; i < config->attribute_count; ++i) {
+    const LaunchAttribute& attribute = config->attributes[i];
+    if (attribute.id == 4) {
+      memcpy(fake_record.cluster, attribute.value, sizeof(fake_record.cluster));
+    } else {
+      fake_record.launch_attribute = attribute.id;
+      fake_record.launch_attribute_value = attribute.value[0];
+    }
+  }
   const unsigned* grid = config->grid;
   const unsigned* block = config->block;
   return launch(function, grid[0], grid[1], grid[2], block[0], block[1], block[2], config->shared_bytes, config->stream,

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from aiterlite import launcher
+from aiterlite.launch import drivers
 
 SOURCE = Path(__file__).with_name("fake_driver.cpp")
 IMAGE = b"good image of 16"
@@ -36,6 +36,7 @@ class Record(ctypes.Structure):
         # Address, sizes of both dimensions, stride.
         ("encoded", ctypes.c_uint64 * 4),
         ("box", ctypes.c_uint32 * 2),
+        ("cluster", ctypes.c_uint32 * 3),
     ]
 
 
@@ -48,15 +49,15 @@ def build(folder: Path) -> dict[str, Path]:
     return built
 
 
-def points(family: str, *libraries: Path | str) -> launcher.EntryPoints:
-    return dataclasses.replace(launcher.ENTRY_POINTS[family], libraries=tuple(map(str, libraries)))
+def points(family: str, *libraries: Path | str) -> drivers.EntryPoints:
+    return dataclasses.replace(drivers.ENTRY_POINTS[family], libraries=tuple(map(str, libraries)))
 
 
-def open_driver(family: str, library: Path) -> tuple[launcher.Driver, Record]:
+def open_driver(family: str, library: Path) -> tuple[drivers.Driver, Record]:
     """A driver over a fake library, and that library's record, set to zero."""
     loaded = ctypes.CDLL(str(library))
     record = Record.in_dll(loaded, "fake_record")
     ctypes.memset(ctypes.byref(record), 0, ctypes.sizeof(record))
     ctypes.c_int.in_dll(loaded, "fake_initialize_code").value = 0
     ctypes.c_int.in_dll(loaded, "fake_argument_bytes").value = 80
-    return launcher.Driver(points(family, library)), record
+    return drivers.Driver(points(family, library)), record

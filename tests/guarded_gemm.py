@@ -12,6 +12,7 @@ import ctypes
 import itertools
 import mmap
 import pickle
+import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -23,6 +24,11 @@ PLACEMENTS = ("behind", "before")  # where the inaccessible page is
 _BODY = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 _PARALLEL_FOR = ctypes.CFUNCTYPE(
     ctypes.c_int32, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p
+)
+_PLAIN = ("aiterlite_wv_split_k_cpu_bf16", "aiterlite_wv_split_k_cpu_fp16")
+_SCALED = tuple(
+    tuple(f"aiterlite_wv_split_k_q_cpu_{element}_{result}" for result in ("bf16", "fp16"))
+    for element in ("e4m3fn", "e4m3fnuz")
 )
 _PROT_NONE = 0  # the mmap module names the others only
 
@@ -54,10 +60,11 @@ class Pool:
 
 @dataclass(frozen=True)
 class Call:
-    """Arguments of aiterlite_wv_split_k_cpu. Operands as bytes; None is a null pointer. `y` is what is there before.
+    """Arguments of aiterlite_wv_split_k_cpu_*, for `element` 0 bf16 and 1 fp16. Operands as bytes; None is a null
+    pointer. `y` is what is there before.
 
-    With `scales`, those of x and of w's rows as bytes, of aiterlite_wv_split_k_q_cpu: then `strides` holds a fifth
-    one, and `element` is followed by `result`.
+    With `scales`, those of x and of w's rows as bytes, of aiterlite_wv_split_k_q_cpu_*: then `strides` holds a fifth
+    one, and `element` is 0 for e4m3fn and 1 for e4m3fnuz; `result`, the type of bias and y, 0 for bf16 and 1 for fp16.
     """
 
     x: bytes | None
@@ -125,17 +132,13 @@ def run(library: Any, call: Call, placement: str) -> Result:
         y = stack.enter_context(guarded(call.y, placement, True))
         scales = [stack.enter_context(guarded(data, placement, False)) for data in call.scales]
         pool = None if call.pool is None else ctypes.cast(parallel_for, ctypes.c_void_p)
-        types = (call.element, call.result) if scales else (call.element,)
-        kernel = library.aiterlite_wv_split_k_q_cpu if scales else library.aiterlite_wv_split_k_cpu
-        numbers = (*call.strides, *call.sizes)
-        kernel.argtypes = [
-            *[ctypes.c_void_p] * (4 + len(scales)),
-            *[ctypes.c_int64] * len(numbers),
-            *[ctypes.c_int32] * len(types),
-            ctypes.c_void_p,
-            ctypes.c_int32,
-        ]
-        status = kernel(*inputs, y, *scales, *numbers, *types, pool, call.num_threads)
+        name = _SCALED[call.element][call.result] if scales else _PLAIN[call.element]
+        kernel = getattr(library, name)
+        kernel.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int32]
+        addresses = [address or 0 for address in (*inputs, y, *scales)]
+        numbers = (*call.strides, *call.sizes, 0)
+        arguments = struct.pack(f"<{len(addresses)}Q{len(call.strides)}q4i", *addresses, *numbers)
+        status = kernel(arguments, pool, call.num_threads)
         assert y is not None
         return Result(status, ctypes.string_at(y, len(call.y)), tuple(asked))
 

@@ -12,24 +12,24 @@ import asm_toy
 import pytest
 
 from aiterlite import dispatch, envs, tables
-from aiterlite.amdgpu import kernarg
-from aiterlite.amdgpu.kernarg import Argument
-from aiterlite.demo import SHAPES, TOKENS
 from aiterlite.dispatch import Table, Wishes
-from aiterlite.jit import engine, loader, sources
+from aiterlite.jit import engine, sources
 from aiterlite.jit.sources import SourceTree
 from aiterlite.jit.spec import Unit
 from aiterlite.jit.store import Store
-from aiterlite.tables import KERNARG_HOSTS, TABLES, asm, gemm, gemm_asm, gemm_fp8, linear
+from aiterlite.kernel import Kernel, along_x, launch_unit
+from aiterlite.tables import TABLES, asm, gemm, gemm_asm, gemm_fp8, linear
 from aiterlite.tables.asm import AsmKernel
 from aiterlite.tables.asm_check import check
-from aiterlite.target import launch_target, resolve
+from aiterlite.tables.gemm_args import GEMM_ARGS
+from aiterlite.tables.gemm_plan import SHAPES
+from aiterlite.target import resolve
 
 Both = Callable[..., tuple[str, Any, int]]
 
 
 def each_target() -> list[tuple[AsmKernel, str]]:
-    return [(kernel, target) for kernel in tables.ASM_KERNELS for target in kernel.targets]
+    return [(kernel, target) for kernel in tables.asm_kernels() for target in kernel.targets]
 
 
 # The package's manifest -----------------------------------------------------------------------------------------------
@@ -41,11 +41,14 @@ def test_every_kernel_is_what_the_manifest_says(both: Both) -> None:
     text, data, code = both("build", "--check-asm")
     assert code == 0, text
     assert len(data["variants"]) == sum(len(kernel.variants(target)) for kernel, target in each_target())
-    assert {item["result"] for item in (*data["variants"], *data["structs"])} <= {"ok"}
+    assert {item["result"] for item in data["variants"]} == {"ok"}
+    structs = {kernel.arguments.name: kernel.arguments.layout().text for kernel in tables.asm_kernels()}
+    assert {item["name"]: item["layout"] for item in data["structs"]} == structs
+    assert "struct: aiterlite_gemm_args of 80 bytes: x * 0+8, weight * 8+8, " in text
 
 
 def test_names_units_and_defines_tell_kernels_apart() -> None:
-    names = [(kernel.unit.partition("/")[0], kernel.name) for kernel in tables.ASM_KERNELS]
+    names = [(kernel.unit.partition("/")[0], kernel.name) for kernel in tables.asm_kernels()]
     assert len(set(names)) == len(names)
     for kernel, target in each_target():
         units = [kernel.device_unit(variant, target) for variant in kernel.variants(target)]
@@ -54,8 +57,8 @@ def test_names_units_and_defines_tell_kernels_apart() -> None:
 
 def test_the_assembly_rows_of_the_tables_are_the_manifest_s() -> None:
     rows = {row.name: row for table in TABLES.values() for row in table.rows if row.backend == "asm"}
-    assert set(rows) == {kernel.name for kernel in tables.ASM_KERNELS}
-    for kernel in tables.ASM_KERNELS:
+    assert set(rows) == {kernel.name for kernel in tables.asm_kernels()}
+    for kernel in tables.asm_kernels():
         row = rows[kernel.name]
         assert (row.vskip, row.preference) == (kernel.vskip, asm.PREFERENCE)
         assert (
@@ -81,18 +84,11 @@ def test_the_check_assembles_what_dispatch_takes_for_the_models_shapes(
 ) -> None:
     persona = resolve(chip)
     units = {kernel.device_unit(variant, persona.target) for variant in kernel.variants(persona.target)}
-    for (m, k), n, dtype in itertools.product(SHAPES, TOKENS, kernel.dtypes):
+    for (m, k), n, dtype in itertools.product(SHAPES, (1, 4, 16), kernel.dtypes):
         problem = table.problem(n, m, k, dtype=dtype)
         decision = dispatch.decide(table, problem, persona, Wishes(prefer="asm"))
         assert decision.row is not None and decision.row.name == kernel.name
         assert decision.units[0] in units
-
-
-@pytest.mark.torch
-def test_the_declared_structs_are_those_that_the_host_fills() -> None:
-    for kernel in tables.ASM_KERNELS:
-        host = loader.host_library(KERNARG_HOSTS[kernel.kernarg.name](launch_target()))
-        assert kernarg.read(host, kernel.kernarg.name) == kernel.kernarg
 
 
 @pytest.mark.parametrize(
@@ -116,49 +112,35 @@ def test_registers_leave_room_for_the_waves_that_a_variant_wants() -> None:
 # Keys -----------------------------------------------------------------------------------------------------------------
 
 
-def moved(layout: kernarg.KernargLayout, field: str, **change: Any) -> kernarg.KernargLayout:
-    arguments = [dataclasses.replace(a, **change) if a.name == field else a for a in layout.arguments]
-    return dataclasses.replace(layout, arguments=tuple(arguments))
-
-
 @pytest.mark.parametrize(
-    "layout",
+    "edit",
     [
-        moved(gemm_asm.GEMM_ARGS, "n", offset=72),
-        moved(gemm_asm.GEMM_ARGS, "n", size=8),
-        moved(gemm_asm.GEMM_ARGS, "n", name="tokens"),
-        moved(gemm_asm.GEMM_ARGS, "n", pointer=True),
-        dataclasses.replace(gemm_asm.GEMM_ARGS, size=88),
-        dataclasses.replace(gemm_asm.GEMM_ARGS, name="other_args"),
-        dataclasses.replace(gemm_asm.GEMM_ARGS, arguments=gemm_asm.GEMM_ARGS.arguments[:-1]),
+        ("  int32_t n;\n  int32_t m;\n", "  int32_t m;\n  int32_t n;\n"),
+        ("  int32_t n;\n  int32_t m;\n", "  int64_t n;\n"),
+        ("  int32_t n;\n", "  int32_t tokens;\n"),
+        ("  int32_t n;\n", "  float n;\n"),
+        ("  int64_t stride_y;\n", "  void* stride_y;\n"),
+        ("  int32_t n;\n", "  int64_t more;\n  int32_t n;\n"),
     ],
 )
-def test_an_object_is_never_found_for_another_struct(source_tree: SourceTree, layout: kernarg.KernargLayout) -> None:
+def test_an_object_is_never_found_for_another_struct(source_tree: SourceTree, edit: tuple[str, str]) -> None:
+    unit = asm_toy.kernel().device_unit(asm_toy.variant(), "gfx942")
     asm_toy.write(source_tree)
-    before = engine.wanted(asm_toy.kernel().device_unit(asm_toy.variant(), "gfx942"), source_tree)
-    after = engine.wanted(asm_toy.kernel(kernarg=layout).device_unit(asm_toy.variant(), "gfx942"), source_tree)
-    assert before.key != after.key and before.parts["kernarg"] != after.parts["kernarg"]
+    before = engine.wanted(unit, source_tree)
+    asm_toy.write_struct(source_tree, edit)
+    after = engine.wanted(unit, source_tree)
+    assert before.key != after.key and before.parts["arguments"] != after.parts["arguments"]
 
 
-def test_units_without_a_struct_keep_their_keys(source_tree: SourceTree) -> None:
+def test_units_without_a_struct_have_none_in_their_keys(source_tree: SourceTree) -> None:
     unit = Unit("toy/toy", ("csrc/toy/toy.hip",), "gfx942", symbols=("toy",))
-    assert "kernarg" not in engine.wanted(unit, source_tree).parts and "kernarg" not in unit.to_json()
+    assert "arguments" not in engine.wanted(unit, source_tree).parts and "arguments" not in unit.to_json()
 
 
-def test_the_digest_survives_the_json_form() -> None:
+def test_the_struct_survives_the_json_form() -> None:
     unit = asm_toy.kernel().device_unit(asm_toy.variant(), "gfx950")
-    assert Unit.from_json(json.loads(json.dumps(unit.to_json()))) == unit and len(unit.kernarg) == 64
-
-
-def test_differences_of_layouts_are_told_by_name() -> None:
-    a, b = Argument("a", 0, 8, pointer=True), Argument("b", 8, 4)
-    assert kernarg.differences([a, b], [a, b]) == []
-    assert kernarg.differences([a, b], [a, Argument("b", 12, 4)]) == [
-        ("b", "4 bytes at 12, by_value", "4 bytes at 8, by_value")
-    ]
-    assert kernarg.differences([a], [a, b]) == [("b", "4 bytes at 8, by_value", "none")]
-    assert kernarg.differences([a, b], [b]) == [("a", "none", "8 bytes at 0, global_buffer")]
-    assert kernarg.differences([a, b], [b, a]) == [("order", "b, a", "a, b")]
+    assert Unit.from_json(json.loads(json.dumps(unit.to_json()))) == unit
+    assert unit.arguments == "aiterlite/gemm_args.h:aiterlite_gemm_args"
 
 
 # What the check finds -------------------------------------------------------------------------------------------------
@@ -192,9 +174,9 @@ MISMATCHES: dict[str, tuple[tuple[tuple[str, str], ...], dict[str, Any], str]] =
         {},
         "argument y: found 8 bytes at 24, by_value, declared 8 bytes at 24, global_buffer",
     ),
-    "a struct that moved on the host": (
+    "a struct that was declared otherwise since": (
         (),
-        {"kernarg": moved(gemm_asm.GEMM_ARGS, "bias", offset=8)},
+        {"struct": ("  const void* weight;\n  const void* bias;\n", "  const void* bias;\n  const void* weight;\n")},
         "argument bias: found 8 bytes at 16, global_buffer, declared 8 bytes at 8",
     ),
     "a field that is not listed": (
@@ -285,8 +267,10 @@ def object_of(tree: SourceTree, *edits: tuple[str, str], target: str = "gfx942",
     return engine.obtain(asm_toy.kernel(**changes).device_unit(asm_toy.variant(), target), tree=tree).data
 
 
-def check_toy(image: bytes, target: str = "gfx942", waves: int = 1, **changes: Any) -> list[str]:
-    return list(map(str, check(asm_toy.kernel(**changes), asm_toy.variant(waves=waves), target, image)))
+def check_toy(
+    image: bytes, target: str = "gfx942", waves: int = 1, tree: SourceTree | None = None, **changes: Any
+) -> list[str]:
+    return list(map(str, check(asm_toy.kernel(**changes), asm_toy.variant(waves=waves), target, image, tree)))
 
 
 @pytest.mark.compile
@@ -299,8 +283,10 @@ def test_the_toy_is_what_its_row_says(cache_dir: Any, source_tree: SourceTree, t
 @pytest.mark.parametrize("name", MISMATCHES)
 def test_each_mismatch_is_found_and_told(cache_dir: Any, source_tree: SourceTree, name: str) -> None:
     edits, changes, said = MISMATCHES[name]
-    row = {name: value for name, value in changes.items() if name != "waves"}
-    found = check_toy(object_of(source_tree, *edits, **row), **changes)
+    row = {name: value for name, value in changes.items() if name == "vskip"}
+    image = object_of(source_tree, *edits, **row)
+    asm_toy.write_struct(source_tree, *([changes["struct"]] if "struct" in changes else []))
+    found = check_toy(image, waves=changes.get("waves", 1), tree=source_tree, **row)
     assert any(said in mismatch for mismatch in found), "\n".join(found)
     # Each comes with what to do about it.
     assert all(mismatch.rpartition("; ")[2] for mismatch in found)
@@ -328,10 +314,9 @@ def test_s_setvskip_in_a_marked_row_passes_and_in_a_literal_does_not_count(
 
 @pytest.fixture
 def toy_manifest(toy_store: Store, source_tree: SourceTree, monkeypatch: pytest.MonkeyPatch) -> SourceTree:
-    """A manifest of the toy alone, whose struct no host fills."""
+    """A manifest of the toy alone."""
     asm_toy.write(source_tree)
-    monkeypatch.setattr(tables, "ASM_KERNELS", (asm_toy.kernel(),))
-    monkeypatch.setitem(KERNARG_HOSTS, "aiterlite_gemm_args", lambda target: Unit("toy", ("csrc/toy/no.cpp",), target))
+    monkeypatch.setattr(tables, "asm_kernels", lambda: (asm_toy.kernel(),))
     return source_tree
 
 
@@ -344,8 +329,16 @@ def test_the_command_names_what_is_wrong(toy_manifest: SourceTree, both: Both) -
     assert "wrong: toy/checked for gfx950: kernarg size in .kernarg_segment_size: found 88 bytes" in text
     assert data["variants"][0]["mismatches"][0]["found"] == "88 bytes"
     assert data["variants"][0]["resources"]["toy_checked"]["vgprs"] == 12
-    # A host that cannot tell its struct is no agreement.
-    assert data["structs"][0]["result"] == "failed" and "failed: aiterlite_gemm_args" in text
+    assert text.endswith("0 of 1 object as declared")
+
+
+@pytest.mark.compile
+def test_a_struct_that_is_no_struct_is_told(toy_manifest: SourceTree, both: Both) -> None:
+    asm_toy.write_struct(toy_manifest, ("  int32_t n;", "  int n;"))
+    text, data, code = both("build", "--check-asm", "--target", "gfx950")
+    assert code == 1 and data["variants"][0]["result"] == "failed"
+    assert "gemm_args.h: aiterlite_gemm_args: `int n`: int is no type of an argument" in text
+    assert "int is no type" in data["structs"][0]["error"]
 
 
 @pytest.mark.compile
@@ -354,20 +347,6 @@ def test_a_source_that_does_not_assemble_is_told_with_its_line(toy_manifest: Sou
     text, data, code = both("build", "--check-asm", "--target", "mi300x")
     assert code == 1 and data["variants"][0]["result"] == "failed"
     assert "checked.S:17" in text and "invalid instruction" in text
-
-
-@pytest.mark.torch
-@pytest.mark.compile
-def test_a_host_that_fills_another_struct_is_told(
-    both: Both, source_tree: SourceTree, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    layout = moved(gemm_asm.GEMM_ARGS, "bias", offset=8)
-    monkeypatch.setattr(tables, "ASM_KERNELS", (asm_toy.kernel(kernarg=layout, source="asm/toy/none.S"),))
-    text, data, code = both("build", "--check-asm", "--target", "gfx942")
-    assert code == 1 and data["structs"][0]["result"] == "wrong"
-    said = "bias: found 8 bytes at 16, global_buffer, declared 8 bytes at 8, global_buffer"
-    assert data["structs"][0]["differences"] == [said] and f"wrong: aiterlite_gemm_args: {said}; " in text
-    assert text.endswith("0 of 1 object as declared; 0 of 1 argument struct as declared")
 
 
 def test_the_check_takes_targets_only(capsys: pytest.CaptureFixture[str]) -> None:
@@ -392,7 +371,11 @@ def toy_row(**changes: Any) -> dispatch.Row:
     def plan(problem: gemm.GemmProblem, persona: Any) -> ToyPlan:
         return ToyPlan(-(-problem.m // asm_toy.ROWS), asm_toy.variant().block)
 
-    return asm.dispatch_row(asm_toy.kernel(**changes), (), plan, lambda plan: asm_toy.variant(), gemm.host_unit)
+    def launch(unit: Unit, symbol: str, problem: gemm.GemmProblem, plan: ToyPlan) -> tuple[Kernel, ...]:
+        sizes = gemm.gemm_sizes(problem)
+        return (Kernel(unit, symbol, GEMM_ARGS, along_x(plan.grid), along_x(plan.block), args=sizes),)
+
+    return asm.dispatch_row(asm_toy.kernel(**changes), (), plan, lambda plan: asm_toy.variant(), launch)
 
 
 TOY = toy_row()
@@ -440,9 +423,10 @@ def test_a_plan_has_the_geometry_of_its_row() -> None:
     problem = gemm.GemmProblem(1, 100, 64, bias=True)
     decision = dispatch.decide(TOY_TABLE, problem, resolve("gfx942"), Wishes(prefer="asm"))
     assert decision.plan == ToyPlan(2, 64)
-    device, host = decision.units
-    assert (device.symbols, device.kernarg) == (("toy_checked",), gemm_asm.GEMM_ARGS.digest)
-    assert host == gemm.host_unit(launch_target())
+    (kernel,) = decision.kernels
+    assert (kernel.symbol, kernel.grid, kernel.block) == ("toy_checked", (2, 1, 1), (64, 1, 1))
+    assert decision.units == (kernel.unit, launch_unit())
+    assert (kernel.unit.symbols, kernel.unit.arguments) == (("toy_checked",), GEMM_ARGS.spec)
 
 
 def test_a_kernel_with_heads_is_asked_for_them() -> None:
@@ -459,11 +443,10 @@ def test_an_assembly_kernel_is_launched_like_any_other(
 
     import torch
 
-    from aiterlite.errors import LoadError
+    from aiterlite.launch import drivers
     from aiterlite.ops import gemm as ops
 
-    emulated = ops.launcher.driver("emulated")
-    ops.launch_entry(capturing=False)
+    drivers.driver("emulated")
     for folder in ("csrc", "asm"):
         shutil.copytree(sources.PACKAGE_ROOT / folder, tmp_path / folder)
     asm_toy.write(SourceTree(tmp_path))
@@ -471,9 +454,5 @@ def test_an_assembly_kernel_is_launched_like_any_other(
     x, weight = torch.zeros(1, 64).bfloat16(), torch.randn(100, 64).bfloat16()
     bias = torch.randn(100).bfloat16()
     with envs.override(AITERLITE_TARGET=target, AITERLITE_PREFER="asm"):
-        run = ops._prepare(TOY_TABLE, "wvSplitK", x, weight, bias, 0)
+        run = ops.prepare(TOY_TABLE, x, weight, bias)
         assert torch.equal(run(x, weight, bias)[0], bias)
-        assert emulated is ops.launcher.driver("emulated")
-        other = toy_row(kernarg=moved(gemm_asm.GEMM_ARGS, "n", offset=72))
-        with pytest.raises(LoadError, match="fills one of digest .* of 80 bytes: x global_buffer 0.8.*check-asm"):
-            ops._prepare(Table("wvSplitK", gemm.GemmProblem, (other,)), "wvSplitK", x, weight, bias, 0)

@@ -23,8 +23,10 @@ from aiterlite import dispatch
 from aiterlite.dispatch import Between, ComputeUnits, Holds, OneOf, Refusal, Row, Table, Targets, Wishes
 from aiterlite.errors import DispatchError
 from aiterlite.jit.spec import Unit
+from aiterlite.kernel import Kernel, launch_unit
 from aiterlite.tables import TABLES, gemm, gemm_fp8, gemm_plan, gemm_rc, linear
 from aiterlite.tables import gemm_crossover as crossover
+from aiterlite.tables.gemm_args import GEMM_ARGS
 from aiterlite.tables.gemm_rc_plan import REDUCTIONS
 from aiterlite.target import resolve
 
@@ -47,8 +49,9 @@ class Plan:
     tile: int
 
 
-def compiled(problem: Any, persona: Any, plan: Any) -> tuple[Unit, ...]:
-    return (Unit("toy/toy", ("csrc/toy/toy.hip",), persona.target, (("TILE", str(plan.tile)),)),)
+def compiled(problem: Any, persona: Any, plan: Any) -> tuple[Kernel, ...]:
+    unit = Unit("toy/toy", ("csrc/toy/toy.hip",), persona.target, (("TILE", str(plan.tile)),))
+    return (Kernel(unit, "toy", GEMM_ARGS, (8, 2, 1), (64, 1, 1), cluster=2),)
 
 
 def row(name: str, *requires: Any, **settings: Any) -> Row:
@@ -200,7 +203,7 @@ def test_no_row_is_an_error_with_the_whole_trace() -> None:
 
 
 def test_with_the_jit_off_only_what_needs_no_kernel_remains() -> None:
-    kernel = row("kernel", units=compiled, plan=lambda problem, persona: Plan(8), preference=1)
+    kernel = row("kernel", kernels=compiled, plan=lambda problem, persona: Plan(8), preference=1)
     assert chosen(decide(kernel, Row("torch", "torch", ()))) == "kernel"
     decision = decide(kernel, Row("torch", "torch", ()), jit_off=True)
     assert chosen(decision) == "torch"
@@ -211,24 +214,29 @@ def test_only_the_chosen_row_is_planned() -> None:
     def refuse(problem: Any, persona: Any) -> Any:
         raise AssertionError("planned a row that does not apply")
 
-    planned = row("planned", units=compiled, plan=lambda problem, persona: Plan(problem.size * 2))
+    planned = row("planned", kernels=compiled, plan=lambda problem, persona: Plan(problem.size * 2))
     decision = decide(planned, row("other", Between("size", 8, 9), plan=refuse), row("later", plan=refuse))
     assert decision.plan == Plan(8)
-    assert [unit.label for unit in decision.units] == ["toy/toy[tile=8] for gfx942"]
+    assert [unit.label for unit in decision.units] == ["toy/toy[tile=8] for gfx942", launch_unit().label]
 
 
 def test_a_decision_tells_itself_to_people_and_programs() -> None:
-    planned = row("planned", units=compiled, plan=lambda problem, persona: Plan(8))
+    planned = row("planned", kernels=compiled, plan=lambda problem, persona: Plan(8))
     decision = decide(planned, row("other", Holds("dense", False, "dense", "stride it")))
     assert str(decision).splitlines() == [
         "toy(size=4, kind=a, dense=True) on mi300x (gfx942, 304 CUs)",
         "  -> planned (hip)",
         "     tile=8",
+        "     kernel toy grid 8 x 2, block 64, clusters of 2",
         "     unit toy/toy[tile=8] for gfx942",
+        f"     unit {launch_unit().label}",
         "  not other: dense (stride it)",
     ]
     data = json.loads(json.dumps(decision.to_json()))
-    assert (data["chosen"], data["plan"], data["units"]) == ("planned", {"tile": 8}, ["toy/toy[tile=8] for gfx942"])
+    units = ["toy/toy[tile=8] for gfx942", launch_unit().label]
+    assert (data["chosen"], data["plan"], data["units"]) == ("planned", {"tile": 8}, units)
+    kernel = {"unit": units[0], "symbol": "toy", "grid": [8, 2, 1], "block": [64, 1, 1], "lds": 0, "cluster": 2}
+    assert data["kernels"] == [kernel]
     assert data["rejected"] == [{"row": "other", "why": [{"reason": "dense", "remedy": "stride it"}]}]
     assert "no row applies" in str(decide(row("one", Between("size", 8, 9))))
     assert str(Refusal("why")) == "why"
@@ -314,11 +322,11 @@ def test_linear_takes_what_the_fastest_operator_takes(problem: gemm_rc.RcProblem
         operator = "wvSplitKrc"
     elif few.row is not None and few.row.backend == wish == "asm":
         operator = "wvSplitK"
-    assert made.row is not None and linear.OPERATORS[made.row.name] == operator
     own = {"wvSplitK": few, "wvSplitKrc": many}.get(operator)
+    assert made.row is not None and (own is not None or made.row.name == "torch")
     if own is not None and own.row is not None:
         assert chosen(made) == ("rc_" if own is many else "") + own.row.name
-        assert (made.plan, made.units) == (own.plan, own.units)
+        assert (made.plan, made.kernels, made.workspace) == (own.plan, own.kernels, own.workspace)
 
 
 def test_only_torch_is_left_to_batch_invariant_where_it_promises_nothing() -> None:

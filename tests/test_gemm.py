@@ -10,9 +10,10 @@ import gemm_operands as operands  # noqa: E402
 from gemm_operands import KINDS, NAN, assert_within_bound, biases  # noqa: E402
 
 import aiterlite  # noqa: E402
-from aiterlite import emulator, envs, launcher  # noqa: E402
+from aiterlite import dispatch, emulator, envs  # noqa: E402
 from aiterlite.errors import ArgumentError, DispatchError, JitDisabledError  # noqa: E402
-from aiterlite.ops import gemm as ops  # noqa: E402
+from aiterlite.launch import calls as launches  # noqa: E402
+from aiterlite.ops import calls, matmul  # noqa: E402
 from aiterlite.tables import gemm as tables  # noqa: E402
 from aiterlite.target import persona_for  # noqa: E402
 
@@ -264,7 +265,7 @@ def test_amd_assembly_is_right(target: str) -> None:
             results = {}
             for kind in ("asm", "hip"):
                 with envs.override(AITERLITE_TARGET=target, AITERLITE_PREFER=kind):
-                    decision = ops.explain("wvSplitK", ops._problem(x, weight, bias), x.device)
+                    decision = calls.explain("wvSplitK", matmul.problem_of(x, weight, bias), x.device)
                     expected = "hip" if k == 100 else kind
                     assert decision.row is not None and decision.row.backend == expected
                     results[kind] = aiterlite.wvSplitK(x, weight, bias)
@@ -276,17 +277,13 @@ def test_amd_assembly_is_right(target: str) -> None:
 def test_amd_code_keeps_inside_its_tensors() -> None:
     """A kernel that is told of more rows than there are is stopped at the first address outside."""
     with envs.override(AITERLITE_TARGET="gfx942"):
-        persona = persona_for("cpu", None)
-        plan = tables.plan_wv_split_k(tables.GemmProblem(n=2, m=48, k=64), persona)
-        unit = tables.device_unit(tables.GemmProblem(n=2, m=48, k=64), persona, plan)
-        function = launcher.function(unit, persona, "cpu", 0, tables.KERNEL)
+        problem = tables.GemmProblem(n=2, m=48, k=64)
+        decision = dispatch.decide(tables.WV_SPLIT_K, problem, persona_for("cpu", None))
+        strides = {"stride_x": 64, "stride_w": 64, "stride_bias": 0, "stride_y": 48}
+        launch = launches.prepare(decision, X.device, matmul.OPERANDS, strides, ("bias",))
         x, weight, y = X[:2], W.clone(), torch.empty(2, 48).bfloat16()
-        emulator.prepare_launch(persona, {"x": x, "weight": weight, "y": y})
-        addresses = (x.data_ptr(), weight.data_ptr(), None, y.data_ptr())
-        head = (function.launch, function.handle, None, plan.grid, plan.block, 0)
-        code = ops.launch_entry(capturing=False)(*head, *addresses, 64, 64, 0, 48, 2, 48, 64)
-        with pytest.raises(emulator.MemoryViolation, match="aiterlite_wv_split_k") as caught:
-            emulator.raise_last_error(code)
+        with pytest.raises(emulator.MemoryViolation, match="aiterlite_wv_split_k.*`weight`") as caught:
+            launch(x, weight, None, y)
         assert not caught.value.write and caught.value.address >= weight.data_ptr() + 24 * 64 * 2
 
 

@@ -7,7 +7,6 @@ and exact where a sum has one term.
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import pickle
 import re
@@ -26,7 +25,7 @@ import guarded_gemm  # noqa: E402
 from guarded_gemm import Call, Pool, Result  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from aiterlite.jit import engine, loader, spec  # noqa: E402
+from aiterlite.jit import engine, spec  # noqa: E402
 from aiterlite.jit.sources import package_tree  # noqa: E402
 from aiterlite.jit.spec import Unit  # noqa: E402
 from aiterlite.reference import gemm as reference  # noqa: E402
@@ -43,7 +42,6 @@ NO_DOT = "cpu-x86-64-v4 without bf16 dot products"
 RUNNABLE += [NO_DOT] if LEVELS[-1] in RUNNABLE else []
 DTYPES = [torch.bfloat16, torch.float16]
 ELEMENTS = {torch.bfloat16: 0, torch.float16: 1}
-INVALID = -1
 POISON = b"\xc1\x7f"  # a NaN in both types that no arithmetic here gives
 NAN, INF = float("nan"), float("inf")
 
@@ -225,17 +223,6 @@ def test_nothing_to_add_up(target: str) -> None:
     for sizes in ((0, 3, 8), (2, 0, 8)):
         (result,) = run_calls(target, [replace(call, sizes=sizes)], [str(sizes)])
         assert (result.status, result.y) == (0, call.y)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"sizes": (-1, 3, 8)}, {"sizes": (2, -1, 8)}, {"sizes": (2, 3, -1)}, {"element": 2}, {"element": -1}],
-    ids=str,
-)
-def test_arguments_out_of_range(target: str, change: dict[str, Any]) -> None:
-    call = replace(Problem(matrix(2, 8, torch.bfloat16), matrix(3, 8, torch.bfloat16)).call(), **change)
-    (result,) = run_calls(target, [call], [str(change)])
-    assert (result.status, result.y) == (INVALID, call.y)
 
 
 # Values ---------------------------------------------------------------------------------------------------------------
@@ -535,91 +522,6 @@ def test_bits_do_not_depend_on_the_rest_of_the_problem(target: str, dtype: torch
         column = next(j for j in range(m) if torch.equal(w[j], problem.w[0]))
         expected = whole[first : first + y.shape[0], column : column + y.shape[1]]
         assert torch.equal(bits(y), bits(expected)), str(problem)
-
-
-# The launch of a device kernel ----------------------------------------------------------------------------------------
-
-_C_TYPES = {"const void*": ctypes.c_void_p, "void*": ctypes.c_void_p, "int64_t": ctypes.c_int64}
-_C_TYPES["int32_t"] = ctypes.c_int32
-
-
-def declared_fields() -> list[tuple[str, Any]]:
-    """The members of aiterlite_gemm_args as its header declares them."""
-    text = (package_tree().include / "aiterlite" / "gemm_args.h").read_text()
-    body = re.search(r"struct aiterlite_gemm_args \{(.*?)\};", text, re.DOTALL)
-    assert body is not None
-    members = re.findall(r"^\s*([\w ]+\*?) (\w+);", body[1], re.MULTILINE)
-    return [(name, _C_TYPES[kind]) for kind, name in members]
-
-
-class GemmArgs(ctypes.Structure):
-    _fields_ = declared_fields()
-
-
-LAUNCH = ctypes.CFUNCTYPE(
-    ctypes.c_int32,
-    ctypes.c_void_p,
-    *[ctypes.c_uint32] * 7,
-    ctypes.c_void_p,
-    ctypes.POINTER(ctypes.POINTER(GemmArgs)),
-    ctypes.c_void_p,
-)
-# In the order of the entry point's parameters, all different.
-OPERANDS = {
-    "x": 0x1000,
-    "w": 0x2000,
-    "bias": 0x3000,
-    "y": 0x4000,
-    "stride_x": 2**33 + 1,
-    "stride_w": 2**33 + 2,
-    "stride_bias": 2**33 + 3,
-    "stride_y": 2**33 + 4,
-    "n": 5,
-    "m": 2**31 - 1,
-    "k": 7,
-}
-
-
-def launch_with(target: str, status: int = 0, **changes: int | None) -> tuple[int, list[dict[str, Any]]]:
-    """What the launch function returned, and what it asked of a driver that returns `status`."""
-    asked: list[dict[str, Any]] = []
-
-    @LAUNCH
-    def driver(function: int, *rest: Any) -> int:
-        *geometry, stream, params, extra = rest
-        args = {name: getattr(params[0][0], name) for name, _ in declared_fields()}
-        asked.append({"function": function, "geometry": geometry, "stream": stream, "args": args, "extra": extra})
-        return status
-
-    launch = loader.host_library(host_unit(target)).aiterlite_wv_split_k_launch
-    launch.argtypes = [*[ctypes.c_void_p] * 3, *[ctypes.c_uint32] * 3, *[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 7]
-    values = {**OPERANDS, **changes}
-    code = launch(ctypes.cast(driver, ctypes.c_void_p), 0x5000, 0x6000, 304, 512, 65536, *values.values())
-    return code, asked
-
-
-def test_a_launch_fills_the_arguments_by_name(target: str) -> None:
-    code, (asked,) = launch_with(target)
-    assert code == 0
-    assert asked == {
-        "function": 0x5000,
-        "geometry": [304, 1, 1, 512, 1, 1, 65536],
-        "stream": 0x6000,
-        "args": {**OPERANDS, "reserved": 0},
-        "extra": None,
-    }
-    assert launch_with(target, bias=None)[1][0]["args"]["bias"] is None
-    assert launch_with(target, status=719)[0] == 719
-
-
-@pytest.mark.parametrize("name", ["n", "m", "k"])
-@pytest.mark.parametrize("size", [2**31, -(2**31) - 1, 2**32])
-def test_sizes_beyond_32_bits_are_not_launched(target: str, name: str, size: int) -> None:
-    assert launch_with(target, **{name: size}) == (INVALID, [])
-
-
-def test_the_interface_has_a_version(target: str) -> None:
-    assert loader.host_library(host_unit(target)).aiterlite_gemm_abi() == 1
 
 
 # Compilers ------------------------------------------------------------------------------------------------------------

@@ -9,9 +9,11 @@ torch = pytest.importorskip("torch")
 from gemm_operands import KINDS, NAN, assert_close, values  # noqa: E402
 
 import aiterlite  # noqa: E402
-from aiterlite import dispatch, emulator, envs, launcher  # noqa: E402
+from aiterlite import dispatch, emulator, envs  # noqa: E402
 from aiterlite.errors import ArgumentError, DispatchError  # noqa: E402
 from aiterlite.jit import engine  # noqa: E402
+from aiterlite.launch import calls as launches  # noqa: E402
+from aiterlite.ops import calls  # noqa: E402
 from aiterlite.ops import gemm_fp8 as ops  # noqa: E402
 from aiterlite.ops.samples import sample  # noqa: E402
 from aiterlite.reference import gemm as reference  # noqa: E402
@@ -320,18 +322,14 @@ def test_amd_code_keeps_inside_its_tensors(target: str, flavour: torch.dtype) ->
     with envs.override(AITERLITE_TARGET=target):
         persona = persona_for("cpu", None)
         problem = tables.ScaledGemmProblem(n=2, m=48, k=64)
-        plan = tables.plan(problem, persona)
-        function = launcher.function(tables.device_unit(problem, persona, plan), persona, "cpu", 0, tables.KERNEL)
+        decision = dispatch.decide(tables.WV_SPLIT_K_Q, problem, persona)
+        strides = {"stride_x": 64, "stride_w": 64, "stride_bias": 0, "stride_y": 48, "stride_scale_w": 1}
+        launch = launches.prepare(decision, torch.device("cpu"), ops._OPERANDS, strides, ("bias",))
         for weight_rows, scale_rows in ((24, 48), (48, 24)):
             x, weight = torch.randn(2, 64).to(flavour), torch.randn(weight_rows, 64).to(flavour)
             y, one, per_row = torch.empty(2, 48).bfloat16(), torch.ones(1), torch.ones(scale_rows)
-            operands = {"x": x, "weight": weight, "bias": None, "y": y, "scale_x": one, "scale_w": per_row}
-            emulator.prepare_launch(persona, operands)
-            head = (function.launch, function.handle, None, plan.grid, plan.block, 0)
-            addresses = [None if t is None else t.data_ptr() for t in operands.values()]
-            code = ops.launch_entry(capturing=False)(*head, *addresses, 64, 64, 0, 48, 1, 2, 48, 64)
             with pytest.raises(emulator.MemoryViolation, match="aiterlite_wv_split_k_q") as caught:
-                emulator.raise_last_error(code)
+                launch(x, weight, None, y, one, per_row)
             short = weight if weight_rows == 24 else per_row
             assert not caught.value.write and caught.value.address >= short.data_ptr() + short.nbytes
 
@@ -350,7 +348,7 @@ def test_a_cu_count_plans_for_other_chips() -> None:
             exact = x.double() @ weight.double().T * scale_x.double() * scale_w.double()
             bound = reference.scaled_error_bound(x, weight, torch.float16, scale_x, scale_w, exact)
             assert bool(((y.double() - exact).abs() <= bound).all())
-            persona = ops.gemm._planned_for("wvSplitKQ", x.device, cu_count)
+            persona = calls.persona_of("wvSplitKQ", x.device, cu_count)
             grids.append(tables.plan(problem, persona).grid)
             assert len(seen.launches) == 1
     assert grids[0] > grids[1]

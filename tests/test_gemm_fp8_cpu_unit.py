@@ -5,21 +5,16 @@ As in test_gemm_cpu_unit.py, every kernel call is made in guarded memory in a ch
 
 from __future__ import annotations
 
-import ctypes
-import re
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from guarded_gemm import Call, Pool  # noqa: E402
-from test_gemm_cpu_unit import INVALID, LAUNCH, POISON, RUNNABLE, bits, host_unit, memory, run_calls  # noqa: E402
+from test_gemm_cpu_unit import POISON, RUNNABLE, bits, memory, run_calls  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from aiterlite.jit import loader  # noqa: E402
-from aiterlite.jit.sources import package_tree  # noqa: E402
 from aiterlite.reference import gemm as reference  # noqa: E402
 
 pytestmark = pytest.mark.compile
@@ -191,69 +186,3 @@ def test_bits_do_not_depend_on_threads_or_strides(target: str) -> None:
     others.append(replace(first, x=x.clone(memory_format=torch.contiguous_format), y_pad=4))
     expected, *results = run(target, [first, *others])
     assert all(torch.equal(bits(expected), bits(y)) for y in results)
-
-
-@pytest.mark.parametrize(
-    "change", [{"element": 2}, {"element": -1}, {"result": 2}, {"result": -1}, {"sizes": (2, 3, -1)}], ids=str
-)
-def test_arguments_out_of_range(target: str, change: dict[str, Any]) -> None:
-    one, flavour = torch.ones(1), torch.float8_e4m3fn
-    call = replace(Problem(matrix(2, 8, flavour), matrix(3, 8, flavour), one, one).call(), **change)
-    (result,) = run_calls(target, [call], [str(change)])
-    assert (result.status, result.y) == (INVALID, call.y)
-
-
-# The launch of a device kernel ----------------------------------------------------------------------------------------
-
-_C_TYPES = {"const void*": ctypes.c_void_p, "void*": ctypes.c_void_p, "int64_t": ctypes.c_int64}
-_C_TYPES["int32_t"] = ctypes.c_int32
-
-
-def declared_fields() -> list[tuple[str, Any]]:
-    """The members of aiterlite_scaled_gemm_args as its header declares them."""
-    text = (package_tree().include / "aiterlite" / "gemm_args.h").read_text()
-    body = re.search(r"struct aiterlite_scaled_gemm_args \{(.*?)\};", text, re.DOTALL)
-    assert body is not None
-    members = re.findall(r"^\s*([\w ]+\*?) (\w+);", body[1], re.MULTILINE)
-    return [(name, _C_TYPES[kind]) for kind, name in members]
-
-
-class ScaledGemmArgs(ctypes.Structure):
-    _fields_ = declared_fields()
-
-
-POINTERS = ("x", "w", "bias", "y", "scale_x", "scale_w")
-OPERANDS = {name: 0x1000 * (index + 1) for index, name in enumerate(POINTERS)}
-OPERANDS |= {"stride_x": 2**33 + 1, "stride_w": 2**33 + 2, "stride_bias": 2**33 + 3, "stride_y": 2**33 + 4}
-OPERANDS |= {"stride_scale_w": 2**33 + 5, "n": 5, "m": 2**31 - 1, "k": 7}
-
-
-def launch_with(target: str, **changes: int) -> tuple[int, list[dict[str, Any]]]:
-    """What the launch returned, and what a driver finds: the struct, and each field at the address given for it."""
-    asked: list[dict[str, Any]] = []
-
-    @LAUNCH
-    def driver(function: int, *rest: Any) -> int:
-        *geometry, stream, params, extra = rest
-        del function, geometry, stream, extra
-        addresses = ctypes.cast(params, ctypes.POINTER(ctypes.c_void_p))
-        struct = ScaledGemmArgs.from_address(addresses[0] or 0)
-        fields = declared_fields()
-        given = {name: kind.from_address(addresses[i] or 0).value for i, (name, kind) in enumerate(fields)}
-        assert given == {name: getattr(struct, name) for name, _ in fields}
-        asked.append(given)
-        return 0
-
-    launch = loader.host_library(host_unit(target)).aiterlite_wv_split_k_q_launch
-    launch.argtypes = [*[ctypes.c_void_p] * 3, *[ctypes.c_uint32] * 3, *[ctypes.c_void_p] * 6, *[ctypes.c_int64] * 8]
-    values = {**OPERANDS, **changes}
-    return launch(ctypes.cast(driver, ctypes.c_void_p), 1, 2, 304, 512, 0, *values.values()), asked
-
-
-def test_a_launch_fills_the_arguments_by_name(target: str) -> None:
-    assert launch_with(target) == (0, [{**OPERANDS, "reserved": 0}])
-
-
-@pytest.mark.parametrize("name", ["n", "m", "k"])
-def test_sizes_beyond_32_bits_are_not_launched(target: str, name: str) -> None:
-    assert launch_with(target, **{name: 2**31}) == (INVALID, [])

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
 import aiterlite  # noqa: E402
-from aiterlite import dispatch, launcher  # noqa: E402
+from aiterlite import dispatch  # noqa: E402
 from aiterlite.errors import ArgumentError, CaptureError, LaunchError  # noqa: E402
-from aiterlite.ops import gemm as ops  # noqa: E402
+from aiterlite.launch import calls as launches  # noqa: E402
+from aiterlite.ops import matmul  # noqa: E402
 from aiterlite.tables import gemm as tables  # noqa: E402
 from aiterlite.target import persona_for  # noqa: E402
 
@@ -90,12 +92,11 @@ def test_a_refused_launch_names_kernel_and_geometry() -> None:
     persona = persona_for("cuda", 0)
     problem = tables.GemmProblem(n=2, m=128, k=512)
     decision = dispatch.decide(tables.WV_SPLIT_K, problem, persona)
-    unit = tables.device_unit(problem, persona, decision.plan)
-    function = launcher.function(unit, persona, "cuda", 0, tables.KERNEL)
-    addresses = (x.data_ptr(), weight.data_ptr(), None, y.data_ptr())
-    too_much = 2**30
-    head = (function.launch, function.handle, 0, decision.plan.grid, decision.plan.block, too_much)
-    code = ops.launch_entry()(*head, *addresses, *ops.sizes(x, weight, None))
+    assert decision.row is not None
+    (kernel,) = decision.kernels
+    too_many = replace(kernel, block=(2048, 1, 1))
+    refused = replace(decision, row=replace(decision.row, kernels=lambda *_: (too_many,)))
+    launch = launches.prepare(refused, x.device, matmul.OPERANDS, matmul.strides(x, weight, None), ("bias",))
     with pytest.raises(LaunchError, match=tables.KERNEL) as caught:
-        launcher.check_launch(code, function, persona.family, decision.plan.grid, decision.plan.block, str(problem))
+        launch(x, weight, None, y)
     assert caught.value.grid == (decision.plan.grid, 1, 1) and "k=512" in str(caught.value)

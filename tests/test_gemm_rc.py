@@ -22,10 +22,11 @@ from gemm_operands import (  # noqa: E402
 )
 
 import aiterlite  # noqa: E402
-from aiterlite import dispatch, emulator, envs, launcher  # noqa: E402
+from aiterlite import dispatch, emulator, envs  # noqa: E402
 from aiterlite.emulator import Schedule  # noqa: E402
 from aiterlite.errors import ArgumentError, DispatchError, EnvironmentValueError  # noqa: E402
-from aiterlite.ops import gemm, gemm_rc, workspace  # noqa: E402
+from aiterlite.launch import workspace  # noqa: E402
+from aiterlite.ops import calls, gemm_rc  # noqa: E402
 from aiterlite.tables import gemm_rc as tables  # noqa: E402
 from aiterlite.tables.gemm_rc_plan import COUNTERS, REDUCE_ATOMIC, REDUCE_NONE, REDUCE_SLICES, REDUCTIONS  # noqa: E402
 from aiterlite.target import persona_for  # noqa: E402
@@ -206,7 +207,6 @@ def test_leading_dimensions_and_empty(target: str) -> None:
         assert aiterlite.wvSplitKrc(x[0], weight).shape == (24,)
         assert aiterlite.wvSplitKrc(x[:0].view(0, 3, 64), weight).shape == (0, 3, 24)
         assert aiterlite.wvSplitKrc(x, weight[:0]).shape == (30, 0)
-    assert gemm.wvSplitKrc is aiterlite.wvSplitKrc
 
 
 # Reductions by name ---------------------------------------------------------------------------------------------------
@@ -216,8 +216,13 @@ def test_leading_dimensions_and_empty(target: str) -> None:
 def test_the_argument_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert envs.GEMM_REDUCTION.allowed == ", ".join(REDUCTIONS)
     taken: list[str] = []
-    prepare = gemm_rc._prepare
-    monkeypatch.setattr(gemm_rc, "_prepare", lambda *call: taken.append(call[3]) or prepare(*call))
+    decide = calls.decide
+
+    def seen(table: dispatch.Table, problem: tables.RcProblem, persona: object) -> object:
+        taken.append(problem.reduction)
+        return decide(table, problem, persona)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(calls, "decide", seen)
     x, weight = matrix(20, 64, "normal", torch.bfloat16), matrix(16, 64, "normal", torch.bfloat16)
     for variable, argument, wanted in (
         (None, None, "deterministic"),
@@ -305,31 +310,9 @@ def test_a_workspace_that_does_not_fit_is_refused() -> None:
         ):
             with pytest.raises(ArgumentError, match=said) as caught:
                 torch.ops.aiterlite.wvSplitKrc(x, weight, workspace=bad) if bad.device == x.device else (
-                    gemm_rc._wv_split_k_rc_impl(x, weight, workspace=bad)
+                    gemm_rc.OPERATOR.run(x, weight, workspace=bad)
                 )
             assert caught.value.argument == "workspace"
-
-
-@pytest.mark.emulated
-def test_the_host_checks_the_workspace_that_it_is_given() -> None:
-    """The guard of last resort: a byte too few, and nothing is launched."""
-    with on("gfx942"):
-        persona = persona_for("cpu", None)
-        problem = tables.RcProblem(128, M, K)
-        plan = tables.plan_wv_split_krc(problem, persona)
-        function = launcher.function(tables.device_unit(problem, persona, plan), persona, "cpu", 0, tables.KERNEL)
-        launch = gemm_rc.launch_entry(capturing=False)
-        x, weight, y = torch.zeros(128, K), torch.zeros(M, K), torch.zeros(128, M)
-        addresses = (x.data_ptr(), weight.data_ptr(), None, y.data_ptr())
-        memory = torch.zeros(plan.workspace, dtype=torch.uint8)
-        head, cut = (function.launch, function.handle, None), gemm_rc.launch_shape(plan)
-        sizes = (K, K, 0, M, 128, M, K)
-        assert launch(*head, *cut, memory.data_ptr(), plan.workspace - 1, *addresses, *sizes) == -3
-        assert launch(*head, *cut, None, plan.workspace, *addresses, *sizes) == -3
-        whole = (memory.data_ptr(), plan.workspace)
-        for position, wrong in ((3, 64), (4, plan.shards + 1), (4, plan.shards - 1), (5, plan.shard_k // 2), (1, 0)):
-            other = [*cut[:position], wrong, *cut[position + 1 :]]
-            assert launch(*head, *other, *whole, *addresses, *sizes) == -1, (position, wrong)
 
 
 @pytest.mark.parametrize("target", AMD)

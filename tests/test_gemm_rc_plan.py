@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiterlite.jit import loader
 from aiterlite.tables import gemm_rc as tables
 from aiterlite.tables import gemm_rc_plan as plans
 from aiterlite.tables.gemm_plan import CHIPS
-from aiterlite.target import launch_target, resolve
+from aiterlite.target import resolve
 
 GPUS = ["mi300x", "mi308x", "mi355x", "h100", "a100", "l40s"]
 sizes = st.one_of(st.integers(1, 20000), st.sampled_from([1, 15, 16, 17, 65536, 131072, 2**31 - 1]))
@@ -20,7 +16,7 @@ sizes = st.one_of(st.integers(1, 20000), st.sampled_from([1, 15, 16, 17, 65536, 
 
 @given(st.integers(1, 128), sizes, sizes, st.sampled_from(GPUS), st.sampled_from(plans.REDUCTIONS))
 def test_every_plan_is_one_that_the_kernel_can_run(n: int, m: int, k: int, chip: str, reduction: str) -> None:
-    """What wv_split_k_reduce.hip and its host unit state of defines and launch."""
+    """What wv_split_k_reduce.hip states of defines and launch."""
     persona = resolve(chip)
     plan = tables.plan_wv_split_krc(tables.RcProblem(n, m, k, reduction=reduction), persona)
     tiling = plan.tiling
@@ -61,23 +57,3 @@ def test_the_cut_of_k_does_depend_on_n_elsewhere() -> None:
         tables.plan_wv_split_krc(tables.RcProblem(n, 2880, 2880), resolve("mi300x")).shard_k for n in (16, 32, 64, 128)
     }
     assert len(cuts) > 1
-
-
-@pytest.mark.torch
-@pytest.mark.compile
-def test_the_host_has_the_same_formula() -> None:
-    """For every number of shards, and tiles up to the counters, of every size that a tiling has."""
-    library = loader.host_library(tables.host_unit(launch_target()))
-    host = library.aiterlite_wv_split_k_reduce_workspace
-    host.argtypes = [loader.ctypes.c_int32, *[loader.ctypes.c_int64] * 3]
-    host.restype = loader.ctypes.c_int64
-    tile_floats = {
-        plans.ReduceTiling(cols, tiles, row_waves, k_waves, 1).rows * cols
-        for cols in (16, 32, 64, 128)
-        for tiles in (1, 2, 4)
-        for row_waves, k_waves in plans._WAVES
-    }
-    counts = [*range(1, 66), *range(66, plans.COUNTERS, 509), plans.COUNTERS]
-    for kind, floats, shards in itertools.product(range(3), sorted(tile_floats), range(1, plans.MAX_SHARDS + 1)):
-        for tiles in counts:
-            assert host(kind, tiles, floats, shards) == plans.workspace_bytes(kind, tiles, floats, shards)

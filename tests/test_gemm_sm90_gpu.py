@@ -9,7 +9,8 @@ torch = pytest.importorskip("torch")
 import aiterlite  # noqa: E402
 from aiterlite import dispatch, envs  # noqa: E402
 from aiterlite.dispatch import Decision, Row  # noqa: E402
-from aiterlite.ops import gemm, gemm_sm90  # noqa: E402
+from aiterlite.launch import calls as launches  # noqa: E402
+from aiterlite.ops import matmul  # noqa: E402
 from aiterlite.reference.gemm import error_bound  # noqa: E402
 from aiterlite.tables import gemm_rc  # noqa: E402
 from aiterlite.tables import gemm_sm90 as tables  # noqa: E402
@@ -51,9 +52,10 @@ def assert_within_bound(y: torch.Tensor, x: torch.Tensor, w: torch.Tensor, bias:
 def run(cut: Sm90Tiling, dtype: str, x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """One launch of this very tiling, into poisoned memory."""
     problem = gemm_rc.RcProblem(x.shape[0], *w.shape, dtype)
-    row = Row("wgmma", "cuda", (), units=tables.units)
+    row = Row("wgmma", "cuda", (), kernels=tables.kernels)
     decision = Decision("wvSplitKrc", problem, persona_for("cuda", 0), row, tables.plan_of(cut, w.shape[0]))
-    launch = gemm_sm90.prepare(decision, gemm.sizes(x, w, bias), x.device)
+    absent = () if bias is not None else ("bias",)
+    launch = launches.prepare(decision, x.device, matmul.OPERANDS, matmul.strides(x, w, bias), absent)
     y = torch.full((x.shape[0], w.shape[0]), float("nan"), device="cuda", dtype=x.dtype)
     launch(x, w, bias, y)
     return y

@@ -31,7 +31,8 @@ class Block:
         if name.split(".")[0] in ("torch", "numpy"):
             raise ImportError(f"{name} is blocked")
 sys.meta_path.insert(0, Block())
-from aiterlite import dispatch, envs, errors, launcher, tables, target
+from aiterlite import dispatch, envs, errors, kernel, tables, target
+from aiterlite.launch import drivers, functions, program
 from aiterlite.jit import bundle, compiler, engine, jobs, loader, locks, record, toolchain
 decision = dispatch.decide(tables.TABLES["linear"], tables.gemm_rc.RcProblem(1, 256, 7168), target.resolve("mi300x"))
 result = [decision.row.name, engine.why_rebuild(decision.units[0])["hit"]]

@@ -18,11 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 import aiterlite  # noqa: E402
 from aiterlite import dispatch  # noqa: E402
 from aiterlite.errors import ArgumentError, DispatchError, EnvironmentValueError  # noqa: E402
-from aiterlite.ops import calls, gemm, gemm_rc, workspace  # noqa: E402
-from aiterlite.ops.linear import explain  # noqa: E402
+from aiterlite.launch import workspace  # noqa: E402
+from aiterlite.ops import calls, gemm_rc  # noqa: E402
+from aiterlite.ops.calls import explain  # noqa: E402
 from aiterlite.tables import gemm_rc as rc_tables  # noqa: E402
 from aiterlite.tables.gemm_rc import RcProblem  # noqa: E402
-from aiterlite.tables.linear import LINEAR, OPERATORS  # noqa: E402
+from aiterlite.tables.linear import LINEAR  # noqa: E402
 from aiterlite.target import persona_for  # noqa: E402
 
 TOKENS = (*range(1, 18), 31, 32, 33, 63, 64, 65, 100, 127, 128)
@@ -33,7 +34,7 @@ M, K = 40, 4096
 def operator_of(n: int, m: int, k: int, device: str = "cpu", reduction: str = "deterministic") -> str:
     row = explain("linear", RcProblem(n, m, k, reduction=reduction), torch.device(device)).row
     assert row is not None
-    return OPERATORS[row.name]
+    return "torch" if row.name == "torch" else "wvSplitKrc" if row.name.startswith("rc_") else "wvSplitK"
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -155,13 +156,13 @@ def test_where_batch_invariant_cannot_be_kept_the_call_is_an_error() -> None:
 def test_the_argument_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight = matrix(20, 64, "normal", torch.bfloat16), matrix(16, 64, "normal", torch.bfloat16)
     decided: list[tuple[str, str]] = []
-    decide = gemm_rc.calls.decide
+    decide = calls.decide
 
     def seen(table: dispatch.Table, problem: RcProblem, persona: object) -> object:
         decided.append((table.op, problem.reduction))
         return decide(table, problem, persona)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(gemm_rc.calls, "decide", seen)
+    monkeypatch.setattr(calls, "decide", seen)
     for variable, argument, wanted in (
         (None, None, "deterministic"),
         ("fast", None, "fast"),
@@ -186,13 +187,14 @@ def test_the_argument_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_linear_launches_what_the_operator_s_own_table_chooses() -> None:
-    """For every row of wvSplitKrc, also one that is added, `linear` has one of the same plan and units."""
-    own = [row for row in LINEAR.rows if OPERATORS[row.name] == "wvSplitKrc"]
+    """For every row of wvSplitKrc, also one that is added, `linear` has one of the same plan and kernels."""
+    own = [row for row in LINEAR.rows if row.name.startswith("rc_")]
     assert len(own) == len(rc_tables.WV_SPLIT_K_RC.rows)
     for row, original in zip(own, rc_tables.WV_SPLIT_K_RC.rows, strict=True):
-        assert (row.plan, row.units, row.backend, row.preference) == (
+        assert (row.plan, row.kernels, row.workspace, row.backend, row.preference) == (
             original.plan,
-            original.units,
+            original.kernels,
+            original.workspace,
             original.backend,
             original.preference,
         )
@@ -202,11 +204,10 @@ def test_linear_launches_what_the_operator_s_own_table_chooses() -> None:
         problem = RcProblem(100, M, K)
         inner = dispatch.decide(rc_tables.WV_SPLIT_K_RC, problem, persona)
         outer = dispatch.decide(LINEAR, problem, persona)
-        assert (outer.plan, outer.units) == (inner.plan, inner.units)
+        assert (outer.plan, outer.kernels, outer.workspace) == (inner.plan, inner.kernels, inner.workspace)
 
 
-def test_linear_is_found_beside_its_family() -> None:
-    assert gemm.linear is aiterlite.linear and gemm.explain is explain
+def test_opcheck_with_a_reduction() -> None:
     torch.library.opcheck(
         torch.ops.aiterlite.linear.default,
         (torch.randn(2, 10, 64).bfloat16(), torch.randn(24, 64).bfloat16()),

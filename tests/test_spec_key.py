@@ -23,7 +23,8 @@ DIGESTS = {"csrc/toy/toy.hip": "0" * 64}
 
 
 def key_of(unit: Unit, digests: dict[str, str] | None = None) -> str:
-    return key.lookup_key(key.key_parts(unit, digests or DIGESTS))
+    # The layout of an argument struct, which is in the key, is here its name.
+    return key.lookup_key(key.key_parts(unit, digests or DIGESTS, unit.arguments))
 
 
 # What changes a key ---------------------------------------------------------------------------------------------------
@@ -44,8 +45,8 @@ CHANGES: list[dict[str, Any]] = [
     {"flags": ("-fno-math-errno -O2",)},
     {"symbols": ("toy2",)},
     {"symbols": ()},
-    {"kernarg": "0" * 64},
-    {"kernarg": "1" * 64},
+    {"arguments": "aiterlite/args.h:one"},
+    {"arguments": "aiterlite/args.h:other"},
 ]
 
 
@@ -220,9 +221,9 @@ HOSTILE = [
     {"flags": ["-I/tmp"]},
     {"flags": ["-o/tmp/x"]},
     {"symbols": ["a b"]},
-    {"kernarg": ""},
-    {"kernarg": "x" * 64},
-    {"kernarg": None},
+    {"arguments": ""},
+    {"arguments": "../args.h:one"},
+    {"arguments": None},
     {"name": 5},
     {"flags": "-O3"},
     {"sources": "csrc/toy/toy.hip"},

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
 import aiterlite  # noqa: E402
-from aiterlite import dispatch, emulator, envs, launcher  # noqa: E402
+from aiterlite import dispatch, emulator, envs  # noqa: E402
 from aiterlite.compat import vllm_ops  # noqa: E402
 from aiterlite.errors import ArgumentError  # noqa: E402
+from aiterlite.kernel import Kernel  # noqa: E402
+from aiterlite.launch import functions  # noqa: E402
 from aiterlite.tables import gemm as tables  # noqa: E402
 from aiterlite.tables import gemm_rc as rc_tables  # noqa: E402
 from aiterlite.target import persona_for  # noqa: E402
@@ -65,13 +68,13 @@ def test_the_cu_count_is_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each count is a plan of its own, also for the same operands; the results are right under all."""
     a, b = torch.randn(200, 512).bfloat16(), torch.randn(1, 512).bfloat16()
     loaded = []
-    load = launcher.function
+    find = functions.find
 
-    def watched(unit: object, *rest: object) -> object:
-        loaded.append(unit)
-        return load(unit, *rest)
+    def watched(kernel: Kernel, *rest: Any) -> int:
+        loaded.append(kernel.unit)
+        return find(kernel, *rest)
 
-    monkeypatch.setattr(launcher, "function", watched)
+    monkeypatch.setattr(functions, "find", watched)
     with envs.override(AITERLITE_TARGET="mi300x"):
         persona = persona_for("cpu", None)
         own = vllm_ops.wvSplitK(a, b, persona.cu_count)

@@ -28,7 +28,7 @@ def run(targets: Collection[str]) -> Report:
 def gather(targets: Collection[str]) -> dict[str, Any]:
     wanted = [
         (kernel, variant, target)
-        for kernel in tables.ASM_KERNELS
+        for kernel in tables.asm_kernels()
         for target in kernel.targets
         if not targets or target in targets
         for variant in kernel.variants(target)

@@ -47,3 +47,5 @@ def default_ops() -> tuple[str, ...]:
 
 # A line a family.
 register(GEMM)
+
+DEFAULT_OPS = default_ops()  # TEMPORARY

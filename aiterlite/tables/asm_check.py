@@ -12,7 +12,8 @@ from typing import Any
 
 from aiterlite.amdgpu import code_object, encoding
 from aiterlite.amdgpu.metadata import read as read_metadata
-from aiterlite.jit.arguments import Field, differences
+from aiterlite.jit.arguments import Field, Layout, differences
+from aiterlite.jit.sources import SourceTree
 from aiterlite.tables.asm import WAVE_SIZE, AsmKernel, AsmVariant
 
 
@@ -29,15 +30,18 @@ class Mismatch:
         return f"{self.what}: found {self.found}, declared {self.declared}; {self.remedy}"
 
 
-def check(kernel: AsmKernel, variant: AsmVariant, target: str, image: bytes) -> tuple[Mismatch, ...]:
-    """What is wrong with the object that a variant of a kernel became for a target.
+def check(
+    kernel: AsmKernel, variant: AsmVariant, target: str, image: bytes, tree: SourceTree | None = None
+) -> tuple[Mismatch, ...]:
+    """What is wrong with the object that a variant of a kernel became for a target; its argument struct is declared in
+    `tree`, this package's by default.
 
     Raises `ValueError` on bytes that are no code object, and `SourceError` where the argument struct's header is wrong.
     """
-    return tuple(_check(kernel, variant, target, image))
+    return tuple(_check(kernel, variant, target, image, kernel.arguments.layout(tree)))
 
 
-def _check(kernel: AsmKernel, variant: AsmVariant, target: str, image: bytes) -> Iterator[Mismatch]:
+def _check(kernel: AsmKernel, variant: AsmVariant, target: str, image: bytes, struct: Layout) -> Iterator[Mismatch]:
     named, kernels = read_metadata(image)
     for where, found in (("e_flags", code_object.target(image)), ("amdhsa.target", named.rpartition("-")[2])):
         if found.partition(":")[0] != target:
@@ -57,13 +61,12 @@ def _check(kernel: AsmKernel, variant: AsmVariant, target: str, image: bytes) ->
     if metadata is None or missing:
         return
     descriptor = code_object.descriptor(image, kernel.symbol)
-    yield from _kernarg(kernel, metadata, descriptor)
+    yield from _kernarg(struct, metadata, descriptor)
     yield from _resources(variant, metadata, descriptor)
     yield from _code(kernel, code_object.code(image, kernel.symbol))
 
 
-def _kernarg(kernel: AsmKernel, metadata: dict[str, Any], descriptor: code_object.Descriptor) -> Iterator[Mismatch]:
-    struct = kernel.arguments.layout()
+def _kernarg(struct: Layout, metadata: dict[str, Any], descriptor: code_object.Descriptor) -> Iterator[Mismatch]:
     for where, size in (
         (".kernarg_segment_size", metadata.get("kernarg_segment_size", 0)),
         (".amdhsa_kernarg_size", descriptor.kernarg_bytes),

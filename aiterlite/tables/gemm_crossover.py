@@ -20,7 +20,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiterlite.target import Persona
 
@@ -33,8 +33,7 @@ _NOTHING = "."
 MEASURED, ESTIMATED = "measured", "estimated from the cost model, not measured"
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """Who was fastest for weights [m, k] and the tokens of a bucket."""
 
     m: int
@@ -84,14 +83,14 @@ def verdict(persona: Persona, n: int, m: int, k: int) -> Verdict | None:
 
 @functools.lru_cache(maxsize=4096)
 def _verdict(target: str, chip: str, units: int, bucket: int | None, m: int, k: int) -> Verdict | None:
-    table = choose(shipped(), target, chip, units)
+    table = choose(shipped(target), target, chip, units)
     return None if table is None or bucket is None else decide(table, bucket, m, k)
 
 
 @functools.cache
-def shipped() -> tuple[CrossoverTable, ...]:
-    """The tables that this package brings, read once."""
-    return load(SHIPPED)
+def shipped(target: str = "") -> tuple[CrossoverTable, ...]:
+    """The tables that this package brings, or of them those of one target, read once: a first call waits for them."""
+    return load(SHIPPED, target)
 
 
 def choose(tables: Iterable[CrossoverTable], target: str, chip: str, units: int) -> CrossoverTable | None:
@@ -122,13 +121,14 @@ def decide(table: CrossoverTable, bucket: int, m: int, k: int) -> Verdict | None
 # The file -------------------------------------------------------------------------------------------------------------
 
 
-def load(path: Path) -> tuple[CrossoverTable, ...]:
-    """The tables of a file. Raises `CrossoverFormatError` for anything that `dump` does not write, `OSError`."""
+def load(path: Path, target: str = "") -> tuple[CrossoverTable, ...]:
+    """The tables of a file, or of them those of one target. Raises `CrossoverFormatError` for anything that `dump` does
+    not write, `OSError`."""
     try:
         data = json.loads(path.read_text())
         if data["format"] != FORMAT or data["buckets"] != list(BUCKETS) or data["contenders"] != CONTENDERS:
             raise ValueError(f"format, buckets or contenders are not those of this version, {FORMAT}")
-        return tuple(_table(item) for item in data["tables"])
+        return tuple(_table(item) for item in data["tables"] if target in ("", item["target"]))
     except (KeyError, TypeError, ValueError) as error:
         raise CrossoverFormatError(f"{path} is no crossover file: {type(error).__name__}: {error}") from None
 

@@ -269,6 +269,7 @@ int32_t multiply_by(Problem& p, parallel_for_t parallel_for, int64_t threads) {
 // Computes y; `shares`, `tokens` and `least` are filled in. Returns 0, kNoMemory, or what parallel_for returned.
 template <class Weight, class Result>
 int32_t multiply(Problem& p, parallel_for_t parallel_for, int64_t threads) {
+  if (p.n <= 0 || p.m <= 0) return 0;
 #if AITERLITE_CPU_BF16_DOT
   if constexpr (!__is_same(Weight, Fp16)) {
     if (has_bf16_dot()) return multiply_by<DotBf16<Weight>, Weight, Result>(p, parallel_for, threads);
