@@ -13,12 +13,11 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aiterlite import envs
+from aiterlite import envs, hardware
 from aiterlite.errors import TargetError
+from aiterlite.hardware import CHIPS, PCI_CHIPS, USUAL_CHIP, Chip
 
 X86_LEVELS = ("x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4")
-# Workgroups of a cluster (sm_90) that every chip holds; beyond, a kernel must tell the driver before its first launch.
-PORTABLE_CLUSTER = 8
 # What each level adds over the one before (x86-64 psABI), in the kernel's spelling of cpuid flags.
 _X86_FLAGS = {
     "x86-64-v2": {"cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3"},
@@ -55,67 +54,26 @@ class Persona:
         return self.target if self.chip == self.target else f"{self.chip} ({self.target}{units})"
 
 
-def _amd(chip: str, target: str, cu_count: int, xcds: int, clock_mhz: int, memory_gb_per_s: int) -> Persona:
-    # A default flip of vskip on MI300X ended in memory-aperture violations (ROCm/aiter #1143) and no cause was ever
-    # published, so nothing that shares its code objects takes those kernels unasked.
-    on_gfx942 = target == "gfx942"
+def _persona(chip: Chip) -> Persona:
+    arch = hardware.architecture(chip.target)
     return Persona(
-        chip=chip,
-        target=target,
-        family="amd",
-        cu_count=cu_count,
-        lds_bytes=65536 if on_gfx942 else 163840,
-        wave_size=64,
-        fp8="e4m3fnuz" if on_gfx942 else "e4m3fn",
-        vskip_safe=not on_gfx942,
-        clock_mhz=clock_mhz,
-        memory_gb_per_s=memory_gb_per_s,
-        xcds=xcds,
+        chip=chip.name,
+        target=chip.target,
+        family=arch.family,
+        cu_count=chip.compute_units,
+        lds_bytes=arch.lds_bytes,
+        wave_size=arch.wave_size,
+        fp8=arch.fp8,
+        vskip_safe=arch.vskip_safe,
+        clock_mhz=chip.clock_mhz,
+        memory_gb_per_s=chip.memory_gb_per_s,
+        xcds=chip.xcds,
     )
 
 
-def _cuda(chip: str, target: str, cu_count: int, lds_bytes: int) -> Persona:
-    return Persona(chip, target, "cuda", cu_count, lds_bytes, 32)
-
-
-_CHIPS: dict[str, Persona] = {
-    persona.chip: persona
-    for persona in (
-        _amd("mi300x", "gfx942", 304, 8, 2100, 5300),
-        _amd("mi308x", "gfx942", 80, 0, 0, 5300),
-        _amd("mi325x", "gfx942", 304, 8, 2100, 6000),
-        _amd("mi300a", "gfx942", 228, 6, 2100, 5300),
-        _amd("mi355x", "gfx950", 256, 8, 2400, 8000),
-        _amd("mi350x", "gfx950", 256, 8, 2200, 8000),
-        _cuda("h100", "sm_90a", 132, 232448),
-        _cuda("h200", "sm_90a", 132, 232448),
-        _cuda("a100", "sm_80", 108, 166912),
-        _cuda("l40s", "sm_89", 142, 101376),
-    )
-}
-# The first chip of a target stands for it where no device says more.
-_DEFAULT_CHIP = {persona.target: persona for persona in reversed(_CHIPS.values())}
+_CHIPS = {chip.name: _persona(chip) for chip in CHIPS.values()}
+_DEFAULT_CHIP = {target: _CHIPS[chip.name] for target, chip in USUAL_CHIP.items()}
 _ALIASES = {"sm_90": "sm_90a"}
-
-# PCI device ids of the accelerators and of their virtual functions (the public pci.ids database). A partitioned
-# MI300X shows 152, 76 or 38 CUs, so the count alone would take it for another chip.
-_AMD_PCI_CHIPS = {
-    0x74A0: "mi300a",
-    0x74A1: "mi300x",
-    0x74A2: "mi308x",
-    0x74A5: "mi325x",
-    0x74A8: "mi308x",
-    0x74A9: "mi300x",
-    0x74B5: "mi300x",
-    0x74B6: "mi308x",
-    0x74B9: "mi325x",
-    0x74BC: "mi308x",
-    0x74BD: "mi300x",
-    0x75A0: "mi350x",
-    0x75A3: "mi355x",
-    0x75B0: "mi350x",
-    0x75B3: "mi355x",
-}
 
 
 def names() -> tuple[str, ...]:
@@ -189,9 +147,10 @@ def identify_amd_chip(arch: str, pci_device: int | None, name: str, cu_count: in
     target = arch.split(":")[0]
     if target not in _DEFAULT_CHIP or _DEFAULT_CHIP[target].family != "amd":
         raise TargetError(f"AMD device of arch {arch!r} is not supported; supported: gfx942, gfx950")
-    chip = _AMD_PCI_CHIPS.get(pci_device or 0)
+    row = PCI_CHIPS.get(pci_device or 0)
+    chip = row.name if row is not None else None
     if chip is None:
-        match = re.search(r"mi\d{3}[xa]", name.lower())
+        match = re.search(r"mi\d{3}[xap]", name.lower())
         chip = match.group(0) if match else None
     known = _CHIPS.get(chip or "")
     if known is None or known.target != target:

@@ -11,6 +11,7 @@ from emulator import assembly, session, watched
 from aiterlite import envs
 from aiterlite.emulator import Report, watching
 from aiterlite.emulator.counters import bytes_floor_us, matrix_floor_us, to_text
+from aiterlite.hardware import ARCHITECTURES
 from aiterlite.target import resolve
 
 pytestmark = [
@@ -330,6 +331,28 @@ def test_occupancy(
     assert (o["lds_bytes"], o["waves_per_workgroup"]) == (lds, block // 64)
 
 
+@each_target
+@pytest.mark.parametrize("block", [64, 256, 1024])
+@pytest.mark.parametrize("vgprs", [8, 88, 512])
+@pytest.mark.parametrize("lds", [0, 1, 513, 4000])
+def test_occupancy_is_what_the_table_of_hardware_gives(target: str, block: int, vgprs: int, lds: int) -> None:
+    """The emulator's constants are compiled; this holds them to aiterlite/hardware.py."""
+    arch, waves = ARCHITECTURES[target], block // 64
+    offset, free = min(vgprs, 256), arch.simds * arch.waves_per_simd
+    # The hardware could not start a workgroup of more registers than a SIMD has.
+    if -(-waves // arch.simds) * vgprs > arch.lane_registers:
+        vgprs = offset = arch.lane_registers // -(-waves // arch.simds)
+    loaded = watched.module(target, "", lds, next_free_vgpr=str(vgprs), accum_offset=str(offset), next_free_sgpr="96")
+    o = watched.launch(loaded, 1, block, counters=True).counters["occupancy"]
+    limits = [free // waves, arch.lane_registers // vgprs * arch.simds // waves]
+    limits.append(arch.scalar_registers // o["sgprs"] * arch.simds // waves)
+    if lds:
+        limits.append(arch.lds_unit_bytes // (-(-lds // arch.lds_granule) * arch.lds_granule))
+    if waves > 1:
+        limits.append(arch.barriers)
+    assert o["workgroups_per_cu"] == min(limits) and o["sgprs"] % arch.scalar_granule == 0
+
+
 @pytest.mark.torch
 @each_target
 @pytest.mark.parametrize(
@@ -392,7 +415,7 @@ def test_floors_come_from_published_figures() -> None:
     chip = resolve("mi300x")
     assert bytes_floor_us(counters, chip) == pytest.approx(0.002)
     assert matrix_floor_us(counters, chip) == pytest.approx(1.0)
-    assert bytes_floor_us(counters, resolve("h100")) is None
+    assert bytes_floor_us(counters, resolve("mi350p")) is None
     assert matrix_floor_us(counters, resolve("mi308x")) is None
 
 

@@ -14,6 +14,7 @@ PACKAGE = Path(aiterlite.__file__).parent
 LAYERS = (
     ("errors",),
     ("envs",),
+    ("hardware",),
     ("target",),
     ("amdgpu",),
     ("jit",),

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from aiterlite.hardware import architecture
 from aiterlite.target import Persona
-
-# SIMDs of a compute unit, each with a matrix unit.
-SIMDS = 4
 
 
 def bytes_floor_us(counters: Mapping[str, Any], persona: Persona) -> float | None:
@@ -27,9 +25,10 @@ def matrix_floor_us(counters: Mapping[str, Any], persona: Persona) -> float | No
 
     A floor from published figures, no time. None where the persona has no such figure.
     """
-    if not persona.clock_mhz or not persona.cu_count:
+    simds = architecture(persona.target).simds
+    if not persona.clock_mhz or not persona.cu_count or not simds:
         return None
-    return float(counters["matrix_cycles"] / (persona.cu_count * SIMDS) / persona.clock_mhz)
+    return float(counters["matrix_cycles"] / (persona.cu_count * simds) / persona.clock_mhz)
 
 
 def to_text(counters: Mapping[str, Any], persona: Persona | None = None) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from aiterlite import emulator
 from aiterlite.errors import LoadError
-from aiterlite.target import PORTABLE_CLUSTER
+from aiterlite.hardware import PORTABLE_CLUSTER
 
 # Beyond this much dynamic shared memory a CUDA kernel must be told so before its first launch.
 _PLAIN_SHARED_BYTES = 48 * 1024

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from aiterlite import hardware
 from aiterlite.dispatch import Between, OneOf, Requirement, Row, Targets
 from aiterlite.jit.arguments import ArgumentStruct
 from aiterlite.jit.spec import Unit
@@ -20,11 +21,9 @@ from aiterlite.target import Persona
 # this package does, until counters show which is better.
 PREFERENCE = -1
 
-WAVE_SIZE = 64
-SIMDS = 4
-_SIMD_VGPRS = 512
-_VGPR_GRANULE = 8
-_LARGEST_WORKGROUP = 1024
+# Of waves, SIMDs and registers gfx950 has as many as gfx942.
+_ARCH = hardware.ARCHITECTURES["gfx942"]
+WAVE_SIZE, SIMDS = _ARCH.wave_size, _ARCH.simds
 
 
 @dataclass(frozen=True)
@@ -43,13 +42,14 @@ class AsmVariant:
     lds_bytes: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.waves <= _LARGEST_WORKGROUP // WAVE_SIZE:
-            raise ValueError(f"waves is {self.waves}; a workgroup has 1 to 16")
+        most = _ARCH.largest_workgroup // WAVE_SIZE
+        if not 1 <= self.waves <= most:
+            raise ValueError(f"waves is {self.waves}; a workgroup has 1 to {most}")
         least = -(-self.waves // SIMDS)
-        if not least <= self.waves_per_simd <= 8:
+        if not least <= self.waves_per_simd <= _ARCH.waves_per_simd:
             raise ValueError(
                 f"waves_per_simd is {self.waves_per_simd}; a workgroup of {self.waves} waves needs {least}, and a SIMD "
-                "holds 8"
+                f"holds {_ARCH.waves_per_simd}"
             )
 
     @property
@@ -60,7 +60,7 @@ class AsmVariant:
     @property
     def max_vgprs(self) -> int:
         """The registers, arch and accumulation together, that leave room for `waves_per_simd` waves."""
-        return _SIMD_VGPRS // self.waves_per_simd // _VGPR_GRANULE * _VGPR_GRANULE
+        return _ARCH.lane_registers // self.waves_per_simd // _ARCH.register_granule * _ARCH.register_granule
 
 
 @dataclass(frozen=True)

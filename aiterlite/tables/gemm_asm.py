@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import product
 
 from aiterlite.dispatch import Holds
+from aiterlite.hardware import CHIPS
 from aiterlite.tables.asm import SIMDS, AsmKernel, AsmVariant
 from aiterlite.tables.gemm_args import GEMM_ARGS, SCALED_GEMM_ARGS
 from aiterlite.tables.gemm_plan import SHAPES, TILE_ROWS, TOKENS, Tiling, tiling
-from aiterlite.target import names, resolve
 
 
 def wv_split_k_variant(cut: Tiling) -> AsmVariant:
@@ -29,7 +29,7 @@ def wv_split_k_variant(cut: Tiling) -> AsmVariant:
 
 
 def _wv_split_k_variants(target: str, element_bytes: int = 2) -> tuple[AsmVariant, ...]:
-    units = sorted({persona.cu_count for persona in map(resolve, names()) if persona.target == target})
+    units = sorted({chip.compute_units for chip in CHIPS.values() if chip.target == target and chip.compute_units})
     cuts = {
         tiling(target, n, m, k * element_bytes // 2, compute_units, True)
         for (m, k), n, compute_units in product(SHAPES, TOKENS, units)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from aiterlite.dispatch import Between, Holds, OneOf, Refusal, Row, Table, Targets, Wishes
+from aiterlite.hardware import ARCHITECTURES
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel, along_x, overlap_defines
 from aiterlite.tables import asm, gemm, gemm_asm
@@ -23,8 +24,8 @@ from aiterlite.target import Persona
 NATIVE = "native"
 KERNEL = "aiterlite_wv_split_k_q"
 _SIZE_MAX = 2**31 - 1
-# The 8-bit float with 3 fraction bits that a target's matrix instructions take; where there is none, none is here.
-MATRIX_FP8 = {"gfx942": "e4m3fnuz", "gfx950": "e4m3fn", "sm_90a": "e4m3fn", "sm_89": "e4m3fn"}
+# The 8-bit float with 3 fraction bits that a target's matrix instructions take; empty where there is none.
+MATRIX_FP8 = {name: arch.matrix_fp8 for name, arch in ARCHITECTURES.items()}
 # Where elements are loaded one by one, each takes a register; these are the most tiles and waves that fit.
 _UNALIGNED_TILES, _UNALIGNED_WAVES = 1, 8
 
@@ -54,15 +55,15 @@ class ScaledGemmProblem:
 @dataclass(frozen=True)
 class MatrixUnitTakes:
     """The operands' 8-bit float is the one that the target's matrix unit has; nothing is said of targets that do not
-    begin with `prefix`."""
+    begin with `prefix`, or that are not known here."""
 
     prefix: str
 
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
-        if not persona.target.startswith(self.prefix):
-            return None
         has = MATRIX_FP8.get(persona.target)
-        if has is None:
+        if not persona.target.startswith(self.prefix) or has is None:
+            return None
+        if not has:
             return Refusal(f"the matrix unit of {persona.target} has no 8-bit float")
         if problem.fp8 in (NATIVE, has):
             return None

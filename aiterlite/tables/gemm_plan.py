@@ -5,7 +5,7 @@ estimated time. How does a workgroup cut its K (waves, unroll)? So that what a c
 memory latency (Little's law), in whole turns.
 
 What the estimate weighs is fitted to measurements on sm_90a (docs/perf/gemm-sm90.md). For the other chips the rates are
-published or derived, and no timing of this kernel stands behind them.
+derived from published ones, and no timing of this kernel stands behind them. Facts are hardware.py's.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import functools
 import math
 from dataclasses import dataclass, replace
 from itertools import product
+
+from aiterlite import hardware
+from aiterlite.hardware import Architecture
 
 # (M, K) of DeepSeek-R1's projections on one rank, and one square; and token counts. Benchmarks measure these, and
 # checks build what the plan makes of them.
@@ -24,7 +27,6 @@ TOKENS = (1, 2, 4, 8, 16)
 TILE_ROWS = 16
 TILE_K = 32
 _MAX_LDS = 48 * 1024
-_MAX_THREADS = 1024
 # Registers of a lane that a batch of loads and sums may take, and what the rest of the kernel needs beside them.
 _BATCH_REGISTERS, _OTHER_REGISTERS = 184, 40
 
@@ -49,21 +51,35 @@ class Cost:
 
 @dataclass(frozen=True)
 class Chip:
-    """What the estimate knows of an architecture. Rates in bytes a microsecond, times in microseconds.
+    """An architecture, and what the estimate weighs of it. Rates in bytes a microsecond, times in microseconds.
 
-    `memory`: what a kernel that only reads reaches; `cache`: the last-level cache to all compute units together;
-    `flight`: bytes that a compute unit should have under way, 2 to 3 times memory rate x latency / compute units;
-    `registers`: 32-bit registers of a compute unit; `cost`: what the estimate weighs.
+    `tile_columns`: columns of a matrix instruction; `memory`: what a kernel that only reads reaches; `cache`: the
+    last-level cache to all compute units together; `flight`: bytes that a compute unit should have under way, 2 to 3
+    times memory rate x latency / compute units; `registers`: 32-bit registers of a compute unit that the plan may give;
+    `cost`: what the estimate weighs. Only the architecture and what is derived of it are facts.
     """
 
-    wave_size: int
+    arch: Architecture
     tile_columns: int
-    clusters: tuple[int, ...]
     memory: float
     cache: float
     flight: int
     registers: int
-    cost: Cost = Cost()
+    cost: Cost
+
+    @property
+    def wave_size(self) -> int:
+        return self.arch.wave_size
+
+    @property
+    def clusters(self) -> tuple[int, ...]:
+        """The powers of two that every chip of the architecture can launch."""
+        return tuple(size for size in (1, 2, 4, 8) if size <= self.arch.portable_cluster)
+
+
+def _chip(target: str, tile_columns: int, memory: float, cache: float, flight: int, cost: Cost = Cost()) -> Chip:
+    arch = hardware.ARCHITECTURES[target]
+    return Chip(arch, tile_columns, memory, cache, flight, arch.unit_registers, cost)
 
 
 # Fitted to 2,300 timings of 40 problems on an H200: docs/perf/gemm-sm90.md.
@@ -72,11 +88,14 @@ _SM90_COST = Cost(
 )
 
 CHIPS = {
-    "sm_90a": Chip(32, 8, (1, 2, 4, 8), 3.1e6, 5.5e6, 64 << 10, 65536, _SM90_COST),
-    "sm_80": Chip(32, 8, (1,), 1.7e6, 4.0e6, 40 << 10, 65536),
-    "sm_89": Chip(32, 8, (1,), 0.8e6, 4.0e6, 24 << 10, 65536),
-    "gfx942": Chip(64, 16, (1,), 4.3e6, 14e6, 40 << 10, 131072),
-    "gfx950": Chip(64, 16, (1,), 6.1e6, 16e6, 64 << 10, 131072),
+    chip.arch.target: chip
+    for chip in (
+        _chip("sm_90a", 8, 3.1e6, 5.5e6, 64 << 10, _SM90_COST),
+        _chip("sm_80", 8, 1.7e6, 4.0e6, 40 << 10),
+        _chip("sm_89", 8, 0.8e6, 4.0e6, 24 << 10),
+        _chip("gfx942", 16, 4.3e6, 14e6, 40 << 10),
+        _chip("gfx950", 16, 6.1e6, 16e6, 64 << 10),
+    )
 }
 
 
@@ -187,15 +206,15 @@ def compiles(chip: Chip, candidate: Tiling) -> bool:
     """Whether the kernel's static assertions hold: threads, registers of a batch, LDS of the partial sums."""
     column_tiles = candidate.cols // chip.tile_columns
     held = _operand_registers(chip, candidate) + 4 * candidate.tiles * column_tiles
-    waves_per_simd = _quotient(candidate.waves, 4)
-    fits = (
-        held <= _BATCH_REGISTERS and (held + _OTHER_REGISTERS) * waves_per_simd * chip.wave_size <= chip.registers // 4
-    )
+    waves_per_simd = _quotient(candidate.waves, chip.arch.simds)
+    simd_registers = chip.registers // chip.arch.simds
+    fits = held <= _BATCH_REGISTERS and (held + _OTHER_REGISTERS) * waves_per_simd * chip.wave_size <= simd_registers
     tokens = candidate.cols // candidate.slices
     rows = TILE_ROWS // candidate.slices * candidate.tiles
     partial = candidate.waves * tokens * (TILE_ROWS * candidate.tiles + 4)
     received = candidate.cluster * _quotient(tokens * rows, candidate.cluster)
-    return candidate.waves * chip.wave_size <= _MAX_THREADS and fits and 4 * (partial + received) <= _MAX_LDS
+    threads = candidate.waves * chip.wave_size
+    return threads <= chip.arch.largest_workgroup and fits and 4 * (partial + received) <= _MAX_LDS
 
 
 def _operand_registers(chip: Chip, candidate: Tiling) -> int:

@@ -15,6 +15,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from aiterlite.hardware import USUAL_CHIP
 from aiterlite.tables.gemm_plan import CHIPS, TILE_K, TILE_ROWS, Chip
 
 REDUCTIONS = ("deterministic", "fast", "batch_invariant")
@@ -36,21 +37,19 @@ _BATCH_REGISTERS, _OTHER_REGISTERS = 184, 48
 
 @dataclass(frozen=True)
 class Rates:
-    """What the estimate knows of a target beside `Chip`: its usual compute units; microseconds that a load from memory
-    takes; bytes a microsecond from the first cache of a compute unit; LDS of a compute unit."""
+    """What the estimate weighs of a target beside `Chip`: microseconds that a load from memory takes; bytes a
+    microsecond from the first cache of a compute unit."""
 
-    compute_units: int
     latency: float
     first_cache: float
-    lds: int
 
 
 RATES = {
-    "sm_90a": Rates(132, 0.7, 218e3, 227 << 10),
-    "sm_80": Rates(108, 0.6, 180e3, 163 << 10),
-    "sm_89": Rates(142, 0.6, 290e3, 99 << 10),
-    "gfx942": Rates(304, 0.9, 134e3, 64 << 10),
-    "gfx950": Rates(256, 0.9, 154e3, 160 << 10),
+    "sm_90a": Rates(0.7, 218e3),
+    "sm_80": Rates(0.6, 180e3),
+    "sm_89": Rates(0.6, 290e3),
+    "gfx942": Rates(0.9, 134e3),
+    "gfx950": Rates(0.9, 154e3),
 }
 
 
@@ -128,7 +127,7 @@ def _cut(target: str, n: int, m: int, k: int, compute_units: int, reduction: str
 
 @functools.lru_cache(maxsize=1024)
 def _invariant(target: str, m: int, k: int) -> Cut:
-    units = RATES[target].compute_units
+    units = USUAL_CHIP[target].compute_units
     # Every N must find a tiling with this cut of K: registers for the most columns, counters for the lowest tiles.
     possible = [
         c
@@ -180,7 +179,7 @@ def _time(target: str, c: Cut, n: int, m: int, k: int, compute_units: int) -> fl
     chip, rates, tiling = CHIPS[target], RATES[target], c.tiling
     tiles = _quotient(m, tiling.rows)
     workgroups = tiles * c.shards
-    resident = max(1, min(_fit(chip, rates, tiling), _quotient(workgroups, compute_units)))
+    resident = max(1, min(_fit(chip, tiling), _quotient(workgroups, compute_units)))
     passes = _quotient(workgroups, compute_units * resident)
     imbalance = _quotient(workgroups, compute_units) * compute_units / workgroups
     stream = 2.0 * m * k / chip.memory * (1 + 0.4 * (min(imbalance, 2.0) - 1))
@@ -205,17 +204,18 @@ def _reduction_time(chip: Chip, rates: Rates, c: Cut, n: int, m: int) -> float:
     return 8.0 * m * n * c.shards / chip.cache + rates.latency * (1.5 + 0.5 * trips)
 
 
-def _fit(chip: Chip, rates: Rates, tiling: ReduceTiling) -> int:
+def _fit(chip: Chip, tiling: ReduceTiling) -> int:
     """Workgroups that a compute unit holds."""
-    registers = _quotient(_held(chip, tiling) + _OTHER_REGISTERS, 8) * 8 * tiling.waves * chip.wave_size
-    return max(1, min(chip.registers // registers, rates.lds // _lds(tiling), 2048 // (tiling.waves * chip.wave_size)))
+    arch, threads = chip.arch, tiling.waves * chip.wave_size
+    registers = _quotient(_held(chip, tiling) + _OTHER_REGISTERS, 8) * 8 * threads
+    return max(1, min(chip.registers // registers, arch.lds_bytes // _lds(tiling), arch.unit_threads // threads))
 
 
 def compiles(chip: Chip, tiling: ReduceTiling) -> bool:
     """Whether the kernel's static assertions hold: registers of a turn, tokens of a turn, LDS of the partial sums."""
     held = _held(chip, tiling)
-    waves_per_simd = _quotient(tiling.waves, 4)
-    fits = (held + _OTHER_REGISTERS) * waves_per_simd * chip.wave_size <= chip.registers // 4
+    waves_per_simd = _quotient(tiling.waves, chip.arch.simds)
+    fits = (held + _OTHER_REGISTERS) * waves_per_simd * chip.wave_size <= chip.registers // chip.arch.simds
     requested = tiling.unroll * (tiling.cols // chip.tile_columns) <= _MAX_TOKEN_STEPS
     return held <= _BATCH_REGISTERS and fits and requested and _lds(tiling) <= _MAX_LDS
 

@@ -13,24 +13,24 @@ from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from typing import Any
 
+from aiterlite import hardware
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel, TensorMap, along_x, overlap_defines
 from aiterlite.tables.gemm_args import SM90_ARGS
-from aiterlite.tables.gemm_rc_plan import INVARIANT_TOKENS, RATES
-from aiterlite.target import PORTABLE_CLUSTER, Persona
+from aiterlite.tables.gemm_rc_plan import INVARIANT_TOKENS
+from aiterlite.target import Persona
 
 TARGET = "sm_90a"
 KERNEL = "aiterlite_sm90_wv_split_k"
 COLUMNS = (8, 16, 32, 64, 128)
 GROUPS = (1, 2)
-# Clusters of more than 8 are not portable: the driver is asked to allow them, and they take less shared memory, so that
+# Clusters that are not portable: the driver is asked to allow them, and they take less shared memory, so that
 # a part of the chip with few multiprocessors still holds one.
 CLUSTERS = (1, 2, 3, 4, 5, 6, 7, 8, 16)
 STEP_K = 64
 GROUP_ROWS = 64
 MAX_STAGES = 16
-# Shared memory of a multiprocessor, and what the driver takes of it for each workgroup.
-_SHARED, _SHARED_OVERHEAD = 228 << 10, 1 << 10
+_ARCH = hardware.ARCHITECTURES[TARGET]
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def tiling(n: int, m: int, k: int, compute_units: int, invariant: bool) -> Sm90T
     columns, so that a batch that grows and shrinks compiles five kernels at most."""
     cols = next(c for c in COLUMNS if c >= n)
     # Not of this chip's multiprocessors: another H100 or H200 has another number, and gives the same bits.
-    usual = RATES[TARGET].compute_units
+    usual = hardware.USUAL_CHIP[TARGET].compute_units
     clusters = (_best(INVARIANT_TOKENS, m, k, usual, CLUSTERS).cluster,) if invariant else CLUSTERS
     return _best(cols, m, k, compute_units, clusters)
 
@@ -136,14 +136,16 @@ def candidates(cols: int, k: int, clusters: tuple[int, ...] = CLUSTERS) -> Itera
             most = max(2, min(MAX_STAGES, _quotient(steps, cluster)))
             cuts = [Sm90Tiling(cols, groups, stages, cluster) for stages in range(2, most + 1)]
             for resident in (1, 2, 3):
-                fitting = [cut for cut in cuts if _resident(cut) >= max(resident, 1 + (cluster > PORTABLE_CLUSTER))]
+                fitting = [
+                    cut for cut in cuts if _resident(cut) >= max(resident, 1 + (cluster > _ARCH.portable_cluster))
+                ]
                 if fitting:
                     yield fitting[-1]
 
 
 def _resident(cut: Sm90Tiling) -> int:
     """Workgroups that a multiprocessor holds."""
-    return _SHARED // (cut.shared_bytes + _SHARED_OVERHEAD)
+    return _ARCH.lds_unit_bytes // (cut.shared_bytes + _ARCH.lds_overhead)
 
 
 def estimate(cut: Sm90Tiling, m: int, k: int, compute_units: int) -> float:
