@@ -102,17 +102,3 @@ def test_no_damage_crashes_the_reader(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 4))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     read_or_refuse(bytes(damaged[: data.draw(st.integers(0, len(damaged)))]))
-
-
-@pytest.mark.compile
-def test_a_section_table_beyond_what_can_be_addressed_is_an_error() -> None:
-    damaged = bytearray(image())
-    damaged[47] = 0x80
-    with pytest.raises(ValueError, match="truncated"):
-        code_object.descriptor(bytes(damaged), "toy")
-
-
-@pytest.mark.parametrize("data", [b"", b"\x7fELF", b"\x7fELF\x02\x01" + b"\0" * 80, b"MZ" * 100])
-def test_bytes_that_are_no_code_object_are_an_error(data: bytes) -> None:
-    with pytest.raises(ValueError):
-        code_object.target(data)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+import pytest
+
 import aiterlite
 
 PACKAGE = Path(aiterlite.__file__).parent
 
-# From the bottom up. A module may import from its own layer and from those before it. `jit.sources` to `jit.record` are
-# one layer here; their own order is tested below.
+# From the bottom up. A module may import from its own layer and from those before it. The packages `amdgpu` and
+# `jit` are one layer each here; their own order is tested below.
 LAYERS = (
     ("errors",),
     ("envs",),
@@ -31,12 +33,8 @@ LAYERS = (
     ("demo",),
     ("cli",),
 )
-# Reading order of the package `jit`, as its docstring gives it.
-JIT = [
-    line.split()[0]
-    for line in (ast.get_docstring(ast.parse((PACKAGE / "jit" / "__init__.py").read_text())) or "").splitlines()
-    if line.startswith("    ")
-]
+# Packages whose docstring lists their modules in reading order.
+ORDERED = ("amdgpu", "jit")
 
 
 def imported(path: Path) -> set[str]:
@@ -78,15 +76,22 @@ def test_imports_point_down() -> None:
     assert wrong == []
 
 
-def test_jit_modules_use_only_those_above() -> None:
-    files = {path.stem for path in (PACKAGE / "jit").glob("*.py")} - {"__init__", "host_build"}
-    assert files == set(JIT)
+def reading_order(package: str) -> list[str]:
+    text = ast.get_docstring(ast.parse((PACKAGE / package / "__init__.py").read_text())) or ""
+    return [line.split()[0] for line in text.splitlines() if line.startswith("    ")]
+
+
+@pytest.mark.parametrize("package", ORDERED)
+def test_modules_use_only_those_above(package: str) -> None:
+    order = reading_order(package)
+    files = {path.stem for path in (PACKAGE / package).glob("*.py")} - {"__init__", "host_build"}
+    assert files == set(order)
     wrong = []
-    for module in JIT:
-        for name in imported(PACKAGE / "jit" / f"{module}.py"):
+    for module in order:
+        for name in imported(PACKAGE / package / f"{module}.py"):
             parts = name.split(".")
-            if parts[0] == "jit" and len(parts) > 1 and JIT.index(parts[1]) > JIT.index(module):
-                wrong.append(f"jit.{module} imports {name}")
+            if parts[0] == package and len(parts) > 1 and order.index(parts[1]) > order.index(module):
+                wrong.append(f"{package}.{module} imports {name}")
     assert wrong == []
 
 

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from typing import Any
 
+from aiterlite.amdgpu import elf
+
 _NT_AMDGPU_METADATA = 32
-_PT_NOTE = 4
+# Of a kernel, those that this package calculates with.
+_NUMBERS_OF_A_KERNEL = (
+    "vgpr_count",
+    "agpr_count",
+    "sgpr_count",
+    "vgpr_spill_count",
+    "sgpr_spill_count",
+    "group_segment_fixed_size",
+    "private_segment_fixed_size",
+    "kernarg_segment_size",
+    "max_flat_workgroup_size",
+    "wavefront_size",
+)
 
 
 def kernels(image: bytes) -> list[dict[str, Any]]:
@@ -21,8 +34,10 @@ def kernels(image: bytes) -> list[dict[str, Any]]:
 def read(image: bytes) -> tuple[str, list[dict[str, Any]]]:
     """The target that the metadata note of an AMDGPU code object names, and its kernels. Raises `ValueError`."""
     try:
-        for note in _notes(image):
-            metadata = _MsgPack(note).value()
+        for note in elf.read(image).notes:
+            if (note.owner, note.kind) != ("AMDGPU", _NT_AMDGPU_METADATA):
+                continue
+            metadata = _MsgPack(note.contents).value()
             described = [_plain(kernel) for kernel in metadata.get("amdhsa.kernels", [])]
             return str(metadata.get("amdhsa.target", "")), described
     except (AttributeError, KeyError, TypeError, RecursionError) as error:
@@ -44,43 +59,15 @@ def resources(image: bytes) -> dict[str, dict[str, int]]:
         "max_workgroup": "max_flat_workgroup_size",
     }
     return {
-        kernel["name"]: {ours: _whole(kernel.get(theirs, 0)) for ours, theirs in fields.items()}
-        for kernel in kernels(image)
+        kernel["name"]: {ours: kernel.get(theirs, 0) for ours, theirs in fields.items()} for kernel in kernels(image)
     }
 
 
-def _whole(value: Any) -> int:
-    if not isinstance(value, int):
-        raise ValueError(f"AMDGPU metadata holds {value!r} where a number belongs")
-    return value
-
-
-def _notes(image: bytes) -> Iterator[bytes]:
-    """The descriptions of all AMDGPU metadata notes of an ELF64 file."""
-    if image[:6] != b"\x7fELF\x02\x01":
-        raise ValueError("not a little-endian ELF64 file")
-    try:
-        offset, size, count = struct.unpack_from("<Q", image, 32)[0], *struct.unpack_from("<HH", image, 54)
-        for index in range(count):
-            kind, _, start = struct.unpack_from("<IIQ", image, offset + index * size)
-            length = struct.unpack_from("<Q", image, offset + index * size + 32)[0]
-            if kind == _PT_NOTE:
-                yield from _notes_of(image[start : start + length])
-    except (struct.error, OverflowError) as error:
-        raise ValueError(f"truncated ELF file: {error}") from None
-
-
-def _notes_of(segment: bytes) -> Iterator[bytes]:
-    position = 0
-    while position + 12 <= len(segment):
-        name_size, size, kind = struct.unpack_from("<III", segment, position)
-        name_end = position + 12 + name_size
-        start = position + 12 + (name_size + 3) // 4 * 4
-        if start + size > len(segment):
-            raise ValueError("truncated ELF note")
-        if kind == _NT_AMDGPU_METADATA and segment[position + 12 : name_end].rstrip(b"\0") == b"AMDGPU":
-            yield segment[start : start + size]
-        position = start + (size + 3) // 4 * 4
+def _check_whole(item: dict[str, Any], names: tuple[str, ...]) -> None:
+    for name in names:
+        value = item.get(name, 0)
+        if type(value) is not int or value < 0:
+            raise ValueError(f"AMDGPU metadata holds {value!r} as .{name}, where a number belongs")
 
 
 def _plain(kernel: dict[str, Any]) -> dict[str, Any]:
@@ -88,6 +75,9 @@ def _plain(kernel: dict[str, Any]) -> dict[str, Any]:
     plain = {key.lstrip("."): value for key, value in kernel.items()}
     plain["name"] = str(plain["name"])
     plain["args"] = [{key.lstrip("."): value for key, value in arg.items()} for arg in plain.get("args", [])]
+    _check_whole(plain, _NUMBERS_OF_A_KERNEL)
+    for argument in plain["args"]:
+        _check_whole(argument, ("offset", "size"))
     return plain
 
 
