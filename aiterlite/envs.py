@@ -97,7 +97,8 @@ def _paths(name: str, help: str) -> Variable[tuple[str, ...]]:
 
 TARGET = _text(
     "AITERLITE_TARGET",
-    "a target id (gfx942, gfx950, sm_90a, cpu, cpu-x86-64-v3, ...) or a chip (mi300x, mi308x, mi355x, h100, ...)",
+    "a target id (gfx942, gfx950, sm_90a, cpu, cpu-x86-64-v3, ...), a chip (mi300x, mi308x, mi355x, h100, ...), or a "
+    "part of one (mi300x:38)",
     "Act as this target. An AMD target with CPU tensors selects the AMD kernels for them.",
     "(the tensors' device)",
 )

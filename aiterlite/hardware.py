@@ -29,9 +29,9 @@ class Architecture:
     compute unit, on NVIDIA together with its shared memory.
 
     `portable_cluster` workgroups of a cluster fit every chip, up to `largest_cluster` must be asked for; 1 where there
-    are none. `fp8` is the e4m3 flavour of the target's software, `matrix_fp8` that of its matrix unit (empty: it has
-    none; None: not known), `mx` whether it multiplies block-scaled fp4, fp6 and fp8. `vskip_safe` says whether kernels
-    that use s_setvskip may be chosen unasked.
+    are none. `fp8` is the e4m3 flavour of the target's software (empty: not known), `matrix_fp8` that of its matrix
+    unit (empty: it has none; None: not known), `mx` whether it multiplies block-scaled fp4, fp6 and fp8. `vskip_safe`
+    says whether kernels that use s_setvskip may be chosen unasked.
     """
 
     target: str
@@ -97,8 +97,8 @@ class Chip:
         return compute_units // each if whole else 0
 
 
-# Registers, waves and LDS: LLVM's AMDGPU user guide, the CDNA3 and CDNA4 instruction set reference guides. First cache:
-# the CDNA 3 and CDNA 4 white papers.
+# Registers, waves and LDS: LLVM's AMDGPU user guide, the CDNA3 and CDNA4 instruction set reference guides. Sizes of
+# register files, LDS and caches, and CUs of a die, once more: the table of GPU specifications in ROCm's documentation.
 _CDNA3 = Architecture(
     target="gfx942",
     family="amd",
@@ -190,7 +190,7 @@ OTHER_TARGETS = (
 
 
 def _instinct(name: str, target: str, units: int, xcds: int, clock: int, memory: int, *pci: int) -> Chip:
-    """4 MiB of L2 a die and 256 MiB of Infinity Cache: the CDNA 3 and CDNA 4 white papers."""
+    """4 MiB of L2 a die and 256 MiB of Infinity Cache, of both generations."""
     paper = "CDNA 3" if target == "gfx942" else "CDNA 4"
     source = f"{paper} white paper; {name.upper()} data sheet"
     return Chip(name, target, units, xcds, clock, memory, 4 * MIB, 256 * MIB, pci, source)
@@ -206,13 +206,13 @@ CHIPS = {
             compute_units=80,
             memory_gb_per_s=5300,
             pci=(0x74A2, 0x74A8, 0x74B6, 0x74BC),
-            source="no public data sheet: the CUs that AMD's libraries are tuned for, the memory of an MI300X",
+            source="no data sheet was at hand: the CUs that AMD's libraries are tuned for, the memory of an MI300X",
         ),
         _instinct("mi325x", "gfx942", 304, 8, 2100, 6000, 0x74A5, 0x74B9),
         _instinct("mi300a", "gfx942", 228, 6, 2100, 5300, 0x74A0),
         _instinct("mi355x", "gfx950", 256, 8, 2400, 8000, 0x75A3, 0x75B3),
         _instinct("mi350x", "gfx950", 256, 8, 2200, 8000, 0x75A0, 0x75B0),
-        Chip("mi350p", "gfx950", pci=(0x75A8,), source="the pci.ids database; nothing else is public"),
+        Chip("mi350p", "gfx950", pci=(0x75A8,), source="the pci.ids database; no data sheet was at hand"),
         Chip(
             "h100",
             "sm_90a",
@@ -242,7 +242,7 @@ CHIPS = {
     )
 }
 # The first chip of a target stands for it where no device says more.
-USUAL_CHIP = {chip.target: chip for chip in reversed(CHIPS.values())}
+USUAL_CHIP = {target: next(chip for chip in CHIPS.values() if chip.target == target) for target in ARCHITECTURES}
 PCI_CHIPS = {number: chip for chip in CHIPS.values() for number in chip.pci}
 
 
@@ -252,8 +252,8 @@ def architecture(target: str) -> Architecture:
     if known is not None:
         return known
     if target.startswith("gfx"):
-        # gfx10 and later; LLVM's default for code of theirs.
-        return Architecture(target, "amd", 32 if re.match(r"gfx1\d{3}", target) else 64)
+        # gfx10 and later have both; 32 is LLVM's default for them, and that of their drivers.
+        return Architecture(target, "amd", 32 if re.match(r"gfx1[0-9a-f]{3}", target) else 64, fp8="")
     if target.startswith("sm_"):
         return Architecture(target, "cuda", 32)
     return Architecture(target, "cpu", 1)

@@ -1,11 +1,13 @@
 """Targets (what code is compiled for) and personas (what dispatch may key on).
 
 A *target id* names an instruction set: `gfx942`, `gfx950`, `sm_90a`, `cpu-x86-64-v4`. A *persona* is a target as one
-chip shows it: CU count, LDS bytes, fp8 flavour. One table holds the chips; nothing else in the package knows them.
+chip shows it: CU count, LDS bytes, fp8 flavour. What is known of targets and chips is in `hardware.py`; here they get
+their names, and devices their personas.
 """
 
 from __future__ import annotations
 
+import difflib
 import functools
 import os
 import platform
@@ -53,54 +55,144 @@ class Persona:
         units = f", {self.cu_count} CUs" if self.cu_count else ""
         return self.target if self.chip == self.target else f"{self.chip} ({self.target}{units})"
 
+    def with_compute_units(self, cu_count: int) -> Persona:
+        """The same chip, partitioned or cut down to this many compute units."""
+        chip = CHIPS.get(self.chip)
+        return replace(self, cu_count=cu_count, xcds=chip.dies_of(cu_count) if chip is not None else 0)
 
-def _persona(chip: Chip) -> Persona:
-    arch = hardware.architecture(chip.target)
-    return Persona(
+
+def _of_chip(chip: Chip) -> Persona:
+    return replace(
+        _of_architecture(chip.target),
         chip=chip.name,
-        target=chip.target,
-        family=arch.family,
         cu_count=chip.compute_units,
-        lds_bytes=arch.lds_bytes,
-        wave_size=arch.wave_size,
-        fp8=arch.fp8,
-        vskip_safe=arch.vskip_safe,
         clock_mhz=chip.clock_mhz,
         memory_gb_per_s=chip.memory_gb_per_s,
         xcds=chip.xcds,
     )
 
 
-_CHIPS = {chip.name: _persona(chip) for chip in CHIPS.values()}
-_DEFAULT_CHIP = {target: _CHIPS[chip.name] for target, chip in USUAL_CHIP.items()}
-_ALIASES = {"sm_90": "sm_90a"}
+def _of_architecture(target: str) -> Persona:
+    """A chip of a target, of which nothing else is known."""
+    arch = hardware.architecture(target)
+    return Persona(
+        chip=target,
+        target=target,
+        family=arch.family,
+        cu_count=0,
+        lds_bytes=arch.lds_bytes,
+        wave_size=arch.wave_size,
+        fp8=arch.fp8,
+        vskip_safe=arch.vskip_safe,
+    )
+
+
+# Names ----------------------------------------------------------------------------------------------------------------
+
+_CPUS = (*(f"cpu-{level}" for level in X86_LEVELS), "cpu-aarch64")
+_VAGUE = ("native", "auto", "gpu", "cuda", "hip", "rocm", "amd", "nvidia")
+# sramecc and xnack, which a driver adds to an arch; the code here runs with any of them.
+_FEATURE = re.compile(r"[a-z][a-z0-9-]*[+-]")
+_CAPABILITY = re.compile(r"(?:sm_?|cuda:|compute_)(\d{2,3}a?)")
 
 
 def names() -> tuple[str, ...]:
-    """Every name that `resolve` takes, besides `cpu-<level>` of other machines."""
-    return (*_DEFAULT_CHIP, *_ALIASES, *_CHIPS, "cpu", *(f"cpu-{level}" for level in X86_LEVELS), "cpu-aarch64")
+    """Every name that `resolve` takes, besides other spellings, CU counts and targets that no kernel serves."""
+    chips = (chip.name for chip in CHIPS.values() if chip.compute_units)
+    return (*USUAL_CHIP, "sm_90", *chips, "cpu", *_CPUS)
+
+
+def split(text: str) -> list[str]:
+    """The names of a list, which commas, semicolons or white space part."""
+    return [name for name in re.split(r"[,;\s]+", text) if name]
+
+
+def canonical(name: str) -> str:
+    """The one spelling of a name: `MI308` is mi308x, `sm90` and `cuda:90` are sm_90a, features of an arch are dropped,
+    and a CU count stays behind its colon. Raises `TargetError` on a name that none is."""
+    base, count = _parse(name)
+    return base if count is None else f"{base}:{count}"
 
 
 def resolve(name: str) -> Persona:
-    """The persona of a target id, alias or chip name. Raises `TargetError` on a name that none of them is."""
-    key = name.strip().lower()
-    if key == "cpu":
+    """The persona of a target id or chip name, in any spelling that `canonical` takes; of a part of a chip where a CU
+    count is given (`mi300x:38`). Raises `TargetError` on a name that none is, with the nearest."""
+    base, count = _parse(name)
+    if base == "cpu":
         return host_persona()
-    if key.startswith("cpu-") and (key[4:] in X86_LEVELS or key == "cpu-aarch64"):
-        return Persona(key, key, "cpu", 0, 0, 1)
-    key = _ALIASES.get(key, key)
-    persona = _CHIPS.get(key) or _DEFAULT_CHIP.get(key)
-    if persona is None:
-        raise TargetError(f"unknown target {name!r}; known: {', '.join(names())}")
-    return persona
+    if base in CHIPS:
+        persona = _of_chip(CHIPS[base])
+        if count is None and not persona.cu_count:
+            raise TargetError(f"the CU count of {base} is not known here: name it with its own, such as {base}:128")
+        return persona if count is None else persona.with_compute_units(count)
+    if base in USUAL_CHIP:
+        usual = _of_chip(USUAL_CHIP[base])
+        return usual if count is None else _of_count(base, count).with_compute_units(count)
+    return _of_architecture(base).with_compute_units(count or 0)
 
 
 def resolve_list(text: str) -> tuple[Persona, ...]:
-    """Personas of a comma-separated list, without repetition, in a canonical order."""
-    personas = {resolve(part) for part in text.split(",") if part.strip()}
+    """Personas of a list, without repetition, in a canonical order."""
+    personas = {resolve(name) for name in split(text)}
     if not personas:
         raise TargetError(f"no target in {text!r}; known: {', '.join(names())}")
-    return tuple(sorted(personas, key=lambda persona: (persona.target, persona.chip)))
+    return tuple(sorted(personas, key=lambda persona: (persona.target, persona.chip, -persona.cu_count)))
+
+
+def _of_count(target: str, cu_count: int) -> Persona:
+    """The chip of a target that has this many compute units, else the usual one."""
+    same = (chip for chip in CHIPS.values() if chip.target == target and chip.compute_units == cu_count)
+    return _of_chip(next(same, USUAL_CHIP[target]))
+
+
+def _parse(name: str) -> tuple[str, int | None]:
+    """A target id or chip in its one spelling, and the CU count that is given. Raises `TargetError`."""
+    text = name.strip().lower().removeprefix("amdgcn-amd-amdhsa--")
+    capability = _CAPABILITY.match(text)
+    if capability is not None:
+        text = f"sm_{capability[1]}{text[capability.end() :]}"
+    base, *rest = text.split(":")
+    base = _full(name, base)
+    if rest and base.startswith("cpu"):
+        raise TargetError(f"{name!r}: {base} has no CUs; give it without a count")
+    counts = [part for part in rest if not (base.startswith("gfx") and _FEATURE.fullmatch(part))]
+    if not counts:
+        return base, None
+    if len(counts) > 1 or not re.fullmatch(r"[0-9]{1,6}", counts[0]):
+        raise TargetError(f"{name!r} is no target and CU count; allowed: {base}, or {base}:38 for a chip of 38 CUs")
+    count, most = int(counts[0]), CHIPS[base].compute_units if base in CHIPS else 0
+    if count < 1 or (most and count > most):
+        allowed = f"1 to {most} CUs" if most else "at least 1 CU"
+        raise TargetError(f"{base} has {allowed}, not {count}")
+    return base, count
+
+
+def _full(name: str, base: str) -> str:
+    """The target id or chip that is meant by what stands before the first colon of a name. Raises `TargetError`."""
+    if f"{base}a" in USUAL_CHIP:
+        return f"{base}a"
+    if base == "cpu" or base in (*USUAL_CHIP, *CHIPS, *_CPUS, *hardware.OTHER_TARGETS):
+        return base
+    if base in _VAGUE:
+        raise TargetError(
+            f"{name!r} names no one target: of CPUs `cpu` is this machine's; tensors on a GPU are dispatched for it "
+            f"with no target named; known: {', '.join(names())}"
+        )
+    meant = [chip for chip in CHIPS if re.fullmatch(r"mi\d{3}", base) and chip.startswith(base)]
+    if len(meant) == 1:
+        return meant[0]
+    if meant:
+        raise TargetError(f"{name!r} is more than one chip: {', '.join(meant)}; known: {', '.join(names())}")
+    near = difflib.get_close_matches(base, (*names(), *CHIPS, *hardware.OTHER_TARGETS), n=1)
+    nearest = f", nearest: {near[0]}" if near else ""
+    raise TargetError(
+        f"unknown target {name!r}{nearest}; kernels are here for {', '.join(USUAL_CHIP)} and CPUs, and for nothing "
+        f"else. A chip that is not known goes by its target and CU count, such as gfx942:80; known: "
+        f"{', '.join(names())}"
+    )
+
+
+# CPUs -----------------------------------------------------------------------------------------------------------------
 
 
 def x86_level(flags: frozenset[str]) -> str:
@@ -142,29 +234,36 @@ def _cpu_flags() -> frozenset[str]:
     return frozenset(match.group(1).split()) if match else frozenset()
 
 
+# GPUs -----------------------------------------------------------------------------------------------------------------
+
+
 def identify_amd_chip(arch: str, pci_device: int | None, name: str, cu_count: int) -> Persona:
-    """The persona of an AMD device: by PCI id, else by name, and by CU count only when neither says anything."""
+    """The persona of an AMD device: by PCI id, else by name, and by CU count only when neither says anything. A
+    partitioned MI300X shows 152, 76 or 38 CUs, so the count alone would take it for another chip.
+
+    A device of an arch that no kernel here serves has a persona too: tables refuse it by its target, and what promises
+    torch can take torch. Raises `TargetError` where the driver names no arch.
+    """
     target = arch.split(":")[0]
-    if target not in _DEFAULT_CHIP or _DEFAULT_CHIP[target].family != "amd":
-        raise TargetError(f"AMD device of arch {arch!r} is not supported; supported: gfx942, gfx950")
-    row = PCI_CHIPS.get(pci_device or 0)
-    chip = row.name if row is not None else None
+    if not re.fullmatch(r"gfx[0-9a-f]{3,}", target):
+        raise TargetError(f"an AMD device {name!r} names its arch as {arch!r}; allowed: gfx and digits, such as gfx942")
+    if target not in USUAL_CHIP:
+        return _of_architecture(target).with_compute_units(cu_count)
+    chip = PCI_CHIPS.get(pci_device or 0)
     if chip is None:
         match = re.search(r"mi\d{3}[xap]", name.lower())
-        chip = match.group(0) if match else None
-    known = _CHIPS.get(chip or "")
-    if known is None or known.target != target:
-        same = [p for p in _CHIPS.values() if p.target == target]
-        known = next((p for p in same if p.cu_count == cu_count), _DEFAULT_CHIP[target])
-    return replace(known, cu_count=cu_count)
+        chip = CHIPS.get(match.group(0)) if match else None
+    known = _of_chip(chip) if chip is not None and chip.target == target else _of_count(target, cu_count)
+    return known.with_compute_units(cu_count)
 
 
 def identify_cuda_chip(capability: tuple[int, int], name: str, cu_count: int, lds_bytes: int) -> Persona:
-    """The persona of an NVIDIA device."""
+    """The persona of an NVIDIA device, without published rates: one name is sold with several memories."""
     target = f"sm_{capability[0]}{capability[1]}"
-    target = _ALIASES.get(target, target)
-    chip = next((chip for chip in _CHIPS if re.search(rf"\b{chip}\b", name.lower())), target)
-    return Persona(chip, target, "cuda", cu_count, lds_bytes, 32)
+    target = f"{target}a" if f"{target}a" in USUAL_CHIP else target
+    chips = (chip.name for chip in CHIPS.values() if chip.target == target)
+    chip = next((chip for chip in chips if re.search(rf"\b{chip}\b", name.lower())), target)
+    return replace(_of_architecture(target), chip=chip, cu_count=cu_count, lds_bytes=lds_bytes)
 
 
 @functools.cache
@@ -219,8 +318,7 @@ def persona_for(device_type: str, index: int | None) -> Persona:
         return actual
     if wanted.target != actual.target:
         raise TargetError(f"AITERLITE_TARGET={envs.TARGET.get()} is {wanted.target}, but the tensors are on {actual}")
-    named = envs.TARGET.get().strip().lower()
-    return actual if _ALIASES.get(named, named) == wanted.target else wanted
+    return actual if canonical(envs.TARGET.get()) == wanted.target else wanted
 
 
 def _runs_on(target: str, host: str) -> bool:

@@ -156,6 +156,16 @@ def test_for_a_target_that_was_not_recorded_dispatch_chooses() -> None:
     assert from_manifest(recorded, "cpu-x86-64-v3") == {gemm.host_unit("cpu-x86-64-v3")}
 
 
+def test_for_a_part_of_a_chip_dispatch_chooses_too() -> None:
+    recorded = manifest(device("gfx942", 1), launcher(), calls=(CALL,))
+    persona = target.resolve("mi300x:38")
+    problem = gemm.GemmProblem(**CALL["problem"])
+    own = gemm.device_unit(problem, persona, gemm.plan_wv_split_k(problem, persona))
+    for name in ("mi300x:38", "gfx942:38", "MI300X:38"):
+        assert from_manifest(recorded, name) == {device("gfx942", 1), own, launcher()}
+    assert from_manifest(recorded, "gfx942:xnack-") == {device("gfx942", 1), launcher()}
+
+
 def test_for_a_chip_that_is_named_dispatch_chooses_too() -> None:
     recorded = manifest(device("gfx942", 1), launcher(), calls=(CALL,))
     assert from_manifest(recorded, "mi308x") == {device("gfx942", 1), unaligned("mi308x"), launcher()}

@@ -415,7 +415,7 @@ def test_floors_come_from_published_figures() -> None:
     chip = resolve("mi300x")
     assert bytes_floor_us(counters, chip) == pytest.approx(0.002)
     assert matrix_floor_us(counters, chip) == pytest.approx(1.0)
-    assert bytes_floor_us(counters, resolve("mi350p")) is None
+    assert bytes_floor_us(counters, resolve("mi350p:128")) is None
     assert matrix_floor_us(counters, resolve("mi308x")) is None
 
 

@@ -365,7 +365,9 @@ def test_refusals(target: str) -> None:
     assert refusal([0xBF9F0000]) != ""  # no such opcode
 
 
-@pytest.mark.parametrize(("chip", "xcds"), [("mi300x", 8), ("mi300a", 6), ("mi355x", 8), ("mi308x", 1)])
+@pytest.mark.parametrize(
+    ("chip", "xcds"), [("mi300x", 8), ("mi300a", 6), ("mi355x", 8), ("mi308x", 1), ("mi300x:76", 2), ("mi355x:32", 1)]
+)
 def test_workgroups_are_dealt_to_the_dies(chip: str, xcds: int) -> None:
     """HW_REG_XCC_ID, by which kernels place workgroups that share data; one die where the number is not published."""
     body = """

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiterlite import envs, target
-from aiterlite.errors import TargetError
+from aiterlite import dispatch, envs, target
+from aiterlite.errors import DispatchError, TargetError
+from aiterlite.tables import TABLES
 
 LEVEL_FLAGS = target._X86_FLAGS
 ALL_FLAGS = sorted(set().union(*LEVEL_FLAGS.values()))
@@ -43,10 +44,123 @@ def test_every_listed_name_resolves() -> None:
         assert target.resolve(name).family in ("amd", "cuda", "cpu")
 
 
-@pytest.mark.parametrize("name", ["", "gfx90a", "sm_91", "mi300", "cpu-x86-64-v5", "cpu-", "native"])
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("MI300X", "mi300x"),
+        ("mi308", "mi308x"),
+        ("mi325", "mi325x"),
+        ("gfx942:sramecc+:xnack-", "gfx942"),
+        ("amdgcn-amd-amdhsa--gfx950:sramecc+", "gfx950"),
+        ("sm90", "sm_90a"),
+        ("sm90a", "sm_90a"),
+        ("sm_90", "sm_90a"),
+        ("SM_89", "sm_89"),
+        ("cuda:90", "sm_90a"),
+        ("cuda:80", "sm_80"),
+        ("compute_90a", "sm_90a"),
+    ],
+)
+def test_spellings_that_people_paste_are_taken(name: str, plain: str) -> None:
+    assert target.canonical(name) == plain
+    assert target.resolve(name) == target.resolve(plain)
+    assert target.canonical(plain) == plain
+
+
+@pytest.mark.parametrize("name", ["", "gfx90", "sm_91", "mi300", "cpu-x86-64-v5", "cpu-", "native", "cuda:0", "sm_80a"])
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones(name: str) -> None:
     with pytest.raises(TargetError, match="known: .*gfx942.*mi308x.*cpu"):
         target.resolve(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "h20",
+            "unknown target 'h20', nearest: h200; kernels are here for .*gfx950.*sm_89.*CPUs, and for nothing else",
+        ),
+        ("b200", "unknown target 'b200', nearest: h200"),
+        ("gfx952", "unknown target 'gfx952', nearest: gfx950"),
+        ("mi300", "'mi300' is more than one chip: mi300x, mi300a"),
+        ("native", "'native' names no one target: .*`cpu` is this machine's; .*GPU.*no target named"),
+        ("gpu", "'gpu' names no one target"),
+        ("mi350p", "CU count of mi350p is not known here: .*mi350p:128"),
+        ("mi300x:0", "mi300x has 1 to 304 CUs, not 0"),
+        ("mi300x:305", "mi300x has 1 to 304 CUs, not 305"),
+        ("gfx942:0", "gfx942 has at least 1 CU, not 0"),
+        ("mi300x:38:38", "'mi300x:38:38' is no target and CU count"),
+        ("mi300x:", "'mi300x:' is no target and CU count"),
+        ("mi300x:x", "'mi300x:x' is no target and CU count"),
+        ("sm_90a:xnack-", "'sm_90a:xnack-' is no target and CU count"),
+        ("cpu:8", "cpu has no CUs"),
+        ("cpu-x86-64-v3:8", "cpu-x86-64-v3 has no CUs"),
+    ],
+)
+def test_what_is_wrong_with_a_name_is_told(name: str, said: str) -> None:
+    with pytest.raises(TargetError, match=said):
+        target.resolve(name)
+
+
+@given(st.one_of(st.text(max_size=20), st.from_regex(r"(gfx|sm_?|mi|cuda:|h|cpu)[0-9a-z:+_-]{0,12}", fullmatch=True)))
+def test_any_text_is_a_target_or_an_error_of_that_kind(name: str) -> None:
+    try:
+        persona = target.resolve(name)
+    except TargetError:
+        return
+    assert target.resolve(target.canonical(name)) == persona
+
+
+@pytest.mark.parametrize(
+    ("name", "chip", "cu_count", "xcds"),
+    [
+        ("mi300x:304", "mi300x", 304, 8),
+        ("mi300x:152", "mi300x", 152, 4),
+        ("mi300x:76", "mi300x", 76, 2),
+        ("MI300X:38", "mi300x", 38, 1),
+        ("mi300a:38", "mi300a", 38, 1),
+        ("mi355x:32", "mi355x", 32, 1),
+        ("mi300x:100", "mi300x", 100, 0),
+        ("mi308x:20", "mi308x", 20, 0),
+        ("mi350p:128", "mi350p", 128, 0),
+        ("gfx942:228", "mi300a", 228, 6),  # as a device of that count and no name
+        ("gfx942:sramecc+:38", "mi300x", 38, 1),
+        ("sm_90:78", "h100", 78, 0),
+        ("h200:66", "h200", 66, 0),
+    ],
+)
+def test_a_name_may_have_a_cu_count(name: str, chip: str, cu_count: int, xcds: int) -> None:
+    persona = target.resolve(name)
+    assert (persona.chip, persona.cu_count, persona.xcds) == (chip, cu_count, xcds)
+    whole = target.resolve(chip if chip != "mi350p" else "mi350p:64")
+    assert dataclasses.replace(whole, cu_count=cu_count, xcds=xcds) == persona
+
+
+OTHERS = ("gfx90a", "gfx1100", "gfx1151", "gfx1201", "gfx1250", "sm_75", "sm_100", "sm_120")
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_an_architecture_without_kernels_is_a_persona_of_which_nothing_is_claimed(name: str) -> None:
+    persona = target.resolve(name)
+    family, wave = ("amd", 64 if name == "gfx90a" else 32) if name.startswith("gfx") else ("cuda", 32)
+    assert (persona.chip, persona.target, persona.family, persona.wave_size) == (name, name, family, wave)
+    assert persona.cu_count == persona.lds_bytes == persona.xcds == persona.clock_mhz == persona.memory_gb_per_s == 0
+    assert name not in target.names()
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("op", sorted(TABLES))
+def test_tables_refuse_an_architecture_without_kernels_by_its_name(op: str, name: str) -> None:
+    problem = dispatch.problem_from(TABLES[op], {"n": 4, "m": 256, "k": 7168})
+    decision = dispatch.decide(TABLES[op], problem, target.resolve(name))
+    if op == "linear":
+        assert decision.row is not None and decision.row.name == "torch" and not decision.units
+    else:
+        assert decision.row is None
+        with pytest.raises(DispatchError, match=f"the target is {name}"):
+            dispatch.require(decision, dispatch.Wishes())
+    refused = [item for item in decision.rejected if item.row != "torch"]
+    assert refused and all(f"the target is {name}" in str(item.refusals[0]) for item in refused)
 
 
 def test_chips_of_one_target_share_their_code_and_differ_in_size() -> None:
@@ -66,7 +180,7 @@ def test_vskip_is_not_safe_where_it_crashed() -> None:
 def test_the_order_and_spelling_of_a_list_do_not_matter(names: list[str], random: Any) -> None:
     spelled = [random.choice((name, name.upper(), f" {name} ")) for name in names]
     random.shuffle(spelled)
-    resolved = target.resolve_list(",".join(spelled))
+    resolved = target.resolve_list(random.choice((",", ";", " ", ", ")).join(spelled))
     assert resolved == target.resolve_list(",".join(names + names))
     assert len(resolved) == len(set(resolved))
 
@@ -125,6 +239,8 @@ def test_host_units_that_only_launch_serve_every_cpu_of_the_kind() -> None:
         ("gfx950", 0x75A3, "", 256, "mi355x"),
         ("gfx950", None, "AMD Instinct MI350X", 256, "mi350x"),
         ("gfx950", 0x74A1, "", 256, "mi355x"),  # an id of another arch says nothing
+        ("gfx950", 0x75A8, "", 128, "mi350p"),
+        ("gfx950", None, "AMD Instinct MI350P", 128, "mi350p"),
     ],
 )
 def test_amd_chips_are_told_by_id_then_name_then_count(
@@ -134,9 +250,35 @@ def test_amd_chips_are_told_by_id_then_name_then_count(
     assert (persona.chip, persona.target, persona.cu_count) == (chip, arch.split(":")[0], cu_count)
 
 
-@pytest.mark.parametrize("arch", ["gfx90a", "gfx1100", "", "sm_90a"])
-def test_other_amd_archs_are_refused(arch: str) -> None:
-    with pytest.raises(TargetError, match="supported: gfx942, gfx950"):
+@pytest.mark.parametrize(
+    ("arch", "pci", "cu_count", "xcds"),
+    [
+        ("gfx942", 0x74A1, 304, 8),
+        ("gfx942", 0x74A1, 152, 4),  # DPX
+        ("gfx942", 0x74A1, 76, 2),  # QPX
+        ("gfx942", 0x74B5, 38, 1),  # CPX, a virtual function
+        ("gfx942", 0x74A1, 300, 0),  # no partition
+        ("gfx942", 0x74A0, 76, 2),  # TPX of an MI300A
+        ("gfx950", 0x75A3, 32, 1),
+        ("gfx942", 0x74A2, 20, 0),
+    ],
+)
+def test_a_partition_has_its_own_number_of_dies(arch: str, pci: int, cu_count: int, xcds: int) -> None:
+    persona = target.identify_amd_chip(arch, pci, "", cu_count)
+    assert (persona.cu_count, persona.xcds) == (cu_count, xcds)
+
+
+@pytest.mark.parametrize("arch", ["gfx90a:sramecc+:xnack-", "gfx1100", "gfx1151", "gfx1201", "gfx1250", "gfx1310"])
+def test_an_amd_device_of_another_arch_is_a_persona_that_nothing_serves(arch: str) -> None:
+    persona = target.identify_amd_chip(arch, 0x744C, "AMD Radeon", 96)
+    name = arch.split(":")[0]
+    assert (persona.chip, persona.target, persona.family, persona.cu_count) == (name, name, "amd", 96)
+    assert (persona.wave_size, persona.lds_bytes, persona.xcds) == (64 if name == "gfx90a" else 32, 0, 0)
+
+
+@pytest.mark.parametrize("arch", ["", "sm_90a"])
+def test_a_device_that_names_no_amd_arch_is_an_error(arch: str) -> None:
+    with pytest.raises(TargetError, match="names its arch"):
         target.identify_amd_chip(arch, None, "AMD Instinct MI300X", 304)
 
 
@@ -148,6 +290,8 @@ def test_other_amd_archs_are_refused(arch: str) -> None:
         ((9, 0), "NVIDIA GH200 480GB", "sm_90a", "sm_90a"),
         ((8, 0), "NVIDIA A100-SXM4-80GB", "a100", "sm_80"),
         ((12, 0), "NVIDIA GeForce RTX 5090", "sm_120", "sm_120"),
+        ((8, 0), "NVIDIA H100", "sm_80", "sm_80"),  # no chip of that target
+        ((13, 1), "NVIDIA X", "sm_131", "sm_131"),  # of the future
     ],
 )
 def test_nvidia_chips_are_told_by_name(capability: tuple[int, int], name: str, chip: str, target_id: str) -> None:
@@ -197,8 +341,11 @@ def test_gpu_tensors_are_dispatched_for_their_gpu(machine: Any) -> None:
         assert target.persona_for("cuda", 0).chip == "mi300x"
     with envs.override(AITERLITE_TARGET="gfx942"):
         assert target.persona_for("cuda", 0).cu_count == 100
-    with envs.override(AITERLITE_TARGET="mi308x"):
-        assert target.persona_for("cuda", 0) == target.resolve("mi308x")
+    with envs.override(AITERLITE_TARGET="gfx942:sramecc+:xnack-"):
+        assert target.persona_for("cuda", 0).cu_count == 100
+    for name in ("mi308x", "mi308", "mi300x:38", "gfx942:38"):
+        with envs.override(AITERLITE_TARGET=name):
+            assert target.persona_for("cuda", 0) == target.resolve(name)
     with envs.override(AITERLITE_TARGET="mi355x"), pytest.raises(TargetError, match="gfx950.*mi300x"):
         target.persona_for("cuda", 0)
 
@@ -213,3 +360,39 @@ def test_an_unknown_target_in_the_environment_is_an_error(machine: Any) -> None:
     machine()
     with envs.override(AITERLITE_TARGET="gfx000"), pytest.raises(TargetError, match="gfx000"):
         target.persona_for("cpu", None)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", ["gfx90a", "gfx1100", "gfx1250"])
+def test_linear_takes_torch_where_no_kernel_is_and_other_operators_say_why_not(name: str) -> None:
+    import torch
+
+    import aiterlite
+
+    x, weight = torch.randn(4, 64).bfloat16(), torch.randn(32, 64).bfloat16()
+    with envs.override(AITERLITE_TARGET=name):
+        assert torch.equal(aiterlite.linear(x, weight), torch.nn.functional.linear(x, weight))
+        for call in (aiterlite.wvSplitK, aiterlite.wvSplitKrc):
+            with pytest.raises(DispatchError, match=f"runs on .*, the target is {name}"):
+                call(x, weight)
+
+
+@pytest.mark.parametrize("name", ["gfx1100", "gfx942:sramecc+:xnack-", "mi300x:38"])
+def test_a_decision_is_explained_for_any_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from aiterlite.cli import main
+
+    assert main(["explain", "linear", "--target", name, "n=4", "m=256", "k=7168"]) == 0
+    text = capsys.readouterr().out
+    if name == "gfx1100":
+        assert "on gfx1100\n  -> torch (torch)\n" in text
+        assert "not mfma: runs on gfx942, gfx950, the target is gfx1100\n" in text
+    else:
+        assert f"on mi300x (gfx942, {38 if ':38' in name else 304} CUs)\n  -> mfma (hip)\n" in text
+
+
+def test_a_list_of_names_goes_by_their_one_spelling() -> None:
+    from aiterlite.cli.targets import named_personas
+
+    found = named_personas(["MI308;gfx942:xnack-", "sm90, mi308x", "mi300x:38"])
+    assert list(found) == ["mi308x", "gfx942", "sm_90a", "mi300x:38"]
+    assert [persona.cu_count for persona in found.values()] == [80, 304, 132, 38]

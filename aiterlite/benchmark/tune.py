@@ -126,8 +126,8 @@ def _compete(inputs: list[Tensor], weights: list[Tensor], samples: int) -> dict[
 def _amd(text: str) -> tuple[Persona, ...]:
     personas = target.resolve_list(text)
     for persona in personas:
-        if persona.family != "amd":
-            allowed = "AMD chips, which have a cost model only; others are measured where they are"
+        if persona.family != "amd" or persona.target not in gemm_plan.CHIPS:
+            allowed = "AMD chips, of targets with a cost model and no more; others are measured where they are"
             raise ArgumentError(_COMMAND, "--target", persona.chip, allowed)
     return personas
 

@@ -13,8 +13,6 @@ from aiterlite.cli import emulate_watch as watch
 from aiterlite.cli import kernel_args, targets
 from aiterlite.cli.command import Report, UsageError
 
-_CHIPS = {"gfx942": "mi300x", "gfx950": "mi355x"}
-
 
 def read(path: Path) -> bytes:
     """The bytes of a file. Raises `UsageError`."""
@@ -35,7 +33,7 @@ def run(args: argparse.Namespace, path: Path) -> Report:
     named = targets.named_personas(args.target)
     if len(named) > 1:
         raise UsageError("--target: a file runs on one chip")
-    persona = next(iter(named.values()), None) or target.resolve(_CHIPS[described["arch"]])
+    persona = next(iter(named.values()), None) or target.resolve(described["arch"])
     module = emulator.Device(persona, watch.schedule(args)).load(data)
     kernel = args.kernel or (next(iter(module.kernels)) if len(module.kernels) == 1 else None)
     if kernel is None:

@@ -12,7 +12,7 @@ from aiterlite.errors import BundleError
 from aiterlite.jit.record import Manifest
 from aiterlite.jit.spec import HOST, Unit
 from aiterlite.tables import DEFAULT_OPS, TABLES
-from aiterlite.target import Persona, launch_target
+from aiterlite.target import Persona, canonical, launch_target
 from aiterlite.wishes import wishes
 
 DTYPES = ("bf16",)
@@ -65,7 +65,7 @@ def from_manifest(manifest: Manifest, personas: Mapping[str, Persona]) -> Plan:
     """Without personas exactly the recorded units.
 
     With them, by the names they were asked by: of a target that the recording used, its units; of any other target,
-    and of a chip asked by its name (the recording knows targets, and chips of one target dispatch differently), what
+    and of a chip or a part of one (the recording knows targets, and chips of one target dispatch differently), what
     dispatch chooses for the recorded calls.
     """
     plan = Plan()
@@ -79,7 +79,7 @@ def from_manifest(manifest: Manifest, personas: Mapping[str, Persona]) -> Plan:
             own += [unit for unit in recorded if unit.kind == HOST and unit.target == launch_target()]
         for unit in own:
             plan.add(unit, "recorded")
-        if not own or name == persona.chip != persona.target:
+        if not own or (persona.family != "cpu" and canonical(name) != persona.target):
             for call in manifest.calls.values():
                 plan.add_call(*_recorded_call(call), persona, needed=True)
     return plan

@@ -12,9 +12,12 @@ from aiterlite.cli.command import UsageError
 from aiterlite.dispatch import Table
 from aiterlite.errors import TargetError
 from aiterlite.tables import TABLES
-from aiterlite.target import Persona, launch_target, names, resolve
+from aiterlite.target import Persona, canonical, launch_target, names, resolve, split
 
-_TARGET_HELP = "gfx942, gfx950, sm_90, cpu, a CPU level such as cpu-x86-64-v3, or a chip such as mi308x"
+_TARGET_HELP = (
+    "gfx942, gfx950, sm_90, cpu, a CPU level such as cpu-x86-64-v3, a chip such as mi308x, or a part of one, such as "
+    "mi300x:38 for 38 of its CUs"
+)
 
 
 def add_target_option(parser: argparse.ArgumentParser, help: str) -> None:
@@ -22,12 +25,12 @@ def add_target_option(parser: argparse.ArgumentParser, help: str) -> None:
 
 
 def named_personas(lists: Sequence[str]) -> dict[str, Persona]:
-    """The personas that --target names, by name, in the order of the command line."""
-    found = [name.strip().lower() for text in lists for name in text.split(",") if name.strip()]
+    """The personas that --target names, by name in its one spelling, in the order of the command line."""
+    found = [name for text in lists for name in split(text)]
     if lists and not found:
         raise UsageError(f"--target names no target; known: {', '.join(names())}")
     try:
-        return {name: resolve(name) for name in found}
+        return {canonical(name): resolve(name) for name in found}
     except TargetError as error:
         raise UsageError(f"--target: {error}") from None
 
