@@ -349,6 +349,15 @@ def test_a_source_that_does_not_assemble_is_told_with_its_line(toy_manifest: Sou
     assert "checked.S:17" in text and "invalid instruction" in text
 
 
+@pytest.mark.parametrize("name", ["gfx1100", "sm_90", "cpu"])
+def test_a_check_of_nothing_is_no_success(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from aiterlite.cli import main
+
+    assert main(["build", "--check-asm", "--target", name]) == 2
+    said = f"no assembly kernel is for {resolve(name).target}; there are some for gfx942, gfx950"
+    assert said in capsys.readouterr().err
+
+
 def test_the_check_takes_targets_only(capsys: pytest.CaptureFixture[str]) -> None:
     from aiterlite.cli import main
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiterlite import tables
 from aiterlite.cli import output
-from aiterlite.cli.command import Report
+from aiterlite.cli.command import Report, UsageError
 from aiterlite.errors import AiterliteError
 from aiterlite.jit import engine, progress
 from aiterlite.jit.arguments import ArgumentStruct
@@ -19,7 +19,11 @@ _HEADERS = ("unit", "target", "result", "resources")
 
 
 def run(targets: Collection[str]) -> Report:
-    """Check the rows for some targets, or, where none is named, for all of theirs."""
+    """Check the rows for some targets, or, where none is named, for all of theirs. Raises `UsageError` for targets that
+    no row is for."""
+    served = {target for kernel in tables.ASM_KERNELS for target in kernel.targets}
+    if idle := sorted(set(targets) - served):
+        raise UsageError(f"no assembly kernel is for {', '.join(idle)}; there are some for {', '.join(sorted(served))}")
     data = gather(targets)
     bad = [item for item in data["variants"] if item["result"] != "ok"]
     return Report(data, render(data), failed=bool(bad))
