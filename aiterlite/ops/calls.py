@@ -14,7 +14,7 @@ from aiterlite.dispatch import Decision, Table
 from aiterlite.errors import ArgumentError
 from aiterlite.jit import progress, record
 from aiterlite.tables import TABLES
-from aiterlite.target import Persona, persona_for, with_compute_units
+from aiterlite.target import Persona, persona_for
 from aiterlite.wishes import wishes
 
 # What a call is, once prepared: it takes the operator's arguments and returns its results.
@@ -51,7 +51,7 @@ def persona_of(function: str, device: torch.device, cu_count: int = 0) -> Person
     if cu_count < 0:
         raise ArgumentError(function, "cu_count", cu_count, "a number of compute units, or 0 for the device's own")
     persona = persona_for(device.type, device.index)
-    return with_compute_units(persona, cu_count) if cu_count and persona.cu_count else persona
+    return persona.with_compute_units(cu_count) if cu_count and persona.cu_count else persona
 
 
 class PreparedCalls:
