@@ -59,7 +59,7 @@ def test_inspecting_needs_no_torch_no_compiler_and_no_process(toy_store: Store, 
     # A unit of the real package, since the child sees the real sources.
     problem, persona = gemm.GemmProblem(4, 256, 7168), target.resolve("gfx942")
     unit = gemm.device_unit(problem, persona, gemm.plan_wv_split_k(problem, persona))
-    publish_fake(toy_store, unit, SourceTree(PACKAGE), headers=("csrc/include/aiterlite/types.h",))
+    publish_fake(toy_store, unit, SourceTree(PACKAGE), headers=("csrc/include/aiterlite/numeric/types.h",))
     bundle = str(toy_store.writable.root.parent / "bundle.tar")
     shape = ["n=4", "m=256", "k=7168"]
     commands = [

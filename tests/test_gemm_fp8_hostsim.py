@@ -126,10 +126,14 @@ class Case:
 
 
 def program_text(flavour: str, variants: list[Variant]) -> str:
-    lines = ["#include <aiterlite/cluster.h>", "#include <aiterlite/fragment.h>", "#include <aiterlite/gemm_args.h>"]
+    lines = [
+        "#include <aiterlite/block/mailbox.h>",
+        "#include <aiterlite/fragment/row_tile.h>",
+        "#include <aiterlite/gemm_args.h>",
+    ]
     lines += [
         "#include <aiterlite/overlap.h>",
-        "#include <aiterlite/types.h>",
+        "#include <aiterlite/numeric/types.h>",
         "#include <aiterlite/vector.h>",
         "#include <hostsim/runner.h>",
     ]

@@ -87,7 +87,7 @@ class Case(plain.Case):
 
 
 def program_text(variants: list[Variant]) -> str:
-    names = ("aiterlite/fragment.h", "aiterlite/overlap.h", "aiterlite/types.h", "aiterlite/vector.h")
+    names = ("aiterlite/fragment/row_tile.h", "aiterlite/overlap.h", "aiterlite/numeric/types.h", "aiterlite/vector.h")
     lines = [f"#include <{header}>" for header in (*names, "hostsim/reduce_runner.h")]
     for index, variant in enumerate(variants):
         lines.append(f"namespace v{index} {{")

@@ -184,7 +184,7 @@
 .endif
 
 // Which vector of a step a lane takes: neighbouring lanes are neighbouring slices of a row, as in slice_vector
-// (fragment.h).
+// (fragment/row_tile.h).
 .macro lane_vector v, temp
 .if S == 16
   v_and_b32 v[\v], 63, v0

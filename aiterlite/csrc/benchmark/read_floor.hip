@@ -9,8 +9,8 @@
 //
 // args: weight, y, m, k, and n = the number of workgroups launched. x, bias and the strides are not used.
 #include <aiterlite/gemm_args.h>
+#include <aiterlite/numeric/types.h>
 #include <aiterlite/overlap.h>
-#include <aiterlite/types.h>
 #include <aiterlite/vector.h>
 
 namespace {

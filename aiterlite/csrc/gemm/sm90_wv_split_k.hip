@@ -17,11 +17,11 @@
 // N <= COLS; block GROUPS * 128 + 32 threads; grid C * ceil(M / (GROUPS * 64)) workgroups, exactly; C at most the steps
 // of K. Operands and their rows begin at multiples of 16 bytes. Nothing outside the operands is read: the copy engine
 // knows their sizes, and what lies beyond arrives as zeros.
-#include <aiterlite/cluster.h>
+#include <aiterlite/block/mailbox.h>
+#include <aiterlite/fragment/sm90_wgmma.h>
 #include <aiterlite/overlap.h>
-#include <aiterlite/sm90_copy.h>
 #include <aiterlite/sm90_gemm_args.h>
-#include <aiterlite/sm90_wgmma.h>
+#include <aiterlite/tile/sm90_copy.h>
 
 namespace {
 

@@ -4,8 +4,8 @@
 //
 // Tiling. The weights are read once and dominate, so everything serves to have many 16-byte weight loads in flight. A
 // matrix instruction multiplies 16 tile rows (weights) by 8 or 16 tile columns (tokens); each lane loads its operands
-// straight from global memory in fragment order (fragment.h), with no staging and no barrier before the sums are
-// complete. A workgroup owns R tiles of rows and splits K over its W waves in chunks of U tiles, and over the C
+// straight from global memory in fragment order (fragment/row_tile.h), with no staging and no barrier before the sums
+// are complete. A workgroup owns R tiles of rows and splits K over its W waves in chunks of U tiles, and over the C
 // workgroups of a cluster (sm_90).
 // With S > 1 slices a tile holds 16 / S weight rows, each as S adjacent pieces of K (tile row = row * S + slice), and
 // tile column = token * S + slice; the products of unequal slices are discarded. A few tokens thus use columns that
@@ -19,11 +19,11 @@
 // Order. Each output is summed over k inside a wave, then over waves, slices and cluster ranks in fixed order: the same
 // launch gives the same bits. N <= COLS / S; workgroup W waves; grid C * ceil(M / (R * 16 / S)) workgroups, exactly.
 // Nothing is read beyond the K elements of a row: lanes past the end of K, M or N read an element that exists, or none.
-#include <aiterlite/cluster.h>
-#include <aiterlite/fragment.h>
+#include <aiterlite/block/mailbox.h>
+#include <aiterlite/fragment/row_tile.h>
 #include <aiterlite/gemm_args.h>
+#include <aiterlite/numeric/types.h>
 #include <aiterlite/overlap.h>
-#include <aiterlite/types.h>
 #include <aiterlite/vector.h>
 
 namespace {

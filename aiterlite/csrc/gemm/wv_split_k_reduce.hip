@@ -4,8 +4,8 @@
 // Tiling. A workgroup owns a tile of ROW_WAVES * R * 16 weight rows by COLS token columns (all tokens), and one shard
 // of K. Its ROW_WAVES * K_WAVES waves share that out: a wave holds R * 16 rows by COLS columns of sums, and takes every
 // K_WAVES-th turn of U steps of 32 k. Weights and tokens come straight from global memory in fragment order
-// (fragment.h), 16 bytes a lane, with no barrier before the sums are complete. All weights of a turn are requested
-// first; tokens follow in groups that few registers hold.
+// (fragment/row_tile.h), 16 bytes a lane, with no barrier before the sums are complete. All weights of a turn are
+// requested first; tokens follow in groups that few registers hold.
 //
 // Traffic. Weights: M * K elements from memory, once, by one wave. Tokens: COLS / (16 * R) elements per weight through
 // the first cache, which serves the row waves of a workgroup from one fetch as they walk K together: COLS / (16 * R *
@@ -27,10 +27,10 @@
 //
 // N <= COLS; K_WAVES * ROW_WAVES waves; grid tiles * shards, exactly. Nothing is read beyond the K elements of a row:
 // lanes past the end of K, M or N read an element that exists, or none, and what they read is never selected.
-#include <aiterlite/fragment.h>
+#include <aiterlite/fragment/row_tile.h>
 #include <aiterlite/gemm_reduce_args.h>
+#include <aiterlite/numeric/types.h>
 #include <aiterlite/overlap.h>
-#include <aiterlite/types.h>
 #include <aiterlite/vector.h>
 
 namespace {

@@ -1,7 +1,7 @@
 // The primitives of isa_ptx.h (AITERLITE_HOST_SIM=90) or isa_amdgcn.h (942, 950) on the host, for tests.
 //
 // Matrix instructions are written from the register layouts that the PTX manual and the CDNA manuals document, not from
-// fragment.h, which is thereby checked against them. Loads go through ordinary memory, so that AddressSanitizer sees an
+// fragment/, which is thereby checked against them. Loads go through ordinary memory, so that AddressSanitizer sees an
 // access outside a tensor.
 #pragma once
 #include <hostsim/scheduler.h>
@@ -20,6 +20,7 @@
 #endif
 
 #define AITERLITE_DEVICE inline
+#include <aiterlite/isa/registers.h>
 #define AITERLITE_KERNEL(threads) inline void
 #define AITERLITE_CLUSTER_ATTRIBUTE(size)
 #define AITERLITE_SHARED(type, name, count) type* name = ::hostsim::shared_array<type>(count)
@@ -58,20 +59,7 @@ inline void workgroup_barrier() {
 }
 inline void schedule_barrier() {}
 
-inline float shuffle_xor(float value, uint32_t mask) {
-  wave_meeting("shuffle_xor", value, [mask](const auto& lane) {
-    float all[kWaveSize];
-    for (uint32_t i = 0; i < kWaveSize; ++i) all[i] = lane(i);
-    for (uint32_t i = 0; i < kWaveSize; ++i) lane(i) = all[i ^ mask];
-  });
-  return value;
-}
-
 inline uint16_t opaque(uint16_t value) { return value; }
-
-struct alignas(16) Vector16 {
-  uint32_t word[4];
-};
 
 template <bool streaming>
 Vector16 load_vector(const void* p) {
@@ -92,9 +80,6 @@ inline float load_f32(const void* p) { return *static_cast<const float*>(p); }
 inline void store_u16(void* p, uint16_t value) { *static_cast<uint16_t*>(p) = value; }
 inline void store_u32(void* p, uint32_t value) { *static_cast<uint32_t*>(p) = value; }
 
-struct alignas(16) Quad {
-  float value[4];
-};
 inline void store_quad(float* p, const Quad& value) { memcpy(p, &value, sizeof value); }
 
 // Workgroups run one after the other, so memory is always coherent; what is checked is that no workgroup counts itself
@@ -299,3 +284,7 @@ inline void mfma_16x16_fp8(float (&d)[4], const Vector16& a, const Vector16& b) 
 #endif
 
 }  // namespace aiterlite
+
+#include <hostsim/convert.h>
+#include <hostsim/lanes.h>
+#include <hostsim/shared.h>

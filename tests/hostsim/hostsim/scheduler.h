@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <random>
@@ -38,6 +39,13 @@ struct Meeting {
 
 struct Workgroup;
 
+// A copy to shared memory that is on its way; zeros where `from` is null.
+struct Copy {
+  void* to;
+  const void* from;
+  uint32_t bytes;
+};
+
 struct Thread {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
@@ -48,6 +56,8 @@ struct Thread {
   bool done = false;
   bool incomplete = false;  // it published what may not have arrived yet
   bool accepted = false;    // it may read what other workgroups published
+  std::vector<Copy> open_copies;
+  std::deque<std::vector<Copy>> copies;  // by the group that is waited for
 };
 
 struct SharedArray {
@@ -175,6 +185,8 @@ class Scheduler {
     thread->next_shared = 0;
     thread->done = false;
     thread->incomplete = thread->accepted = false;
+    thread->open_copies.clear();
+    thread->copies.clear();
     getcontext(&thread->context);
     thread->context.uc_stack.ss_sp = thread->stack.get();
     thread->context.uc_stack.ss_size = kStackBytes;

@@ -1,4 +1,4 @@
-// Operands and accumulators of one matrix instruction, seen from a lane.
+// Operands straight from row-major global memory, and accumulators, of one matrix instruction, seen from a lane.
 //
 // A tile is 16 rows (weights) by kTileColumns columns (tokens) by the k of four 16-byte vectors: 32 of 16 bits, 64
 // of 8. A lane holds one vector, tile_vector(lane), of each of its kLaneRows rows and of its column. The hardware
@@ -7,7 +7,7 @@
 //
 // Of the 8-bit types only the one that the target's matrix unit has can be multiplied.
 #pragma once
-#include <aiterlite/types.h>
+#include <aiterlite/numeric/types.h>
 
 namespace aiterlite {
 
@@ -37,11 +37,7 @@ AITERLITE_DEVICE void multiply(bf16, float (&d)[4], const Vector16 (&a)[1], cons
 AITERLITE_DEVICE void multiply(fp16, float (&d)[4], const Vector16 (&a)[1], const Vector16& b) {
   mfma_16x16_fp16(d, a[0], b);
 }
-#if defined(__gfx950__) || AITERLITE_HOST_SIM == 950
-AITERLITE_DEVICE void multiply(e4m3fn, float (&d)[4], const Vector16 (&a)[1], const Vector16& b) {
-#else
-AITERLITE_DEVICE void multiply(e4m3fnuz, float (&d)[4], const Vector16 (&a)[1], const Vector16& b) {
-#endif
+AITERLITE_DEVICE void multiply(NativeFp8, float (&d)[4], const Vector16 (&a)[1], const Vector16& b) {
   mfma_16x16_fp8(d, a[0], b);
 }
 

@@ -11,7 +11,7 @@ struct fp16 {
   uint16_t bits;
 };
 
-// 8-bit floats of 4 exponent and 3 fraction bits, which only matrix instructions decode. OCP's: bias 7, NaN where all
+// 8-bit floats of 4 exponent and 3 fraction bits; conversions: numeric/fp8.h. OCP's: bias 7, NaN where all
 // bits but the sign are one. FNUZ: bias 8, no negative zero; its code is the only NaN. Zero is zero bits in both.
 struct e4m3fn {
   uint8_t bits;
@@ -19,6 +19,13 @@ struct e4m3fn {
 struct e4m3fnuz {
   uint8_t bits;
 };
+
+// The one that the target's matrix unit and conversions have.
+#if defined(__gfx942__) || AITERLITE_HOST_SIM == 942
+using NativeFp8 = e4m3fnuz;
+#else
+using NativeFp8 = e4m3fn;
+#endif
 
 AITERLITE_DEVICE float to_float(bf16 value) {
   return __builtin_bit_cast(float, static_cast<uint32_t>(value.bits) << 16);

@@ -1,19 +1,6 @@
-// Thread-block clusters of sm_90: workgroups that are resident together and write into each other's shared memory.
-// A kernel declares its cluster after AITERLITE_KERNEL: AITERLITE_CLUSTER_DIMS(size).
+// One exchange of float sums between the workgroups of a cluster (block/cluster.h); a workgroup alone keeps its own.
 #pragma once
-#include <aiterlite/platform.h>
-
-#define AITERLITE_CLUSTER_DIMS_PASTE(size) AITERLITE_CLUSTER_DIMS_##size
-#define AITERLITE_CLUSTER_DIMS(size) AITERLITE_CLUSTER_DIMS_PASTE(size)
-#define AITERLITE_CLUSTER_DIMS_1
-#define AITERLITE_CLUSTER_DIMS_2 AITERLITE_CLUSTER_ATTRIBUTE(2)
-#define AITERLITE_CLUSTER_DIMS_3 AITERLITE_CLUSTER_ATTRIBUTE(3)
-#define AITERLITE_CLUSTER_DIMS_4 AITERLITE_CLUSTER_ATTRIBUTE(4)
-#define AITERLITE_CLUSTER_DIMS_5 AITERLITE_CLUSTER_ATTRIBUTE(5)
-#define AITERLITE_CLUSTER_DIMS_6 AITERLITE_CLUSTER_ATTRIBUTE(6)
-#define AITERLITE_CLUSTER_DIMS_7 AITERLITE_CLUSTER_ATTRIBUTE(7)
-#define AITERLITE_CLUSTER_DIMS_8 AITERLITE_CLUSTER_ATTRIBUTE(8)
-#define AITERLITE_CLUSTER_DIMS_16 AITERLITE_CLUSTER_ATTRIBUTE(16)
+#include <aiterlite/block/cluster.h>
 
 namespace aiterlite {
 

@@ -1,0 +1,62 @@
+// AMD: conversions between number formats, powers of two, and bytes picked from registers.
+#pragma once
+#include <aiterlite/isa/amdgcn_core.h>
+
+namespace aiterlite {
+
+AITERLITE_DEVICE float half_bits_to_float(uint16_t bits) { return __builtin_bit_cast(_Float16, bits); }
+AITERLITE_DEVICE uint16_t float_to_half_bits(float value) {
+  return __builtin_bit_cast(uint16_t, static_cast<_Float16>(value));
+}
+
+// 2^x and log2(x) to about one unit in the last place; results below 2^-126 may be zero.
+AITERLITE_DEVICE float fast_exp2(float x) { return __builtin_amdgcn_exp2f(x); }
+AITERLITE_DEVICE float fast_log2(float x) { return __builtin_amdgcn_logf(x); }
+
+// Bytes a, b, c and d, lowest first, of the eight of `low` (0 to 3) and `high` (4 to 7).
+template <uint32_t a, uint32_t b, uint32_t c, uint32_t d>
+AITERLITE_DEVICE uint32_t pick_bytes(uint32_t low, uint32_t high) {
+  return __builtin_amdgcn_perm(high, low, a | b << 8 | c << 16 | d << 24);
+}
+
+// The chip's own 8-bit format, e4m3fnuz on gfx942 and e4m3fn on gfx950; what rounds beyond the largest is a NaN.
+#if defined(__gfx950__)
+inline constexpr bool kNativeFnuz = false, kNativeFn = true;
+#else
+inline constexpr bool kNativeFnuz = true, kNativeFn = false;
+#endif
+// It has no saturating form that keeps NaN, and a NaN keeps its sign.
+inline constexpr bool kNativeFp8Saturates = false;
+AITERLITE_DEVICE uint32_t native_pack_fp8(float a, float b, float c, float d) {
+  const int low = __builtin_amdgcn_cvt_pk_fp8_f32(a, b, 0, false);
+  return static_cast<uint32_t>(__builtin_amdgcn_cvt_pk_fp8_f32(c, d, low, true));
+}
+AITERLITE_DEVICE uint32_t native_pack_fp8(float a, float b) {
+  return static_cast<uint32_t>(__builtin_amdgcn_cvt_pk_fp8_f32(a, b, 0, false)) & 0xffffu;
+}
+AITERLITE_DEVICE void native_unpack_fp8(uint32_t word, float (&value)[4]) {
+  const auto low = __builtin_amdgcn_cvt_pk_f32_fp8(static_cast<int>(word), false);
+  const auto high = __builtin_amdgcn_cvt_pk_f32_fp8(static_cast<int>(word), true);
+  value[0] = low[0], value[1] = low[1], value[2] = high[0], value[3] = high[1];
+}
+
+// The nearest to x between least and most; not for NaN, of which it makes a number.
+AITERLITE_DEVICE float clamp(float x, float least, float most) { return __builtin_amdgcn_fmed3f(x, least, most); }
+
+// Two floats as a word of two 16-bit ones, to nearest even, the first in the lower half. gfx942 has no bf16 conversion.
+#if defined(__gfx950__)
+AITERLITE_DEVICE uint32_t native_pack_bf16(float a, float b) {
+  using Floats2 = float __attribute__((ext_vector_type(2)));
+  using Bfloats2 = __bf16 __attribute__((ext_vector_type(2)));
+  return __builtin_bit_cast(uint32_t, __builtin_convertvector(Floats2{a, b}, Bfloats2));
+}
+#endif
+AITERLITE_DEVICE uint32_t native_pack_fp16(float a, float b) {
+  return float_to_half_bits(a) | static_cast<uint32_t>(float_to_half_bits(b)) << 16;
+}
+// Of floats that halves represent exactly, in one instruction.
+AITERLITE_DEVICE uint32_t pack_exact_fp16(float a, float b) {
+  return __builtin_bit_cast(uint32_t, __builtin_amdgcn_cvt_pkrtz(a, b));
+}
+
+}  // namespace aiterlite

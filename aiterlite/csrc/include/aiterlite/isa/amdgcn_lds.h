@@ -1,0 +1,77 @@
+// AMD: the local data share. Reads and writes of 8 and 16 bytes a lane, loads from memory straight into it, and
+// gfx950's reads that transpose.
+#pragma once
+#include <aiterlite/isa/amdgcn_memory.h>
+
+namespace aiterlite {
+
+namespace amdgcn {
+using Pair = uint32_t __attribute__((ext_vector_type(2)));
+using Shorts4 = int16_t __attribute__((ext_vector_type(4)));
+using Ints2 = int32_t __attribute__((ext_vector_type(2)));
+template <class T>
+using Shared = __attribute__((address_space(3))) T;
+template <class T>
+AITERLITE_DEVICE Shared<T>* to_shared(const void* p) {
+  return (Shared<T>*)p;
+}
+}  // namespace amdgcn
+
+AITERLITE_DEVICE Vector16 load_shared_16(const void* p) {
+  return __builtin_bit_cast(Vector16, *amdgcn::to_shared<amdgcn::Words>(p));
+}
+AITERLITE_DEVICE Vector8 load_shared_8(const void* p) {
+  return __builtin_bit_cast(Vector8, *amdgcn::to_shared<amdgcn::Pair>(p));
+}
+AITERLITE_DEVICE void store_shared_16(void* p, const Vector16& v) {
+  *amdgcn::to_shared<amdgcn::Words>(p) = __builtin_bit_cast(amdgcn::Words, v);
+}
+AITERLITE_DEVICE void store_shared_8(void* p, const Vector8& v) {
+  *amdgcn::to_shared<amdgcn::Pair>(p) = __builtin_bit_cast(amdgcn::Pair, v);
+}
+
+// Lane l's kBytes at `from` (its own address) go to `to` + l * kBytes, where `to` is the same in all lanes of the wave.
+// Lanes that are switched off leave their place as it is. No register is touched; await_loads waits.
+#if defined(__gfx950__)
+inline constexpr uint32_t kLoadToLdsBytes = 16;
+#else
+inline constexpr uint32_t kLoadToLdsBytes = 4;
+#endif
+template <uint32_t kBytes = kLoadToLdsBytes>
+AITERLITE_DEVICE void load_to_lds(const void* from, void* to) {
+  static_assert(kBytes == 4 || kBytes == kLoadToLdsBytes,
+                "load_to_lds: gfx942 loads 4 bytes a lane into LDS, gfx950 4 or 16 (8 bytes do not exist)");
+  auto* source = (amdgcn::Global<uint32_t>*)from;
+  auto* place = amdgcn::to_shared<uint32_t>(to);
+  // The builtin takes its size as a literal.
+  if constexpr (kBytes == 4) {
+    __builtin_amdgcn_global_load_lds(source, place, 4, 0, 0);
+  } else {
+#if defined(__gfx950__)
+    __builtin_amdgcn_global_load_lds(source, place, 16, 0, 0);
+#endif
+  }
+}
+
+// Until at most `pending` loads of the wave, to registers or to LDS, are on their way; loads complete in order.
+template <uint32_t pending>
+AITERLITE_DEVICE void await_loads() {
+  static_assert(pending < 64, "await_loads: the counter has 6 bits");
+  asm volatile("s_waitcnt vmcnt(%0)" ::"n"(pending) : "memory");
+}
+
+// Transposing reads: 16 lanes read a matrix of 16 columns, row by row, 8 bytes a lane (4 lanes a row of 16-bit
+// elements, 2 a row of 8-bit ones), and lane l gets column l % 16: 4 or 8 elements down the rows.
+#if defined(__gfx950__)
+AITERLITE_DEVICE Vector8 load_transposed_16bit(const void* p) {
+  return __builtin_bit_cast(Vector8, __builtin_amdgcn_ds_read_tr16_b64_v4i16(amdgcn::to_shared<amdgcn::Shorts4>(p)));
+}
+AITERLITE_DEVICE Vector8 load_transposed_8bit(const void* p) {
+  return __builtin_bit_cast(Vector8, __builtin_amdgcn_ds_read_tr8_b64_v2i32(amdgcn::to_shared<amdgcn::Ints2>(p)));
+}
+#else
+AITERLITE_ABSENT(load_transposed_16bit, "gfx942 has no transposing LDS read; see fragment/transpose.h")
+AITERLITE_ABSENT(load_transposed_8bit, "gfx942 has no transposing LDS read; see fragment/transpose.h")
+#endif
+
+}  // namespace aiterlite

@@ -1,0 +1,91 @@
+// NVIDIA: conversions between number formats, powers of two, and bytes picked from registers.
+#pragma once
+#include <aiterlite/isa/ptx_core.h>
+
+namespace aiterlite {
+
+AITERLITE_DEVICE float half_bits_to_float(uint16_t bits) {
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+  return value;
+}
+AITERLITE_DEVICE uint16_t float_to_half_bits(float value) {
+  uint16_t bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+  return bits;
+}
+
+// 2^x and log2(x) to about two units in the last place.
+AITERLITE_DEVICE float fast_exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+AITERLITE_DEVICE float fast_log2(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// Bytes a, b, c and d, lowest first, of the eight of `low` (0 to 3) and `high` (4 to 7).
+template <uint32_t a, uint32_t b, uint32_t c, uint32_t d>
+AITERLITE_DEVICE uint32_t pick_bytes(uint32_t low, uint32_t high) {
+  return __byte_perm(low, high, a | b << 4 | c << 8 | d << 12);
+}
+
+// The chip's own 8-bit format is e4m3fn, on sm_89 and later. Beyond the largest it saturates; a NaN becomes 0x7f.
+inline constexpr bool kNativeFnuz = false, kNativeFn = true, kNativeFp8Saturates = true;
+AITERLITE_DEVICE uint32_t native_pack_fp8(float a, float b) {
+  uint16_t pair;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(b), "f"(a));
+  return pair;
+}
+AITERLITE_DEVICE uint32_t native_pack_fp8(float a, float b, float c, float d) {
+  uint32_t word;
+  asm("{\n"
+      ".reg .b16 low, high;\n"
+      "cvt.rn.satfinite.e4m3x2.f32 low, %2, %1;\n"
+      "cvt.rn.satfinite.e4m3x2.f32 high, %4, %3;\n"
+      "mov.b32 %0, {low, high};\n"
+      "}"
+      : "=r"(word)
+      : "f"(a), "f"(b), "f"(c), "f"(d));
+  return word;
+}
+// Four e4m3fn to four halves, two instructions: a word of the lower two, and one of the upper two.
+AITERLITE_DEVICE void native_unpack_fp8_to_fp16(uint32_t word, uint32_t (&pair)[2]) {
+  asm("{\n"
+      ".reg .b16 low, high;\n"
+      "mov.b32 {low, high}, %2;\n"
+      "cvt.rn.f16x2.e4m3x2 %0, low;\n"
+      "cvt.rn.f16x2.e4m3x2 %1, high;\n"
+      "}"
+      : "=r"(pair[0]), "=r"(pair[1])
+      : "r"(word));
+}
+AITERLITE_DEVICE void native_unpack_fp8(uint32_t word, float (&value)[4]) {
+  uint32_t pair[2];
+  native_unpack_fp8_to_fp16(word, pair);
+#pragma unroll
+  for (uint32_t i = 0; i < 4; ++i) {
+    value[i] = half_bits_to_float(static_cast<uint16_t>(pair[i / 2] >> (16 * (i % 2))));
+  }
+}
+
+// The nearest to x between least and most; not for NaN, of which it makes a number.
+AITERLITE_DEVICE float clamp(float x, float least, float most) { return fminf(fmaxf(x, least), most); }
+
+// Two floats as a word of two 16-bit ones, to nearest even, the first in the lower half.
+AITERLITE_DEVICE uint32_t native_pack_bf16(float a, float b) {
+  uint32_t word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(b), "f"(a));
+  return word;
+}
+AITERLITE_DEVICE uint32_t native_pack_fp16(float a, float b) {
+  uint32_t word;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(b), "f"(a));
+  return word;
+}
+AITERLITE_DEVICE uint32_t pack_exact_fp16(float a, float b) { return native_pack_fp16(a, b); }
+
+}  // namespace aiterlite

@@ -1,0 +1,87 @@
+// NVIDIA: loads and stores of global memory, and sums handed from one workgroup to another through it.
+#pragma once
+#include <aiterlite/isa/ptx_core.h>
+
+namespace aiterlite {
+
+// Volatile keeps the loads in program order. What is streamed passes by L1, and comes from memory in whole lines. Not
+// the non-coherent loads: an overlapped kernel starts while its operands may still be written.
+#define AITERLITE_LOAD_STREAMING "ld.global.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
+#define AITERLITE_LOAD_REUSED "ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+#define AITERLITE_LOAD_IF(load)  \
+  "{\n"                          \
+  ".reg .pred wanted;\n"         \
+  "setp.ne.b32 wanted, %5, 0;\n" \
+  "mov.b32 %0, 0;\n"             \
+  "mov.b32 %1, 0;\n"             \
+  "mov.b32 %2, 0;\n"             \
+  "mov.b32 %3, 0;\n"             \
+  "@wanted " load                \
+  "\n"                           \
+  "}"
+
+template <bool streaming>
+AITERLITE_DEVICE Vector16 load_vector(const void* p) {
+  Vector16 v;
+  if constexpr (streaming) {
+    asm volatile(AITERLITE_LOAD_STREAMING
+                 : "=r"(v.word[0]), "=r"(v.word[1]), "=r"(v.word[2]), "=r"(v.word[3])
+                 : "l"(p));
+  } else {
+    asm volatile(AITERLITE_LOAD_REUSED : "=r"(v.word[0]), "=r"(v.word[1]), "=r"(v.word[2]), "=r"(v.word[3]) : "l"(p));
+  }
+  return v;
+}
+
+// Zeros, and no access, where not wanted.
+template <bool streaming>
+AITERLITE_DEVICE Vector16 load_vector_if(const void* p, bool wanted, const void*) {
+  Vector16 v;
+  if constexpr (streaming) {
+    asm volatile(AITERLITE_LOAD_IF(AITERLITE_LOAD_STREAMING)
+                 : "=&r"(v.word[0]), "=&r"(v.word[1]), "=&r"(v.word[2]), "=&r"(v.word[3])
+                 : "l"(p), "r"(static_cast<int>(wanted)));
+  } else {
+    asm volatile(AITERLITE_LOAD_IF(AITERLITE_LOAD_REUSED)
+                 : "=&r"(v.word[0]), "=&r"(v.word[1]), "=&r"(v.word[2]), "=&r"(v.word[3])
+                 : "l"(p), "r"(static_cast<int>(wanted)));
+  }
+  return v;
+}
+
+#undef AITERLITE_LOAD_STREAMING
+#undef AITERLITE_LOAD_REUSED
+#undef AITERLITE_LOAD_IF
+
+AITERLITE_DEVICE uint8_t load_u8(const void* p) { return *static_cast<const uint8_t*>(p); }
+AITERLITE_DEVICE uint16_t load_u16(const void* p) { return *static_cast<const uint16_t*>(p); }
+AITERLITE_DEVICE float load_f32(const void* p) { return *static_cast<const float*>(p); }
+AITERLITE_DEVICE void store_u16(void* p, uint16_t value) { *static_cast<uint16_t*>(p) = value; }
+AITERLITE_DEVICE void store_u32(void* p, uint32_t value) { *static_cast<uint32_t*>(p) = value; }
+
+AITERLITE_DEVICE void store_quad(float* p, const Quad& value) { *reinterpret_cast<Quad*>(p) = value; }
+
+// One workgroup hands sums to another through memory: publish or publish_add, complete_published, a barrier of the
+// workgroup, count_in; whoever counts in last: accept_published, load_published. Loads pass by L1, which is not
+// coherent.
+AITERLITE_DEVICE void publish(float* p, const Quad& value) { store_quad(p, value); }
+AITERLITE_DEVICE void publish_add(float* p, float value) {
+  asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(p), "f"(value) : "memory");
+}
+AITERLITE_DEVICE void complete_published() { __threadfence(); }
+AITERLITE_DEVICE uint32_t count_in(uint32_t* p) {
+  uint32_t before;
+  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(p) : "memory");
+  return before;
+}
+AITERLITE_DEVICE void accept_published() { __threadfence(); }
+AITERLITE_DEVICE Quad load_published(const float* p) {
+  Quad quad;
+  asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(quad.value[0]), "=f"(quad.value[1]), "=f"(quad.value[2]), "=f"(quad.value[3])
+               : "l"(p)
+               : "memory");
+  return quad;
+}
+
+}  // namespace aiterlite

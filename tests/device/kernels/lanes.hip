@@ -1,0 +1,56 @@
+// Reductions and scans. x, and results of every thread, by workgroup.
+#include <aiterlite/block/reduce.h>
+#include <aiterlite/block/scan.h>
+
+namespace {
+
+constexpr uint32_t kWaves = 4;
+constexpr uint32_t kThreads = kWaves * aiterlite::kWaveSize;
+
+// An operation that does not commute: a word is an interval [low 16 bits, high 16 bits), two that touch become one.
+struct Join {
+  AITERLITE_DEVICE uint32_t operator()(uint32_t a, uint32_t b) const {
+    if (a == 0) return b;
+    if (b == 0) return a;
+    return a >> 16 == (b & 0xffffu) ? (a & 0xffffu) | (b & 0xffff0000u) : 0xdeadu;
+  }
+};
+
+}  // namespace
+
+AITERLITE_KERNEL(kThreads) reduce_floats(const float* x, float* sums, float* maxima, float* of_eight, float* strided) {
+  AITERLITE_SHARED(float, partial, kWaves);
+  const uint32_t i = aiterlite::workgroup_id() * kThreads + aiterlite::thread_id();
+  const float value = x[i];
+  sums[2 * i] = aiterlite::reduce_wave(value, aiterlite::Sum{});
+  sums[2 * i + 1] = aiterlite::reduce_workgroup<kWaves>(value, aiterlite::Sum{}, partial);
+  aiterlite::workgroup_barrier();
+  maxima[2 * i] = aiterlite::reduce_wave(value, aiterlite::Max{});
+  maxima[2 * i + 1] = aiterlite::reduce_workgroup<kWaves>(value, aiterlite::Max{}, partial);
+  of_eight[i] = aiterlite::reduce_lanes<8>(value, aiterlite::Sum{});
+  strided[i] = aiterlite::reduce_strided<16>(value, aiterlite::Max{});
+}
+
+AITERLITE_KERNEL(kThreads) find_first(const float* x, uint32_t* of_wave, uint32_t* of_group, float* greatest) {
+  AITERLITE_SHARED(aiterlite::Ranked, partial, kWaves);
+  const uint32_t i = aiterlite::workgroup_id() * kThreads + aiterlite::thread_id();
+  const auto mine = aiterlite::Ranked::of(x[i], aiterlite::thread_id());
+  of_wave[i] = aiterlite::reduce_wave(mine, aiterlite::First{}).index;
+  const auto first = aiterlite::reduce_workgroup<kWaves>(mine, aiterlite::First{}, partial);
+  of_group[i] = first.index;
+  greatest[i] = first.value();
+}
+
+AITERLITE_KERNEL(kThreads)
+scan_words(const uint32_t* x, uint32_t* wave, uint32_t* before, uint32_t* all, uint32_t* joined, uint32_t* any) {
+  AITERLITE_SHARED(uint32_t, partial, kWaves);
+  const uint32_t thread = aiterlite::thread_id(), i = aiterlite::workgroup_id() * kThreads + thread;
+  wave[i] = aiterlite::scan_wave(x[i], aiterlite::Sum{}, 0u);
+  const auto scanned = aiterlite::scan_workgroup<kWaves>(x[i], aiterlite::Sum{}, 0u, partial);
+  before[i] = scanned.before;
+  all[i] = scanned.all;
+  aiterlite::workgroup_barrier();
+  const uint32_t interval = thread | (thread + 1) << 16;
+  joined[i] = aiterlite::scan_workgroup<kWaves>(interval, Join{}, 0u, partial).before;
+  any[i] = aiterlite::any_lane(x[i] == 77);
+}

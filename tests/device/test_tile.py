@@ -1,0 +1,45 @@
+"""Tiles in shared memory: filled asynchronously row by row, read back at the places that the layout names."""
+
+from __future__ import annotations
+
+import device_units
+import numpy as np
+import pytest
+
+# Kernel, rows of the tile, bytes of a row.
+TILES = [
+    ("fill_padded_576", 16, 576),
+    ("fill_padded_1152", 10, 1152),
+    ("fill_odd_576", 16, 576),
+    ("fill_swizzled_64", 64, 64),
+    ("fill_swizzled_128", 48, 128),
+    ("fill_swizzled_512", 16, 512),
+]
+
+
+@pytest.mark.parametrize("where", device_units.EVERYWHERE)
+def test_two_fills_arrive_row_by_row(where: str) -> None:
+    rng = np.random.default_rng(5)
+    for kernel, rows, row_bytes in TILES:
+        x = rng.integers(0, 256, (2 * rows + 3, row_bytes + 64), dtype=np.uint8)
+        # The last row ends where the memory does: nothing may be read beyond a row.
+        flat = x.reshape(-1)[: -(x.shape[1] - row_bytes)].copy()
+        order = rng.permutation(len(x))[: 2 * rows].astype(np.uint32)
+        order[3] = len(x) - 1
+        out = np.zeros((2 * rows, row_bytes), np.uint8)
+        flat.flags.writeable = False
+        device_units.run(where, "tile", kernel, 1, 256, [flat, order, out, np.uint32(x.shape[1])])
+        wrong = np.argwhere(out != x[order, :row_bytes])
+        assert not len(wrong), f"{kernel}: first wrong byte at row, byte {wrong[0]} of {len(wrong)}"
+
+
+@pytest.mark.parametrize("where", device_units.EVERYWHERE)
+def test_registers_are_transposed(where: str) -> None:
+    x = np.random.default_rng(6).integers(0, 1 << 32, (64, 4), dtype=np.uint64).astype(np.uint32)
+    found, pairs = np.zeros_like(x), np.zeros((64, 2), np.uint32)
+    block = 64
+    device_units.run(where, "transpose", "transpose_registers", 1, block, [x, found, pairs])
+    matrix = x.view(np.uint8).reshape(64, 4, 4)
+    assert np.array_equal(found.view(np.uint8).reshape(64, 4, 4), matrix.transpose(0, 2, 1))
+    halves = np.ascontiguousarray(x[:, :2]).view(np.uint16).reshape(64, 2, 2)
+    assert np.array_equal(pairs.view(np.uint16).reshape(64, 2, 2), halves.transpose(0, 2, 1))

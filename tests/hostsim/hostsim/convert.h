@@ -1,0 +1,29 @@
+// Conversions: isa/ptx_convert.h or isa/amdgcn_convert.h. Included by hostsim/isa.h.
+#pragma once
+
+namespace aiterlite {
+
+inline float fast_exp2(float x) { return exp2f(x); }
+inline float fast_log2(float x) { return log2f(x); }
+
+template <uint32_t a, uint32_t b, uint32_t c, uint32_t d>
+uint32_t pick_bytes(uint32_t low, uint32_t high) {
+  const uint64_t all = static_cast<uint64_t>(high) << 32 | low;
+  const auto byte = [all](uint32_t i) { return static_cast<uint32_t>(all >> (8 * i) & 0xff); };
+  return byte(a) | byte(b) << 8 | byte(c) << 16 | byte(d) << 24;
+}
+
+// No instruction converts 8-bit floats here, so what runs are the conversions in integers.
+inline constexpr bool kNativeFnuz = false, kNativeFn = false, kNativeFp8Saturates = false;
+AITERLITE_ABSENT(native_pack_fp8, "the simulation has no such instruction")
+AITERLITE_ABSENT(native_unpack_fp8, "the simulation has no such instruction")
+AITERLITE_ABSENT(native_unpack_fp8_to_fp16, "the simulation has no such instruction")
+
+inline float clamp(float x, float least, float most) { return fminf(fmaxf(x, least), most); }
+
+inline uint32_t native_pack_fp16(float a, float b) {
+  return float_to_half_bits(a) | static_cast<uint32_t>(float_to_half_bits(b)) << 16;
+}
+inline uint32_t pack_exact_fp16(float a, float b) { return native_pack_fp16(a, b); }
+
+}  // namespace aiterlite
