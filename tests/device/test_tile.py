@@ -43,3 +43,20 @@ def test_registers_are_transposed(where: str) -> None:
     assert np.array_equal(found.view(np.uint8).reshape(64, 4, 4), matrix.transpose(0, 2, 1))
     halves = np.ascontiguousarray(x[:, :2]).view(np.uint16).reshape(64, 2, 2)
     assert np.array_equal(pairs.view(np.uint16).reshape(64, 2, 2), halves.transpose(0, 2, 1))
+
+
+@pytest.mark.parametrize("target", device_units.AMD)
+def test_what_lies_outside_a_buffer_is_zero(target: str) -> None:
+    lane_bytes = 16 if target == "gfx950" else 4
+    for size in (16 * 100 + 8, 4 * 77, 4):
+        # The allocation ends where the buffer does.
+        x = np.random.default_rng(7).integers(1, 1 << 32, size // 4, dtype=np.uint64).astype(np.uint32)
+        x.flags.writeable = False
+        loaded = np.full((128, 4), 7, np.uint32)
+        in_lds = np.full((128, lane_bytes // 4), 7, np.uint32)
+        device_units.run(target, "amd_buffer", "load_bounded", 1, 128, [x, loaded, in_lds, np.uint32(size)])
+        padded = np.zeros(512, np.uint32)
+        padded[: len(x)] = x
+        assert np.array_equal(loaded, padded.reshape(128, 4))
+        # Lanes read in reverse order.
+        assert np.array_equal(in_lds, padded[: 32 * lane_bytes].reshape(128, -1)[::-1])

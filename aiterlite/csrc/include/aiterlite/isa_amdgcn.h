@@ -1,5 +1,6 @@
 // AMD CDNA, gfx942 and gfx950: one instruction, or a short fixed sequence, a function. See the parts.
 #pragma once
+#include <aiterlite/isa/amdgcn_buffer.h>
 #include <aiterlite/isa/amdgcn_convert.h>
 #include <aiterlite/isa/amdgcn_core.h>
 #include <aiterlite/isa/amdgcn_lanes.h>

@@ -40,6 +40,18 @@ AITERLITE_DEVICE void native_unpack_fp8(uint32_t word, float (&value)[4]) {
   value[0] = low[0], value[1] = low[1], value[2] = high[0], value[3] = high[1];
 }
 
+#if defined(__gfx950__)
+// Four e4m3fn to two words of two 16-bit floats, two instructions; their scale is 1.
+AITERLITE_DEVICE void native_unpack_fp8_to_fp16(uint32_t word, uint32_t (&pair)[2]) {
+  pair[0] = __builtin_bit_cast(uint32_t, __builtin_amdgcn_cvt_scalef32_pk_f16_fp8(word, 1.0f, false));
+  pair[1] = __builtin_bit_cast(uint32_t, __builtin_amdgcn_cvt_scalef32_pk_f16_fp8(word, 1.0f, true));
+}
+AITERLITE_DEVICE void native_unpack_fp8_to_bf16(uint32_t word, uint32_t (&pair)[2]) {
+  pair[0] = __builtin_bit_cast(uint32_t, __builtin_amdgcn_cvt_scalef32_pk_bf16_fp8(word, 1.0f, false));
+  pair[1] = __builtin_bit_cast(uint32_t, __builtin_amdgcn_cvt_scalef32_pk_bf16_fp8(word, 1.0f, true));
+}
+#endif
+
 // The nearest to x between least and most; not for NaN, of which it makes a number.
 AITERLITE_DEVICE float clamp(float x, float least, float most) { return __builtin_amdgcn_fmed3f(x, least, most); }
 

@@ -76,10 +76,13 @@ AITERLITE_DEVICE float to_float(e4m3fnuz value) {
   return all[0];
 }
 
-// Four 8-bit values as two words of two 16-bit ones, which hold them exactly. sm_90 does e4m3fn to fp16 in two
-// instructions; elsewhere through floats.
+// Four 8-bit values as two words of two 16-bit ones, which hold them exactly. Two instructions for e4m3fn to fp16 on
+// sm_90 and gfx950, and to bf16 on gfx950; elsewhere through floats.
 template <class Fp8>
 AITERLITE_DEVICE void widen_fp8(bf16, uint32_t word, uint32_t (&pair)[2]) {
+#if defined(__gfx950__)
+  if constexpr (kIsNativeFp8<Fp8>) return native_unpack_fp8_to_bf16(word, pair);
+#endif
   float value[4];
   unpack_fp8<Fp8>(word, value);
 #pragma unroll
@@ -90,7 +93,7 @@ AITERLITE_DEVICE void widen_fp8(bf16, uint32_t word, uint32_t (&pair)[2]) {
 }
 template <class Fp8>
 AITERLITE_DEVICE void widen_fp8(fp16, uint32_t word, uint32_t (&pair)[2]) {
-#if AITERLITE_NVIDIA
+#if AITERLITE_NVIDIA || defined(__gfx950__)
   if constexpr (kIsNativeFp8<Fp8>) return native_unpack_fp8_to_fp16(word, pair);
 #endif
   float value[4];

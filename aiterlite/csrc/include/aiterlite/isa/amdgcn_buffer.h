@@ -1,0 +1,40 @@
+// AMD: memory through a resource that knows its size. What lies outside arrives as zeros, in registers and in LDS, and
+// is not read: rows that do not exist need no branch, and leave nothing in a tile that could be a NaN.
+#pragma once
+#include <aiterlite/isa/amdgcn_lds.h>
+
+namespace aiterlite {
+
+class Buffer {
+ public:
+  // `bytes` from an address on that is the same in all lanes of the wave; offsets are below 2^32.
+  AITERLITE_DEVICE Buffer(const void* first, uint32_t bytes)
+      : resource_(__builtin_amdgcn_make_buffer_rsrc(const_cast<void*>(first), 0, bytes, kRawWords)) {}
+
+  // At a multiple of 4. Of 16 bytes each 4 are inside or outside for themselves.
+  AITERLITE_DEVICE Vector16 load(uint32_t offset) const {
+    return __builtin_bit_cast(Vector16,
+                              __builtin_amdgcn_raw_buffer_load_b128(resource_, static_cast<int>(offset), 0, 0));
+  }
+  // Lane l's kBytes at its offset, to `to` + l * kBytes; see load_to_lds.
+  template <uint32_t kBytes = kLoadToLdsBytes>
+  AITERLITE_DEVICE void load_to_lds(uint32_t offset, void* to) const {
+    static_assert(kBytes == 4 || kBytes == kLoadToLdsBytes,
+                  "Buffer::load_to_lds: gfx942 loads 4 bytes a lane into LDS, gfx950 4 or 16 (8 bytes do not exist)");
+    auto* place = (amdgcn::Shared<void>*)amdgcn::to_shared<uint32_t>(to);
+    // The builtin takes its size as a literal.
+    if constexpr (kBytes == 4) {
+      __builtin_amdgcn_raw_ptr_buffer_load_lds(resource_, place, 4, static_cast<int>(offset), 0, 0, 0);
+    } else {
+#if defined(__gfx950__)
+      __builtin_amdgcn_raw_ptr_buffer_load_lds(resource_, place, 16, static_cast<int>(offset), 0, 0, 0);
+#endif
+    }
+  }
+
+ private:
+  static constexpr int kRawWords = 0x00027000;  // the last word of a resource of plain 32-bit data
+  __amdgpu_buffer_rsrc_t resource_;
+};
+
+}  // namespace aiterlite
