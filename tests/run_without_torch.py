@@ -25,6 +25,7 @@ SELECTED = (
     "--ignore-glob=tests/test_*_hostsim.py",
     "--ignore-glob=tests/test_emulator_*",
     "--ignore-glob=tests/test_sanitize_*",
+    "--ignore=tests/device",
     "--ignore=tests/test_counters.py",
     "--ignore=tests/test_cli_emulate.py",
     "tests",

@@ -57,7 +57,7 @@ AITERLITE_DEVICE void await_group() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
 }
 
-// What the sums begin with, and which operands in shared memory have k along their columns.
+// What the sums begin with; and whether the rows of an operand in shared memory run along k, or are k (transposed).
 enum class Start { kSums, kZero };
 enum class Rows { kAlongK, kAreK };
 
