@@ -53,6 +53,8 @@ WordHalves both_halves_word(uint32_t value) {
   return {value, operand.result};
 }
 
+inline float max_from_lanes(float a, float b) { return fmaxf(a, b); }
+
 template <uint32_t kStep>
 uint32_t preceding_word(uint32_t value, uint32_t without) {
   return take("preceding", value, without, [](uint32_t lane) {

@@ -58,6 +58,13 @@ AITERLITE_DEVICE T shuffle_value(const T& value, uint32_t lane) {
   return __builtin_bit_cast(T, words);
 }
 
+// Two values of which one came from other lanes.
+template <class T, class Op>
+AITERLITE_DEVICE T combine_lanes(const T& a, const T& b, Op op) {
+  return op(a, b);
+}
+AITERLITE_DEVICE float combine_lanes(float a, float b, Max) { return max_from_lanes(a, b); }
+
 // Over each kLanes neighbouring lanes, a power of two.
 template <uint32_t kLanes, class T, class Op>
 AITERLITE_DEVICE T reduce_lanes(T value, Op op) {
@@ -66,7 +73,7 @@ AITERLITE_DEVICE T reduce_lanes(T value, Op op) {
   if constexpr (kLanes > 1) {
     value = reduce_lanes<kLanes / 2>(value, op);
     const Halves<T> halves = both_halves<kLanes / 2>(value);
-    return op(halves.first, halves.second);
+    return combine_lanes(halves.first, halves.second, op);
   } else {
     return value;
   }
@@ -76,7 +83,9 @@ AITERLITE_DEVICE T reduce_lanes(T value, Op op) {
 template <uint32_t kStride, class T, class Op>
 AITERLITE_DEVICE T reduce_strided(T value, Op op) {
 #pragma unroll
-  for (uint32_t step = kStride; step < kWaveSize; step *= 2) value = op(value, shuffle_value(value, lane_id() ^ step));
+  for (uint32_t step = kStride; step < kWaveSize; step *= 2) {
+    value = combine_lanes(value, shuffle_value(value, lane_id() ^ step), op);
+  }
   return value;
 }
 template <class T, class Op>

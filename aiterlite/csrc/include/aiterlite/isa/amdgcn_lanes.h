@@ -14,6 +14,11 @@ AITERLITE_DEVICE uint32_t move_lanes(uint32_t value, uint32_t without) {
   return static_cast<uint32_t>(
       __builtin_amdgcn_update_dpp(static_cast<int>(without), static_cast<int>(value), kControl, kRows, 0xf, false));
 }
+// Where every lane has a source.
+template <int kControl>
+AITERLITE_DEVICE uint32_t exchange_lanes(uint32_t value) {
+  return static_cast<uint32_t>(__builtin_amdgcn_mov_dpp(static_cast<int>(value), kControl, 0xf, 0xf, true));
+}
 }  // namespace amdgcn
 
 // The value of a lane, which may be another for each.
@@ -39,10 +44,10 @@ template <uint32_t kStep>
 AITERLITE_DEVICE WordHalves both_halves_word(uint32_t value) {
   static_assert(kStep == 1 || kStep == 2 || kStep == 4 || kStep == 8 || kStep == 16 || kStep == 32,
                 "both_halves: the step is a power of two below the wave size");
-  if constexpr (kStep == 1) return {value, amdgcn::move_lanes<amdgcn::kQuadSwapOnes>(value, 0)};
-  if constexpr (kStep == 2) return {value, amdgcn::move_lanes<amdgcn::kQuadSwapTwos>(value, 0)};
-  if constexpr (kStep == 4) return {value, amdgcn::move_lanes<amdgcn::kRowHalfMirror>(value, 0)};
-  if constexpr (kStep == 8) return {value, amdgcn::move_lanes<amdgcn::kRowMirror>(value, 0)};
+  if constexpr (kStep == 1) return {value, amdgcn::exchange_lanes<amdgcn::kQuadSwapOnes>(value)};
+  if constexpr (kStep == 2) return {value, amdgcn::exchange_lanes<amdgcn::kQuadSwapTwos>(value)};
+  if constexpr (kStep == 4) return {value, amdgcn::exchange_lanes<amdgcn::kRowHalfMirror>(value)};
+  if constexpr (kStep == 8) return {value, amdgcn::exchange_lanes<amdgcn::kRowMirror>(value)};
 #if defined(__gfx950__)
   if constexpr (kStep == 16) {
     const auto pair = __builtin_amdgcn_permlane16_swap(value, value, false, false);
@@ -59,6 +64,15 @@ AITERLITE_DEVICE WordHalves both_halves_word(uint32_t value) {
   }
   if constexpr (kStep == 32) return {value, shuffle(value, (thread_id() ^ 32) % kWaveSize)};
 #endif
+}
+
+// The greater of a value and what an instruction here made of it; a NaN gives way to any number. Written out, since of
+// values from other lanes the compiler first makes every NaN quiet, an instruction each. Not for what a matrix
+// instruction has just made: the compiler does not see that this reads it.
+AITERLITE_DEVICE float max_from_lanes(float a, float b) {
+  float most;
+  asm("v_max_f32 %0, %1, %2" : "=v"(most) : "v"(a), "v"(b));
+  return most;
 }
 
 // What a scan adds in its step: for 1, 2, 4 and 8 the value kStep lanes below in the same row of 16 lanes; for 16 the

@@ -29,6 +29,9 @@ AITERLITE_DEVICE WordHalves both_halves_word(uint32_t value) {
   return {value, __shfl_xor_sync(kAllLanes, value, static_cast<int>(kStep))};
 }
 
+// The greater of a value and what an instruction here made of it; a NaN gives way to any number.
+AITERLITE_DEVICE float max_from_lanes(float a, float b) { return fmaxf(a, b); }
+
 // What a scan adds in its step: for 1, 2, 4 and 8 the value kStep lanes below in the same row of 16 lanes; for 16 the
 // last of the row before, in odd rows; `without` where there is none.
 template <uint32_t kStep>
