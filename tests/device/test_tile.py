@@ -60,3 +60,10 @@ def test_what_lies_outside_a_buffer_is_zero(target: str) -> None:
         assert np.array_equal(loaded, padded.reshape(128, 4))
         # Lanes read in reverse order.
         assert np.array_equal(in_lds, padded[: 32 * lane_bytes].reshape(128, -1)[::-1])
+
+
+@pytest.mark.parametrize("target", device_units.AMD)
+def test_a_launch_sizes_lds(target: str) -> None:
+    x, out = np.arange(128, dtype=np.uint32), np.zeros(128, np.uint32)
+    device_units.run(target, "amd_buffer", "reverse_in_dynamic_lds", 1, 128, [x, out], shared=512)
+    assert np.array_equal(out, x[::-1])

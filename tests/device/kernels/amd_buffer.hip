@@ -15,3 +15,18 @@ AITERLITE_KERNEL(128) load_bounded(const char* x, aiterlite::Vector16* loaded, u
   aiterlite::workgroup_barrier();
   for (uint32_t i = 0; i < kWords; ++i) in_lds[i * 128 + thread] = tile[i * 128 + thread];
 }
+
+namespace {
+struct Reversed {
+  uint32_t word[128];
+};
+}  // namespace
+
+// Through LDS that the launch sizes.
+AITERLITE_KERNEL(128) reverse_in_dynamic_lds(const uint32_t* x, uint32_t* out) {
+  AITERLITE_DYNAMIC_SHARED(Reversed, shared);
+  const uint32_t thread = aiterlite::thread_id();
+  shared.word[127 - thread] = x[thread];
+  aiterlite::workgroup_barrier();
+  out[thread] = shared.word[thread];
+}
