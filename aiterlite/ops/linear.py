@@ -12,6 +12,7 @@ from aiterlite.ops import calls, gemm_rc, matmul, operands
 from aiterlite.ops.calls import Run
 from aiterlite.ops.operator import register
 from aiterlite.tables import linear as tables
+from aiterlite.tables.gemm_rc_plan import MAX_TOKENS
 
 _OP = "linear"
 
@@ -35,21 +36,19 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reduction: 
     Raises `ArgumentError` for operands that do not fit together, `DispatchError` under AITERLITE_STRICT=1 and where
     `batch_invariant` cannot be kept, and a `JitError` where a kernel cannot be built or loaded.
     """
-    if _is_autocast(x) or (
+    if (torch._C._is_any_autocast_enabled() and _is_autocast(x)) or (
         torch.is_grad_enabled()
         and (x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad))
     ):
         return functional.linear(x, weight, bias)
+    if _is_torchs(x) and not torch.compiler.is_compiling() and calls.is_unobserved():
+        return _prefill(x, weight, bias, reduction)
     result: Tensor
-    if not operands.is_plain(x, weight, bias):
+    if operands.is_plain(x, weight, bias):
+        key = (operands.layout(x), operands.layout(weight), None if bias is None else operands.layout(bias), reduction)
+        result = OPERATOR.run_as(key, x, weight, bias, reduction=reduction)
+    else:
         result = OPERATOR(x, weight, bias, reduction=reduction)
-        return result
-    if calls.is_unobserved() and not tables.in_range(operands.rows_of(x), operands.dtype_name(x.dtype)):
-        # Prefill: neither its decision nor its call is worth keeping.
-        gemm_rc.reduction_mode(_OP, reduction)
-        matmul.check(_OP, x, weight, bias)
-        return _torch_linear(x, weight, bias)
-    result = OPERATOR.run(x, weight, bias, reduction=reduction)
     return result
 
 
@@ -57,6 +56,24 @@ def _is_autocast(x: Tensor) -> bool:
     if x.is_cuda:
         return torch.is_autocast_enabled("cuda")
     return x.is_cpu and torch.is_autocast_enabled("cpu")
+
+
+def _is_torchs(x: Tensor) -> bool:
+    """Whether no kernel takes operands like x, whatever the weight."""
+    return x.dtype not in matmul.DTYPES or not 1 <= operands.rows_of(x) <= MAX_TOKENS
+
+
+def _prefill(x: Tensor, weight: Tensor, bias: Tensor | None, reduction: str | None) -> Tensor:
+    """A call that torch serves and nobody watches. Neither its decision nor the call itself is worth keeping, and its
+    operands are checked by torch; where torch takes what is no linear, or refuses, the checks here say why."""
+    if reduction is not None or bias is not None or weight.ndim != 2:
+        gemm_rc.reduction_mode(_OP, reduction)
+        matmul.check(_OP, x, weight, bias)
+    try:
+        return _torch_linear(x, weight, bias)
+    except RuntimeError:
+        matmul.check(_OP, x, weight, bias)
+        raise
 
 
 def _prepare(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reduction: str | None = None) -> Run:

@@ -87,7 +87,7 @@ def is_aligned(matrix: Tensor, elements: int) -> bool:
 
 def rows_of(x: Tensor) -> int:
     """The number of rows of [..., K]."""
-    return math.prod(x.shape[:-1])
+    return x.shape[0] if x.ndim == 2 else math.prod(x.shape[:-1])
 
 
 def flatten(x: Tensor) -> Tensor:
@@ -105,32 +105,22 @@ def layout(tensor: Tensor) -> tuple[Any, ...]:
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
+_strided = torch.strided
+_is_compiling: Any = torch.compiler.is_compiling
 _dispatch_modes: Any = torch._C._len_torch_dispatch_stack
 _function_modes: Any = torch._C._is_torch_function_mode_enabled
 _transforms: Any = torch._C._functorch.peek_interpreter_stack
 _profiled: Any = torch._C._autograd._profiler_enabled
-_keys: Any = torch._C._dispatch_keys
-
-
-def _ordinary() -> int:
-    """The dispatch keys that an ordinary tensor of a CPU or a GPU may carry, as bits."""
-    keys: Any = torch._C.DispatchKey
-    ordinary: Any = torch._C.DispatchKeySet(keys.CPU)
-    for key in ("CUDA", "ADInplaceOrView", "AutogradCPU", "AutogradCUDA", "AutocastCPU", "AutocastCUDA"):
-        ordinary = ordinary.add(getattr(keys, key))
-    return int(ordinary.raw_repr())
-
-
-_STRANGE = ~_ordinary() & (1 << 64) - 1
 
 
 def is_plain(*tensors: Tensor | None) -> bool:
     """Whether torch's dispatcher would do nothing for a call but call this package's function, which takes it some
     microseconds: nothing compiles, traces, transforms, differentiates forward, intercepts or profiles operators, and
-    the operands are ordinary tensors of a CPU or a GPU. A tensor that is negated, conjugated, zero, sparse, nested,
-    fake, meta or wrapped says so by a dispatch key, which torch must see: its memory is not what it stands for."""
+    the operands are ordinary tensors of a CPU or a GPU. A negated view, a zero tensor without memory, a sparse, nested,
+    fake, meta or wrapped one is not: its memory is not what it stands for. (Complex operands, which may be conjugated,
+    are no kernel's.)"""
     if (
-        torch.compiler.is_compiling()
+        _is_compiling()
         or _dispatch_modes()
         or _function_modes()
         or _transforms() is not None
@@ -140,6 +130,13 @@ def is_plain(*tensors: Tensor | None) -> bool:
     ):
         return False
     for tensor in tensors:
-        if tensor is not None and (type(tensor) not in _PLAIN or _keys(tensor).raw_repr() & _STRANGE):
+        if tensor is not None and not (
+            type(tensor) in _PLAIN
+            and (tensor.is_cuda or tensor.is_cpu)
+            and tensor.layout is _strided
+            and not tensor.is_nested
+            and tensor.data_ptr()
+            and not tensor.is_neg()
+        ):
             return False
     return True

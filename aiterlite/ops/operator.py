@@ -39,7 +39,11 @@ class Operator:
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The implementation, for operands that torch's dispatcher need not see (`operands.is_plain`)."""
-        key = _key(args, kwargs)
+        return self.run_as(_key(args, kwargs), *args, **kwargs)
+
+    def run_as(self, key: tuple[Any, ...], *args: Any, **kwargs: Any) -> Any:
+        """The same for a caller that knows how to tell its calls apart sooner: by `key`, which holds the
+        `operands.layout` of each operand and every value that `prepare` reads."""
         run = self.prepared.find(key)
         if run is None:
             run = self.prepared.prepare(key, lambda: self.prepare(*args, **kwargs))
@@ -103,7 +107,7 @@ def _not_differentiable(operator: Operator) -> Callable[..., Any]:
         if graded and operator.mutates:
             _refuse_written(operator, args, kwargs, message)
         result = operator.overload.redispatch(keyset & torch._C._after_autograd_keyset, *args, **kwargs)
-        return pytree.tree_map_only(Tensor, _delayed(message), result) if graded else result
+        return pytree.tree_map_only(Tensor, _refuse_gradients(message, tensors), result) if graded else result
 
     return autograd
 
@@ -120,13 +124,29 @@ def _refuse_written(operator: Operator, args: tuple[Any, ...], kwargs: dict[str,
             raise NotImplementedError(f"{message} and writes to `{name}`, which requires grad. Use torch.no_grad().")
 
 
-def _delayed(message: str) -> Callable[[Tensor], Tensor]:
+class _NoGradient(torch.autograd.Function):
     """A result whose `backward()` is an error, instead of a gradient that lacks what came before."""
 
+    @staticmethod
+    def forward(message: str, result: Tensor, *operands: Tensor) -> Tensor:
+        return result.detach()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.message = inputs[0]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        raise NotImplementedError(f"{ctx.message}. Detach its operands, or call torch's operation.")
+
+
+def _refuse_gradients(message: str, tensors: list[Tensor]) -> Callable[[Tensor], Tensor]:
+    graded = [tensor for tensor in tensors if tensor.requires_grad]
+
     def mark(result: Tensor) -> Tensor:
-        if not (result.is_floating_point() or result.is_complex()):
+        if not result.is_floating_point():
             return result
-        marked: Tensor = torch._C._functions.DelayedError(message, 1)(result)
+        marked: Tensor = _NoGradient.apply(message, result, *graded)  # type: ignore[no-untyped-call]
         return marked
 
     return mark
