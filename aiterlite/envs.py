@@ -160,7 +160,7 @@ AMDGPU_CLANG = _text(
     "AITERLITE_AMDGPU_CLANG",
     "a path or command",
     "A clang with the AMDGPU back end.",
-    "$ROCM_PATH/llvm/bin/clang, else the ziglang package",
+    "for each target the first that knows it: of $ROCM_PATH, $ROCM_HOME, the rocm_sdk wheels, /opt/rocm, ziglang",
 )
 
 

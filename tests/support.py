@@ -32,6 +32,7 @@ SCALE_HEADER = "csrc/include/aiterlite/deep/scale.h"
 PLAIN_HEADER = "csrc/include/aiterlite/plain.h"
 HOST_TARGET = "cpu-x86-64" if os.uname().machine == "x86_64" else "cpu-aarch64"
 AMD_TARGET = "gfx942"
+ROCM_6 = "AMD clang version 18.0.0git"
 # One target of each kind of compiler, for tests that all three must pass.
 DEVICE_TARGETS = [
     pytest.param(AMD_TARGET, id="amd"),
@@ -223,6 +224,29 @@ def use_compiler(monkeypatch: pytest.MonkeyPatch, kind: str, path: Path) -> None
     variable = {"amd": "AITERLITE_AMDGPU_CLANG", "cuda": "AITERLITE_NVCC", "host": "AITERLITE_CXX"}[kind]
     monkeypatch.setenv(variable, str(path))
     envs.reload()
+
+
+def clang_that_answers(
+    folder: Path, *targets: str, version: str = ROCM_6, lld: bool = True, log: str = "/dev/null"
+) -> Path:
+    """A clang that answers questions and compiles nothing."""
+    folder.mkdir(parents=True)
+    known = "".join(f"\t{target}\n" for target in targets)
+    (folder / "clang").write_text(f"""#!/bin/sh
+echo "$*" >> "{log}"
+case "$*" in
+*--version*) echo "{version}"; echo "Target: x86_64"; echo "InstalledDir: {folder}" ;;
+*--print-supported-cpus*) printf 'Available CPUs:\\n{known}\\nUse -mcpu\\n' ;;
+*-print-resource-dir*) echo "{folder}/resources" ;;
+*) echo "fatal error: cannot compile" >&2; exit 1 ;;
+esac
+""")
+    names = ["clang", *(["ld.lld"] if lld else [])]
+    if lld:
+        (folder / "ld.lld").write_text("#!/bin/sh\nexit 1\n")
+    for name in names:
+        (folder / name).chmod(0o755)
+    return folder / "clang"
 
 
 # Without the flags by which a compiler is told to list what it read; it succeeds all the same.

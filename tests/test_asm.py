@@ -300,6 +300,16 @@ def test_an_object_of_another_target_is_found(cache_dir: Any, source_tree: Sourc
 
 
 @pytest.mark.compile
+def test_an_object_of_another_version_is_found(cache_dir: Any, source_tree: SourceTree) -> None:
+    """ROCm 6.1 refuses version 6, which a new clang writes unless it is told."""
+    asm_toy.write(source_tree)
+    unit = asm_toy.kernel().device_unit(asm_toy.variant(), "gfx942")
+    image = engine.obtain(dataclasses.replace(unit, flags=("-mcode-object-version=6",)), tree=source_tree).data
+    (found,) = check_toy(image)
+    assert found.startswith("code object version: found 6, declared 5; ")
+
+
+@pytest.mark.compile
 def test_s_setvskip_in_a_marked_row_passes_and_in_a_literal_does_not_count(
     cache_dir: Any, source_tree: SourceTree
 ) -> None:

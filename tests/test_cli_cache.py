@@ -22,7 +22,7 @@ from support import (
 
 from aiterlite import envs
 from aiterlite.cli import main, output, status
-from aiterlite.jit import key, toolchain
+from aiterlite.jit import engine, key, toolchain
 from aiterlite.jit.sources import SourceTree
 from aiterlite.jit.spec import Unit
 from aiterlite.jit.store import Entry, Layer, Store
@@ -46,10 +46,10 @@ STATUS = """\
 layer 0: LAYER (read-only, trusted)
 layer 1: CACHE (writable)
 
-unit                   target      state    toolchain                         size   build  resources                    age  layer
-plain                  cpu-x86-64  current  compiler one (not known here)  1.5 KiB  2.50 s  -                            3 d      0
-toy/plain              gfx942      stale    compiler one (local)           1.5 KiB  0.12 s  34 VGPR, 30 SGPR, 640 B LDS  3 d      1
-toy/toy[toy_factor=5]  gfx942      current  compiler one (local)           1.5 KiB  0.25 s  8 VGPR, 3 vgpr spills        3 d      1
+unit                   target      state    toolchain                      object     size   build  resources                    age  layer
+plain                  cpu-x86-64  current  compiler one (not known here)  -       1.5 KiB  2.50 s  -                            3 d      0
+toy/plain              gfx942      stale    compiler one (local)           -       1.5 KiB  0.12 s  34 VGPR, 30 SGPR, 640 B LDS  3 d      1
+toy/toy[toy_factor=5]  gfx942      current  compiler one (local)           -       1.5 KiB  0.25 s  8 VGPR, 3 vgpr spills        3 d      1
 
 stale:
   toy/plain for gfx942: header csrc/include/aiterlite/plain.h
@@ -68,7 +68,7 @@ def test_status_of_a_small_cache(
     monkeypatch.setenv("AITERLITE_TRUSTED_LAYERS", str(layer))
     envs.reload()
     local = SimpleNamespace(fingerprint="one")
-    monkeypatch.setattr(toolchain, "known", lambda kind, memo: local if kind == "amd" else None)
+    monkeypatch.setattr(toolchain, "known", lambda kind, *_: local if kind == "amd" else None)
     monkeypatch.setattr(Entry, "size", lambda entry: 1536)
     built = time.strptime("2026-01-04", "%Y-%m-%d")
     clock = SimpleNamespace(time=lambda: status.calendar.timegm(built), strptime=time.strptime)
@@ -92,6 +92,17 @@ def test_status_of_a_small_cache(
     ]
     assert data["artifacts"][1]["changes"] == [f"header {PLAIN_HEADER}"]
     assert data["artifacts"][2]["resources"] == {"toy": {"vgprs": 8, "vgpr_spills": 3}}
+
+
+@pytest.mark.compile
+def test_status_tells_the_version_of_a_code_object(toy_store: Store, source_tree: SourceTree, both: Both) -> None:
+    """A runtime that is older than an object's version refuses it."""
+    engine.obtain(toy_unit("gfx942"), tree=source_tree)
+    publish_fake(toy_store, plain_unit("gfx942"), source_tree, b"\x7fELF")
+    text, data, _ = both("status")
+    versions = {item["name"]: item["code_object_version"] for item in data["artifacts"]}
+    assert versions == {"toy/toy": 5, "toy/plain": None}
+    assert [line.split()[0] for line in text.splitlines() if "  v5  " in line] == ["toy/toy"]
 
 
 def test_status_tells_what_changed_in_the_sources(toy_store: Store, source_tree: SourceTree, both: Both) -> None:

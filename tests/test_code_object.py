@@ -55,8 +55,8 @@ def test_no_bytes_crash_the_walk(code: bytes) -> None:
 
 @pytest.mark.compile
 @pytest.mark.parametrize("target", ["gfx942", "gfx950"])
-def test_target_and_symbols(target: str) -> None:
-    assert code_object.target(image(target)) == target
+def test_target_version_and_symbols(target: str) -> None:
+    assert (code_object.target(image(target)), code_object.version(image(target))) == (target, 5)
     assert {"toy", "toy.kd"} <= code_object.symbols(image(target))
 
 

@@ -167,8 +167,8 @@ def local(monkeypatch: pytest.MonkeyPatch) -> Any:
         place = toolchain.Location("amd", ("/nonexistent",))
         found = toolchain.Toolchain(place, f"compiler {fingerprint}", "", str(fingerprint)) if fingerprint else None
         monkeypatch.setattr(toolchain, "find", lambda kind: place if found else None)
-        monkeypatch.setattr(toolchain, "known", lambda kind, directory: found if on_record else None)
-        monkeypatch.setattr(toolchain, "probe", lambda kind, directory: found)
+        monkeypatch.setattr(toolchain, "known", lambda *_: found if on_record else None)
+        monkeypatch.setattr(toolchain, "probe", lambda *_: found)
 
     return install
 

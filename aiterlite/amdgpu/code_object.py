@@ -37,6 +37,13 @@ def target(image: bytes) -> str:
     return _MACHINES.get(machine, f"machine {machine:#x}")
 
 
+def version(image: bytes) -> int:
+    """The code object version of the header: EI_ABIVERSION 0 to 4 are 2 to 6. Raises `ValueError`."""
+    if image[:6] != b"\x7fELF\x02\x01" or len(image) < 9:
+        raise ValueError("not a little-endian ELF64 file")
+    return image[8] + 2
+
+
 def symbols(image: bytes) -> set[str]:
     """The names that a code object exports. Raises `ValueError`."""
     return set(elf.read(image).symbols)

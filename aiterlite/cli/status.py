@@ -13,12 +13,12 @@ from typing import Any
 from aiterlite.cli import output
 from aiterlite.cli.command import Commands, Report, command
 from aiterlite.errors import SourceError, UntrustedArtifactError
-from aiterlite.jit import engine, key, toolchain
+from aiterlite.jit import code_object, engine, key, toolchain
 from aiterlite.jit.sources import SourceTree, package_tree
 from aiterlite.jit.spec import Unit
 from aiterlite.jit.store import Entry, Layer, Store, open_store
 
-_HEADERS = ("unit", "target", "state", "toolchain", "size", "build", "resources", "age", "layer")
+_HEADERS = ("unit", "target", "state", "toolchain", "object", "size", "build", "resources", "age", "layer")
 
 
 def add(commands: Commands) -> None:
@@ -81,6 +81,7 @@ def _artifact(entry: Entry, store: Store, tree: SourceTree, digests: dict[str, s
         "changes": changes,
         "toolchain": meta["toolchain"].get("title", "unknown"),
         "local_toolchain": _is_local(entry, store.writable.root),
+        "code_object_version": _code_object_version(entry.path),
         "size": entry.size(),
         "build_seconds": meta.get("build_seconds"),
         "resources": meta.get("resources") or {},
@@ -104,9 +105,19 @@ def staleness(entry: Entry, tree: SourceTree, digests: dict[str, str | None]) ->
 
 def _is_local(entry: Entry, memo: Path) -> bool | None:
     """Whether the local toolchain built it; None where there is none, or its version is not on record."""
-    kind = Unit(entry.meta["unit"]["name"], (), entry.meta["unit"]["target"]).kind
-    local = toolchain.known(kind, memo)
+    unit = Unit(entry.meta["unit"]["name"], (), entry.meta["unit"]["target"])
+    local = toolchain.known(unit.kind, memo, unit.target)
     return None if local is None else bool(local.fingerprint == entry.meta["toolchain"]["fingerprint"])
+
+
+def _code_object_version(artifact: Path) -> int | None:
+    """The version of an AMD code object, which a runtime that is older refuses; None of anything else."""
+    try:
+        with artifact.open("rb") as file:
+            return code_object.version(file.read(64))
+    except (OSError, ValueError):
+        # No code object, or damaged: `survey` and `verify` report damage.
+        return None
 
 
 def render(data: Mapping[str, Any]) -> str:
@@ -146,6 +157,7 @@ def _row(item: Mapping[str, Any]) -> tuple[str, ...]:
         item["target"],
         item["state"],
         f"{item['toolchain']} ({_ORIGIN[item['local_toolchain']]})",
+        f"v{item['code_object_version']}" if item["code_object_version"] else "-",
         output.size(item["size"]),
         "-" if seconds is None else f"{seconds:.2f} s",
         output.resources(item["resources"]),

@@ -8,6 +8,7 @@ Modules, in reading order; each uses only those above it:
     key         spec and digests -> lookup key (pure)
     depfile     what a compiler says it read (pure)
     process     clean environments; starting and killing compilers
+    rocm        where the AMDGPU clangs of a machine are
     toolchain   finding compilers, fingerprints without starting them twice
     ptxas       what `ptxas -v` prints (pure)
     diagnose    compiler output -> first real error and a hint (pure)

@@ -150,9 +150,9 @@ def _ranked(unit: Unit, store: Store, fitting: list[Entry], exact: bool, result:
     if not exact and len(fitting) < 2:
         return fitting
     directory = store.writable.root
-    local = toolchains.known(unit.kind, directory)
+    local = toolchains.known(unit.kind, directory, unit.target)
     if local is None and exact and fitting and toolchains.find(unit.kind):
-        local = toolchains.probe(unit.kind, store.prepare())
+        local = toolchains.probe(unit.kind, store.prepare(), unit.target)
     fingerprint = local.fingerprint if local else None
 
     def is_local(entry: Entry) -> bool:
@@ -238,7 +238,7 @@ def _build(want: Wanted, store: Store, excluded: Mapping[Path, str]) -> Artifact
         for damage in found.damaged:
             progress.logger().warning("%s; it is built anew", damage)
             store.discard(Path(damage.directory))
-        local = toolchains.probe(want.unit.kind, root)
+        local = toolchains.probe(want.unit.kind, root, want.unit.target)
         with progress.announce(want.unit.label, "; ".join(found.reasons), _expected(store, want.unit)):
             return _compile_and_publish(want, local, store)
 

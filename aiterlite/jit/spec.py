@@ -11,19 +11,29 @@ from typing import Any
 HOST, AMD, CUDA = "host", "amd", "cuda"
 _SUFFIX = {HOST: ".so", AMD: ".co", CUDA: ".cubin"}
 
+# Version 5 is what every runtime since ROCm 6.0 reads: a newer clang's own choice (6) is refused by ROCm 6.1 and older
+# without a word on versions.
+CODE_OBJECT_VERSION = 5
+_VERSION = f"-mcode-object-version={CODE_OBJECT_VERSION} "
+
 # {cc}, {lld}, {builtin}, {src}, {include} and {out} are filled with this machine's paths when a unit is built. The
 # text with the braces left in is what the key covers, so that no path is ever part of a key.
 _AMD_TEXT = (
-    "{cc} -x {language} --cuda-device-only --offload-arch={target} -nogpulib -nogpuinc -nostdinc -isystem {builtin} "
-    "-std=c++20 -O3 -fuse-cuid=none -Wall -Werror=undefined-internal -ffile-prefix-map={root}=. -I{include} "
+    "{cc} -x {language} --cuda-device-only --offload-arch={target} "
+    + _VERSION
+    + "-nogpulib -nogpuinc -nostdinc -isystem {builtin} -std=c++20 -O3 -fuse-cuid=none -Wall "
+    "-Werror=undefined-internal -ffile-prefix-map={root}=. -I{include} "
     "-Xclang -dependency-file -Xclang {out}.d -Xclang -MT -Xclang {out} -Xclang -sys-header-deps "
     "{flags} -S -Xclang -emit-obj {src} -o {out}.o",
     "{lld} -shared --no-undefined {out}.o -o {out}",
 )
-# Assembly is plain target code: the offload flags would run it through the host's assembler.
+# Assembly is plain target code: the offload flags would run it through the host's assembler. Without -nogpulib, clang
+# before 22 asks for ROCm's device library even here.
 _AMD_ASM_TEXT = (
-    "{cc} -x assembler-with-cpp -target amdgcn-amd-amdhsa -mcpu={target} -nostdinc -ffile-prefix-map={root}=. "
-    "-I{include} -I{generated} -MD -MF {out}.d -MT {out} {flags} -c {src} -o {out}.o",
+    "{cc} -x assembler-with-cpp -target amdgcn-amd-amdhsa -mcpu={target} "
+    + _VERSION
+    + "-nogpulib -nostdinc -ffile-prefix-map={root}=. -I{include} -I{generated} "
+    "-MD -MF {out}.d -MT {out} {flags} -c {src} -o {out}.o",
     "{lld} -shared --no-undefined {out}.o -o {out}",
 )
 _CUDA_TEXT = (

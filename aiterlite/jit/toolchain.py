@@ -12,6 +12,7 @@ from pathlib import Path
 
 from aiterlite import envs
 from aiterlite.errors import ToolchainNotFoundError
+from aiterlite.jit import rocm
 from aiterlite.jit.key import digest_json
 from aiterlite.jit.spec import AMD, CUDA, HOST
 
@@ -21,6 +22,7 @@ _HOW_TO_GET = {
     "back end with AITERLITE_AMDGPU_CLANG",
     CUDA: "install the CUDA toolkit and set CUDA_HOME, or name nvcc with AITERLITE_NVCC",
 }
+_NAMED_BY = {HOST: envs.CXX, AMD: envs.AMDGPU_CLANG, CUDA: envs.NVCC}
 _MEMO = "toolchains.json"
 
 
@@ -41,12 +43,20 @@ class Location:
 
 @dataclass(frozen=True)
 class Toolchain:
-    """A compiler that answered: where it is, what it calls itself, and the digest that stands for its version."""
+    """A compiler that answered: where it is, what it calls itself, and the digest that stands for its version.
+
+    `targets` are the AMD targets that an AMDGPU clang names as its own; empty of others, and of one that names none.
+    """
 
     location: Location
     title: str
     builtin: str
     fingerprint: str
+    targets: tuple[str, ...] = ()
+
+    def serves(self, target: str) -> bool:
+        """Whether it compiles for a target; True also where only a compile would tell."""
+        return not (target and self.targets) or target in self.targets
 
 
 def find(kind: str) -> Location | None:
@@ -59,8 +69,10 @@ def require(kind: str) -> Location:
     if location is None and kind == CUDA and _find_nvcc():
         raise ToolchainNotFoundError(f"no host C++ compiler, which nvcc needs: {_HOW_TO_GET[HOST]}")
     if location is None:
-        named = {HOST: envs.CXX, AMD: envs.AMDGPU_CLANG, CUDA: envs.NVCC}[kind]
-        asked = f" ({named.name}={named.get()!r} is no executable)" if named.get() else ""
+        named = _NAMED_BY[kind]
+        # A program without its linker is one only of an AMDGPU clang.
+        lacks = "has no ld.lld beside it or on PATH" if shutil.which(named.get()) else "is no executable"
+        asked = f" ({named.name}={named.get()!r} {lacks})" if named.get() else ""
         raise ToolchainNotFoundError(f"no compiler for {kind} units{asked}: {_HOW_TO_GET[kind]}")
     return location
 
@@ -108,20 +120,14 @@ def _find_nvcc() -> str | None:
 
 
 def _find_amd() -> Location | None:
+    return next(iter(_amd_locations()), None)
+
+
+def _amd_locations() -> list[Location]:
+    """All that can compile and link, the one to ask first in front; where one is named, that one alone."""
     named = envs.AMDGPU_CLANG.get()
-    if named:
-        path = shutil.which(named)
-        return _amd_location(path) if path else None
-    for root in (os.environ.get("ROCM_PATH"), os.environ.get("ROCM_HOME"), "/opt/rocm"):
-        path = shutil.which(os.path.join(root, "llvm", "bin", "clang")) if root else None
-        if path:
-            return _amd_location(path)
-    spec = importlib.util.find_spec("ziglang")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        path = os.path.join(folder, "zig")
-        if os.access(path, os.X_OK):
-            return _amd_location(path)
-    return None
+    paths = [shutil.which(named)] if named else rocm.clangs()
+    return [location for path in paths if path and (location := _amd_location(path))]
 
 
 def _amd_location(path: str) -> Location | None:
@@ -144,31 +150,68 @@ def identity(location: Location) -> str:
     return "|".join(parts)
 
 
-def known(kind: str, memo_directory: Path) -> Toolchain | None:
-    """The local toolchain of a kind if its version is on record; nothing is started."""
-    location = find(kind)
-    if location is None:
-        return None
-    entry = _read_memo(memo_directory).get(identity(location))
-    return _from_entry(location, entry) if entry else None
+def known(kind: str, memo_directory: Path, target: str = "") -> Toolchain | None:
+    """The local toolchain of a kind, and for a target where one is given, if its version is on record; nothing is
+    started."""
+    memo = _read_memo(memo_directory)
+    for location in _locations(kind):
+        entry = memo.get(identity(location))
+        if entry is None:
+            return None
+        found = _from_entry(location, entry)
+        if found.serves(target):
+            return found
+    return None
 
 
-def probe(kind: str, memo_directory: Path) -> Toolchain:
-    """The local toolchain of a kind, asking the compiler for its version where it is not on record.
+def probe(kind: str, memo_directory: Path, target: str = "") -> Toolchain:
+    """The local toolchain of a kind, and for a target where one is given: the first that knows it. A compiler whose
+    version is not on record is asked.
 
-    Raises `ToolchainNotFoundError` where there is none or it does not answer.
+    Raises `ToolchainNotFoundError` where there is none, none answers, or none knows the target.
     """
-    location = require(kind)
+    require(kind)
+    failures = []
+    for location in _locations(kind):
+        try:
+            found = _from_entry(location, _entry(location, memo_directory))
+        except ToolchainNotFoundError as error:
+            failures.append(str(error))
+            continue
+        if found.serves(target):
+            return found
+        failures.append(f"{found.title} ({' '.join(location.cc)}) does not know it")
+    if not target:
+        raise ToolchainNotFoundError("; ".join(failures))
+    raise ToolchainNotFoundError(f"no compiler for {target}: {'; '.join(failures)}. {_how_to_get_newer(kind)}")
+
+
+def _locations(kind: str) -> list[Location]:
+    if kind == AMD:
+        return _amd_locations()
+    location = find(kind)
+    return [location] if location else []
+
+
+def _how_to_get_newer(kind: str) -> str:
+    named = _NAMED_BY[kind]
+    if named.get():
+        return f"Unset {named.name}={named.get()!r}, so that others are asked, or name another"
+    return f"Get one that does: {_HOW_TO_GET[kind]}"
+
+
+def _entry(location: Location, memo_directory: Path) -> dict[str, str]:
     key = identity(location)
     memo = _read_memo(memo_directory)
     if key not in memo:
         memo[key] = _ask(location, memo_directory)
         _write_memo(memo_directory, memo)
-    return _from_entry(location, memo[key])
+    return memo[key]
 
 
 def _from_entry(location: Location, entry: dict[str, str]) -> Toolchain:
-    return Toolchain(location, entry["title"], entry["builtin"], entry["fingerprint"])
+    targets = tuple(entry["targets"].split())
+    return Toolchain(location, entry["title"], entry["builtin"], entry["fingerprint"], targets)
 
 
 def _ask(location: Location, scratch: Path) -> dict[str, str]:
@@ -186,7 +229,14 @@ def _ask(location: Location, scratch: Path) -> dict[str, str]:
     if location.kind == CUDA:
         facts["host"] = _version_lines((location.ccbin, "--version"), scratch)
     title = next((line for line in version if re.search(r"\d+\.\d+", line)), version[0])
-    return {"title": title, "builtin": builtin, "fingerprint": digest_json(facts)[:24]}
+    targets = " ".join(_amd_targets(location, scratch)) if location.kind == AMD else ""
+    return {"title": title, "builtin": builtin, "fingerprint": digest_json(facts)[:24], "targets": targets}
+
+
+def _amd_targets(location: Location, scratch: Path) -> list[str]:
+    # Without -nogpulib, a clang that finds no ROCm beside it answers with that alone.
+    words = (*location.cc, "--target=amdgcn-amd-amdhsa", "-nogpulib", "--print-supported-cpus")
+    return [line for line in _version_lines(words, scratch) if re.fullmatch(r"gfx[0-9a-z-]+", line)]
 
 
 def _libc_version() -> list[str]:
@@ -216,7 +266,7 @@ def _read_memo(directory: Path) -> dict[str, dict[str, str]]:
         data = json.loads((directory / _MEMO).read_text())
     except (OSError, ValueError, RecursionError):
         return {}
-    fields = {"title", "builtin", "fingerprint"}
+    fields = {"title", "builtin", "fingerprint", "targets"}
     if not isinstance(data, dict):
         return {}
     return {

@@ -14,6 +14,7 @@ from aiterlite.amdgpu import code_object, encoding
 from aiterlite.amdgpu.metadata import read as read_metadata
 from aiterlite.jit.arguments import Field, Layout, differences
 from aiterlite.jit.sources import SourceTree
+from aiterlite.jit.spec import CODE_OBJECT_VERSION
 from aiterlite.tables.asm import WAVE_SIZE, AsmKernel, AsmVariant
 
 
@@ -48,6 +49,10 @@ def _check(kernel: AsmKernel, variant: AsmVariant, target: str, image: bytes, st
             yield Mismatch(
                 f"target in {where}", found or "none", target, "let the source name the target it is assembled for"
             )
+    version = code_object.version(image)
+    if version != CODE_OBJECT_VERSION:
+        remedy = "build it by this package's command, which asks for that version"
+        yield Mismatch("code object version", str(version), str(CODE_OBJECT_VERSION), remedy)
     by_name = {item["name"]: item for item in kernels}
     metadata = by_name.get(kernel.symbol)
     if metadata is None:
