@@ -154,6 +154,13 @@ BUILD_TIMEOUT = _positive("AITERLITE_BUILD_TIMEOUT", 900.0, "Seconds after which
 RECORD = _text(
     "AITERLITE_RECORD", "a file path", "Write the set of units that this run used, for `build --from`.", "(off)"
 )
+LAST_LAUNCHES = _text(
+    "AITERLITE_LAST_LAUNCHES",
+    "a directory",
+    "Each process keeps a record of its last launches there, which outlives an abort; `aiterlite last-launches` prints "
+    "it. The newest files are the ones to read; nothing deletes old ones.",
+    "(off)",
+)
 CXX = _text("AITERLITE_CXX", "a path or command", "The host C++ compiler.", "c++, g++ or clang++ on PATH")
 NVCC = _text("AITERLITE_NVCC", "a path or command", "The CUDA compiler.", "$CUDA_HOME/bin/nvcc or nvcc on PATH")
 AMDGPU_CLANG = _text(

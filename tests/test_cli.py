@@ -87,7 +87,7 @@ def commands(capsys: pytest.CaptureFixture[str]) -> list[str]:
     assert main(["--help"]) == 0
     listed = re.search(r"^  COMMAND\n((?:    .*\n)+)", capsys.readouterr().out, re.MULTILINE)
     assert listed is not None
-    return re.findall(r"^    (\w+)", listed.group(1), re.MULTILINE)
+    return re.findall(r"^    ([\w-]+)", listed.group(1), re.MULTILINE)
 
 
 def test_every_command_takes_json_and_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,7 +102,7 @@ def test_every_command_takes_json_and_help(capsys: pytest.CaptureFixture[str]) -
 @in_checkout
 def test_every_command_has_its_section_in_the_documentation(capsys: pytest.CaptureFixture[str]) -> None:
     titles = re.findall(r"^## (.*)$", (DOCUMENTS / "cli.md").read_text(), re.MULTILINE)
-    assert {name for title in titles for name in re.findall(r"\b[a-z]+\b", title)} == set(commands(capsys))
+    assert {name for title in titles for name in re.findall(r"\b[a-z]+(?:-[a-z]+)*\b", title)} == set(commands(capsys))
 
 
 # How it ends ----------------------------------------------------------------------------------------------------------

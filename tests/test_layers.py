@@ -25,6 +25,7 @@ LAYERS = (
     ("dispatch",),
     ("wishes",),
     ("tables",),
+    ("driver_hints", "launch_record"),
     ("launch",),
     ("reference",),
     ("ops",),

@@ -30,6 +30,7 @@ from aiterlite.cli import (
     emulate,
     env,
     explain,
+    last_launches,
     listing,
     maintenance,
     status,
@@ -37,7 +38,21 @@ from aiterlite.cli import (
 from aiterlite.cli.command import UsageError
 from aiterlite.errors import AiterliteError
 
-_MODULES = (env, doctor, listing, status, build, maintenance, bundles, explain, demo, bench, emulate, disasm)
+_MODULES = (
+    env,
+    doctor,
+    listing,
+    status,
+    build,
+    maintenance,
+    bundles,
+    explain,
+    demo,
+    bench,
+    emulate,
+    disasm,
+    last_launches,
+)
 _CLOSED_PIPE = 128 + 13
 _INTERRUPTED = 128 + 2
 
