@@ -1,9 +1,16 @@
 // A GPU driver that keeps a record instead of a GPU: the entry points of HIP and CUDA that the launcher opens.
 //
 // Modules that begin with "bad" are refused (code 200), kernels named "missing" are not found (500), more than 64 KiB
-// of dynamic shared memory is too much (1), and so is a grid of more than a million workgroups (9).
+// of dynamic shared memory is too much (1), and so is a grid of more than a million workgroups (9). A grid of 719 is a
+// launch that reports the fault of an earlier kernel (719).
+//
+// As ROCm does from 7.0 on, the HIP one keeps the code of a call that failed until hipGetLastError is called: torch
+// reads it after its own launches, and would take it for theirs. As ROCm's runtime does, both keep no copy of an image:
+// a launch of a kernel whose image has been freed or overwritten since is refused (98).
 #include <stdint.h>
 #include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 extern "C" {
 struct Record {
@@ -14,13 +21,42 @@ struct Record {
   int32_t launch_attribute, launch_attribute_value, encodes, encoded_as[7];
   uint64_t encoded[4];
   uint32_t box[2], cluster[3];
+  int32_t last_error, lost_images;
 };
 Record fake_record;
+int fake_driver_version = 70051831;
 int fake_initialize_code = 0;
 int fake_argument_bytes = 80;
 }
 
 namespace {
+
+constexpr int kModules = 4096;
+struct Module {
+  const void* image;
+  unsigned char bytes[16];
+} modules[kModules];
+
+/// Whether memory can be read at an address that may have been unmapped.
+bool read(const void* from, void* to, size_t size) {
+  const iovec local = {to, size}, remote = {const_cast<void*>(from), size};
+  return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == static_cast<ssize_t>(size);
+}
+
+/// Whether the image that a function was found in is still what was loaded. Handles that `find` did not make pass.
+bool image_kept(void* function) {
+  const uint64_t number = (reinterpret_cast<uintptr_t>(function) >> 8) - 0x1000;
+  if (number == 0 || number > static_cast<uint64_t>(fake_record.loads) || number >= kModules) return true;
+  unsigned char now[sizeof(Module::bytes)];
+  const Module& module = modules[number];
+  return read(module.image, now, sizeof(now)) && memcmp(now, module.bytes, sizeof(now)) == 0;
+}
+
+/// The status of a call of the HIP runtime, kept where it is a failure.
+[[maybe_unused]] int kept(int code) {
+  if (code != 0) fake_record.last_error = code;
+  return code;
+}
 
 int initialize(unsigned) {
   ++fake_record.initialized;
@@ -31,6 +67,10 @@ int load(void** module, const void* image) {
   memcpy(fake_record.image, image, sizeof(fake_record.image));
   if (memcmp(image, "bad", 3) == 0) return 200;
   ++fake_record.loads;
+  if (fake_record.loads < kModules) {
+    modules[fake_record.loads].image = image;
+    memcpy(modules[fake_record.loads].bytes, image, sizeof(Module::bytes));
+  }
   *module = reinterpret_cast<void*>(0x1000 + fake_record.loads);
   return 0;
 }
@@ -50,7 +90,12 @@ int set_attribute(void*, int attribute, int value) {
 int launch(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
            unsigned shared_bytes, void* stream, void** arguments, void** extra) {
   if (gx > 1000000) return 9;
+  if (gx == 719) return 719;
   if (extra != nullptr) return 1;
+  if (!image_kept(function)) {
+    ++fake_record.lost_images;
+    return 98;
+  }
   ++fake_record.launches;
   const unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
   memcpy(fake_record.grid, grid, sizeof(grid));
@@ -73,6 +118,8 @@ int error_text(int code, const char** text) {
   *text = code == 200   ? "invalid image"
           : code == 500 ? "named symbol not found"
           : code == 9   ? "invalid configuration"
+          : code == 719 ? "unspecified launch failure"
+          : code == 98  ? "invalid device function"
                         : nullptr;
   return *text == nullptr;
 }
@@ -85,6 +132,10 @@ int cuInit(unsigned flags) { return initialize(flags); }
 int cuModuleLoadData(void** module, const void* image) { return load(module, image); }
 int cuModuleGetFunction(void** function, void* module, const char* name) { return find(function, module, name); }
 int cuFuncSetAttribute(void* function, int attribute, int value) { return set_attribute(function, attribute, value); }
+int cuDriverGetVersion(int* version) {
+  *version = fake_driver_version;
+  return 0;
+}
 int cuGetErrorString(int code, const char** text) { return error_text(code, text); }
 int cuStreamGetCaptureInfo_v2(void* stream, int* status, unsigned long long* number, void**, const void**, size_t*) {
   return capture_info(stream, status, number);
@@ -140,19 +191,32 @@ int cuTensorMapEncodeTiled(void* map, int type, unsigned rank, void* address, co
 }
 #endif
 #else
-int hipInit(unsigned flags) { return initialize(flags); }
-int hipModuleLoadData(void** module, const void* image) { return load(module, image); }
-int hipModuleGetFunction(void** function, void* module, const char* name) { return find(function, module, name); }
-int hipFuncSetAttribute(void* function, int attribute, int value) { return set_attribute(function, attribute, value); }
-int hipDrvGetErrorString(int code, const char** text) { return error_text(code, text); }
+int hipInit(unsigned flags) { return kept(initialize(flags)); }
+int hipDriverGetVersion(int* version) {
+  *version = fake_driver_version;
+  return 0;
+}
+int hipGetLastError() {
+  const int code = fake_record.last_error;
+  fake_record.last_error = 0;
+  return code;
+}
+int hipPeekAtLastError() { return fake_record.last_error; }
+int hipModuleLoadData(void** module, const void* image) { return kept(load(module, image)); }
+int hipModuleGetFunction(void** function, void* module, const char* name) { return kept(find(function, module, name)); }
+int hipFuncSetAttribute(void* function, int attribute, int value) {
+  return kept(set_attribute(function, attribute, value));
+}
+// A code that it does not know is a failure of its own, and kept like any.
+int hipDrvGetErrorString(int code, const char** text) { return kept(error_text(code, text)); }
 #ifndef FAKE_OLD
 int hipStreamGetCaptureInfo_v2(void* stream, int* status, unsigned long long* number, void**, const void**, size_t*) {
-  return capture_info(stream, status, number);
+  return kept(capture_info(stream, status, number));
 }
 #endif
 int hipModuleLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                           unsigned shared_bytes, void* stream, void** arguments, void** extra) {
-  return launch(function, gx, gy, gz, bx, by, bz, shared_bytes, stream, arguments, extra);
+  return kept(launch(function, gx, gy, gz, bx, by, bz, shared_bytes, stream, arguments, extra));
 }
 #endif
 }

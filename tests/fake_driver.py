@@ -37,6 +37,8 @@ class Record(ctypes.Structure):
         ("encoded", ctypes.c_uint64 * 4),
         ("box", ctypes.c_uint32 * 2),
         ("cluster", ctypes.c_uint32 * 3),
+        # What hipGetLastError would give, and launches whose image was not kept.
+        *[(name, ctypes.c_int32) for name in ("last_error", "lost_images")],
     ]
 
 

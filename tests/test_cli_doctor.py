@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fake_driver
 import pytest
+from support import clang_that_answers
 
 from aiterlite import envs
 from aiterlite.cli import doctor
-from aiterlite.jit import toolchain
+from aiterlite.jit import rocm, toolchain
 from aiterlite.jit.store import Store
 
 Both = Callable[..., tuple[str, Any, int]]
@@ -104,6 +108,37 @@ def test_doctor_needs_no_gpu_and_no_gpu_compiler(
     assert "CUDA_HOME" in found["nvcc"]["advice"]
 
 
+def test_doctor_says_which_clang_serves_which_target(
+    machine: dict[str, Any], both: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = clang_that_answers(tmp_path / "old", "gfx942")
+    new = clang_that_answers(tmp_path / "new", "gfx942", "gfx950", version="AMD clang version 20.0.0git")
+    monkeypatch.setattr(rocm, "clangs", lambda: [str(old), str(new)])
+    _, data, _ = both("doctor")
+    assert checks(data)["AMDGPU clang"]["detail"] == (
+        f"AMD clang version 18.0.0git ({old}) for gfx942; AMD clang version 20.0.0git ({new}) for gfx950; code object "
+        "version 5"
+    )
+    monkeypatch.setattr(rocm, "clangs", lambda: [str(old)])
+    _, data, _ = both("doctor")
+    check = checks(data)["AMDGPU clang"]
+    assert f"({old}) for gfx942; none for gfx950; code" in check["detail"] and check["ok"]
+    assert check["advice"].startswith("a newer one for gfx950: `pip install aiterlite[amdgpu]`")
+
+
+@pytest.mark.parametrize(("version", "reads", "ok"), [(60140091, 5, True), (70051831, 6, True), (50200000, 4, False)])
+def test_doctor_says_which_code_objects_the_runtime_reads(
+    machine: dict[str, Any], both: Both, version: int, reads: int, ok: bool
+) -> None:
+    machine.update(drivers={"cuda": "", "amd": "libamdhip64.so.6"}, hip_version=version)
+    text, data, code = both("doctor")
+    check = checks(data)["amd driver"]
+    assert code == 0 and check["ok"] == ok and bool(check["advice"]) != ok
+    number = f"{version // 10**7}.{version // 10**5 % 100}.{version % 10**5}"
+    assert check["detail"] == f"libamdhip64.so.6, HIP {number}, reads code objects up to version {reads}"
+    assert check["detail"] in text
+
+
 @pytest.mark.torch
 def test_the_child_process_of_doctor_finds_torch() -> None:
     import torch
@@ -119,3 +154,35 @@ def test_doctor_survives_a_torch_that_ends_its_process(monkeypatch: pytest.Monke
     found = doctor.probe.ask()
     assert found["torch_error"] == "the process that imports torch ended with status 7"
     assert set(found["drivers"]) == {"cuda", "amd"}
+
+
+TORCH = """
+import ctypes
+opened = [line for line in open("/proc/self/maps") if "libamdhip64" in line or "libcuda" in line]
+if opened:
+    raise ImportError(f"a driver was opened before torch opened its own: {opened[0]}")
+ctypes.CDLL(OWN)
+__version__ = "9.9"
+class cuda:
+    device_count = staticmethod(lambda: 0)
+"""
+
+
+@pytest.mark.compile
+def test_doctor_lets_torch_open_its_driver_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """torch's wheel for ROCm brings a runtime. The system's, opened before it, would be the one that torch binds to."""
+    built = fake_driver.build(tmp_path)["amd"]
+    for folder, name in (("system", "libamdhip64.so"), ("wheel", "libamdhip64.so.7")):
+        (tmp_path / folder).mkdir()
+        shutil.copy(built, tmp_path / folder / name)
+    own = tmp_path / "wheel" / "libamdhip64.so.7"
+    (tmp_path / "wheel" / "torch.py").write_text(TORCH.replace("OWN", repr(str(own))))
+    before = os.environ.get("LD_LIBRARY_PATH", "")
+    monkeypatch.setenv("LD_LIBRARY_PATH", f"{tmp_path / 'system'}{os.pathsep}{before}")
+    monkeypatch.syspath_prepend(str(tmp_path / "wheel"))
+    found = doctor.probe.ask()
+    assert (found.get("torch"), found.get("torch_error")) == ("9.9", None)
+    assert found["drivers"]["amd"] == str(own) and found["hip_version"] == 70051831
+    # Without torch, it is the system's.
+    (tmp_path / "wheel" / "torch.py").write_text("raise ImportError('none')")
+    assert doctor.probe.ask()["drivers"]["amd"] == "libamdhip64.so"

@@ -8,16 +8,16 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from aiterlite import envs, target
+from aiterlite import driver_hints, envs, target
 from aiterlite.cli import output, probe
 from aiterlite.cli.command import Commands, Report, command
 from aiterlite.errors import JitError, ToolchainNotFoundError
 from aiterlite.jit import jobs, locks, toolchain
-from aiterlite.jit.spec import AMD, CUDA, HOST
+from aiterlite.jit.spec import AMD, CODE_OBJECT_VERSION, CUDA, HOST
 from aiterlite.jit.store import Store, open_store
 
 _COMPILERS = {HOST: "host C++ compiler", AMD: "AMDGPU clang", CUDA: "nvcc"}
@@ -81,7 +81,32 @@ def _compiler(kind: str, scratch: Path) -> Check:
         answered = toolchain.probe(kind, scratch)
     except ToolchainNotFoundError as error:
         return Check(name, False, required, output.first_line(error).split(": ")[0], toolchain.how_to_get(kind))
-    return Check(name, True, required, f"{answered.title} ({' '.join(answered.location.cc)})")
+    if kind == AMD:
+        return _amdgpu_clang(name, scratch)
+    return Check(name, True, required, _compiler_text(answered))
+
+
+def _amdgpu_clang(name: str, scratch: Path) -> Check:
+    """Which clang serves which of our targets: one that does not know a target leaves it to the next."""
+    served: dict[str, list[str]] = {}
+    missing = []
+    for wanted in sorted(
+        {persona.target for persona in map(target.resolve, target.names()) if persona.family == "amd"}
+    ):
+        try:
+            text = _compiler_text(toolchain.probe(AMD, scratch, wanted))
+            served.setdefault(text, []).append(wanted)
+        except ToolchainNotFoundError:
+            missing.append(wanted)
+    lines = [f"{text} for {', '.join(targets)}" for text, targets in served.items()]
+    lines += [f"none for {', '.join(missing)}"] if missing else []
+    advice = f"a newer one for {', '.join(missing)}: {toolchain.how_to_get(AMD)}" if missing else ""
+    detail = f"{'; '.join(lines)}; code object version {CODE_OBJECT_VERSION}"
+    return Check(name, bool(served), False, detail, advice)
+
+
+def _compiler_text(answered: toolchain.Toolchain) -> str:
+    return f"{answered.title} ({' '.join(answered.location.cc)})"
 
 
 def _drivers(found: Mapping[str, Any]) -> list[Check]:
@@ -92,8 +117,19 @@ def _drivers(found: Mapping[str, Any]) -> list[Check]:
     }
     checks = []
     for family, name in found.get("drivers", {}).items():
-        checks.append(Check(f"{family} driver", bool(name), False, name or "not found", "" if name else advice[family]))
+        check = Check(f"{family} driver", bool(name), False, name or "not found", "" if name else advice[family])
+        version = found.get("hip_version", 0) if family == "amd" and name else 0
+        checks.append(_hip_driver(check, version) if version else check)
     return checks
+
+
+def _hip_driver(check: Check, version: int) -> Check:
+    """A HIP runtime with what it reads, which is a failure where that is less than what is built here."""
+    reads = driver_hints.newest_code_object(version)
+    detail = f"{check.detail}, HIP {driver_hints.hip_version(version)}, reads code objects up to version {reads}"
+    fits = reads >= CODE_OBJECT_VERSION
+    advice = "" if fits else f"kernels are built as version {CODE_OBJECT_VERSION}: use ROCm 6.0 or newer"
+    return replace(check, ok=fits, detail=detail, advice=advice)
 
 
 def _devices(found: Mapping[str, Any]) -> Check:

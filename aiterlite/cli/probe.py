@@ -5,6 +5,7 @@ A driver or a torch that is broken can end the process that loads it; `doctor` m
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import subprocess
@@ -14,9 +15,20 @@ from typing import Any
 _TIMEOUT_SECONDS = 120
 
 
+_DRIVERS_ONLY = "drivers"
+
+
 def ask() -> dict[str, Any]:
-    """The child's findings: `drivers` by family, `torch` or `torch_error`, `devices`."""
-    words = [sys.executable, "-m", "aiterlite.cli.probe"]
+    """The children's findings: `drivers` by family, `torch` or `torch_error`, `devices`, `hip_version`."""
+    found = _child()
+    if "drivers" not in found:
+        # torch ended the process before the drivers' turn came.
+        found = {**_child(_DRIVERS_ONLY), **found}
+    return found
+
+
+def _child(*arguments: str) -> dict[str, Any]:
+    words = [sys.executable, "-m", "aiterlite.cli.probe", *arguments]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     try:
         done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS)
@@ -27,38 +39,47 @@ def ask() -> dict[str, Any]:
     for line in done.stdout.splitlines():
         if line.startswith("{"):
             found.update(json.loads(line))
-    if done.returncode != 0 and "torch" not in found:
+    if done.returncode != 0 and "torch" not in found and not arguments:
         found.setdefault("torch_error", f"the process that imports torch ended with status {done.returncode}")
     return found
 
 
-def _drivers() -> dict[str, str]:
-    """The driver library of each family that can be opened; "" where none can."""
-    import ctypes
+def _drivers() -> dict[str, Any]:
+    """The driver library of each family that can be opened, "" where none can, and the version of HIP's.
 
-    from aiterlite.launcher import ENTRY_POINTS
+    A library that the process has mapped, which torch may have brought, is the one that launches use.
+    """
+    from aiterlite import launcher
+    from aiterlite.errors import LoadError
 
-    found = {}
-    for family, points in ENTRY_POINTS.items():
-        found[family] = ""
-        for name in points.libraries:
-            try:
-                ctypes.CDLL(name)
-            except OSError:
-                continue
-            found[family] = name
-            break
+    found: dict[str, Any] = {"drivers": {}}
+    for family, points in launcher.ENTRY_POINTS.items():
+        try:
+            library = launcher._open(points.libraries)
+        except LoadError:
+            found["drivers"][family] = ""
+            continue
+        found["drivers"][family] = library._name
+        version = getattr(library, "hipDriverGetVersion", None)
+        number = ctypes.c_int()
+        if version is not None and version(ctypes.byref(number)) == 0:
+            found["hip_version"] = number.value
     return found
 
 
-def _main() -> None:
-    print(json.dumps({"drivers": _drivers()}), flush=True)
+def _main(arguments: list[str]) -> None:
+    if arguments == [_DRIVERS_ONLY]:
+        print(json.dumps(_drivers()), flush=True)
+        return
+    # torch goes first: a runtime that is opened before it opens its own would become the one that it binds to.
     try:
         import torch
     except Exception as error:
         print(json.dumps({"torch_error": f"{type(error).__name__}: {error}"}), flush=True)
+        print(json.dumps(_drivers()), flush=True)
         return
     print(json.dumps({"torch": torch.__version__}), flush=True)
+    print(json.dumps(_drivers()), flush=True)
     from aiterlite.errors import TargetError
     from aiterlite.target import device_persona
 
@@ -73,4 +94,4 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    _main()
+    _main(sys.argv[1:])
