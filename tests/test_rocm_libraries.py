@@ -1,0 +1,121 @@
+"""AMD's own libraries against what this package calls and builds, with no AMD GPU.
+
+`scripts/rocm_libraries.sh DIR` unpacks them beside the system; ROCM_LIBRARIES=DIR says where they are. A child process
+that their own dynamic loader starts opens the HIP runtime as the launcher does, and reads code objects as it would.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import PACKAGE_PARENT, environment
+
+from aiterlite import dispatch
+from aiterlite.driver_hints import hip_version, newest_code_object
+from aiterlite.jit import code_object, engine, objects
+from aiterlite.jit.spec import AMD, CODE_OBJECT_VERSION, Unit
+from aiterlite.tables import TABLES, asm
+from aiterlite.target import resolve
+
+CHILD = Path(__file__).with_name("rocm_child.py")
+CHIPS = ("mi300x", "mi308x", "mi355x")
+
+
+@functools.cache
+def libraries() -> tuple[str, str]:
+    """The dynamic loader and the folder of the libraries; skips the test where there are none."""
+    named = os.environ.get("ROCM_LIBRARIES", "")
+    if not named:
+        pytest.skip("no AMD libraries: run scripts/rocm_libraries.sh DIR and set ROCM_LIBRARIES=DIR")
+    for folder in Path(named).resolve().glob("usr/lib/*-linux-gnu"):
+        loaders = sorted(folder.glob("ld-linux-*.so.*"))
+        if loaders and any(folder.glob("libamdhip64.so.*")):
+            return str(loaders[0]), str(folder)
+    pytest.fail(f"ROCM_LIBRARIES={named} holds no libamdhip64: run scripts/rocm_libraries.sh {named}")
+
+
+def ask(*words: str) -> Any:
+    loader, folder = libraries()
+    command = [loader, "--library-path", folder, "--argv0", sys.executable, sys.executable, str(CHILD), *words]
+    path = os.pathsep.join([str(PACKAGE_PARENT), *(item for item in sys.path if item)])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment(PYTHONPATH=path))
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@functools.cache
+def hip() -> dict[str, Any]:
+    found: dict[str, Any] = ask("hip")
+    return found
+
+
+def test_the_runtime_has_every_entry_point_that_is_called() -> None:
+    found = hip()
+    assert found["missing"] == [] and found["entry_points"] >= 7
+
+
+def test_a_machine_without_a_gpu_is_a_typed_error() -> None:
+    """hipInit's own answer, on which everything that follows depends."""
+    if Path("/dev/kfd").exists():
+        pytest.skip("this machine has an AMD GPU")
+    error = hip()["error"]
+    assert error is not None and error.startswith("hipInit failed: no ROCm-capable device is detected (code 100)")
+
+
+def test_the_runtime_s_version_is_read_without_a_gpu() -> None:
+    version = hip()["version"]
+    assert version >= 60000000 and int(hip_version(version).partition(".")[0]) == version // 10**7
+    assert newest_code_object(version) >= CODE_OBJECT_VERSION
+
+
+def units() -> list[Unit]:
+    """Every assembly object of the manifest, and the HIP kernels that dispatch takes for a few problems."""
+    found = {
+        kernel.device_unit(variant, target)
+        for kernel in asm.KERNELS
+        for target in kernel.targets
+        for variant in kernel.variants(target)
+    }
+    for chip in CHIPS:
+        for table in TABLES.values():
+            for n in (1, 4, 16, 64):
+                decision = dispatch.decide(table, table.problem(n, 256, 7168), resolve(chip))
+                found |= {unit for unit in decision.units if unit.kind == AMD}
+    return sorted(found, key=lambda unit: unit.label)
+
+
+@pytest.mark.compile
+@pytest.mark.slow
+def test_comgr_reads_every_object_as_this_package_does() -> None:
+    libraries()
+    artifacts = [engine.obtain(unit, build=True) for unit in units()]
+    answers = ask("comgr", *(str(artifact.entry.path) for artifact in artifacts))
+    assert len(answers) == len(artifacts) > 100
+    for artifact, found in zip(artifacts, answers, strict=True):
+        unit = artifact.unit
+        name = f"amdgcn-amd-amdhsa--{unit.target}"
+        assert (found.get("isa"), found.get("target"), found.get("error")) == (name, name, None), unit.label
+        kernels = {item["name"]: item["args"] for item in objects.amd_kernels(artifact.data)}
+        assert set(found["kernels"]) == set(kernels) >= set(unit.symbols)
+        for kernel, offsets in found["kernels"].items():
+            assert offsets == [argument["offset"] for argument in kernels[kernel]], f"{unit.label}: {kernel}"
+
+
+@pytest.mark.compile
+def test_comgr_refuses_a_version_that_it_does_not_know(tmp_path: Path) -> None:
+    """So that its agreement above is one."""
+    libraries()
+    unit = asm.KERNELS[0].device_unit(asm.KERNELS[0].variants("gfx942")[0], "gfx942")
+    image = bytearray(engine.obtain(unit, build=True).data)
+    image[8] = 9
+    assert code_object.version(bytes(image)) == 11
+    (tmp_path / "new.co").write_bytes(image)
+    (found,) = ask("comgr", str(tmp_path / "new.co"))
+    assert "get_data_isa_name" in found["error"]
