@@ -78,12 +78,12 @@ amdhsa.kernels:
       - {.name: x, .offset: 0, .size: 8, .value_kind: global_buffer, .address_space: global}
       - {.name: weight, .offset: 8, .size: 8, .value_kind: global_buffer, .address_space: global}
       - {.name: bias, .offset: 16, .size: 8, .value_kind: global_buffer, .address_space: global}
-      - {.name: y, .offset: 24, .size: 8, .value_kind: global_buffer, .address_space: global}
+      - {.name: !str y, .offset: 24, .size: 8, .value_kind: global_buffer, .address_space: global}
       - {.name: stride_x, .offset: 32, .size: 8, .value_kind: by_value}
       - {.name: stride_w, .offset: 40, .size: 8, .value_kind: by_value}
       - {.name: stride_bias, .offset: 48, .size: 8, .value_kind: by_value}
       - {.name: stride_y, .offset: 56, .size: 8, .value_kind: by_value}
-      - {.name: n, .offset: 64, .size: 4, .value_kind: by_value}
+      - {.name: !str n, .offset: 64, .size: 4, .value_kind: by_value}
       - {.name: m, .offset: 68, .size: 4, .value_kind: by_value}
       - {.name: k, .offset: 72, .size: 4, .value_kind: by_value}
       - {.name: reserved, .offset: 76, .size: 4, .value_kind: by_value}

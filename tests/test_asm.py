@@ -145,7 +145,7 @@ def test_the_struct_survives_the_json_form() -> None:
 
 # What the check finds -------------------------------------------------------------------------------------------------
 
-Y = ".name: y, .offset: 24, .size: 8, .value_kind: global_buffer"
+Y = ".name: !str y, .offset: 24, .size: 8, .value_kind: global_buffer"
 WRITABLE = "  .globl toy_checked\n"
 # name: (edits of the source, changes of the row, what is said)
 MISMATCHES: dict[str, tuple[tuple[tuple[str, str], ...], dict[str, Any], str]] = {

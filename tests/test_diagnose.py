@@ -55,6 +55,11 @@ def test_the_first_real_error_is_found(before: str, line: str, after: str) -> No
         ("", None, "AITERLITE_BUILD_TIMEOUT"),
         ("nvcc fatal   : Unsupported gpu architecture 'sm_100a'", 1, "newer CUDA"),
         ("error: invalid target ID 'gfx1300'", 1, "newer ROCm"),
+        (
+            "error: unable to create target: 'No available targets are compatible with triple \"amdgcn-amd-amdhsa\"'",
+            1,
+            "AMDGPU",
+        ),
         ("error: bad value ('x86-64-v4') for '-march=' switch", 1, "too old"),
         ("ModuleNotFoundError: No module named 'torch'", 1, "torch"),
         ("RuntimeError: Ninja is required to load C++ extensions", 1, "pip install ninja"),

@@ -68,17 +68,26 @@ def test_the_fake_keeps_the_last_error_until_it_is_read(libraries: dict[str, Pat
     assert (library.hipGetLastError(), library.hipGetLastError(), record.last_error) == (200, 0, 0)
 
 
-@pytest.mark.parametrize("family", ["amd", "cuda"])
-def test_the_fake_tells_whether_an_image_is_still_there(libraries: dict[str, Path], family: str) -> None:
+@pytest.mark.parametrize(("family", "prefix"), [("amd", "hip"), ("cuda", "cu")])
+def test_the_fake_tells_whether_an_image_is_still_there(libraries: dict[str, Path], family: str, prefix: str) -> None:
+    """Without the launcher, which may keep an image by itself."""
     driver, record = fake_driver.open_driver(family, libraries[family])
+    library = ctypes.CDLL(str(libraries[family]))
+
+    def load(image: Any) -> launcher.Function:
+        module, handle = ctypes.c_void_p(), ctypes.c_void_p()
+        assert getattr(library, f"{prefix}ModuleLoadData")(ctypes.byref(module), image) == 0
+        assert getattr(library, f"{prefix}ModuleGetFunction")(ctypes.byref(handle), module, b"kernel") == 0
+        return launcher.Function("kernel", handle.value or 0, driver.launch_address)
+
     image = ctypes.create_string_buffer(IMAGE)
-    function = driver.load(image, "kernel")  # type: ignore[arg-type]
+    function = load(image)
     assert launch(function) == 0
     image[3] = b"X"
     assert (launch(function), record.lost_images) == (98, 1)
-    other = driver.load(IMAGE + bytes(UNMAPPED_WHEN_FREED), "kernel")
+    freed = load(IMAGE + bytes(UNMAPPED_WHEN_FREED))
     gc.collect()
-    assert (launch(other), record.lost_images) == (98, 2)
+    assert (launch(freed), record.lost_images) == (98, 2)
 
 
 # The launcher ---------------------------------------------------------------------------------------------------------

@@ -38,9 +38,12 @@ def target(image: bytes) -> str:
 
 
 def version(image: bytes) -> int:
-    """The code object version of the header: EI_ABIVERSION 0 to 4 are 2 to 6. Raises `ValueError`."""
-    if image[:6] != b"\x7fELF\x02\x01" or len(image) < 9:
-        raise ValueError("not a little-endian ELF64 file")
+    """The code object version of the header, of which its 64 bytes are enough: EI_ABIVERSION 0 to 4 are 2 to 6.
+
+    Raises `ValueError` on bytes that are no code object.
+    """
+    if image[:6] != b"\x7fELF\x02\x01" or len(image) < 64 or struct.unpack_from("<H", image, 18)[0] != 224:
+        raise ValueError("not an AMDGPU code object")
     return image[8] + 2
 
 

@@ -26,6 +26,10 @@ _HINTS = (
         r"invalid target ID|unknown target CPU|Unsupported CUDA gpu architecture|invalid offload arch",
         "this clang does not know the target: use a newer ROCm or ziglang, or another --target",
     ),
+    (
+        r"No available targets are compatible with triple \"amdgcn|unknown target triple 'amdgcn",
+        "this clang has no AMDGPU back end: `pip install aiterlite[amdgpu]`, or unset AITERLITE_AMDGPU_CLANG",
+    ),
     (r"bad value \(.*\) for '-march=|unknown value .* for '-march", "this C++ compiler is too old for the CPU target"),
     (
         r"No module named 'torch'",

@@ -56,12 +56,12 @@ def compile_object(
     source: str, target: str, level: str, folder: Path, include: Path = HIP, flags: tuple[str, ...] = STRICT
 ) -> bytes:
     """The code object of `<source>.hip`, by the AMDGPU clang of this machine; compiled once a folder."""
-    location = toolchain.require("amd")
     stem = folder / f"{source}{level}-{target}"
     output = stem.with_suffix(".co")
     if output.exists():
         return output.read_bytes()
-    builtin = ("-isystem", location.builtin) if location.builtin else ()
+    found = toolchain.probe("amd", folder, target)
+    location, builtin = found.location, ("-isystem", found.builtin)
     compile_ = [*location.cc, "-x", "hip", "--cuda-device-only", f"--offload-arch={target}", "-nogpulib", "-nogpuinc"]
     compile_ += ["-nostdinc", *builtin, "-std=c++20", level, "-fuse-cuid=none", *flags]
     compile_ += [f"-I{include}", "-S", "-Xclang", "-emit-obj", f"{include / source}.hip", "-o", f"{stem}.o"]
