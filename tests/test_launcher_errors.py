@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import gc
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,25 +35,52 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return fake_driver.build(tmp_path_factory.mktemp("drivers"))
 
 
+# The launcher, as far as these tests know it --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A kernel's handle and the address that launches it."""
+
+    handle: int
+    address: int
+
+
+def load(driver: launcher.Driver, image: bytes, symbol: str, shared_bytes: int = 0) -> Loaded:
+    function = driver.load(image, symbol, shared_bytes)
+    return Loaded(function.handle, driver.launch_address)
+
+
+def load_for_a_call() -> Loaded:
+    """As an operator's call does, which holds no image."""
+    function = launcher.function(toy_unit("gfx942"), resolve("mi300x"), "cuda", 0, "kernel")
+    return Loaded(function.handle, function.launch)
+
+
+def report(driver: launcher.Driver, family: str, code: int) -> None:
+    """What a call does with the status of a launch. Raises `LaunchError`."""
+    launcher.check_launch(code, launcher.Function("kernel", 1, 2), family, 1, 64, "")
+
+
 @pytest.fixture
-def amd(libraries: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`launcher` over the fake HIP driver; gives the driver and its record."""
-    driver, record = fake_driver.open_driver("amd", libraries["amd"])
-    monkeypatch.setattr(launcher, "driver", lambda family: driver)
+def drivers(libraries: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """By family, the fake driver that calls are made with, and its record."""
+    found = {family: fake_driver.open_driver(family, libraries[family]) for family in ("amd", "cuda")}
+    monkeypatch.setattr(launcher, "driver", lambda family: found[family][0])
     monkeypatch.setattr(launcher, "make_ready", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(launcher, "capturing", lambda: False)
     monkeypatch.setattr(launcher, "_functions", {})
-    return driver, record
+    return found
 
 
-def launch(function: launcher.Function, grid: int = 1) -> int:
-    """Through the address that the launcher gives, as host units do."""
+def launch(loaded: Loaded, grid: int = 1) -> int:
+    """In the shape that host units call."""
     call = ctypes.CFUNCTYPE(
         ctypes.c_int, ctypes.c_void_p, *[ctypes.c_uint] * 7, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p
-    )(function.launch)
+    )(loaded.address)
     argument = (ctypes.c_char * 80)()
     arguments = (ctypes.c_void_p * 1)(ctypes.addressof(argument))
-    return int(call(function.handle, grid, 1, 1, 64, 1, 1, 0, 0, ctypes.addressof(arguments), None))
+    return int(call(loaded.handle, grid, 1, 1, 64, 1, 1, 0, 0, ctypes.addressof(arguments), None))
 
 
 # The fake itself ------------------------------------------------------------------------------------------------------
@@ -74,18 +102,18 @@ def test_the_fake_tells_whether_an_image_is_still_there(libraries: dict[str, Pat
     driver, record = fake_driver.open_driver(family, libraries[family])
     library = ctypes.CDLL(str(libraries[family]))
 
-    def load(image: Any) -> launcher.Function:
+    def load_alone(image: Any) -> Loaded:
         module, handle = ctypes.c_void_p(), ctypes.c_void_p()
         assert getattr(library, f"{prefix}ModuleLoadData")(ctypes.byref(module), image) == 0
         assert getattr(library, f"{prefix}ModuleGetFunction")(ctypes.byref(handle), module, b"kernel") == 0
-        return launcher.Function("kernel", handle.value or 0, driver.launch_address)
+        return Loaded(handle.value or 0, driver.launch_address)
 
     image = ctypes.create_string_buffer(IMAGE)
-    function = load(image)
+    function = load_alone(image)
     assert launch(function) == 0
     image[3] = b"X"
     assert (launch(function), record.lost_images) == (98, 1)
-    freed = load(IMAGE + bytes(UNMAPPED_WHEN_FREED))
+    freed = load_alone(IMAGE + bytes(UNMAPPED_WHEN_FREED))
     gc.collect()
     assert (launch(freed), record.lost_images) == (98, 2)
 
@@ -95,18 +123,18 @@ def test_the_fake_tells_whether_an_image_is_still_there(libraries: dict[str, Pat
 
 def refused_load(driver: launcher.Driver) -> None:
     with pytest.raises(LoadError):
-        driver.load(b"bad image" + bytes(7), "kernel")
+        load(driver, b"bad image" + bytes(7), "kernel")
 
 
 def missing_kernel(driver: launcher.Driver) -> None:
     with pytest.raises(LoadError):
-        driver.load(IMAGE, "missing")
+        load(driver, IMAGE, "missing")
 
 
 def too_much_shared_memory(driver: launcher.Driver) -> None:
     """The code of this one has no text here, so that asking for it fails once more."""
     with pytest.raises(LoadError):
-        driver.load(IMAGE, "kernel", 65537)
+        load(driver, IMAGE, "kernel", 65537)
 
 
 def unknown_stream(driver: launcher.Driver) -> None:
@@ -115,10 +143,9 @@ def unknown_stream(driver: launcher.Driver) -> None:
 
 
 def refused_launch(driver: launcher.Driver) -> None:
-    function = driver.load(IMAGE, "kernel")
-    code = launch(function, grid=2000000)
+    code = launch(load(driver, IMAGE, "kernel"), grid=2000000)
     with pytest.raises(LaunchError):
-        launcher.check_launch(code, function, "amd", 2000000, 64, "")
+        report(driver, "amd", code)
 
 
 REFUSALS = [refused_load, missing_kernel, too_much_shared_memory, unknown_stream, refused_launch]
@@ -126,34 +153,32 @@ REFUSALS = [refused_load, missing_kernel, too_much_shared_memory, unknown_stream
 
 @pytest.mark.xfail(strict=True, reason="the launcher does not read hipGetLastError after a failure yet")
 @pytest.mark.parametrize("refuse", REFUSALS, ids=lambda refuse: refuse.__name__)
-def test_a_failure_leaves_nothing_for_torch_to_trip_over(amd: Any, refuse: Callable[[launcher.Driver], None]) -> None:
-    driver, record = amd
+def test_a_failure_leaves_nothing_for_torch_to_trip_over(
+    drivers: dict[str, Any], refuse: Callable[[launcher.Driver], None]
+) -> None:
+    driver, record = drivers["amd"]
     refuse(driver)
     assert record.last_error == 0
 
 
 @pytest.mark.xfail(strict=True, reason="the launcher does not keep the bytes of an image yet")
-def test_an_image_is_kept_as_long_as_its_functions(amd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_kept_as_long_as_its_functions(drivers: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "device_image", lambda unit: IMAGE + bytes(UNMAPPED_WHEN_FREED))
-    function = launcher.function(toy_unit("gfx942"), resolve("mi300x"), "cuda", 0, "kernel")
+    loaded = load_for_a_call()
     gc.collect()
-    assert (launch(function), amd[1].lost_images) == (0, 0)
+    assert (launch(loaded), drivers["amd"][1].lost_images) == (0, 0)
 
 
 @pytest.mark.xfail(strict=True, reason="the launcher does not tell whose fault a fault is yet")
 @pytest.mark.parametrize("family", ["amd", "cuda"])
-def test_a_launch_that_reports_an_earlier_kernel_s_fault_says_so(
-    amd: Any, libraries: dict[str, Path], monkeypatch: pytest.MonkeyPatch, family: str
-) -> None:
-    driver, _ = fake_driver.open_driver(family, libraries[family])
-    monkeypatch.setattr(launcher, "driver", lambda _: driver)
-    function = driver.load(IMAGE, "kernel")
-    code = launch(function, grid=719)
-    with pytest.raises(LaunchError, match=r"unspecified launch failure.*\n?.*launched earlier faulted"):
-        launcher.check_launch(code, function, family, 719, 64, "")
+def test_a_launch_that_reports_an_earlier_kernel_s_fault_says_so(drivers: dict[str, Any], family: str) -> None:
+    driver, _ = drivers[family]
+    code = launch(load(driver, IMAGE, "kernel"), grid=719)
+    with pytest.raises(LaunchError, match=r"(?s)unspecified launch failure.*launched earlier faulted"):
+        report(driver, family, code)
 
 
 @pytest.mark.xfail(strict=True, reason="the launcher does not say what an image is that was refused yet")
-def test_a_refused_image_is_described(amd: Any) -> None:
-    with pytest.raises(LoadError, match="invalid image.*neither a code object nor a cubin"):
-        amd[0].load(b"bad image" + bytes(7), "kernel")
+def test_a_refused_image_is_described(drivers: dict[str, Any]) -> None:
+    with pytest.raises(LoadError, match=r"(?s)invalid image.*neither a code object nor a cubin"):
+        load(drivers["amd"][0], b"bad image" + bytes(7), "kernel")
