@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 from support import AMD_TARGET, TOY_TREE, toy_unit
 
-from aiterlite import dispatch, envs
-from aiterlite.jit import code_object, engine, objects, rocm, toolchain
+from aiterlite import dispatch, envs, tables
+from aiterlite.amdgpu import code_object, metadata
+from aiterlite.jit import engine, rocm, toolchain
 from aiterlite.jit.sources import SourceTree
 from aiterlite.jit.spec import AMD, CODE_OBJECT_VERSION, Unit
-from aiterlite.tables import TABLES, asm, gemm, gemm_fp8
+from aiterlite.tables import TABLES, gemm, gemm_fp8
 from aiterlite.tables.asm import AsmVariant
 from aiterlite.tables.asm_check import check
 from aiterlite.target import resolve
@@ -72,7 +73,7 @@ def covering(variants: tuple[AsmVariant, ...]) -> list[AsmVariant]:
 
 @pytest.mark.slow
 def test_each_assembly_kernel_assembles(clang: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    for kernel in asm.KERNELS:
+    for kernel in tables.asm_kernels():
         for target in set(kernel.targets) & set(served(clang, tmp_path_factory.getbasetemp())):
             for variant in covering(kernel.variants(target)):
                 unit = kernel.device_unit(variant, target)
@@ -90,7 +91,7 @@ def test_each_hip_kernel_compiles(clang: str, tmp_path_factory: pytest.TempPathF
     for unit, image in build(clang, sorted(units, key=lambda unit: unit.label)).items():
         assert code_object.version(image) == CODE_OBJECT_VERSION, unit.label
         assert code_object.target(image) == unit.target
-        assert {kernel["name"] for kernel in objects.amd_kernels(image)} >= set(unit.symbols)
+        assert {kernel["name"] for kernel in metadata.kernels(image)} >= set(unit.symbols)
 
 
 def test_a_clang_says_which_targets_it_knows(clang: str, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import environment
 
-from aiterlite import envs, launch_record
+from aiterlite import envs
 from aiterlite.cli import main
 from aiterlite.errors import EnvironmentValueError
-from aiterlite.launch_record import LaunchRecord
+from aiterlite.launch import record as launch_record
+from aiterlite.launch.record import LaunchRecord
 
 Both = Callable[..., tuple[str, Any, int]]
 
@@ -110,7 +111,7 @@ def test_a_slot_that_was_half_written_is_told_from_a_whole_one(tmp_path: Path, k
 
 LAUNCHING = """
 import os, signal, sys
-from aiterlite import launch_record
+from aiterlite.launch import record as launch_record
 record = launch_record.open_from_env()
 for index in range(1, 101):
     record.note(f"kernel_{index}", (index, 1, 1), (64, 1, 1), 0, index.to_bytes(8, "little"), "linear: mfma")

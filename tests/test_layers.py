@@ -25,7 +25,6 @@ LAYERS = (
     ("dispatch",),
     ("wishes",),
     ("tables",),
-    ("driver_hints", "launch_record"),
     ("launch",),
     ("reference",),
     ("ops",),

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiterlite.driver_hints import hip_version, newest_code_object
 from support import PACKAGE_PARENT, environment
 
-from aiterlite import dispatch
-from aiterlite.driver_hints import hip_version, newest_code_object
-from aiterlite.jit import code_object, engine, objects
+from aiterlite import dispatch, tables
+from aiterlite.amdgpu import code_object, metadata
+from aiterlite.jit import engine
 from aiterlite.jit.spec import AMD, CODE_OBJECT_VERSION, Unit
-from aiterlite.tables import TABLES, asm
+from aiterlite.tables import TABLES
 from aiterlite.target import resolve
 
 CHILD = Path(__file__).with_name("rocm_child.py")
@@ -79,7 +80,7 @@ def units() -> list[Unit]:
     """Every assembly object of the manifest, and the HIP kernels that dispatch takes for a few problems."""
     found = {
         kernel.device_unit(variant, target)
-        for kernel in asm.KERNELS
+        for kernel in tables.asm_kernels()
         for target in kernel.targets
         for variant in kernel.variants(target)
     }
@@ -102,7 +103,7 @@ def test_comgr_reads_every_object_as_this_package_does() -> None:
         unit = artifact.unit
         name = f"amdgcn-amd-amdhsa--{unit.target}"
         assert (found.get("isa"), found.get("target"), found.get("error")) == (name, name, None), unit.label
-        kernels = {item["name"]: item["args"] for item in objects.amd_kernels(artifact.data)}
+        kernels = {item["name"]: item["args"] for item in metadata.kernels(artifact.data)}
         assert set(found["kernels"]) == set(kernels) >= set(unit.symbols)
         for kernel, offsets in found["kernels"].items():
             assert offsets == [argument["offset"] for argument in kernels[kernel]], f"{unit.label}: {kernel}"
@@ -112,7 +113,7 @@ def test_comgr_reads_every_object_as_this_package_does() -> None:
 def test_comgr_refuses_a_version_that_it_does_not_know(tmp_path: Path) -> None:
     """So that its agreement above is one."""
     libraries()
-    unit = asm.KERNELS[0].device_unit(asm.KERNELS[0].variants("gfx942")[0], "gfx942")
+    unit = tables.asm_kernels()[0].device_unit(tables.asm_kernels()[0].variants("gfx942")[0], "gfx942")
     image = bytearray(engine.obtain(unit, build=True).data)
     image[8] = 9
     assert code_object.version(bytes(image)) == 11

@@ -21,7 +21,7 @@ _HEADERS = ("unit", "target", "result", "resources")
 def run(targets: Collection[str]) -> Report:
     """Check the rows for some targets, or, where none is named, for all of theirs. Raises `UsageError` for targets that
     no row is for."""
-    served = {target for kernel in tables.ASM_KERNELS for target in kernel.targets}
+    served = {target for kernel in tables.asm_kernels() for target in kernel.targets}
     if idle := sorted(set(targets) - served):
         raise UsageError(f"no assembly kernel is for {', '.join(idle)}; there are some for {', '.join(sorted(served))}")
     data = gather(targets)

@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from aiterlite import driver_hints, envs, target
+from aiterlite import envs, target
 from aiterlite.cli import output, probe
 from aiterlite.cli.command import Commands, Report, command
 from aiterlite.errors import JitError, ToolchainNotFoundError
 from aiterlite.jit import jobs, locks, toolchain
 from aiterlite.jit.spec import AMD, CODE_OBJECT_VERSION, CUDA, HOST
 from aiterlite.jit.store import Store, open_store
+from aiterlite.launch import hints
 
 _COMPILERS = {HOST: "host C++ compiler", AMD: "AMDGPU clang", CUDA: "nvcc"}
 _LOW_DISK_BYTES = 2**30
@@ -125,8 +126,8 @@ def _drivers(found: Mapping[str, Any]) -> list[Check]:
 
 def _hip_driver(check: Check, version: int) -> Check:
     """A HIP runtime with what it reads, which is a failure where that is less than what is built here."""
-    reads = driver_hints.newest_code_object(version)
-    detail = f"{check.detail}, HIP {driver_hints.hip_version(version)}, reads code objects up to version {reads}"
+    reads = hints.newest_code_object(version)
+    detail = f"{check.detail}, HIP {hints.hip_version(version)}, reads code objects up to version {reads}"
     fits = reads >= CODE_OBJECT_VERSION
     advice = "" if fits else f"kernels are built as version {CODE_OBJECT_VERSION}: use ROCm 6.0 or newer"
     return replace(check, ok=fits, detail=detail, advice=advice)

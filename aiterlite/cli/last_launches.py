@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aiterlite import envs, launch_record
+from aiterlite import envs
 from aiterlite.cli import output
 from aiterlite.cli.command import Commands, Report, UsageError, command
+from aiterlite.launch import record
 
 _HEADERS = ("launch", "before the last", "kernel", "grid", "block", "LDS", "chosen by")
 
@@ -31,7 +32,7 @@ def _run(args: argparse.Namespace) -> Report:
         raise UsageError(f"--last is {args.last}; allowed: 0 (all) and more")
     path = _path(args.file or envs.LAST_LAUNCHES.get())
     try:
-        contents = launch_record.read(path)
+        contents = record.read(path)
     except (OSError, ValueError) as error:
         raise UsageError(str(error)) from error
     data = gather(path, contents, args.last)
@@ -44,13 +45,13 @@ def _path(text: str) -> Path:
     path = Path(text)
     if not path.is_dir():
         return path
-    newest = launch_record.newest(path)
+    newest = record.newest(path)
     if newest is None:
         raise UsageError(f"{path} holds no record; run the process with AITERLITE_LAST_LAUNCHES={path}")
     return newest
 
 
-def gather(path: Path, contents: launch_record.Contents, last: int) -> dict[str, Any]:
+def gather(path: Path, contents: record.Contents, last: int) -> dict[str, Any]:
     launches = contents.launches[-last:] if last else contents.launches
     return {
         "file": str(path),

@@ -49,13 +49,13 @@ def _drivers() -> dict[str, Any]:
 
     A library that the process has mapped, which torch may have brought, is the one that launches use.
     """
-    from aiterlite import launcher
     from aiterlite.errors import LoadError
+    from aiterlite.launch import drivers
 
     found: dict[str, Any] = {"drivers": {}}
-    for family, points in launcher.ENTRY_POINTS.items():
+    for family, points in drivers.ENTRY_POINTS.items():
         try:
-            library = launcher._open(points.libraries)
+            library = drivers._open(points.libraries)
         except LoadError:
             found["drivers"][family] = ""
             continue

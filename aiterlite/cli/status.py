@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from aiterlite.amdgpu import code_object
 from aiterlite.cli import output
 from aiterlite.cli.command import Commands, Report, command
 from aiterlite.errors import SourceError, UntrustedArtifactError
-from aiterlite.jit import code_object, engine, key, toolchain
+from aiterlite.jit import engine, key, toolchain
 from aiterlite.jit.sources import SourceTree, package_tree
 from aiterlite.jit.spec import Unit
 from aiterlite.jit.store import Entry, Layer, Store, open_store

@@ -2,6 +2,8 @@
 
 Modules, in reading order; each uses only those above it:
 
+    hints       what a driver's status code does not say (pure)
+    record      the last launches, in a file that outlives the process
     drivers     one path to HIP, CUDA and the emulator: entry points, modules, errors
     streams     devices made ready, graphs under capture
     functions   kernels loaded on a device

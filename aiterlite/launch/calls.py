@@ -21,8 +21,10 @@ from aiterlite.dispatch import Decision
 from aiterlite.errors import ArgumentError, LaunchError
 from aiterlite.jit import loader
 from aiterlite.kernel import LAUNCH_SYMBOL, WORKSPACE, Kernel, Workspace, launch_unit
-from aiterlite.launch import drivers, functions, program, streams
+from aiterlite.launch import drivers, functions, hints, program, streams
+from aiterlite.launch import record as records
 from aiterlite.launch import workspace as workspaces
+from aiterlite.launch.record import LaunchRecord
 
 # Launches with tensors in the order of the names it was prepared for, None where one is absent, and a workspace of the
 # caller's or None.
@@ -107,6 +109,28 @@ def _launch_entry(capturing: Callable[[], bool]) -> Any:
     return entry
 
 
+@functools.cache
+def _record(directory: str) -> LaunchRecord | None:
+    """This process's record of its launches, where AITERLITE_LAST_LAUNCHES names a directory for it."""
+    return records.open_from_env() if directory else None
+
+
+def _noted(entry: Any, decision: Decision, kernels: Sequence[Kernel], offsets: Sequence[int]) -> Any:
+    """The launch, preceded by a note of each kernel where a record is kept."""
+    record = _record(envs.LAST_LAUNCHES.get())
+    if record is None:
+        return entry
+    note, chosen = record.note, f"{decision.op}: {decision.row.name if decision.row else ''}"
+    ends = [offset + kernel.arguments.layout().size for kernel, offset in zip(kernels, offsets, strict=True)]
+
+    def noting(program: int, stream: int | None, arguments: bytes) -> int:
+        for kernel, begin, end in zip(kernels, offsets, ends, strict=True):
+            note(kernel.symbol, kernel.grid, kernel.block, kernel.lds, arguments[begin:end], chosen)
+        return int(entry(program, stream, arguments))
+
+    return noting
+
+
 def _device(
     decision: Decision, device: torch.device, brings: Sequence[str], pick: Any, sizes: Mapping[str, int | float]
 ) -> Launch:
@@ -119,6 +143,7 @@ def _device(
     filled = program.packing(kernels, names, sizes)
     overlap = envs.OVERLAP.get() == "1"
     made = program.words(kernels, handles, driver.launch_words, overlap, filled.offsets, sizes)
+    entry = _noted(entry, decision, kernels, filled.offsets)
     start, pack = made.buffer_info()[0], filled.pack
     raw_stream: Any = torch._C._cuda_getCurrentRawStream
 
@@ -156,7 +181,10 @@ def launch_error(code: int, decision: Decision, driver: drivers.Driver) -> Launc
     """What the launch unit's answer means."""
     kernel, status = decision.kernels[code >> 32], code & 0xFFFFFFFF
     detail = driver.error_text(status)
+    # On the thread of the launch: the error is kept for each.
     driver.forget_error()
+    hint = hints.launch_failure_hint(decision.persona.family, status)
+    detail = f"{detail}; {hint}" if hint else detail
     return LaunchError(kernel.symbol, status, detail, kernel.grid, kernel.block, str(decision.problem))
 
 
@@ -194,7 +222,7 @@ def _emulated(decision: Decision, brings: Sequence[str], pick: Any, sizes: Mappi
     for kernel, handle in zip(kernels, handles, strict=True):
         filled = program.packing([kernel], names, sizes)
         made = program.words([kernel], [handle], driver.launch_words, False, filled.offsets, sizes)
-        steps.append((made, filled.pack))
+        steps.append((made, filled.pack, _noted(entry, decision, [kernel], filled.offsets)))
 
     def launch(*tensors: Tensor | None, workspace: Tensor | None = None) -> None:
         named = dict(zip(brings, pick(tensors), strict=True))
@@ -203,9 +231,9 @@ def _emulated(decision: Decision, brings: Sequence[str], pick: Any, sizes: Mappi
             held = _given(decision.op, workspace, tensors, need)
             named[WORKSPACE] = (workspaces.on_thread(need) if held is None else held)[: need.total]
         addresses = tuple(map(_data_ptr, named.values()))
-        for made, pack in steps:
+        for made, pack, submit in steps:
             emulator.prepare_launch(persona, named)
-            code = entry(made.buffer_info()[0], None, pack(addresses))
+            code = submit(made.buffer_info()[0], None, pack(addresses))
             if code and need:
                 workspaces.restore(named[WORKSPACE], need)
             emulator.raise_last_error(code)

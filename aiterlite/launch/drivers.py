@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from aiterlite import emulator
 from aiterlite.errors import LoadError
 from aiterlite.hardware import PORTABLE_CLUSTER
+from aiterlite.launch import hints
 
 # Beyond this much dynamic shared memory a CUDA kernel must be told so before its first launch.
 _PLAIN_SHARED_BYTES = 48 * 1024
@@ -23,8 +24,9 @@ _PLAIN_SHARED_BYTES = 48 * 1024
 class EntryPoints:
     """A driver's library, by the names it may have, the names of the functions that are used, and the numbers of the
     attributes of a function that are set: the most dynamic shared memory, and clusters of more than 8 workgroups (0
-    where there are none). `launch_ex` launches with attributes, `encode` describes a tensor to the copy engine and
-    `last_error` forgets an error that a launch left behind: each is empty where the driver has no such thing."""
+    where there are none). `version` tells the driver's, `launch_ex` launches with attributes, `encode` describes a
+    tensor to the copy engine, and `last_error` forgets an error that a call left behind: each is empty where the driver
+    has no such thing."""
 
     libraries: tuple[str, ...]
     initialize: str
@@ -36,6 +38,7 @@ class EntryPoints:
     large_clusters: int
     error_text: str
     capture_info: str
+    version: str = ""
     launch_ex: str = ""
     encode: str = ""
     last_error: str = ""
@@ -53,6 +56,7 @@ ENTRY_POINTS = {
         large_clusters=14,
         error_text="cuGetErrorString",
         capture_info="cuStreamGetCaptureInfo_v2",
+        version="cuDriverGetVersion",
         launch_ex="cuLaunchKernelEx",
         encode="cuTensorMapEncodeTiled",
     ),
@@ -67,6 +71,7 @@ ENTRY_POINTS = {
         large_clusters=0,
         error_text="hipDrvGetErrorString",
         capture_info="hipStreamGetCaptureInfo_v2",
+        version="hipDriverGetVersion",
         last_error="hipGetLastError",
     ),
 }
@@ -108,12 +113,12 @@ class Driver:
             initialize = getattr(self._library, points.initialize)
         except AttributeError as error:
             raise LoadError(f"{self._library._name} is too old: {error}") from error
-        self._check(initialize(0), points.initialize)
+        self._check(initialize(0), points.initialize, b"")
 
     def load(self, image: bytes, what: str) -> Module:
         """Load a code object or cubin into the current context; errors call it `what`."""
         module = ctypes.c_void_p()
-        self._check(self._load(ctypes.byref(module), image), f"{self._points.load} of {what}")
+        self._check(self._load(ctypes.byref(module), image), f"{self._points.load} of {what}", image)
         return Module(module.value or 0, image)
 
     def function(self, module: Module, symbol: str) -> int:
@@ -170,11 +175,20 @@ class Driver:
         self._check(code, name)
         return number.value if status.value else None
 
-    def _check(self, code: int, what: str) -> None:
+    def version(self) -> int:
+        """The driver's number of itself; 0 where it has none. It answers without a GPU."""
+        number = ctypes.c_int()
+        query = getattr(self._library, self._points.version, None) if self._points.version else None
+        return number.value if query is not None and query(ctypes.byref(number)) == 0 else 0
+
+    def _check(self, code: int, what: str, image: bytes | None = None) -> None:
+        """Raise `LoadError` for a call that failed; of one that starts the driver or loads `image`, with a hint."""
         if code != 0:
             text = self.error_text(code)
+            # On the thread of the call: the error is kept for each.
             self.forget_error()
-            raise LoadError(f"{what} failed: {text} (code {code})")
+            hint = hints.load_failure_hint(image, self.version(), code) if image is not None else ""
+            raise LoadError(f"{what} failed: {text} (code {code})" + (f"; {hint}" if hint else ""))
 
 
 def _open(names: tuple[str, ...]) -> ctypes.CDLL:

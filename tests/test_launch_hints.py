@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import TOY_TREE, toy_unit
 
-from aiterlite import driver_hints
-from aiterlite.driver_hints import launch_failure_hint, load_failure_hint
 from aiterlite.jit import engine
 from aiterlite.jit.sources import SourceTree
+from aiterlite.launch import hints
+from aiterlite.launch.hints import launch_failure_hint, load_failure_hint
 
 ROCM_6_1, ROCM_6_4, ROCM_7_0 = 60140091, 60443484, 70051831
 
@@ -93,7 +93,7 @@ def test_no_image_makes_the_hint_fail(data: bytes, driver: int, code: int) -> No
     ("driver", "newest"), [(60140091, 5), (60241133, 5), (60300000, 6), (70051831, 6), (50000000, 4)]
 )
 def test_which_versions_a_runtime_reads(driver: int, newest: int) -> None:
-    assert driver_hints.newest_code_object(driver) == newest
+    assert hints.newest_code_object(driver) == newest
 
 
 @pytest.mark.parametrize("code", [700, 710, 719])

@@ -12,6 +12,7 @@ import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fake_driver
@@ -19,9 +20,10 @@ import pytest
 from fake_driver import IMAGE
 from support import toy_unit
 
-from aiterlite import launcher
 from aiterlite.errors import LaunchError, LoadError
 from aiterlite.jit import loader
+from aiterlite.launch import calls, functions, streams
+from aiterlite.launch import drivers as launcher
 from aiterlite.target import resolve
 
 pytestmark = pytest.mark.compile
@@ -47,19 +49,25 @@ class Loaded:
 
 
 def load(driver: launcher.Driver, image: bytes, symbol: str, shared_bytes: int = 0) -> Loaded:
-    function = driver.load(image, symbol, shared_bytes)
-    return Loaded(function.handle, driver.launch_address)
+    module = driver.load(image, symbol)
+    KEPT.append(module)
+    handle = driver.function(module, symbol)
+    driver.allow(handle, symbol, shared_bytes, 1)
+    return Loaded(handle, driver.launch_address)
+
+
+KEPT = []
 
 
 def load_for_a_call() -> Loaded:
-    """As an operator's call does, which holds no image."""
-    function = launcher.function(toy_unit("gfx942"), resolve("mi300x"), "cuda", 0, "kernel")
-    return Loaded(function.handle, function.launch)
+    kernel = SimpleNamespace(unit=toy_unit("gfx942"), symbol="kernel", lds=0, cluster=1)
+    return Loaded(functions.find(kernel, resolve("mi300x"), 0), launcher.driver("amd").launch_address)
 
 
 def report(driver: launcher.Driver, family: str, code: int) -> None:
-    """What a call does with the status of a launch. Raises `LaunchError`."""
-    launcher.check_launch(code, launcher.Function("kernel", 1, 2), family, 1, 64, "")
+    kernel = SimpleNamespace(symbol="kernel", grid=(1, 1, 1), block=(64, 1, 1))
+    decision = SimpleNamespace(kernels=[kernel], problem="", persona=SimpleNamespace(family=family))
+    raise calls.launch_error(code, decision, driver)
 
 
 @pytest.fixture
@@ -67,9 +75,10 @@ def drivers(libraries: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> dict
     """By family, the fake driver that calls are made with, and its record."""
     found = {family: fake_driver.open_driver(family, libraries[family]) for family in ("amd", "cuda")}
     monkeypatch.setattr(launcher, "driver", lambda family: found[family][0])
-    monkeypatch.setattr(launcher, "make_ready", lambda device: contextlib.nullcontext())
-    monkeypatch.setattr(launcher, "capturing", lambda: False)
-    monkeypatch.setattr(launcher, "_functions", {})
+    monkeypatch.setattr(streams, "make_ready", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(streams, "capturing", lambda: False)
+    monkeypatch.setattr(functions, "_functions", {})
+    monkeypatch.setattr(functions, "_modules", {})
     return found
 
 
@@ -151,7 +160,6 @@ def refused_launch(driver: launcher.Driver) -> None:
 REFUSALS = [refused_load, missing_kernel, too_much_shared_memory, unknown_stream, refused_launch]
 
 
-@pytest.mark.xfail(strict=True, reason="the launcher does not read hipGetLastError after a failure yet")
 @pytest.mark.parametrize("refuse", REFUSALS, ids=lambda refuse: refuse.__name__)
 def test_a_failure_leaves_nothing_for_torch_to_trip_over(
     drivers: dict[str, Any], refuse: Callable[[launcher.Driver], None]
@@ -161,7 +169,6 @@ def test_a_failure_leaves_nothing_for_torch_to_trip_over(
     assert record.last_error == 0
 
 
-@pytest.mark.xfail(strict=True, reason="the launcher does not keep the bytes of an image yet")
 def test_an_image_is_kept_as_long_as_its_functions(drivers: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "device_image", lambda unit: IMAGE + bytes(UNMAPPED_WHEN_FREED))
     loaded = load_for_a_call()
@@ -169,7 +176,6 @@ def test_an_image_is_kept_as_long_as_its_functions(drivers: dict[str, Any], monk
     assert (launch(loaded), drivers["amd"][1].lost_images) == (0, 0)
 
 
-@pytest.mark.xfail(strict=True, reason="the launcher does not tell whose fault a fault is yet")
 @pytest.mark.parametrize("family", ["amd", "cuda"])
 def test_a_launch_that_reports_an_earlier_kernel_s_fault_says_so(drivers: dict[str, Any], family: str) -> None:
     driver, _ = drivers[family]
@@ -178,7 +184,6 @@ def test_a_launch_that_reports_an_earlier_kernel_s_fault_says_so(drivers: dict[s
         report(driver, family, code)
 
 
-@pytest.mark.xfail(strict=True, reason="the launcher does not say what an image is that was refused yet")
 def test_a_refused_image_is_described(drivers: dict[str, Any]) -> None:
     with pytest.raises(LoadError, match=r"(?s)invalid image.*neither a code object nor a cubin"):
         load(drivers["amd"][0], b"bad image" + bytes(7), "kernel")

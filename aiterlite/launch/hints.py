@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 
-from aiterlite.jit import code_object
+from aiterlite.amdgpu import code_object
 
 # Invalid image, no binary for the GPU, invalid source: how runtimes refuse what they cannot read or run.
 _NO_DEVICE, _INVALID_IMAGE, _NO_BINARY, _INVALID_SOURCE = 100, 200, 209, 300
