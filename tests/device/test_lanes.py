@@ -66,7 +66,7 @@ def test_the_first_of_the_greatest_is_found(where: str) -> None:
     x[0] = -x[0] * 0.0  # both zeros, all equal
     x[1] = -np.inf
     x[2] = -(rng.random(x[2].shape).astype(np.float32)) - 1  # all negative
-    x[3, 1, 7] = x[3, 2, 3] = np.nan
+    x[3, 1, 7], x[3, 2, 3] = -np.float32(np.nan), np.nan  # the one whose sign is set comes first
     x[4, 3, -1] = np.inf
     flat = x.reshape(GROUPS, -1)
     of_wave, of_group = np.zeros(x.shape, np.uint32), np.zeros(x.shape, np.uint32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import device_units
 import numpy as np
 import pytest
@@ -67,3 +69,22 @@ def test_a_launch_sizes_lds(target: str) -> None:
     x, out = np.arange(128, dtype=np.uint32), np.zeros(128, np.uint32)
     device_units.run(target, "amd_buffer", "reverse_in_dynamic_lds", 1, 128, [x, out], shared=512)
     assert np.array_equal(out, x[::-1])
+
+
+@pytest.mark.parametrize("target", device_units.AMD)
+def test_later_fills_stay_on_their_way(target: str) -> None:
+    """The first tile is read while the second arrives: nothing before the first barrier waits for all loads."""
+    from emulator import session
+
+    from aiterlite import emulator
+
+    if session.missing():
+        pytest.skip(session.missing())
+    session.device(target)
+    listing = emulator.disassemble(device_units.image("tile", target))
+    kernel = re.split(r"<(?=fill_swizzled_128>)", listing)[1].split("s_endpgm")[0]
+    before_barrier = kernel.split("s_barrier")[0]
+    fills = before_barrier.count("global_load_lds_dword")
+    last_wait = re.findall(r"vmcnt\((\d+)\)", before_barrier)[-1]
+    # Two fills of 48 rows of 128 bytes by 256 threads; where waves made more and fewer loads, the fewest count.
+    assert (fills, last_wait) == ((4, "1") if target == "gfx950" else (12, "6")), before_barrier

@@ -9,7 +9,14 @@ class Buffer {
  public:
   // `bytes` from an address on that is the same in all lanes of the wave; offsets are below 2^32.
   AITERLITE_DEVICE Buffer(const void* first, uint32_t bytes)
-      : resource_(__builtin_amdgcn_make_buffer_rsrc(const_cast<void*>(first), 0, bytes, kRawWords)) {}
+      : resource_(__builtin_amdgcn_make_buffer_rsrc(const_cast<void*>(first), 0, bytes, kRawWords)) {
+    const auto address = reinterpret_cast<uint64_t>(first);
+    const auto low = static_cast<uint32_t>(address), high = static_cast<uint32_t>(address >> 32) & 0xffffu;
+    words_ = amdgcn::Words{uniform(low), uniform(high), uniform(bytes), kRawWords};
+    // A load may read what the vector unit made scalar five instructions later at the earliest; in load_to_lds the
+    // compiler does not see the reading.
+    asm("s_nop 4" : "+s"(words_));
+  }
 
   // At a multiple of 4. Of 16 bytes each 4 are inside or outside for themselves.
   AITERLITE_DEVICE Vector16 load(uint32_t offset) const {
@@ -21,20 +28,20 @@ class Buffer {
   AITERLITE_DEVICE void load_to_lds(uint32_t offset, void* to) const {
     static_assert(kBytes == 4 || kBytes == kLoadToLdsBytes,
                   "Buffer::load_to_lds: gfx942 loads 4 bytes a lane into LDS, gfx950 4 or 16 (8 bytes do not exist)");
-    auto* place = (amdgcn::Shared<void>*)amdgcn::to_shared<uint32_t>(to);
-    // The builtin takes its size as a literal.
+    const uint32_t place = amdgcn::lds_address(to);
     if constexpr (kBytes == 4) {
-      __builtin_amdgcn_raw_ptr_buffer_load_lds(resource_, place, 4, static_cast<int>(offset), 0, 0, 0);
+      asm volatile("s_nop 0\n\tbuffer_load_dword %1, %2, 0 offen lds" ::"{m0}"(place), "v"(offset), "s"(words_)
+                   : "memory");
     } else {
-#if defined(__gfx950__)
-      __builtin_amdgcn_raw_ptr_buffer_load_lds(resource_, place, 16, static_cast<int>(offset), 0, 0, 0);
-#endif
+      asm volatile("s_nop 0\n\tbuffer_load_dwordx4 %1, %2, 0 offen lds" ::"{m0}"(place), "v"(offset), "s"(words_)
+                   : "memory");
     }
   }
 
  private:
   static constexpr int kRawWords = 0x00027000;  // the last word of a resource of plain 32-bit data
   __amdgpu_buffer_rsrc_t resource_;
+  amdgcn::Words words_;  // the same, for load_to_lds
 };
 
 }  // namespace aiterlite

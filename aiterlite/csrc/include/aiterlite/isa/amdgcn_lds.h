@@ -15,6 +15,10 @@ template <class T>
 AITERLITE_DEVICE Shared<T>* to_shared(const void* p) {
   return (Shared<T>*)p;
 }
+// Of a place that is the same in all lanes.
+AITERLITE_DEVICE uint32_t lds_address(const void* p) {
+  return uniform(static_cast<uint32_t>(reinterpret_cast<uintptr_t>(to_shared<char>(p))));
+}
 }  // namespace amdgcn
 
 AITERLITE_DEVICE Vector16 load_shared_16(const void* p) {
@@ -31,7 +35,10 @@ AITERLITE_DEVICE void store_shared_8(void* p, const Vector8& v) {
 }
 
 // Lane l's kBytes at `from` (its own address) go to `to` + l * kBytes, where `to` is the same in all lanes of the wave.
-// Lanes that are switched off leave their place as it is. No register is touched; await_loads waits.
+// Lanes that are switched off leave their place as it is. No register is touched; await_loads waits, and nothing else:
+// written out, because of the builtin the compiler knows that it writes LDS, and waits for all of them before each read
+// of LDS and at each workgroup_barrier. It then counts fewer loads than there are, and so waits longer for its own,
+// never less.
 #if defined(__gfx950__)
 inline constexpr uint32_t kLoadToLdsBytes = 16;
 #else
@@ -41,15 +48,12 @@ template <uint32_t kBytes = kLoadToLdsBytes>
 AITERLITE_DEVICE void load_to_lds(const void* from, void* to) {
   static_assert(kBytes == 4 || kBytes == kLoadToLdsBytes,
                 "load_to_lds: gfx942 loads 4 bytes a lane into LDS, gfx950 4 or 16 (8 bytes do not exist)");
-  auto* source = (amdgcn::Global<uint32_t>*)from;
-  auto* place = amdgcn::to_shared<uint32_t>(to);
-  // The builtin takes its size as a literal.
+  const uint32_t place = amdgcn::lds_address(to);
+  // M0 holds the place, and must have been written an instruction before.
   if constexpr (kBytes == 4) {
-    __builtin_amdgcn_global_load_lds(source, place, 4, 0, 0);
+    asm volatile("s_nop 0\n\tglobal_load_lds_dword %1, off" ::"{m0}"(place), "v"(from) : "memory");
   } else {
-#if defined(__gfx950__)
-    __builtin_amdgcn_global_load_lds(source, place, 16, 0, 0);
-#endif
+    asm volatile("s_nop 0\n\tglobal_load_lds_dwordx4 %1, off" ::"{m0}"(place), "v"(from) : "memory");
   }
 }
 

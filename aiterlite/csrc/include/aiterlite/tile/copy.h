@@ -44,10 +44,6 @@ AITERLITE_DEVICE void start_fill(void* tile, const RowOf& row_of) {
 #endif
 }
 
-// How many loads or groups one start_fill adds to what await_fills counts.
-template <class Layout, uint32_t kThreads>
-inline constexpr uint32_t kFillCount = AITERLITE_AMD ? (Layout::kBytes / kCopyBytes + kThreads - 1) / kThreads : 1;
-
 // Until all but the latest `kFills` fills of this thread have arrived. Other threads' have after a workgroup_barrier.
 // On AMD other loads from memory in between count too: then wait for all, kFills = 0.
 template <class Layout, uint32_t kThreads, uint32_t kFills>
