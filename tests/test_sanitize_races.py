@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from emulator import assembly, corpus, session, watched
-from emulator.corpus import KERNELS
-from emulator.launches import Kernel
+from emulator import assembly, session, watched
 
 from aiterlite import emulator
 from aiterlite.emulator import Schedule
@@ -259,20 +257,3 @@ def test_the_corpus_of_races(name: str, level: str, target: str) -> None:
     assert "s_barrier between them" in found[0].mend
     at, other = ("ds_read", "ds_write") if name == "exchange" else ("ds_write", "ds_read")
     assert found[0].instruction.startswith(at) and found[0].other_instruction.startswith(other)
-
-
-LAUNCHES = [(kernel, target) for kernel in KERNELS.values() for target in kernel.targets]
-
-
-@pytest.mark.parametrize("level", ["-O1", "-O3"])
-@pytest.mark.parametrize(("kernel", "target"), LAUNCHES, ids=lambda value: getattr(value, "name", value))
-def test_no_false_finding_in_the_corpus(kernel: Kernel, target: str, level: str) -> None:
-    report = corpus.run(session.module(kernel.source, target, level), kernel, target, sanitize=("races", "lds"))
-    assert not report.findings, [str(f) for f in report.findings]
-
-
-@pytest.mark.parametrize(("kernel", "target"), LAUNCHES, ids=lambda value: getattr(value, "name", value))
-def test_no_false_finding_when_waves_drift_apart(kernel: Kernel, target: str) -> None:
-    module = session.module(kernel.source, target, "-O3")
-    report = corpus.run(module, kernel, target, sanitize=("races", "lds"), schedule=Schedule(quantum=256, seed=7))
-    assert not report.findings, [str(f) for f in report.findings]
