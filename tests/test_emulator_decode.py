@@ -14,6 +14,7 @@ SUFFIX = re.compile(r"_(e32|e64|dpp|sdwa)$")
 
 pytestmark = [
     pytest.mark.compile,
+    pytest.mark.torch,
     pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler"),
 ]
 

@@ -15,6 +15,7 @@ from emulator.elf_builder import DATA, S_ENDPGM, TEXT, Builder, Descriptor, msgp
 
 pytestmark = [
     pytest.mark.compile,
+    pytest.mark.torch,
     pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler"),
 ]
 

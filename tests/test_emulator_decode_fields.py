@@ -10,6 +10,7 @@ from emulator import native
 
 pytestmark = [
     pytest.mark.compile,
+    pytest.mark.torch,
     pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler"),
 ]
 

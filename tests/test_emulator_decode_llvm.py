@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from emulator import encodings, llvm, native
+from emulator import corpus, encodings, llvm, native, session
 
-HIP = Path(__file__).with_name("emulator") / "hip"
 PER_OPCODE = 12
 SEED = 42
 
 pytestmark = [
     pytest.mark.compile,
+    pytest.mark.torch,
     pytest.mark.slow,
     pytest.mark.skipif(bool(llvm.missing()), reason=llvm.missing()),
     pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler"),
@@ -98,49 +97,6 @@ def test_text_assembles_to_the_same_bytes(library: native.Library, target: str) 
 # Compiled kernels -----------------------------------------------------------------------------------------------------
 
 
-def zig() -> Path | None:
-    spec = importlib.util.find_spec("ziglang")
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    return Path(next(iter(spec.submodule_search_locations))) / "zig"
-
-
-def compile_kernel(source: Path, target: str, level: str, folder: Path) -> Path:
-    compiler = zig()
-    assert compiler is not None
-    obj, output = folder / "kernel.o", folder / f"{source.stem}.{target}.{level}.co"
-    run = subprocess.run(
-        [
-            *(
-                compiler,
-                "clang",
-                "-x",
-                "hip",
-                "--cuda-device-only",
-                f"--offload-arch={target}",
-                "-nogpulib",
-                "-nogpuinc",
-            ),
-            *(
-                "-nostdinc",
-                "-isystem",
-                compiler.parent / "lib" / "include",
-                "-std=c++20",
-                f"-{level}",
-                "-fuse-cuid=none",
-            ),
-            *(f"-I{HIP}", f"-I{HIP / 'include'}", "-S", "-Xclang", "-emit-obj", source, "-o", obj),
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    subprocess.run(
-        [compiler, "ld.lld", "-shared", "--no-undefined", obj, "-o", output], check=True, capture_output=True
-    )
-    return output
-
-
 LINE = re.compile(r"\t(.*?)\s*// ([0-9A-F]+):((?: [0-9A-F]{8})+)(.*)")
 
 
@@ -150,24 +106,25 @@ def instructions(listing: str) -> dict[int, tuple[str, str, str]]:
     return {int(m[2], 16): (m[1].strip(), m[3], m[4].strip()) for m in found if m}
 
 
-@pytest.mark.skipif(zig() is None, reason="no AMDGPU clang: the ziglang package is not installed")
+@pytest.mark.skipif(bool(session.missing()), reason=session.missing())
 @pytest.mark.parametrize("target", native.TARGETS)
-@pytest.mark.parametrize("level", ["O0", "O1", "O2", "O3"])
+@pytest.mark.parametrize("level", [*corpus.LEVELS, "-O2"])
 def test_compiled_kernels(library: native.Library, tmp_path: Path, target: str, level: str) -> None:
+    """Of the corpus, and at one level more than it is executed at."""
     objdump = shutil.which("llvm-objdump-22")
     assert objdump is not None
     total, forms = 0, set()
-    # A name that starts with a target is for that target alone.
-    sources = [path for path in sorted(HIP.glob("*.hip")) if target in path.name or not path.name.startswith("gfx")]
+    sources = [source for source in corpus.sources() if target in corpus.targets_of(source)]
     assert len(sources) >= 20
+    path = tmp_path / "kernel.co"
     for source in sources:
-        path = compile_kernel(source, target, level, tmp_path)
-        data = path.read_bytes()
+        data = corpus.compile_object(source, target, level, session.folder())
+        path.write_bytes(data)
         theirs = instructions(subprocess.run([objdump, "-d", path], capture_output=True, text=True, check=True).stdout)
         ours = instructions(library.listing(data))
         # Only what pads the end of a function may be missing.
         padding = {address for address in theirs.keys() - ours.keys() if theirs[address][0] == "s_nop 0"}
-        assert ours == {address: theirs[address] for address in theirs.keys() - padding}, source.name
+        assert ours == {address: theirs[address] for address in theirs.keys() - padding}, source
         total += len(ours)
         for function in library.coverage(data)["functions"]:
             assert function["unknown"] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -60,11 +61,21 @@ class Shape:
         return self.m * self.m * self.blocks // 64
 
 
+@functools.cache
+def places(shape: Shape) -> tuple[Any, ...]:
+    """Block, row, column, register and lane of every element of D."""
+    every = np.ndindex(shape.blocks, shape.m, shape.m)
+    return tuple(np.array([(b, i, j, *shape.result(i, j, b)) for b, i, j in every]).T)
+
+
+# The matrices hold few values, each many times.
+@functools.cache
+def code_of(f: Format | None, value: float, bits: int) -> int:
+    return int(value) & ((1 << bits) - 1) if f is None else fp.encode(f, Fraction(value))
+
+
 def codes_of(f: Format | None, values: Matrix, bits: int) -> npt.NDArray[np.uint64]:
-    encode: Callable[[float], int] = (
-        (lambda v: int(v) & ((1 << bits) - 1)) if f is None else (lambda v: fp.encode(f, Fraction(v)))
-    )
-    return np.vectorize(encode, otypes=[np.uint64])(values)
+    return np.vectorize(lambda value: code_of(f, value, bits), otypes=[np.uint64])(values)
 
 
 def pack(codes: Sequence[npt.NDArray[np.uint64]], bits: int) -> list[Any]:
@@ -73,10 +84,10 @@ def pack(codes: Sequence[npt.NDArray[np.uint64]], bits: int) -> list[Any]:
     registers = [np.zeros(64, np.uint64) for _ in range(words)]
     for i, lanes in enumerate(codes):
         at = i * bits
-        wide = lanes.astype(object) << (at % 32)
+        # A code has 32 bits at most, so that one moved by up to 31 fits in 64.
+        wide = lanes << np.uint64(at % 32)
         for w in range(at // 32, (at + bits - 1) // 32 + 1):
-            part = np.array([int(x) >> (32 * (w - at // 32)) & M32 for x in wide], np.uint64)
-            registers[w] |= part
+            registers[w] |= wide >> np.uint64(32 * (w - at // 32)) & np.uint64(M32)
     return [r.astype(np.uint32) for r in registers]
 
 
@@ -99,23 +110,16 @@ def span(file: str, first: int, count: int) -> str:
 
 
 def results(shape: Shape, got: dict[str, Any], names: list[str], dtype: Any) -> Matrix:
-    lanes = np.array([got[n] for n in names])
+    block, row, column, register, lane = places(shape)
     out = np.zeros((shape.blocks, shape.m, shape.m))
-    for b in range(shape.blocks):
-        for i in range(shape.m):
-            for j in range(shape.m):
-                r, lane = shape.result(i, j, b)
-                out[b][i][j] = lanes[r].view(dtype)[lane]
+    out[block, row, column] = np.array([got[n] for n in names]).view(dtype)[register, lane]
     return out
 
 
 def accumulators(shape: Shape, c: Matrix, dtype: Any) -> list[Any]:
+    block, row, column, register, lane = places(shape)
     registers = np.zeros((shape.result_registers, 64), np.uint32)
-    for b in range(shape.blocks):
-        for i in range(shape.m):
-            for j in range(shape.m):
-                r, lane = shape.result(i, j, b)
-                registers[r][lane] = np.asarray(c[b][i][j], dtype).view(np.uint32)
+    registers[register, lane] = np.asarray(c)[block, row, column].astype(dtype).view(np.uint32)
     return list(registers)
 
 

@@ -1,18 +1,18 @@
-"""Builds the emulator's loader and decoder for tests, and calls them: `library()`, and a program for fuzzing."""
+"""Calls the emulator's loader and decoder for tests: `shared_library()`; and builds a program that fuzzes them."""
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import functools
 import json
 import shutil
 import subprocess
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from emulator import executor
 
 import aiterlite
 
@@ -146,13 +146,10 @@ class Library:
         return self._take().split()
 
 
-def build_library(folder: Path) -> Library:
-    return Library(build(folder, ["-O1", "-fPIC"], ["-shared"], [], "decoder.so"))
-
-
 @functools.cache
 def shared_library() -> Library:
-    """One build for all test files of a session."""
-    folder = tempfile.mkdtemp(prefix="decoder-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return build_library(Path(folder))
+    """The decoder of the emulator's own library, which every test of the session shares."""
+    # The unit is linked against torch's libraries, which must be loaded before it.
+    import torch  # noqa: F401
+
+    return Library(executor.library())

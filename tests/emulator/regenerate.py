@@ -7,7 +7,6 @@ Run `python -m emulator.regenerate` in tests/ after the decoder has learned inst
 from __future__ import annotations
 
 import re
-import tempfile
 from pathlib import Path
 
 from emulator import encodings, llvm, native
@@ -18,12 +17,11 @@ SEED = 20260731
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        library = native.build_library(Path(folder))
-        chosen: dict[tuple[str, str], dict[bytes, dict[str, str]]] = {}
-        draws = [(target, data) for _, _, data in encodings.draw(PER_OPCODE, SEED) for target in native.TARGETS]
-        accepted = [(target, data, library.decode(target, data)) for target, data in draws]
-        accepted = [case for case in accepted if case[2].status == "ok"]
+    library = native.shared_library()
+    chosen: dict[tuple[str, str], dict[bytes, dict[str, str]]] = {}
+    draws = [(target, data) for _, _, data in encodings.draw(PER_OPCODE, SEED) for target in native.TARGETS]
+    accepted = [(target, data, library.decode(target, data)) for target, data in draws]
+    accepted = [case for case in accepted if case[2].status == "ok"]
     for target in native.TARGETS:
         cases = [case for case in accepted if case[0] == target]
         encoded = llvm.assemble(target, [decoded.text for _, _, decoded in cases])
