@@ -11,14 +11,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from support import TOY_TREE
 
 from aiterlite import envs
 from aiterlite.cli import main
+from aiterlite.emulator import library
+from aiterlite.errors import AiterliteError
 from aiterlite.jit import engine, sources, toolchain
 from aiterlite.jit.sources import SourceTree
-from aiterlite.jit.store import Store, open_store
+from aiterlite.jit.store import Entry, Store, open_store
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tests")
 
 pytest_plugins = ("pytester", "aiterlite.emulator.pytest_plugin")
 
@@ -57,13 +64,33 @@ def _no_gpu() -> str:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test sees the user's cache or settings."""
+    """No test sees the user's cache or settings, nor writes there.
+
+    The emulator alone, which takes minutes to compile, is copied from that cache where `make demo` has left one that
+    fits these sources.
+    """
+    emulator = _users_emulator()
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name.startswith(("AITERLITE_", "AITER_")):
                 patch.delenv(name)
         patch.setenv("AITERLITE_CACHE_DIR", str(tmp_path_factory.mktemp("cache") / "shared"))
+        envs.reload()
+        if emulator is not None:
+            store = open_store()
+            store.prepare()
+            staged = store.staging(emulator.meta["unit"]["name"])
+            shutil.copy(emulator.path, staged)
+            store.publish(staged, emulator.meta, emulator.meta["key"], emulator.directory.name)
         yield
+
+
+def _users_emulator() -> Entry | None:
+    try:
+        return engine.lookup(engine.wanted(library.unit()), open_store()).entry
+    except AiterliteError:
+        # The tests build their own where the user's cache cannot be read or trusted.
+        return None
 
 
 @pytest.fixture(autouse=True)
