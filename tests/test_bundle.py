@@ -504,6 +504,7 @@ def test_the_digest_of_the_file_can_be_demanded(packed: Path, empty: Store, tmp_
 # The commands ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.installed
 def test_export_and_import_as_commands(
     cache_dir: Path, source_tree: SourceTree, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:

@@ -52,6 +52,7 @@ result = [main(argv) for argv in json.loads(sys.argv[1])]
 """
 
 
+@pytest.mark.installed
 def test_inspecting_needs_no_torch_no_compiler_and_no_process(toy_store: Store, source_tree: SourceTree) -> None:
     from aiterlite import target
     from aiterlite.tables import gemm
@@ -90,6 +91,7 @@ def commands(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return re.findall(r"^    ([\w-]+)", listed.group(1), re.MULTILINE)
 
 
+@pytest.mark.installed
 def test_every_command_takes_json_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     names = commands(capsys)
     assert {"env", "doctor", "list", "status", "build", "verify", "gc", "export", "import", "explain"} <= set(names)
@@ -254,6 +256,7 @@ def test_every_variable_that_the_package_names_is_registered() -> None:
 # list -----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.installed
 def test_list_names_every_row_with_its_requirements(both: Both) -> None:
     text, data, code = both("list")
     assert code == 0
@@ -288,6 +291,7 @@ def test_requirements_in_words() -> None:
 # explain --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.installed
 def test_explain_gives_each_persona_its_decision(both: Both) -> None:
     text, data, code = both(
         *("explain", "linear", "--target", "mi300x,mi308x", "n=4", "--target", "h100,cpu-x86-64-v3"),

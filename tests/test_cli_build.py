@@ -339,6 +339,7 @@ def test_jobs_limit_what_runs_at_once(
     assert [item["unit"] for item in data["units"]] == [unit.label for unit in units]
 
 
+@pytest.mark.installed
 @pytest.mark.compile
 @needs_amdgpu_clang
 @pytest.mark.torch
@@ -352,3 +353,15 @@ def test_a_gpu_target_comes_with_what_launches_its_kernels(run: Run) -> None:
     ]
     assert "linear(n=4, m=256, k=7168" in data["units"][1]["asked_by"][0]
     assert run(*words, "--check")[0] == 0
+
+
+@pytest.mark.installed
+@pytest.mark.compile
+@pytest.mark.nvcc
+@pytest.mark.torch
+def test_hopper_s_kernels_come_with_what_launches_them(run: Run) -> None:
+    words = ["--target", "sm_90", "--ops", "wvSplitK", "--shape", "256,7168", "--tokens", "4"]
+    code, data, _ = run(*words)
+    assert code == 0, data
+    built = {(item["name"], item["target"]) for item in data["units"] if item["result"] == "built"}
+    assert built == {("gemm/wv_split_k", "sm_90a"), ("gemm", launch_target()), ("launch", launch_target())}

@@ -14,7 +14,7 @@ import torch
 from emulator import executor
 from emulator.assembly import Kernel, assemble, kernel_text
 
-from aiterlite import emulator
+from aiterlite import emulator, envs
 from aiterlite.cli import kernel_args, main
 from aiterlite.cli.command import UsageError
 from aiterlite.emulator import coverage
@@ -111,6 +111,7 @@ def test_races_between_waves(both: Both, make: Callable[..., str]) -> None:
     assert code == 0 and data["races"] == [] and "the same bits under 7 schedules" in text
 
 
+@pytest.mark.installed
 @pytest.mark.parametrize("chips", ["mi300x,gfx950", "mi308x"])
 def test_an_operator(both: Both, chips: str) -> None:
     text, data, code = both("emulate", "wvSplitK", "n=3", "m=37", "k=520", "bias=1", "--races", "--target", chips)
@@ -119,6 +120,15 @@ def test_an_operator(both: Both, chips: str) -> None:
         assert run["row"] == "mfma" and run["instructions"] > 1000 and run["races"] == []
         assert 0.01 < run["of_bound"] <= 1
     assert text.count("7 schedules: the same bits under each") == len(data["runs"])
+
+
+@pytest.mark.installed
+def test_an_operator_in_assembly(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AITERLITE_PREFER", "asm")
+    envs.reload()
+    _, data, code = both("emulate", "wvSplitK", "n=3", "m=37", "k=520", "--target", "mi300x,gfx950")
+    assert code == 0 and [run["target"] for run in data["runs"]] == ["mi300x", "gfx950"]
+    assert all(run["row"] == "mfma_asm" and 0.01 < run["of_bound"] <= 1 for run in data["runs"])
 
 
 def test_a_wrong_result_is_told(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:

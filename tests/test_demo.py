@@ -26,6 +26,7 @@ def cells(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
 
 
+@pytest.mark.installed
 @pytest.mark.compile
 @pytest.mark.torch
 @pytest.mark.skipif(toolchain.find("amd") is None, reason=toolchain.how_to_get("amd"))

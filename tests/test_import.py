@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from support import child
 
+pytestmark = pytest.mark.installed
+
 HEAVY = {"torch", "numpy", "filelock", "packaging", "rich", "ninja", "ziglang", "subprocess", "logging", "ctypes"}
 
 
