@@ -220,6 +220,20 @@ HOSTILE = [
     {"flags": ["@/tmp/x"]},
     {"flags": ["-I/tmp"]},
     {"flags": ["-o/tmp/x"]},
+    {"flags": ["-fpass-plugin"]},
+    {"flags": ["-fpass-plugin=/tmp/x.so"]},
+    {"flags": ["-fplugin", "x"]},
+    {"flags": ["-mllvm", "-load"]},
+    {"flags": ["-mlink-builtin-bitcode", "x"]},
+    {"flags": ["-fprofile-use"]},
+    {"flags": ["-fmodules"]},
+    {"flags": ["-fopenmp"]},
+    {"flags": ["-ffp-contract=/x"]},
+    {"flags": ["-Wa"]},
+    {"flags": [5]},
+    {"flags": [["-O3"]]},
+    {"defines": [["A", 1]]},
+    {"arguments": []},
     {"symbols": ["a b"]},
     {"arguments": ""},
     {"arguments": "../args.h:one"},
@@ -237,6 +251,16 @@ HOSTILE = [
 def test_data_that_is_no_unit_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         Unit.from_json({**UNIT.to_json(), **change})
+
+
+def test_every_field_of_a_unit_has_its_json_form() -> None:
+    assert list(spec.FORM) == [field.name for field in dataclasses.fields(Unit)]
+
+
+def test_a_field_that_only_some_units_have_is_in_their_keys_alone() -> None:
+    assert "arguments" not in key.key_parts(UNIT, DIGESTS)
+    struct = dataclasses.replace(UNIT, arguments="aiterlite/args.h:one")
+    assert key.key_parts(struct, DIGESTS, "a layout")["arguments"] == "a layout"
 
 
 @pytest.mark.parametrize("data", [None, [], "x", 1, {}, {"name": "x"}])

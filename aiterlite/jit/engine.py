@@ -33,7 +33,7 @@ from aiterlite.jit import arguments
 from aiterlite.jit import key as keys
 from aiterlite.jit import toolchain as toolchains
 from aiterlite.jit.sources import SourceTree, digest_bytes, package_tree
-from aiterlite.jit.spec import Unit
+from aiterlite.jit.spec import Unit, refusal
 from aiterlite.jit.store import Entry, Layer, Store, mark_used, open_store, read_verified
 
 if TYPE_CHECKING:
@@ -227,6 +227,9 @@ def prebuild_command(unit: Unit) -> str:
 def _build(want: Wanted, store: Store, excluded: Mapping[Path, str]) -> Artifact:
     from aiterlite.jit import locks, progress
 
+    # What cannot be read back would end `export`, `verify` and a recording much later, far from who wrote the unit.
+    if why := refusal(want.unit):
+        raise SourceError(f"{want.unit.label} is not built: {why}; jit/spec.py says what a unit may hold")
     root = store.prepare()
     waiting_since = time.time()
     with _thread_turn(want), locks.build_lock(root / "locks", want.key, want.unit.label):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 HOST, AMD, CUDA = "host", "amd", "cuda"
@@ -43,18 +44,79 @@ _CUDA_TEXT = (
 _HOST_FLAGS = ("-O3", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti", "-fno-math-errno", "-Wall")
 _HOST_LINK = ("-Wl,--as-needed", "-Wl,--no-undefined")
 
+# Flags by name, since a pattern also lets through what makes a compiler load a library (-fpass-plugin), take the next
+# word for its own (-mllvm), or read a file that no include list shows (-fprofile-use).
+FLAGS = frozenset(
+    (
+        *("-O0", "-O1", "-O2", "-O3", "-Os", "-Werror", "-Wextra"),
+        *("-fexceptions", "-fno-exceptions", "-frtti", "-fno-rtti", "-fwrapv", "-fno-strict-aliasing"),
+        *("-ffp-contract=off", "-ffp-contract=on", "-ffp-contract=fast", "-ffast-math", "-fno-fast-math"),
+        *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fno-finite-math-only"),
+        *("-funroll-loops", "-fno-unroll-loops", "-fno-slp-vectorize", "-munsafe-fp-atomics", "-mcumode"),
+    )
+)
+
 # What a unit from a manifest, a bundle or a command line may hold. A host unit's words pass through a ninja file, and
-# some flags make a compiler load a library or read another file: such a unit would be a program, not data.
+# the rest ends in file names: a unit of any other form would be a program, not data.
 _SAFE = {
     "name": re.compile(r"[a-z0-9_]+(/[a-z0-9_]+)?"),
     "target": re.compile(r"(gfx|sm_|cpu-)[a-z0-9_-]+"),
     "source": re.compile(r"(csrc|asm)(/[A-Za-z0-9_]+)+\.(cpp|hip|S)"),
     "define": re.compile(r"[A-Za-z_][A-Za-z0-9_]*"),
     "define value": re.compile(r"[A-Za-z0-9_.+-]*"),
-    "flag": re.compile(r"-(O[0-3s]|f[a-z][a-z0-9-]*|W[a-z][a-z0-9-]*|m[a-z][a-z0-9-]*(=[a-z0-9_.+-]+)?)"),
+    "flag": re.compile("|".join(map(re.escape, sorted(FLAGS)))),
     "symbol": re.compile(r"[A-Za-z_][A-Za-z0-9_]*"),
     "argument struct": re.compile(r"aiterlite(/[A-Za-z0-9_]+)+\.h:[A-Za-z_][A-Za-z0-9_]*"),
 }
+
+
+def _text(what: str, data: Any) -> str:
+    if not isinstance(data, str) or not _SAFE[what].fullmatch(data):
+        raise ValueError(f"{data!r} is no {what} that a unit may have")
+    return data
+
+
+def _texts(what: str, data: Any) -> tuple[str, ...]:
+    if not isinstance(data, list):
+        raise ValueError(f"{data!r} is no list of {what}s")
+    return tuple(_text(what, item) for item in data)
+
+
+def _sources(data: Any) -> tuple[str, ...]:
+    if data == []:
+        raise ValueError("a unit has one source or more")
+    return _texts("source", data)
+
+
+def _defines(data: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(data, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in data):
+        raise ValueError(f"{data!r} is no list of defines, each a list of two texts")
+    return tuple((_text("define", name), _text("define value", value)) for name, value in data)
+
+
+@dataclass(frozen=True)
+class Form:
+    """How one field of a unit is written as JSON and read back; `read` raises `ValueError`.
+
+    What is `optional` is left out where it is empty: it then says nothing about other units, whose JSON and keys stay
+    as they were before the field was.
+    """
+
+    write: Callable[[Any], Any]
+    read: Callable[[Any], Any]
+    optional: bool = False
+
+
+FORM: Mapping[str, Form] = {
+    "name": Form(str, partial(_text, "name")),
+    "sources": Form(list, _sources),
+    "target": Form(str, partial(_text, "target")),
+    "defines": Form(lambda pairs: [list(pair) for pair in pairs], _defines),
+    "flags": Form(list, partial(_texts, "flag")),
+    "symbols": Form(list, partial(_texts, "symbol")),
+    "arguments": Form(str, partial(_text, "argument struct"), optional=True),
+}
+_REQUIRED = {name for name, form in FORM.items() if not form.optional}
 
 
 @dataclass(frozen=True)
@@ -103,46 +165,30 @@ class Unit:
         return f"{self.name}[{knobs}] for {self.target}" if knobs else f"{self.name} for {self.target}"
 
     def to_json(self) -> dict[str, Any]:
-        arguments = {"arguments": self.arguments} if self.arguments else {}
-        return {
-            "name": self.name,
-            "sources": list(self.sources),
-            "target": self.target,
-            "defines": [list(pair) for pair in self.defines],
-            "flags": list(self.flags),
-            "symbols": list(self.symbols),
-            **arguments,
-        }
+        fields = ((name, form, getattr(self, name)) for name, form in FORM.items())
+        return {name: form.write(value) for name, form, value in fields if value or not form.optional}
+
+    def extras(self) -> dict[str, Any]:
+        """The part of the JSON form that only some units have."""
+        return {name: data for name, data in self.to_json().items() if FORM[name].optional}
 
     @classmethod
     def from_json(cls, data: Any) -> Unit:
         """Raises `ValueError` on anything that `to_json` does not make."""
-        fields = {"name", "sources", "target", "defines", "flags", "symbols"}
-        if not isinstance(data, dict) or set(data) - {"arguments"} != fields:
-            raise ValueError(f"a unit has the fields {', '.join(sorted(fields))}, and arguments where it is assembly")
-        lists = [data[name] for name in ("sources", "defines", "flags", "symbols")]
-        pairs = data["defines"]
-        if not all(isinstance(item, list) for item in lists) or not data["sources"]:
-            raise ValueError("a unit has one source or more, and lists of defines, flags and symbols")
-        if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-            raise ValueError("a define is a list of two texts")
-        texts = [("name", data["name"]), ("target", data["target"])]
-        texts += [("source", text) for text in data["sources"]] + [("flag", text) for text in data["flags"]]
-        texts += [("symbol", text) for text in data["symbols"]] + [("define", pair[0]) for pair in pairs]
-        texts += [("define value", pair[1]) for pair in pairs]
-        texts += [("argument struct", data["arguments"])] if "arguments" in data else []
-        for what, text in texts:
-            if not isinstance(text, str) or not _SAFE[what].fullmatch(text):
-                raise ValueError(f"{text!r} is no {what} that a unit may have")
-        return cls(
-            name=data["name"],
-            sources=tuple(data["sources"]),
-            target=data["target"],
-            defines=tuple((name, value) for name, value in pairs),
-            flags=tuple(data["flags"]),
-            symbols=tuple(data["symbols"]),
-            arguments=data.get("arguments", ""),
-        )
+        if not isinstance(data, dict) or not _REQUIRED <= set(data) <= set(FORM):
+            optional = ", ".join(name for name, form in FORM.items() if form.optional)
+            raise ValueError(
+                f"a unit has the fields {', '.join(sorted(_REQUIRED))}, and where it needs them {optional}"
+            )
+        return cls(**{name: form.read(data[name]) for name, form in FORM.items() if name in data})
+
+
+def refusal(unit: Unit) -> str:
+    """Why a unit would not survive a manifest or a bundle; empty where it would."""
+    try:
+        return "" if Unit.from_json(unit.to_json()) == unit else "its JSON form is another unit"
+    except ValueError as error:
+        return str(error)
 
 
 def define_flags(unit: Unit) -> tuple[str, ...]:
