@@ -88,11 +88,38 @@ def _text(name: str, allowed: str, help: str, default_text: str) -> Variable[str
     return _declare(Variable(name, str, "", allowed, help, default_text))
 
 
+def absolute(text: str) -> str:
+    """A path with `~` filled in: what sets a variable is often no shell (ENV of an image, a unit file, YAML).
+
+    Raises `ValueError` where nobody knows whose home is meant: a folder of the name `~` would be made.
+    """
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
+        raise ValueError(f"no home directory is known for {text!r}")
+    try:
+        return os.path.abspath(expanded)
+    except FileNotFoundError:
+        raise ValueError(f"{text!r} is relative to a current directory that was deleted") from None
+
+
+def _path(name: str, allowed: str, help: str, default_text: str) -> Variable[str]:
+    return _declare(Variable(name, absolute, "", f"{allowed}; ~ is the home directory", help, default_text))
+
+
 def _paths(name: str, help: str) -> Variable[tuple[str, ...]]:
     def parse(text: str) -> tuple[str, ...]:
-        return tuple(os.path.abspath(os.path.expanduser(part)) for part in text.split(os.pathsep) if part)
+        return tuple(absolute(part) for part in text.split(os.pathsep) if part)
 
-    return _declare(Variable(name, parse, (), f"directories separated by {os.pathsep!r}", help, "(none)"))
+    allowed = f"directories separated by {os.pathsep!r}; ~ is the home directory"
+    return _declare(Variable(name, parse, (), allowed, help, "(none)"))
+
+
+def _command(name: str, help: str, default_text: str) -> Variable[str]:
+    def parse(text: str) -> str:
+        # A bare name is looked up in PATH, so only what spells out a home is a path for certain.
+        return absolute(text) if text.startswith("~") else text
+
+    return _declare(Variable(name, parse, "", "a path or command", help, default_text))
 
 
 TARGET = _text(
@@ -102,7 +129,7 @@ TARGET = _text(
     "Act as this target. An AMD target with CPU tensors selects the AMD kernels for them.",
     "(the tensors' device)",
 )
-CACHE_DIR = _text(
+CACHE_DIR = _path(
     "AITERLITE_CACHE_DIR", "a directory", "The writable cache: every build lands here.", "(user cache)/aiterlite"
 )
 CACHE_LAYERS = _paths("AITERLITE_CACHE_LAYERS", "Read-only caches, searched in order before the writable one.")
@@ -151,21 +178,23 @@ MAX_JOBS = _positive(
 )
 LOCK_TIMEOUT = _positive("AITERLITE_LOCK_TIMEOUT", 600.0, "Seconds to wait for another process that builds a unit.")
 BUILD_TIMEOUT = _positive("AITERLITE_BUILD_TIMEOUT", 900.0, "Seconds after which a compiler is killed.")
-RECORD = _text(
-    "AITERLITE_RECORD", "a file path", "Write the set of units that this run used, for `build --from`.", "(off)"
+RECORD = _path(
+    "AITERLITE_RECORD",
+    "a file path",
+    "Write the set of units that this run used, for `build --from`. A file that cannot be written is a warning.",
+    "(off)",
 )
-LAST_LAUNCHES = _text(
+LAST_LAUNCHES = _path(
     "AITERLITE_LAST_LAUNCHES",
     "a directory",
     "Each process keeps a record of its last launches there, which outlives an abort; `aiterlite last-launches` prints "
     "it. The newest files are the ones to read; nothing deletes old ones.",
     "(off)",
 )
-CXX = _text("AITERLITE_CXX", "a path or command", "The host C++ compiler.", "c++, g++ or clang++ on PATH")
-NVCC = _text("AITERLITE_NVCC", "a path or command", "The CUDA compiler.", "$CUDA_HOME/bin/nvcc or nvcc on PATH")
-AMDGPU_CLANG = _text(
+CXX = _command("AITERLITE_CXX", "The host C++ compiler.", "c++, g++ or clang++ on PATH")
+NVCC = _command("AITERLITE_NVCC", "The CUDA compiler.", "$CUDA_HOME/bin/nvcc or nvcc on PATH")
+AMDGPU_CLANG = _command(
     "AITERLITE_AMDGPU_CLANG",
-    "a path or command",
     "A clang with the AMDGPU back end.",
     "for each target the first that knows it: of $ROCM_PATH, $ROCM_HOME, the rocm_sdk wheels, /opt/rocm, ziglang",
 )
@@ -220,7 +249,7 @@ class Snapshot:
 _lock = threading.Lock()
 _current: Snapshot | None = None
 _generation = 0
-_overrides: dict[str, str] = {}
+_overrides: list[dict[str, str]] = []
 _warned: set[str] = set()
 
 
@@ -243,28 +272,35 @@ def reload() -> None:
 
 @contextmanager
 def override(**values: str | None) -> Iterator[None]:
-    """Set variables by name for a scope (None unsets), for this whole process, without writing `os.environ`."""
-    unknown = [name for name in values if name not in _REGISTRY]
-    if unknown:
-        raise EnvironmentValueError(unknown[0], str(values[unknown[0]]), ", ".join(_REGISTRY))
+    """Set variables by name for a scope (None unsets), for this whole process, without writing `os.environ`.
+
+    Scopes of several threads may overlap in any order: while several set one variable, the last begun decides.
+    """
+    global _current
+    layer = {name: value or "" for name, value in values.items()}
+    for name, text in layer.items():
+        if name not in _REGISTRY:
+            raise EnvironmentValueError(name, text, ", ".join(_REGISTRY))
+        _REGISTRY[name].read(layer)
     with _lock:
-        saved = dict(_overrides)
-        _overrides.update({name: value or "" for name, value in values.items()})
-    reload()
+        _overrides.append(layer)
+        _current = None
     try:
         snapshot()
         yield
     finally:
         with _lock:
-            _overrides.clear()
-            _overrides.update(saved)
-        reload()
+            # By identity: two scopes may set the same.
+            _overrides[:] = [other for other in _overrides if other is not layer]
+            _current = None
 
 
 def _take() -> Snapshot:
     global _current, _generation
     with _lock:
-        environ = {**os.environ, **_overrides}
+        environ = dict(os.environ)
+        for layer in _overrides:
+            environ.update(layer)
         values = {name: variable.read(environ) for name, variable in _REGISTRY.items()}
         _warn_unknown(environ)
         _generation += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -64,9 +65,21 @@ def test_an_empty_value_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
         ("AITER_ENABLE_VSKIP", "0", False),
         ("AITER_ENABLE_VSKIP", "1", True),
         ("AITERLITE_CACHE_LAYERS", f"/a{os.pathsep}{os.pathsep}/b/../c", ("/a", "/c")),
+        ("AITERLITE_CACHE_LAYERS", "~/a", ("/home/me/a",)),
+        ("AITERLITE_TRUSTED_LAYERS", "~/a:~", ("/home/me/a", "/home/me")),
+        ("AITERLITE_CACHE_DIR", "~/cache", "/home/me/cache"),
+        ("AITERLITE_CACHE_DIR", "cache", "/cache"),
+        ("AITERLITE_RECORD", "~/kernels.json", "/home/me/kernels.json"),
+        ("AITERLITE_RECORD", "a/../kernels.json", "/kernels.json"),
+        ("AITERLITE_CXX", "~/bin/g++", "/home/me/bin/g++"),
+        ("AITERLITE_NVCC", "~/cuda/bin/nvcc", "/home/me/cuda/bin/nvcc"),
+        ("AITERLITE_AMDGPU_CLANG", "~/bin/zig", "/home/me/bin/zig"),
+        ("AITERLITE_CXX", "g++-12", "g++-12"),
     ],
 )
 def test_values_are_parsed(monkeypatch: pytest.MonkeyPatch, name: str, text: str, value: object) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.chdir("/")
     set_variable(monkeypatch, name, text)
     assert envs.registry()[name].get() == value
 
@@ -86,6 +99,10 @@ def test_values_are_parsed(monkeypatch: pytest.MonkeyPatch, name: str, text: str
         ("AITERLITE_LOCK_TIMEOUT", "nan"),
         ("AITERLITE_BUILD_TIMEOUT", "inf"),
         ("AITER_ENABLE_VSKIP", "true"),
+        ("AITERLITE_CACHE_DIR", "~no.such.user/cache"),
+        ("AITERLITE_CACHE_LAYERS", "/a:~no.such.user/cache"),
+        ("AITERLITE_RECORD", "~no.such.user/kernels.json"),
+        ("AITERLITE_CXX", "~no.such.user/g++"),
     ],
 )
 def test_a_bad_value_is_an_error_that_lists_the_good_ones(
@@ -143,6 +160,42 @@ def test_a_bad_override_is_refused_and_undone() -> None:
         with pytest.raises(EnvironmentValueError), envs.override(**bad):
             pass
     assert envs.JIT.get() == "auto"
+
+
+def test_overrides_of_two_threads_may_overlap_in_any_order() -> None:
+    """A begins, B begins, A ends, B ends: what B saw and what is left are as if they had never met."""
+    first, second = envs.override(AITERLITE_JIT="off", AITERLITE_MAX_JOBS="3"), envs.override(AITERLITE_JIT="off")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert (envs.JIT.get(), envs.MAX_JOBS.get()) == ("off", 0.0)
+    second.__exit__(None, None, None)
+    assert envs.JIT.get() == "auto"
+
+
+def test_overrides_of_many_threads_leave_nothing_behind() -> None:
+    seen: list[tuple[str, float]] = []
+
+    def work(index: int) -> None:
+        for _ in range(50):
+            with envs.override(AITERLITE_MAX_JOBS=str(index + 1)):
+                seen.append(("inside", envs.MAX_JOBS.get()))
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 300 and {value for _, value in seen} <= {1.0, 2.0, 3.0, 4.0, 5.0, 6.0}
+    assert envs.MAX_JOBS.get() == 0.0
+
+
+def test_a_bad_override_is_never_in_effect_for_other_threads() -> None:
+    other: list[str] = []
+    before = envs.snapshot()
+    with pytest.raises(EnvironmentValueError), envs.override(AITERLITE_JIT="sometimes"):
+        other.append(envs.JIT.get())
+    assert other == [] and envs.snapshot() is before
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=("Cs",), exclude_characters="\0")))

@@ -298,7 +298,7 @@ def open_store() -> Store:
     layers += [Layer(Path(path), trusted=True) for path in trusted if path not in envs.CACHE_LAYERS.get()]
     named = envs.CACHE_DIR.get()
     if named:
-        return Store((*layers, _writable(Path(os.path.abspath(os.path.expanduser(named))), trusted)))
+        return Store((*layers, _writable(Path(named), trusted)))
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(base):
         base = os.path.join(os.path.expanduser("~"), ".cache")
