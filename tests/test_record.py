@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from support import TOY_TREE, finish, publish_fake, start, toy_unit
 
 import aiterlite
 from aiterlite import envs
-from aiterlite.errors import BundleError, JitError
+from aiterlite.errors import BundleError
 from aiterlite.jit import engine, loader, record
 from aiterlite.jit.sources import SourceTree
 from aiterlite.jit.spec import Unit
@@ -132,14 +133,64 @@ def test_a_manifest_s_units_are_checked_as_data(tmp_path: Path) -> None:
         record.read(path)
 
 
-@pytest.mark.parametrize("place", ["/proc/nonexistent/manifest.json", "/dev/null/manifest.json"])
-def test_a_manifest_that_cannot_be_written_is_an_error_of_this_package(
-    place: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("place", ["proc", "null", "pipe", "folder", "other file"])
+def test_a_recording_that_cannot_be_written_is_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str
 ) -> None:
-    monkeypatch.setenv("AITERLITE_RECORD", place)
+    """The operator's result is right without it; and nothing that is no manifest is overwritten, or waited for."""
+    path = tmp_path / "manifest.json"
+    if place == "pipe":
+        os.mkfifo(path)
+    elif place == "folder":
+        path.mkdir()
+    elif place == "other file":
+        path.write_text("dear diary")
+    else:
+        path = {"proc": Path("/proc/nonexistent/manifest.json"), "null": Path("/dev/null/manifest.json")}[place]
+    monkeypatch.setattr(record, "_warned", set())
+    monkeypatch.setenv("AITERLITE_RECORD", str(path))
     envs.reload()
-    with pytest.raises(JitError, match=place):
-        loader.device_image(UNITS[0])
+    with caplog.at_level("WARNING", "aiterlite"):
+        for unit in UNITS:
+            assert loader.device_image(unit)
+        record.note_call("linear", {"n": 1})
+    assert [line.getMessage().startswith("not recorded: ") for line in caplog.records] == [True]
+    assert str(path) in caplog.text
+    if place == "other file":
+        assert path.read_text() == "dear diary"
+    with pytest.raises(BundleError, match=str(path)), aiterlite.recording(path):
+        raise AssertionError("the scope began")
+
+
+def test_a_scope_whose_file_is_lost_ends_with_an_error_but_not_its_calls(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "_warned", set())
+    folder = tmp_path / "folder"
+    with pytest.raises(BundleError, match="manifest"), aiterlite.recording(folder / "m.json"):
+        shutil.rmtree(folder)
+        folder.write_text("in its place")
+        assert loader.device_image(UNITS[0])
+    with pytest.raises(KeyError, match="the call's own"), aiterlite.recording(tmp_path / "n" / "m.json"):
+        shutil.rmtree(tmp_path / "n")
+        (tmp_path / "n").write_text("in its place")
+        raise KeyError("the call's own")
+    assert record._scopes == []
+
+
+def test_a_home_directory_is_filled_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AITERLITE_RECORD", "~/a/manifest.json")
+    envs.reload()
+    loader.device_image(UNITS[0])
+    assert labels(tmp_path / "home" / "a" / "manifest.json") == [UNITS[0].label]
+    with aiterlite.recording("~/b.json"):
+        loader.device_image(UNITS[1])
+    assert labels(tmp_path / "home" / "b.json") == [UNITS[1].label]
+    with pytest.raises(BundleError, match="no home directory"), aiterlite.recording("~no.such.user/b.json"):
+        pass
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("~")]
 
 
 def test_a_manifest_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from aiterlite import envs
-from aiterlite.errors import BundleError
+from aiterlite.errors import BundleError, JitError
 from aiterlite.jit.spec import Unit
 
 FORMAT = "aiterlite-manifest"
@@ -81,6 +82,8 @@ def write(manifest: Manifest, path: str | Path) -> None:
 
     target = Path(path)
     try:
+        if target.exists() and not stat.S_ISREG(target.stat().st_mode):
+            raise BundleError(f"cannot write manifest {target}: it is no regular file")
         target.parent.mkdir(parents=True, exist_ok=True)
         with locks.build_lock(target.parent, f".{target.name}", f"manifest {target}"):
             merged = read(target) if target.exists() else Manifest()
@@ -95,6 +98,7 @@ def write(manifest: Manifest, path: str | Path) -> None:
 _lock = threading.Lock()
 _run = Manifest()
 _scopes: list[tuple[Manifest, Path]] = []
+_warned: set[str] = set()
 
 
 def note_unit(unit: Unit) -> None:
@@ -112,15 +116,27 @@ def is_recording() -> bool:
     return bool(_scopes)
 
 
-def _note(add: Any) -> None:
+def _note(add: Callable[[Manifest], bool]) -> None:
     with _lock:
         new = add(_run)
         for manifest, path in _scopes:
             if add(manifest):
-                write(manifest, path)
+                _try_to_write(manifest, path)
         # Written as it grows, so that a server that is killed leaves a whole file.
         if new and envs.RECORD.get():
-            write(_run, envs.RECORD.get())
+            _try_to_write(_run, envs.RECORD.get())
+
+
+def _try_to_write(manifest: Manifest, path: str | Path) -> None:
+    """Write, or warn once: the call that was recorded is right without its record."""
+    from aiterlite.jit import progress
+
+    try:
+        write(manifest, path)
+    except JitError as error:
+        if str(error) not in _warned:
+            _warned.add(str(error))
+            progress.logger().warning("not recorded: %s", error)
 
 
 @contextmanager
@@ -128,14 +144,26 @@ def recording(path: str | Path) -> Iterator[Manifest]:
     """Record the units and calls of a scope into `path`; the API twin of AITERLITE_RECORD.
 
     Only what is loaded or dispatched for the first time in this process inside the scope is noted; start before the
-    first call that you want recorded.
+    first call that you want recorded. Raises `BundleError` at the start of the scope, and at its end, where the file
+    cannot be written; in between that is a warning.
     """
-    scope = (Manifest(), Path(path))
+    try:
+        target = Path(envs.absolute(str(path)))
+    except ValueError as error:
+        raise BundleError(f"cannot write manifest {path}: {error}") from None
+    scope = (Manifest(), target)
+    write(*scope)
     with _lock:
         _scopes.append(scope)
     try:
         yield scope[0]
+    except BaseException:
+        with _lock:
+            _try_to_write(*scope)
+        raise
+    else:
+        with _lock:
+            write(*scope)
     finally:
         with _lock:
-            _scopes.remove(scope)
-            write(*scope)
+            _scopes[:] = [other for other in _scopes if other is not scope]
