@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,18 @@ def toy_store(cache_dir: Path, source_tree: SourceTree, monkeypatch: pytest.Monk
     """An empty cache, and the toy kernels in the place of the package's sources."""
     monkeypatch.setattr(sources, "PACKAGE_ROOT", source_tree.root)
     return open_store()
+
+
+@pytest.fixture
+def noexec(tmp_path: Path) -> Iterator[Path]:
+    """A small file system that is mounted noexec."""
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "noexec,size=32m,mode=755", "none", str(folder)]
+    if os.geteuid() != 0 or shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("a file system cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture

@@ -90,7 +90,6 @@ def test_what_goes_in_comes_out(full: Store, packed: Path, empty: Store) -> None
         found, original = engine.lookup(want, empty), engine.lookup(want, full)
         assert found.entry is not None and original.entry is not None
         assert found.data == original.data and found.entry.meta == original.entry.meta
-        assert found.entry.path.stat().st_mode & 0o777 == 0o600
 
 
 def test_the_same_artifacts_give_the_same_bytes(
@@ -123,7 +122,7 @@ def test_a_bundle_that_was_unpacked_is_taken(packed: Path, full: Store, empty: S
 
 def test_imports_merge(full: Store, empty: Store, tmp_path: Path) -> None:
     first, second = tmp_path / "1.tar", tmp_path / "2.tar"
-    assert bundle.export(full, first, targets={"gfx942", launch_target()}) != []
+    assert bundle.export(full, first, targets={"gfx942", launch_target()}).units != []
     bundle.export(full, second, targets={"gfx942", "sm_90a"})
     assert [item.new for item in bundle.load(empty, first)] == [True, True]
     assert sorted(item.new for item in bundle.load(empty, second)) == [False, True]
@@ -141,7 +140,8 @@ def test_imports_merge(full: Store, empty: Store, tmp_path: Path) -> None:
 )
 def test_export_chooses(full: Store, tmp_path: Path, targets: Any, names: Any, chosen: list[Any]) -> None:
     path = tmp_path / "some.tar"
-    assert set(bundle.export(full, path, targets, names)) == set(chosen)
+    exported = bundle.export(full, path, targets, names)
+    assert set(exported.units) == set(chosen) and exported.left_out == []
     assert {leaf.unit for leaf in bundle.verify(path)} == set(chosen)
 
 
@@ -165,21 +165,88 @@ def test_every_layer_is_exported_once(full: Store, tmp_path: Path) -> None:
     publish_fake(other, UNITS[0], SourceTree(TOY_TREE))
     publish_fake(other, toy_unit("gfx950"), SourceTree(TOY_TREE))
     both = Store((Layer(full.writable.root), other.writable))
-    units = bundle.export(both, tmp_path / "both.tar")
+    units = bundle.export(both, tmp_path / "both.tar").units
     assert sorted(unit.target for unit in units) == sorted([*(unit.target for unit in UNITS), "gfx950"])
 
 
-def test_a_damaged_or_foreign_artifact_is_not_exported(full: Store, tmp_path: Path) -> None:
-    path = tmp_path / "bad.tar"
-    entry = next(iter(full.siblings("toy/toy")))
+def foreign(entry: Entry) -> None:
     entry.directory.chmod(0o777)
-    with pytest.raises(UntrustedArtifactError):
-        bundle.export(full, path)
-    entry.directory.chmod(0o700)
+
+
+def changed(entry: Entry) -> None:
     entry.path.write_bytes(b"changed")
-    with pytest.raises(DamagedArtifactError):
-        bundle.export(full, path)
-    assert not path.exists() and list(tmp_path.glob(".bad*")) == []
+
+
+def without_metadata(entry: Entry) -> None:
+    (entry.directory / "meta.json").write_text("{}")
+
+
+def under_another_key(entry: Entry) -> None:
+    entry.directory.parent.rename(entry.directory.parent.with_name("0" * 40))
+
+
+def a_pipe(entry: Entry) -> None:
+    entry.path.unlink()
+    os.mkfifo(entry.path)
+
+
+@pytest.mark.parametrize(
+    ("harm", "kind"),
+    [
+        (foreign, UntrustedArtifactError),
+        (changed, DamagedArtifactError),
+        (without_metadata, DamagedArtifactError),
+        (under_another_key, DamagedArtifactError),
+        (a_pipe, DamagedArtifactError),
+    ],
+)
+def test_a_damaged_or_foreign_artifact_is_left_out_and_named(
+    full: Store, tmp_path: Path, harm: Callable[[Entry], None], kind: type
+) -> None:
+    entry = next(iter(full.siblings("toy/toy")))
+    unit = entry.meta["unit"]
+    harm(entry)
+    path = tmp_path / "some.tar"
+    exported = bundle.export(full, path)
+    assert [type(error) for error in exported.left_out] == [kind]
+    assert "toy.toy" in str(exported.left_out[0])
+    assert len(exported.units) == 2 and unit not in [other.to_json() for other in exported.units]
+    assert [leaf.unit for leaf in bundle.verify(path)] == exported.units
+    # Other names than its own are not disturbed, and its own alone is an error that says why.
+    assert bundle.export(full, path, names={"plain"}).left_out == []
+    with pytest.raises(BundleError, match=r"no artifact in the cache matches.*left out: .*toy\.toy"):
+        bundle.export(full, tmp_path / "none.tar", targets={unit["target"]}, names={"toy/toy"})
+    assert not (tmp_path / "none.tar").exists() and list(tmp_path.glob(".*")) == []
+
+
+def test_a_damaged_artifact_that_another_layer_has_whole_is_exported(full: Store, tmp_path: Path) -> None:
+    other = new_store(tmp_path / "other")
+    publish_fake(other, UNITS[0], SourceTree(TOY_TREE), data=b"whole")
+    both = Store((Layer(full.writable.root), other.writable))
+    changed(next(entry for entry in full.siblings("toy/toy") if entry.meta["unit"]["target"] == "gfx942"))
+    exported = bundle.export(both, tmp_path / "both.tar")
+    assert len(exported.units) == 3 and exported.left_out == []
+    assert b"whole" in {leaf.data for leaf in bundle.verify(tmp_path / "both.tar")}
+
+
+def test_an_incomplete_export_as_a_command(
+    full: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aiterlite import envs
+
+    monkeypatch.setenv("AITERLITE_CACHE_DIR", str(full.writable.root))
+    envs.reload()
+    entry = next(iter(full.siblings("toy/toy")))
+    changed(entry)
+    path = tmp_path / "some.tar"
+    assert main(["export", str(path)]) == 1
+    text = capsys.readouterr().out
+    assert "exported 2 artifacts" in text and f"left out: {entry.path}: " in text and "aiterlite gc" in text
+    assert len(bundle.verify(path)) == 2
+    assert main(["export", str(path), "--json"]) == 1
+    assert [item["kind"] for item in json.loads(capsys.readouterr().out)["left_out"]] == ["DamagedArtifactError"]
+    assert main(["gc", "--max-bytes", "1G"]) == 0 and not entry.directory.exists()
+    assert main(["export", str(path)]) == 0
 
 
 def test_a_damaged_artifact_is_healed_by_an_import(full: Store, packed: Path) -> None:
@@ -228,6 +295,10 @@ def test_no_part_of_a_bundle_is_a_bundle(packed: Path, empty: Store, tmp_path: P
 
 def test_a_missing_file_is_named(empty: Store, tmp_path: Path) -> None:
     assert "cannot read" in refused(empty, tmp_path / "missing.tar")
+    os.mkfifo(tmp_path / "pipe.tar")
+    assert "it is no regular file" in refused(empty, tmp_path / "pipe.tar")
+    assert "it is no regular file" in refused(empty, tmp_path / "pipe.tar", sha256="0" * 64)
+    assert "it is no regular file" in refused(empty, Path("/dev/zero"))
     (tmp_path / "not.tar").write_text("hello")
     assert "no bundle of this version" in refused(empty, tmp_path / "not.tar")
 
@@ -327,6 +398,12 @@ METADATA: dict[str, tuple[str, Any]] = {
     "artifact digest": ("artifact/sha256", "0" * 64),
     "resources": ("resources", {"toy": {"vgprs": "many"}}),
     "built at": ("built_at", None),
+    "kernarg": ("unit/kernarg", "0" * 64),
+    "a plugin": ("unit/flags", ["-fpass-plugin"]),
+    "a terminal's words": ("toolchain/title", "clang \x1b[2J"),
+    "another direction of reading": ("toolchain/title", "clang \u202e"),
+    "a terminal's words in a name": ("resources", {"\x9b2J": {"vgprs": 1}}),
+    "a truth for a number": ("build_seconds", True),
     "unit": ("unit", None),
     "artifact": ("artifact", "x"),
 }

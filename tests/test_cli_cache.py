@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from aiterlite.cli import main, output, status
 from aiterlite.jit import engine, key, toolchain
 from aiterlite.jit.sources import SourceTree
 from aiterlite.jit.spec import Unit
-from aiterlite.jit.store import Entry, Layer, Store
+from aiterlite.jit.store import Entry, Layer, Store, open_store
 
 Both = Callable[..., tuple[str, Any, int]]
 
@@ -125,13 +126,111 @@ def test_status_reports_what_it_must_not_trust_and_goes_on(
     open_to_all.directory.chmod(0o777)
     (broken.directory / "meta.json").write_text("{")
     text, data, code = both("status")
-    assert code == 0
+    assert code == 1
     assert [item["path"] for item in data["artifacts"]] == [str(good.path)]
     kinds = {item["directory"]: item["kind"] for item in data["problems"]}
     assert kinds == {str(open_to_all.directory): "untrusted", str(broken.directory): "damaged"}
     for item in data["problems"]:
         assert f"  {item['kind']}: {item['error']} (1 artifact)" in text
     assert "mode 777" in text and text.endswith("1 current, 0 stale, 2 refused")
+
+
+def flip(entry: Entry) -> None:
+    data = bytearray(entry.path.read_bytes())
+    data[2] ^= 1
+    entry.path.write_bytes(data)
+
+
+def truncate(entry: Entry) -> None:
+    os.truncate(entry.path, 3)
+
+
+def remove(entry: Entry) -> None:
+    entry.path.unlink()
+
+
+def a_pipe(entry: Entry) -> None:
+    entry.path.unlink()
+    os.mkfifo(entry.path)
+
+
+def elsewhere(entry: Entry) -> None:
+    entry.directory.parent.rename(entry.directory.parent.with_name("0" * 40))
+
+
+def metadata(**changes: Any) -> Callable[[Entry], None]:
+    def change(entry: Entry) -> None:
+        (entry.directory / "meta.json").write_text(json.dumps({**entry.meta, **changes}))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("harm", "what"),
+    [
+        (flip, "its metadata says"),
+        (truncate, "3 bytes, its metadata says 5"),
+        (remove, "No such file"),
+        (a_pipe, "it is no regular file"),
+        (elsewhere, "it belongs at toy.toy/"),
+        (metadata(unit=5), "unusable metadata"),
+        (metadata(unit={}), "unusable metadata"),
+        (metadata(key_parts=None), "unusable metadata"),
+        (metadata(resources=5), "unusable metadata"),
+        (metadata(resources={"toy": {"vgprs": "x"}}), "unusable metadata"),
+        (metadata(build_seconds="x"), "unusable metadata"),
+        (metadata(built_at=[]), "unusable metadata"),
+        (metadata(toolchain={"title": 5, "fingerprint": "one"}), "unusable metadata"),
+        (metadata(toolchain={"title": "\x1b[31mred", "fingerprint": "one"}), "holds control characters"),
+    ],
+)
+def test_every_command_that_reads_a_cache_tells_a_damaged_artifact(
+    toy_store: Store, source_tree: SourceTree, both: Both, harm: Callable[[Entry], None], what: str, tmp_path: Path
+) -> None:
+    good = publish_fake(toy_store, plain_unit("gfx942"), source_tree, headers=(PLAIN_HEADER,))
+    bad = publish_fake(toy_store, toy_unit("gfx942"), source_tree)
+    harm(bad)
+    text, data, code = both("status")
+    assert code == 1 and [item["path"] for item in data["artifacts"]] == [str(good.path)]
+    assert [item["kind"] for item in data["problems"]] == ["damaged"] and what in data["problems"][0]["error"]
+    assert text.endswith("1 current, 0 stale, 1 refused") and "\x1b" not in text
+    text, data, code = both("verify")
+    assert code == 1 and len(data["bad"]) == 1 and what in data["bad"][0]["error"] and data["good"] == 1
+    for command in (["explain", "build", "toy/plain"], ["build", "--check", "--unit", json.dumps(bad.meta["unit"])]):
+        text, _, code = both(*command)
+        assert code in (0, 1) and "\x1b" not in text
+    assert both("export", str(tmp_path / "b.tar"))[2] == 1
+    _, data, code = both("gc", "--max-bytes", "1G", "--dry-run")
+    assert code == 0 and [what in item["error"] for item in data["damaged"]] == [True] and data["kept"] == 1
+    assert main(["gc", "--max-bytes", "1G"]) == 0
+    assert good.directory.exists() and both("verify")[2] == 0 and both("status")[2] == 0
+
+
+def test_gc_leaves_what_is_not_its_user_s(toy_store: Store, source_tree: SourceTree, both: Both) -> None:
+    own = publish_fake(toy_store, toy_unit("gfx942"), source_tree)
+    other = publish_fake(toy_store, toy_unit("gfx950"), source_tree)
+    other.directory.chmod(0o777)
+    assert main(["gc", "--max-bytes", "0"]) == 0
+    assert other.directory.exists() and not own.directory.exists()
+
+
+def test_a_cache_that_is_mounted_noexec_is_good_for_no_library(
+    noexec: Path, source_tree: SourceTree, toy_store: Store, both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Code objects are given to the driver as bytes; libraries are mapped from their files."""
+    monkeypatch.setenv("AITERLITE_CACHE_DIR", str(noexec / "cache"))
+    envs.reload()
+    host, device = toy_unit("cpu-x86-64"), toy_unit("gfx942")
+    for unit in (host, device):
+        publish_fake(open_store(), unit, source_tree)
+    text, data, code = both("status")
+    assert code == 1 and [item["unit"] for item in data["artifacts"]] == [device.label]
+    assert [item["kind"] for item in data["problems"]] == ["noexec"]
+    assert "mounted noexec: no library can be loaded from here" in text and "AITERLITE_CACHE_DIR" in text
+    words = [word for unit in (host, device) for word in ("--unit", json.dumps(unit.to_json()))]
+    _, data, code = both("build", "--check", *words)
+    assert code == 1 and [item["result"] for item in data["units"]] == ["missing", "cached"]
+    assert "noexec" in data["units"][0]["error"]
 
 
 def test_status_of_an_untrusted_layer_says_so_once(toy_store: Store, source_tree: SourceTree, both: Both) -> None:

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fake_driver
@@ -92,6 +93,21 @@ def test_doctor_says_how_to_get_what_is_missing(
     assert code == 1 and not data["ok"] and not check["ok"]
     assert advice in check["advice"] and check["advice"] in text
     assert re.search(rf"^MISSING +{re.escape(name)} ", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("flag", [False, True])
+def test_doctor_finds_a_cache_that_is_mounted_noexec(
+    machine: dict[str, Any], both: Both, monkeypatch: pytest.MonkeyPatch, flag: bool
+) -> None:
+    real, flags = os.statvfs, os.ST_NOEXEC if flag else 0
+    free = {"f_bavail": 2**30, "f_frsize": 1, "f_blocks": 2**31, "f_bfree": 2**30}
+    answer = lambda path: SimpleNamespace(f_flag=real(path).f_flag & ~os.ST_NOEXEC | flags, **free)  # noqa: E731
+    monkeypatch.setattr(os, "statvfs", answer)
+    text, data, code = both("doctor")
+    check = checks(data)["cache mount"]
+    assert code == int(flag) and check["ok"] is not flag
+    assert ("AITERLITE_CACHE_DIR" in check["advice"] and "noexec" in check["detail"]) is flag
+    assert bool(re.search("^MISSING +cache mount", text, re.MULTILINE)) is flag
 
 
 def test_doctor_needs_no_gpu_and_no_gpu_compiler(

@@ -14,9 +14,11 @@ from support import HOST_TARGET, PLAIN_HEADER, SCALE_HEADER, child, edit, publis
 import aiterlite
 from aiterlite import envs
 from aiterlite.errors import (
+    CacheDirectoryError,
     CaptureError,
     DamagedArtifactError,
     JitDisabledError,
+    JitError,
     LoadError,
     MissingArtifactError,
     SealedError,
@@ -265,6 +267,42 @@ def test_a_library_that_cannot_be_loaded_here_is_named(
     set_mode(monkeypatch, "auto")
     with pytest.raises(AssertionError, match="started"):
         loader.host_library(unit)
+
+
+@pytest.mark.parametrize("mode", ["auto", "require-cache"])
+def test_a_library_in_a_cache_that_is_mounted_noexec_is_refused_before_any_compile(
+    source_tree: SourceTree, noexec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    unit = toy_unit(HOST_TARGET)
+    monkeypatch.setattr(engine, "package_tree", lambda: source_tree)
+    monkeypatch.setenv("AITERLITE_CACHE_DIR", str(noexec / "cache"))
+    set_mode(monkeypatch, mode)
+    envs.reload()
+    kind = CacheDirectoryError if mode == "auto" else MissingArtifactError
+    for _ in range(2):
+        with pytest.raises(JitError, match="mounted noexec|no artifact under this key") as caught:
+            loader.host_library(unit)
+        assert type(caught.value) is kind and (
+            kind is MissingArtifactError or "AITERLITE_CACHE_DIR" in str(caught.value)
+        )
+        publish_fake(open_store(), unit, source_tree, b"a library")
+    assert "mounted noexec" in str(caught.value)
+    # A driver is given bytes, so code objects may lie there.
+    publish_fake(open_store(), UNIT, source_tree, b"code")
+    assert loader.device_image(UNIT) == b"code"
+
+
+def test_a_read_only_layer_that_is_mounted_noexec_is_passed_over(
+    source_tree: SourceTree, noexec: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = toy_unit(HOST_TARGET)
+    publish_fake(Store((Layer(noexec / "layer", writable=True),)), unit, source_tree, b"in the layer")
+    monkeypatch.setenv("AITERLITE_CACHE_LAYERS", str(noexec / "layer"))
+    envs.reload()
+    found = engine.lookup(engine.wanted(unit, source_tree), open_store())
+    assert found.entry is None and "put the layer elsewhere" in found.reasons[0]
+    publish_fake(open_store(), unit, source_tree, b"in the cache")
+    assert engine.lookup(engine.wanted(unit, source_tree), open_store()).data == b"in the cache"
 
 
 def test_a_library_without_its_symbols_is_an_error(

@@ -268,6 +268,16 @@ def test_a_spoiled_record_of_a_failure_is_ignored(source_tree: SourceTree, recor
     assert "first_problem" in child(catching(OBTAIN), *arguments)["result"]["text"]
 
 
+def test_a_failure_of_a_clock_ahead_blocks_nobody(source_tree: SourceTree, tmp_path: Path) -> None:
+    """A cache shared between machines, or a clock that was set back: the next call tries again all the same."""
+    wrapper = wrap_compiler("amd", tmp_path / "wrapper", before=f'[ -e "{tmp_path}/repaired" ] || exit 1')
+    arguments, changes = obtain_arguments(UNIT, source_tree), {"AITERLITE_AMDGPU_CLANG": str(wrapper.path)}
+    ahead = "real = time.time\ntime.time = lambda: real() + 1e6\n"
+    assert child(ahead + catching(OBTAIN), *arguments, **changes)["result"]["type"] == "BuildError"
+    (tmp_path / "repaired").touch()
+    assert child(OBTAIN, *arguments, **changes)["result"]["built"]
+
+
 def test_who_waits_too_long_learns_who_builds(
     source_tree: SourceTree, tmp_path: Path, hanging: tuple[Wrapper, Path]
 ) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
 import pwd
+import shutil
 import stat
 import tempfile
 import time
@@ -13,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import child, fake_meta, publish_fake, toy_unit
+from support import TOY_TREE, child, fake_meta, publish_fake, toy_unit
 
 from aiterlite import envs
+from aiterlite.cli import main
 from aiterlite.errors import CacheDirectoryError, DamagedArtifactError, UntrustedArtifactError
-from aiterlite.jit import engine, store
+from aiterlite.jit import bundle, engine, store
 from aiterlite.jit.sources import SourceTree
 from aiterlite.jit.store import Entry, Layer, Store
 
@@ -41,16 +44,35 @@ def entries(cache: Store, tree: SourceTree) -> list[Entry | DamagedArtifactError
 # Publishing -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_published_artifact_is_whole_and_private(cache: Store, source_tree: SourceTree) -> None:
-    before = os.umask(0)
+@pytest.mark.parametrize(
+    ("umask", "private", "root", "leaf"),
+    [
+        (0o000, False, 0o755, 0o644),
+        (0o022, False, 0o755, 0o644),
+        (0o027, False, 0o750, 0o640),
+        (0o077, False, 0o700, 0o600),
+        (0o022, True, 0o700, 0o644),
+        (0o077, True, 0o700, 0o600),
+    ],
+)
+def test_a_published_artifact_is_whole_and_only_its_owner_may_write_it(
+    tmp_path: Path, source_tree: SourceTree, umask: int, private: bool, root: int, leaf: int
+) -> None:
+    """A named cache may become a layer that another user serves from; the user's own cache is hidden at its root."""
+    cache = Store((Layer(tmp_path / "cache", writable=True, private=private),))
+    before = os.umask(umask)
     try:
         entry = publish_fake(cache, UNIT, source_tree, b"code")
     finally:
         os.umask(before)
     assert store.read_verified(entry) == b"code"
     assert [found.path for found in entries(cache, source_tree) if isinstance(found, Entry)] == [entry.path]
-    for path in (cache.writable.root, *cache.writable.root.rglob("*")):
-        assert mode(path) & 0o077 == 0, path
+    assert mode(cache.writable.root) == root
+    assert {mode(path) for path in entry.directory.iterdir()} == {leaf}
+    for path in cache.writable.root.rglob("*"):
+        assert mode(path) & 0o022 == 0, path
+    for name in ("tmp", "locks", "failed"):
+        assert mode(cache.writable.root / name) == 0o700
     assert list((cache.writable.root / "tmp").iterdir()) == []
 
 
@@ -98,7 +120,7 @@ def test_bytes_that_do_not_match_their_digest_are_never_returned(
 ) -> None:
     entry = publish_fake(cache, UNIT, source_tree, b"code")
     entry.path.write_bytes(data)
-    assert not store.is_whole(entry)
+    assert isinstance(store.damage(entry), DamagedArtifactError)
     with pytest.raises(DamagedArtifactError, match=entry.path.name):
         store.read_verified(entry)
 
@@ -126,6 +148,17 @@ BAD_META: list[Any] = [
     {"toolchain": {"fingerprint": "one", "title": 5}},
     {"unit": {"name": "toy/toy"}},
     {"unit": "toy/toy"},
+    {"unit": {**UNIT.to_json(), "target": "gfx950"}},
+    {"unit": {**UNIT.to_json(), "flags": ["-fpass-plugin"]}},
+    {"key": "0" * 40},
+    {"key_parts": {}},
+    {"resources": None},
+    {"resources": {"toy": 5}},
+    {"resources": {"toy": {"vgprs": "many"}}},
+    {"build_seconds": "long"},
+    {"build_seconds": None},
+    {"built_at": 5},
+    {"toolchain": {"fingerprint": "one", "title": "clang \x1b]0;x\x07"}},
 ]
 
 
@@ -138,6 +171,36 @@ def test_metadata_of_another_form_is_damage_and_nothing_worse(cache: Store, sour
     assert isinstance(found, DamagedArtifactError) and str(entry.directory) in str(found)
     result = engine.lookup(engine.wanted(UNIT, source_tree), cache)
     assert result.entry is None and len(result.damaged) == 1
+
+
+@pytest.mark.parametrize("place", ["key", "leaf", "unit"])
+def test_a_leaf_that_was_copied_elsewhere_is_no_hit_there(cache: Store, source_tree: SourceTree, place: str) -> None:
+    """Its bytes are another kernel's: under `A=2` a call would run what was built for `A=1`."""
+    one, two = toy_unit("gfx942", A="1"), toy_unit("gfx942", A="2")
+    entry = publish_fake(cache, one, source_tree, b"built for A=1")
+    want = engine.wanted(two, source_tree)
+    target = entry.directory.parent.with_name(want.key) / entry.directory.name
+    if place == "leaf":
+        want = engine.wanted(one, source_tree)
+        target = entry.directory.with_name("0" * 24)
+    elif place == "unit":
+        other = dataclasses.replace(one, name="toy/other")
+        want = engine.wanted(other, source_tree)
+        target = cache.writable.leaves / "toy.other" / want.key / entry.directory.name
+    shutil.copytree(entry.directory, target)
+    if place == "leaf":
+        shutil.rmtree(entry.directory)
+    found = engine.lookup(want, cache)
+    assert found.entry is None and "it belongs at toy.toy/" in str(found.damaged[0])
+
+
+@pytest.mark.parametrize("name", ["meta.json", "toy.co"])
+def test_a_pipe_in_a_leaf_is_damage_and_is_not_waited_for(cache: Store, source_tree: SourceTree, name: str) -> None:
+    entry = publish_fake(cache, UNIT, source_tree)
+    (entry.directory / name).unlink()
+    os.mkfifo(entry.directory / name)
+    found = engine.lookup(engine.wanted(UNIT, source_tree), cache)
+    assert found.entry is None and "it is no regular file" in str(found.damaged[0])
 
 
 # Layers and trust -----------------------------------------------------------------------------------------------------
@@ -358,6 +421,71 @@ def test_opening_a_store_makes_no_named_directory(tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
 
 
+# A layer that root made -----------------------------------------------------------------------------------------------
+
+SERVE = """
+from pathlib import Path
+from aiterlite import target
+from aiterlite.cli import main
+from aiterlite.errors import JitError
+from aiterlite.jit import engine
+from aiterlite.jit.sources import SourceTree
+from aiterlite.jit.spec import Unit
+os.setgid(12345); os.setuid(12345)
+try:
+    artifact = engine.obtain(Unit.from_json(json.loads(sys.argv[1])), tree=SourceTree(Path(sys.argv[2])))
+    result = [artifact.data.decode(), str(artifact.entry.layer.root), main(["verify"])]
+except JitError as error:
+    result = str(error)
+"""
+
+
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A directory that every user may read, under the umask of an image build."""
+    before = os.umask(0o022)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+    os.umask(before)
+
+
+@as_root
+@pytest.mark.parametrize("how", ["import", "build"])
+def test_what_root_places_in_an_image_serves_another_user(
+    shared: Path, monkeypatch: pytest.MonkeyPatch, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The recipe of docs/prebuild.md, down to the user who serves."""
+    shutil.copytree(TOY_TREE, shared / "tree")
+    tree = SourceTree(shared / "tree")
+    publish_fake(Store((Layer(shared / "ci", writable=True),)), UNIT, tree, b"code")
+    if how == "import":
+        bundle.export(Store((Layer(shared / "ci"),)), shared / "kernels.tar")
+        monkeypatch.setenv("AITERLITE_CACHE_DIR", str(shared / "layer"))
+        envs.reload()
+        assert main(["import", str(shared / "kernels.tar")]) == 0
+    else:
+        publish_fake(Store((Layer(shared / "layer", writable=True),)), UNIT, tree, b"code")
+    served = {"AITERLITE_JIT": "require-cache", "HOME": "/nonexistent", "AITERLITE_CACHE_DIR": None}
+    trusted = {"AITERLITE_TRUSTED_LAYERS": str(shared / "layer"), **served}
+    arguments = json.dumps(UNIT.to_json()), str(tree.root)
+    assert child(SERVE, *arguments, **trusted)["result"] == ["code", str(shared / "layer"), 0]
+    untrusted = {"AITERLITE_CACHE_LAYERS": str(shared / "layer"), **served}
+    assert "belongs to user 0, not to user 12345" in child(SERVE, *arguments, **untrusted)["result"]
+
+
+# A file system from which nothing may be executed ---------------------------------------------------------------------
+
+
+def test_a_mount_without_exec_is_told_from_others(noexec: Path, tmp_path: Path) -> None:
+    for path in (noexec, noexec / "not there" / "yet"):
+        assert store.mounted_noexec(path)
+    assert not store.mounted_noexec(tmp_path)
+    layer = Layer(noexec / "cache", writable=True)
+    assert "noexec" in layer.noexec and "AITERLITE_CACHE_DIR" in layer.noexec
+    assert Layer(tmp_path).noexec == ""
+
+
 # Collecting and sweeping ----------------------------------------------------------------------------------------------
 
 
@@ -403,10 +531,12 @@ def test_what_vanishes_while_it_is_looked_at_is_no_error(
     staged = cache.staging("toy")
     gone = cache.writable.root / "gone"
     monkeypatch.setattr(store, "_subdirectories", lambda path: [gone] if path.name in ("tmp", "failed") else [])
-    monkeypatch.setattr(Store, "all_entries", lambda self: [Entry(entry.layer, gone, entry.meta)])
+    vanished = Entry(entry.layer, gone, entry.meta)
+    monkeypatch.setattr(Store, "survey", lambda self: [(entry.layer, gone, vanished)])
     assert cache.keep_failure(staged).exists()
     cache.sweep()
     store.collect(cache, 0)
+    store.discard_damaged(cache)
 
 
 def test_a_build_sweeps_what_killed_ones_left(cache: Store, source_tree: SourceTree) -> None:

@@ -27,18 +27,23 @@ def _export(args: argparse.Namespace) -> Report:
     if args.check:
         return _check(args)
     targets = target_ids(personas(args.target)) if args.target else None
-    units = bundle.export(open_store(), args.file, targets, args.unit_name or None)
+    exported = bundle.export(open_store(), args.file, targets, args.unit_name or None)
+    units = exported.units
     digest, size = bundle.file_digest(args.file), args.file.stat().st_size
     data = {
         "file": str(args.file),
         "bytes": size,
         "sha256": digest,
         "artifacts": [{"unit": unit.label} for unit in units],
+        "left_out": [{"kind": type(error).__name__, "error": str(error)} for error in exported.left_out],
     }
     lines = [unit.label for unit in units]
     lines.append(f"exported {output.plural(len(units), 'artifact')} to {args.file}, {output.size(size)}")
     lines.append(f"sha256 {digest}")
-    return Report(data, "\n".join(lines))
+    lines += [f"left out: {error}" for error in exported.left_out]
+    if exported.left_out:
+        lines.append("`aiterlite gc` deletes what is damaged, and `aiterlite build` builds it anew")
+    return Report(data, "\n".join(lines), failed=bool(exported.left_out))
 
 
 def _check(args: argparse.Namespace) -> Report:

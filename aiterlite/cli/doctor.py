@@ -23,6 +23,7 @@ from aiterlite.launch import hints
 
 _COMPILERS = {HOST: "host C++ compiler", AMD: "AMDGPU clang", CUDA: "nvcc"}
 _LOW_DISK_BYTES = 2**30
+_MOUNT_ADVICE = "point AITERLITE_CACHE_DIR at a file system that is mounted with exec"
 
 
 @dataclass(frozen=True)
@@ -146,10 +147,13 @@ def _cache(store: Store) -> list[Check]:
         return [Check("cache", False, True, str(error), "point AITERLITE_CACHE_DIR at a directory of your own")]
     kind = "trusted by name" if store.writable.trusted else "private to this user"
     lockable = locks.supported(root / "locks")
+    noexec = store.writable.noexec
+    loading = noexec or "libraries can be loaded from it"
     locking = "supported" if lockable else "not supported: processes may compile the same unit twice"
     free = shutil.disk_usage(root).free
     checks = [
         Check("cache", True, True, f"{root} (writable, {kind})"),
+        Check("cache mount", not noexec, True, loading, _MOUNT_ADVICE if noexec else ""),
         Check("cache locks", lockable, False, locking, "" if lockable else "use a cache directory on a local disk"),
         Check("disk space", free >= _LOW_DISK_BYTES, False, f"{output.size(free)} free", _disk_advice(free)),
     ]

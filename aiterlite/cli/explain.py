@@ -13,7 +13,6 @@ from aiterlite.cli.command import Commands, Report, UsageError, command
 from aiterlite.cli.plan import DTYPES
 from aiterlite.demo import SHAPES, TOKENS
 from aiterlite.dispatch import Decision, decide
-from aiterlite.errors import DamagedArtifactError
 from aiterlite.jit import engine
 from aiterlite.jit.spec import Unit
 from aiterlite.jit.store import Entry, open_store
@@ -105,10 +104,7 @@ def _units_of_artifacts(entries: Iterable[Entry], names: set[str], limit: set[st
     for entry in entries:
         data = entry.meta["unit"]
         if data["name"] in names and (limit is None or data["target"] in limit):
-            try:
-                units[json.dumps(data, sort_keys=True)] = Unit.from_json(data)
-            except ValueError as error:
-                raise DamagedArtifactError(f"{entry.directory}: {error}") from None
+            units[json.dumps(data, sort_keys=True)] = Unit.from_json(data)
     return sorted(units.values(), key=lambda unit: unit.label)
 
 

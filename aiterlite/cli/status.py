@@ -13,11 +13,11 @@ from typing import Any
 from aiterlite.amdgpu import code_object
 from aiterlite.cli import output
 from aiterlite.cli.command import Commands, Report, command
-from aiterlite.errors import SourceError, UntrustedArtifactError
+from aiterlite.errors import DamagedArtifactError, JitError, SourceError, UntrustedArtifactError
 from aiterlite.jit import engine, key, toolchain
 from aiterlite.jit.sources import SourceTree, package_tree
-from aiterlite.jit.spec import Unit
-from aiterlite.jit.store import Entry, Layer, Store, open_store
+from aiterlite.jit.spec import HOST, Unit
+from aiterlite.jit.store import Entry, Layer, Store, damage, open_store
 
 _HEADERS = ("unit", "target", "state", "toolchain", "object", "size", "build", "resources", "age", "layer")
 
@@ -28,19 +28,20 @@ def add(commands: Commands) -> None:
 
 def _run(args: argparse.Namespace) -> Report:
     data = gather(open_store(), package_tree())
-    return Report(data, render(data))
+    return Report(data, render(data), failed=bool(data["problems"]))
 
 
 def gather(store: Store, tree: SourceTree) -> dict[str, Any]:
     artifacts, problems = [], []
     digests: dict[str, str | None] = {}
     for layer, directory, found in store.survey():
-        if isinstance(found, Entry):
+        refused = _refused(found) if isinstance(found, Entry) else (_kind(found), str(found))
+        if refused is None and isinstance(found, Entry):
             artifacts.append(_artifact(found, store, tree, digests))
-        else:
-            kind = "untrusted" if isinstance(found, UntrustedArtifactError) else "damaged"
+        elif refused is not None:
+            kind, error = refused
             problems.append(
-                {"layer": store.layers.index(layer), "directory": str(directory), "kind": kind, "error": str(found)}
+                {"layer": store.layers.index(layer), "directory": str(directory), "kind": kind, "error": error}
             )
     states = Counter(item["state"] for item in artifacts)
     return {
@@ -50,12 +51,26 @@ def gather(store: Store, tree: SourceTree) -> dict[str, Any]:
         "totals": {
             "artifacts": len(artifacts),
             "bytes": sum(item["size"] for item in artifacts),
-            "build_seconds": round(sum(item["build_seconds"] or 0 for item in artifacts), 3),
+            "build_seconds": round(sum(item["build_seconds"] for item in artifacts), 3),
             "current": states["current"],
             "stale": states["stale"],
             "problems": len(problems),
         },
     }
+
+
+def _refused(entry: Entry) -> tuple[str, str] | None:
+    """Why an artifact would not be loaded, whatever the sources: its kind and what is wrong."""
+    if error := damage(entry):
+        return _kind(error), str(error)
+    if Unit.from_json(entry.meta["unit"]).kind == HOST and (why := entry.layer.noexec):
+        return "noexec", why
+    return None
+
+
+def _kind(error: JitError) -> str:
+    kinds = {UntrustedArtifactError: "untrusted", DamagedArtifactError: "damaged"}
+    return kinds.get(type(error), "unreadable")
 
 
 def _layer(layer: Layer) -> dict[str, Any]:
@@ -64,29 +79,27 @@ def _layer(layer: Layer) -> dict[str, Any]:
         "writable": layer.writable,
         "trusted": layer.trusted,
         "exists": layer.root.is_dir(),
+        "noexec": bool(layer.noexec),
     }
 
 
 def _artifact(entry: Entry, store: Store, tree: SourceTree, digests: dict[str, str | None]) -> dict[str, Any]:
     meta = entry.meta
     changes = staleness(entry, tree, digests)
-    try:
-        label = Unit.from_json(meta["unit"]).label
-    except (ValueError, TypeError):
-        label = f"{meta['unit']['name']} for {meta['unit']['target']}"
+    unit = Unit.from_json(meta["unit"])
     return {
-        "unit": label,
-        "name": meta["unit"]["name"],
-        "target": meta["unit"]["target"],
+        "unit": unit.label,
+        "name": unit.name,
+        "target": unit.target,
         "state": "stale" if changes else "current",
         "changes": changes,
-        "toolchain": meta["toolchain"].get("title", "unknown"),
+        "toolchain": meta["toolchain"]["title"],
         "local_toolchain": _is_local(entry, store.writable.root),
         "code_object_version": _code_object_version(entry.path),
         "size": entry.size(),
-        "build_seconds": meta.get("build_seconds"),
-        "resources": meta.get("resources") or {},
-        "built_at": meta.get("built_at"),
+        "build_seconds": meta["build_seconds"],
+        "resources": meta["resources"],
+        "built_at": meta["built_at"],
         "layer": store.layers.index(entry.layer),
         "path": str(entry.path),
     }
@@ -96,17 +109,17 @@ def staleness(entry: Entry, tree: SourceTree, digests: dict[str, str | None]) ->
     """What changed since an artifact was built; empty where a call would use it as it is."""
     try:
         want = engine.wanted(Unit.from_json(entry.meta["unit"]), tree)
-    except (SourceError, ValueError, TypeError) as error:
+    except SourceError as error:
         return [str(error)]
     changes = []
     if want.key != entry.directory.parent.name:
-        changes = key.difference(want.parts, entry.meta.get("key_parts")) or ["the key"]
+        changes = key.difference(want.parts, entry.meta["key_parts"]) or ["the key"]
     return changes + [f"header {name}" for name in engine.changed_headers(tree, entry.meta["headers"], digests)]
 
 
 def _is_local(entry: Entry, memo: Path) -> bool | None:
     """Whether the local toolchain built it; None where there is none, or its version is not on record."""
-    unit = Unit(entry.meta["unit"]["name"], (), entry.meta["unit"]["target"])
+    unit = Unit.from_json(entry.meta["unit"])
     local = toolchain.known(unit.kind, memo, unit.target)
     return None if local is None else bool(local.fingerprint == entry.meta["toolchain"]["fingerprint"])
 
@@ -126,6 +139,7 @@ def render(data: Mapping[str, Any]) -> str:
     for index, layer in enumerate(data["layers"]):
         kind = "writable" if layer["writable"] else "read-only"
         marks = [kind, *(["trusted"] if layer["trusted"] else []), *([] if layer["exists"] else ["not there yet"])]
+        marks += ["mounted noexec: no library can be loaded from here"] if layer["noexec"] else []
         lines.append(f"layer {index}: {layer['root']} ({', '.join(marks)})")
     if data["artifacts"]:
         rows = [_row(item) for item in data["artifacts"]]
@@ -152,7 +166,6 @@ _ORIGIN = {True: "local", False: "other", None: "not known here"}
 
 
 def _row(item: Mapping[str, Any]) -> tuple[str, ...]:
-    seconds = item["build_seconds"]
     return (
         item["unit"].removesuffix(f" for {item['target']}"),
         item["target"],
@@ -160,16 +173,16 @@ def _row(item: Mapping[str, Any]) -> tuple[str, ...]:
         f"{item['toolchain']} ({_ORIGIN[item['local_toolchain']]})",
         f"v{item['code_object_version']}" if item["code_object_version"] else "-",
         output.size(item["size"]),
-        "-" if seconds is None else f"{seconds:.2f} s",
+        f"{item['build_seconds']:.2f} s",
         output.resources(item["resources"]),
         _age(item["built_at"]),
         str(item["layer"]),
     )
 
 
-def _age(built_at: str | None) -> str:
+def _age(built_at: str) -> str:
     try:
-        built = calendar.timegm(time.strptime(str(built_at), "%Y-%m-%dT%H:%M:%SZ"))
+        built = calendar.timegm(time.strptime(built_at, "%Y-%m-%dT%H:%M:%SZ"))
     except ValueError:
         return "-"
     return output.age(time.time() - built)

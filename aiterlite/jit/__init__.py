@@ -7,6 +7,8 @@ Modules, in reading order; each uses only those above it:
     arguments   argument structs of kernels, declared by their headers
     key         spec and digests -> lookup key (pure)
     depfile     what a compiler says it read (pure)
+    text        what of a text may reach a terminal (pure)
+    leaf        what an artifact's metadata may say (pure)
     process     clean environments; starting and killing compilers
     rocm        where the AMDGPU clangs of a machine are
     toolchain   finding compilers, fingerprints without starting them twice

@@ -20,7 +20,6 @@ import json
 import os
 import re
 import shutil
-import stat
 import tarfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,8 +28,9 @@ from typing import Any, BinaryIO
 
 from aiterlite.errors import BundleError, DamagedArtifactError, JitError
 from aiterlite.jit import key as keys
+from aiterlite.jit.leaf import check, slug
 from aiterlite.jit.spec import Unit
-from aiterlite.jit.store import Entry, Store, read_verified, slug
+from aiterlite.jit.store import Entry, Store, open_regular, read_verified
 
 FORMAT = "aiterlite-bundle"
 INDEX = "index.json"
@@ -60,31 +60,49 @@ class Imported:
     new: bool
 
 
+@dataclass(frozen=True)
+class Exported:
+    """What `export` wrote, and what it had to leave out: damaged, or not to be trusted, in every layer that has it."""
+
+    units: list[Unit]
+    left_out: list[JitError]
+
+
 def export(
     store: Store, path: Path, targets: Collection[str] | None = None, names: Collection[str] | None = None
-) -> list[Unit]:
+) -> Exported:
     """Write the artifacts of all layers, or those of some targets or unit names, into one file.
 
-    Each is verified on the way. Returns their units. Raises `BundleError` where nothing matches or the file cannot
-    be written, and the artifact's own error where one is damaged or not to be trusted; no file is written then.
+    Each is verified on the way. Raises `BundleError`, and no file is written, where nothing whole matches or the file
+    cannot be written.
     """
-    chosen: dict[str, Entry] = {}
-    for _, _, found in store.survey():
-        if isinstance(found, JitError):
-            raise found
-        unit = found.meta["unit"]
-        if (targets is None or unit["target"] in targets) and (names is None or unit["name"] in names):
-            chosen.setdefault(_folder(found.directory), found)
-    if not chosen:
-        raise BundleError("no artifact in the cache matches; `aiterlite status` shows what there is")
     files: dict[str, bytes] = {}
-    units = []
-    for folder, entry in sorted(chosen.items()):
-        units.append(check_names(entry.meta, entry.directory))
-        files[f"{folder}/{entry.path.name}"] = read_verified(entry)
-        files[f"{folder}/meta.json"] = json.dumps(entry.meta, indent=1, sort_keys=True).encode()
+    units: dict[str, Unit] = {}
+    refused: dict[str, JitError] = {}
+    slugs = None if names is None else {slug(name) for name in names}
+    for _, directory, found in store.survey():
+        folder = _folder(directory)
+        if isinstance(found, Entry):
+            unit = Unit.from_json(found.meta["unit"])
+            if (targets is not None and unit.target not in targets) or (names is not None and unit.name not in names):
+                continue
+            try:
+                data = files.get(f"{folder}/{found.path.name}") or read_verified(found)
+            except DamagedArtifactError as error:
+                found = error
+            else:
+                units[folder] = unit
+                files[f"{folder}/{unit.artifact_name}"] = data
+                files.setdefault(f"{folder}/meta.json", json.dumps(found.meta, indent=1, sort_keys=True).encode())
+        # Of what cannot be read nobody knows the target.
+        if isinstance(found, JitError) and (slugs is None or directory.parent.parent.name in slugs):
+            refused.setdefault(folder, found)
+    left_out = [error for folder, error in refused.items() if folder not in units]
+    if not units:
+        why = "".join(f"; left out: {error}" for error in left_out[:1])
+        raise BundleError(f"no artifact in the cache matches; `aiterlite status` shows what there is{why}")
     _write(path, files)
-    return units
+    return Exported([units[folder] for folder in sorted(units)], left_out)
 
 
 def verify(source: Path) -> list[Leaf]:
@@ -124,48 +142,12 @@ def _place(store: Store, leaf: Leaf, directory: Path) -> Imported:
 def file_digest(path: Path) -> str:
     digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             while block := file.read(2**20):
                 digest.update(block)
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror}") from error
     return digest.hexdigest()
-
-
-def check_names(meta: dict[str, Any], directory: Path) -> Unit:
-    """The unit of an artifact whose metadata agrees with itself and with the directory it lies in.
-
-    Raises `DamagedArtifactError`.
-    """
-    try:
-        unit = Unit.from_json(meta["unit"])
-        _check_fields(meta)
-        parts = meta["key_parts"]
-        same = {"name": unit.name, "target": unit.target, "defines": dict(unit.defines), "symbols": list(unit.symbols)}
-        wrong = [name for name, value in same.items() if parts[name] != value]
-        wrong += [] if sorted(parts["sources"]) == sorted(unit.sources) else ["sources"]
-        if wrong:
-            raise ValueError(f"key parts and unit differ in {', '.join(wrong)}")
-        key = keys.lookup_key(parts)
-        leaf = keys.leaf_id(key, meta["headers"], meta["toolchain"]["fingerprint"])
-        expected = (keys.SCHEMA, key, unit.artifact_name, slug(unit.name), key, leaf)
-        folders = (directory.parent.parent.name, directory.parent.name, directory.name)
-        if (meta["schema"], meta["key"], meta["artifact"]["name"], *folders) != expected:
-            raise ValueError(f"it belongs at {slug(unit.name)}/{key}/{leaf}/{unit.artifact_name}")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DamagedArtifactError(f"{directory}: metadata does not agree with itself: {error}") from error
-    return unit
-
-
-def _check_fields(meta: dict[str, Any]) -> None:
-    """What other modules read from metadata, by type."""
-    texts = [meta["toolchain"]["title"], meta["toolchain"]["fingerprint"], meta["artifact"]["sha256"], meta["built_at"]]
-    texts += [text for pair in meta["headers"].items() for text in pair]
-    numbers = [meta["build_seconds"], *(count for kernel in meta["resources"].values() for count in kernel.values())]
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError("a field that should be text is not")
-    if not all(isinstance(number, (int, float)) for number in numbers):
-        raise ValueError("a field that should be a number is not")
 
 
 def _folder(directory: Path) -> str:
@@ -217,7 +199,7 @@ def _leaves(source: Path) -> Iterator[Leaf]:
         if source.is_dir():
             yield from _checked(source, lambda name, _: _read_unpacked(source, name), _unpacked_names(source))
         else:
-            with open(source, "rb") as file:
+            with open_regular(source) as file:
                 yield from _checked(source, lambda name, size: _read_member(file, name, size), None)
                 if file.read(2 * _BLOCK + 1) != bytes(2 * _BLOCK):
                     raise BundleError(f"{source}: there is more in it than its index names")
@@ -268,7 +250,7 @@ def _parse_index(text: bytes) -> dict[str, tuple[int, str]]:
 
 def _leaf(source: Path, folder: str, files: dict[str, bytes]) -> Leaf:
     meta = json.loads(files.pop("meta.json", b"null"))
-    unit = check_names(meta, Path(folder))
+    unit = check(meta, Path(folder))
     name, data = next(iter(files.items()))
     artifact = meta["artifact"]
     facts = (name, len(data), hashlib.sha256(data).hexdigest())
@@ -321,8 +303,7 @@ def _unpacked_names(root: Path) -> Sequence[str]:
 
 
 def _read_unpacked(root: Path, name: str) -> bytes:
-    descriptor = os.open(root / name, os.O_RDONLY | os.O_NOFOLLOW)
-    with open(descriptor, "rb") as file:
-        if os.fstat(descriptor).st_size > _MAX_FILE or not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    with open_regular(root / name, os.O_NOFOLLOW) as file:
+        if os.fstat(file.fileno()).st_size > _MAX_FILE:
             raise ValueError(f"{name} is no file of a bundle")
         return file.read()

@@ -20,6 +20,7 @@ from aiterlite import envs
 from aiterlite.errors import (
     BuildError,
     BuildTimeoutError,
+    CacheDirectoryError,
     CaptureError,
     DamagedArtifactError,
     JitDisabledError,
@@ -33,8 +34,9 @@ from aiterlite.jit import arguments
 from aiterlite.jit import key as keys
 from aiterlite.jit import toolchain as toolchains
 from aiterlite.jit.sources import SourceTree, digest_bytes, package_tree
-from aiterlite.jit.spec import Unit, refusal
+from aiterlite.jit.spec import HOST, Unit, refusal
 from aiterlite.jit.store import Entry, Layer, Store, mark_used, open_store, read_verified
+from aiterlite.jit.text import one_line
 
 if TYPE_CHECKING:
     from aiterlite.jit.compiler import Compiled
@@ -111,6 +113,8 @@ def lookup(want: Wanted, store: Store, excluded: Mapping[Path, str] = MappingPro
             result.damaged.append(entry)
         elif entry.directory in excluded:
             result.reasons.append(f"{entry.label}: {excluded[entry.directory]}")
+        elif want.unit.kind == HOST and (why := entry.layer.noexec):
+            result.reasons.append(f"{entry.label}: {why}")
         else:
             changed = changed_headers(want.tree, entry.meta["headers"], digests)
             if changed:
@@ -230,13 +234,15 @@ def _build(want: Wanted, store: Store, excluded: Mapping[Path, str]) -> Artifact
     # What cannot be read back would end `export`, `verify` and a recording much later, far from who wrote the unit.
     if why := refusal(want.unit):
         raise SourceError(f"{want.unit.label} is not built: {why}; jit/spec.py says what a unit may hold")
+    if want.unit.kind == HOST and (why := store.writable.noexec):
+        raise CacheDirectoryError(f"{want.unit.label} is not built: {why}")
     root = store.prepare()
-    waiting_since = time.time()
+    failure_before = _failure(root, want)
     with _thread_turn(want), locks.build_lock(root / "locks", want.key, want.unit.label):
         found = lookup(want, store, excluded)
         if found.entry is not None:
             return _hit(want.unit, found)
-        _raise_failure_since(root, want, waiting_since)
+        _raise_new_failure(root, want, failure_before)
         # Not before the lock is held: what looked damaged may have been healed meanwhile.
         for damage in found.damaged:
             progress.logger().warning("%s; it is built anew", damage)
@@ -297,7 +303,7 @@ def _describe(want: Wanted, local: toolchains.Toolchain, made: Compiled, data: b
         "artifact": {"name": want.unit.artifact_name, "size": len(data), "sha256": digest_bytes(data)},
         "headers": made.headers,
         "system_headers": made.system_headers,
-        "toolchain": {"title": local.title, "fingerprint": local.fingerprint},
+        "toolchain": {"title": one_line(local.title), "fingerprint": local.fingerprint},
         "resources": made.resources,
         "build_seconds": round(made.seconds, 3),
         "built_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -322,7 +328,8 @@ def _record_failure(want: Wanted, store: Store, staging: Path, error: BuildError
     try:
         kept = store.keep_failure(staging)
         arguments = [text.replace(str(staging), str(kept)) for text in error.arguments]
-        record = {"time": time.time(), "type": type(error).__name__, "arguments": arguments}
+        # Nobody's clock tells whether a failure is new to who waited: the record does, by being another one.
+        record = {"id": staging.name, "type": type(error).__name__, "arguments": arguments}
         path = _failure_file(store.writable.root, want)
         temporary = path.with_suffix(f".{os.getpid()}")
         temporary.write_text(json.dumps(record))
@@ -333,17 +340,26 @@ def _record_failure(want: Wanted, store: Store, staging: Path, error: BuildError
     return type(error)(*arguments)
 
 
-def _raise_failure_since(root: Path, want: Wanted, since: float) -> None:
+def _failure(root: Path, want: Wanted) -> bytes:
+    """The record of a unit's last failed build; empty where there is none."""
+    try:
+        return _failure_file(root, want).read_bytes()
+    except OSError:
+        return b""
+
+
+def _raise_new_failure(root: Path, want: Wanted, before: bytes) -> None:
     """Raise the error of a build that failed while this process waited for it."""
     kinds = {kind.__name__: kind for kind in (BuildError, BuildTimeoutError)}
-    try:
-        record = json.loads(_failure_file(root, want).read_bytes())
-        recent = record["time"] >= since
-        error = kinds[record["type"]](*record["arguments"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    text = _failure(root, want)
+    if text == before:
         return
-    if recent:
-        raise error
+    try:
+        record = json.loads(text)
+        error = kinds[record["type"]](*record["arguments"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return
+    raise error
 
 
 def why_rebuild(unit: Unit, store: Store | None = None, tree: SourceTree | None = None) -> dict[str, Any]:

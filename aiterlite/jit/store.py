@@ -9,10 +9,10 @@ A leaf is complete when it appears (it is renamed into place) and never changes 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-import re
 import shutil
 import stat
 import tempfile
@@ -20,11 +20,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from aiterlite import envs
 from aiterlite.errors import CacheDirectoryError, DamagedArtifactError, JitError, UntrustedArtifactError
 from aiterlite.jit.key import SCHEMA
+from aiterlite.jit.leaf import check, slug
 
 _USED_STAMP_SECONDS = 3600.0
 _STALE_STAGING_SECONDS = 24 * 3600.0
@@ -33,15 +34,31 @@ _KEPT_FAILURES = 8
 
 @dataclass(frozen=True)
 class Layer:
-    """One cache directory. `trusted` accepts artifacts that another user owns or may write."""
+    """One cache directory. `trusted` accepts artifacts that another user owns or may write.
+
+    `private` hides it from other users when it is made. A cache that was named may become the layer of an image, which
+    another user serves from: that one is as readable as the umask lets it be, and never writable by others.
+    """
 
     root: Path
     writable: bool = False
     trusted: bool = False
+    private: bool = False
 
     @property
     def leaves(self) -> Path:
         return self.root / f"v{SCHEMA}"
+
+    @property
+    def noexec(self) -> str:
+        """Why no library can be loaded from here; empty where one can."""
+        if not mounted_noexec(self.root):
+            return ""
+        remedy = "point AITERLITE_CACHE_DIR elsewhere" if self.writable else "put the layer elsewhere"
+        return (
+            f"{self.root} is on a file system that is mounted noexec, from which no library can be loaded: "
+            f"{remedy}, or remount it with exec"
+        )
 
 
 @dataclass(frozen=True)
@@ -123,11 +140,12 @@ class Store:
                         yield entry
 
     def prepare(self) -> Path:
-        """Create the writable layer, private to its user. Raises `CacheDirectoryError`."""
+        """Create the writable layer, which nobody else may write. Raises `CacheDirectoryError`."""
         root = self.writable.root
         try:
-            root.mkdir(parents=True, exist_ok=True, mode=0o700)
-            for name in (f"v{SCHEMA}", "tmp", "locks", "failed"):
+            root.mkdir(parents=True, exist_ok=True, mode=0o700 if self.writable.private else 0o755)
+            self.writable.leaves.mkdir(exist_ok=True, mode=0o755)
+            for name in ("tmp", "locks", "failed"):
                 (root / name).mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
             raise CacheDirectoryError(
@@ -148,14 +166,17 @@ class Store:
         """
         layer = self.writable
         (staged / "meta.json").write_text(json.dumps(meta, indent=1, sort_keys=True))
-        for file in staged.iterdir():
-            file.chmod(0o600)
-            _sync(file)
-        staged.chmod(0o700)
-        _sync(staged)
         target = layer.leaves / slug(meta["unit"]["name"]) / key / leaf
         for parent in (target.parent.parent, target.parent):
-            parent.mkdir(exist_ok=True, mode=0o700)
+            parent.mkdir(exist_ok=True, mode=0o755)
+        # What is staged is private. A leaf is as readable as its directory came to be under the umask, which a process
+        # of several threads cannot ask for without changing it.
+        readable = target.parent.stat().st_mode & 0o055
+        for file in staged.iterdir():
+            file.chmod(0o600 | readable & 0o044)
+            _sync(file)
+        staged.chmod(0o700 | readable)
+        _sync(staged)
         for _ in range(3):
             try:
                 os.rename(staged, target)
@@ -165,7 +186,7 @@ class Store:
                 if not target.is_dir():
                     raise
             present = read_entry(layer, target)
-            if isinstance(present, Entry) and is_whole(present):
+            if isinstance(present, Entry) and damage(present) is None:
                 shutil.rmtree(staged, ignore_errors=True)
                 return present
             self.discard(target)
@@ -202,10 +223,6 @@ class Store:
         return swept
 
 
-def slug(unit: str) -> str:
-    return unit.replace("/", ".")
-
-
 def read_entry(layer: Layer, directory: Path) -> Entry | DamagedArtifactError:
     """A leaf's metadata. Raises `UntrustedArtifactError`; gives the error for metadata that cannot be used."""
     if not layer.trusted:
@@ -213,21 +230,31 @@ def read_entry(layer: Layer, directory: Path) -> Entry | DamagedArtifactError:
             if os.path.exists(path):
                 _check_owner(path)
     try:
-        meta = json.loads((directory / "meta.json").read_bytes())
-        artifact, unit = meta["artifact"], meta["unit"]
-        toolchain, headers = meta["toolchain"], meta["headers"]
-        texts = [artifact["name"], artifact["sha256"], unit["name"], unit["target"], *headers.keys(), *headers.values()]
-        texts += [toolchain["fingerprint"], toolchain["title"]]
-        if not all(isinstance(text, str) for text in texts) or not isinstance(artifact["size"], int):
-            raise ValueError("wrong field types")
-        if not re.fullmatch(r"\w[\w.+-]*", artifact["name"]):
-            raise ValueError("wrong field values")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        meta = json.loads(read_regular(directory / "meta.json"))
+        check(meta, directory)
+    except DamagedArtifactError as error:
+        return error
+    except (OSError, ValueError, RecursionError) as error:
         return DamagedArtifactError(f"{directory}: unusable metadata: {error}", str(directory))
     entry = Entry(layer, directory, meta)
     if not layer.trusted and os.path.exists(entry.path):
         _check_owner(entry.path)
     return entry
+
+
+def open_regular(path: Path, flags: int = 0) -> BinaryIO:
+    """Open a file to read. Raises `OSError` where it is none: opening a pipe would wait for somebody to write to it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return open(descriptor, "rb")
+
+
+def read_regular(path: Path) -> bytes:
+    """A file's bytes. Raises `OSError`, also where it is no regular file."""
+    with open_regular(path) as file:
+        return file.read()
 
 
 def read_verified(entry: Entry) -> bytes:
@@ -238,7 +265,7 @@ def read_verified(entry: Entry) -> bytes:
         return DamagedArtifactError(f"{entry.path}: {what}", str(entry.directory))
 
     try:
-        data = entry.path.read_bytes()
+        data = read_regular(entry.path)
     except OSError as error:
         raise damaged(error.strerror or str(error)) from error
     if len(data) != artifact["size"]:
@@ -249,12 +276,13 @@ def read_verified(entry: Entry) -> bytes:
     return data
 
 
-def is_whole(entry: Entry) -> bool:
+def damage(entry: Entry) -> DamagedArtifactError | None:
+    """What is wrong with an artifact's bytes."""
     try:
         read_verified(entry)
-    except DamagedArtifactError:
-        return False
-    return True
+    except DamagedArtifactError as error:
+        return error
+    return None
 
 
 def mark_used(entry: Entry) -> None:
@@ -267,10 +295,10 @@ def mark_used(entry: Entry) -> None:
 def collect(store: Store, max_bytes: int, dry_run: bool = False) -> list[Entry]:
     """Delete the longest unused artifacts of the writable layer until at most `max_bytes` remain.
 
-    Returns them; `dry_run` deletes nothing.
+    Returns them; `dry_run` deletes nothing. What is not this user's is left alone.
     """
     kept = []
-    for entry in Store((store.writable,)).all_entries():
+    for _, _, entry in Store((store.writable,)).survey():
         if isinstance(entry, Entry):
             kept.append((_modified(entry.directory / "meta.json"), entry.size(), entry))
     total = sum(size for _, size, _ in kept)
@@ -285,6 +313,18 @@ def collect(store: Store, max_bytes: int, dry_run: bool = False) -> list[Entry]:
     if not dry_run:
         store.sweep()
     return deleted
+
+
+def discard_damaged(store: Store, dry_run: bool = False) -> list[DamagedArtifactError]:
+    """Delete what is damaged in the writable layer. Returns what was wrong; `dry_run` deletes nothing."""
+    found = []
+    for _, directory, entry in Store((store.writable,)).survey():
+        wrong = damage(entry) if isinstance(entry, Entry) else entry
+        if isinstance(wrong, DamagedArtifactError):
+            found.append(wrong)
+            if not dry_run:
+                store.discard(directory)
+    return found
 
 
 def open_store() -> Store:
@@ -306,14 +346,25 @@ def open_store() -> Store:
     # A user whom no password file knows has no home: `~` stays as it is, and would be made in the current directory.
     if os.path.isabs(home):
         if _can_write(home):
-            return Store((*layers, _writable(home, trusted)))
+            return Store((*layers, _writable(home, trusted, private=True)))
         if os.path.isdir(home):
             layers.append(Layer(home))
-    return Store((*layers, _writable(Path(tempfile.gettempdir()) / f"aiterlite-{os.getuid()}", trusted)))
+    temporary = Path(tempfile.gettempdir()) / f"aiterlite-{os.getuid()}"
+    return Store((*layers, _writable(temporary, trusted, private=True)))
 
 
-def _writable(root: Path, trusted: tuple[str, ...]) -> Layer:
-    return Layer(root, writable=True, trusted=str(root) in trusted)
+def _writable(root: Path, trusted: tuple[str, ...], private: bool = False) -> Layer:
+    return Layer(root, writable=True, trusted=str(root) in trusted, private=private)
+
+
+def mounted_noexec(path: Path) -> bool:
+    """Whether libraries cannot be mapped from where a path lies, or would be made."""
+    for place in (path, *path.parents):
+        try:
+            return bool(os.statvfs(place).f_flag & os.ST_NOEXEC)
+        except OSError:
+            continue
+    return False
 
 
 def _can_write(path: Path) -> bool:
