@@ -214,6 +214,89 @@ def test_an_interrupted_build_stops_its_compiler_and_leaves_nothing(
     assert list((open_store().writable.root / "tmp").iterdir()) == []
 
 
+# Obtains, or builds as the command does, and is asked to end meanwhile.
+BUILD = """
+from pathlib import Path
+from aiterlite.cli import main
+from aiterlite.jit import sources
+sources.PACKAGE_ROOT = Path(sys.argv[2])
+words = [word for text in json.loads(sys.argv[1]) for word in ("--unit", json.dumps(text))]
+sys.exit(main(["build", "--jobs", "2", *words]))
+"""
+
+
+def compilers_of(folder: Path) -> list[int]:
+    return [int(path.read_text()) for path in folder.glob("pid.*") if path.read_text().strip()]
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> Any:
+    """Compilers of each kind that never end by themselves, and the folder in which they leave their numbers."""
+    before = f'echo $$ > "{tmp_path}/pid.$$"; /bin/sleep 300'
+    yield {
+        "AITERLITE_AMDGPU_CLANG": str(wrap_compiler("amd", tmp_path / "amd", before=before).path),
+        "AITERLITE_CXX": str(wrap_compiler("host", tmp_path / "host", before=before).path),
+    }
+    for pid in filter(is_running, compilers_of(tmp_path)):
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_build_command_that_is_asked_to_end_ends_at_once_with_its_compilers(
+    source_tree: SourceTree, tmp_path: Path, endless: dict[str, str], number: signal.Signals
+) -> None:
+    """Two compile, two wait for their turn, and of the two of one unit one waits for the other."""
+    units = [toy_unit("gfx942"), toy_unit(HOST_TARGET), toy_unit("gfx950"), toy_unit("gfx942", TOY_FACTOR="9")]
+    process = start(BUILD, json.dumps([unit.to_json() for unit in units]), str(source_tree.root), **endless)
+    wait_for(lambda: len(compilers_of(tmp_path)) == 2, 60)
+    process.send_signal(number)
+    began = time.monotonic()
+    output, errors = process.communicate(timeout=20)
+    assert time.monotonic() - began < 5
+    assert process.returncode == 128 + number and output == ""
+    said = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+    assert errors.splitlines()[-1] == f"aiterlite: {said}" and "Traceback" not in errors
+    wait_for(lambda: not any(map(is_running, compilers_of(tmp_path))), 3)
+    root = open_store().writable.root
+    assert list((root / "tmp").iterdir()) == [] and list((root / "failed").iterdir()) == []
+    assert len(compilers_of(tmp_path)) == 2
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("target", ["gfx942", HOST_TARGET])
+def test_a_server_that_dies_takes_its_compilers_with_it(
+    source_tree: SourceTree, tmp_path: Path, endless: dict[str, str], number: signal.Signals, target: str
+) -> None:
+    """It has no handler of this package, and after SIGKILL nothing of it runs."""
+    process = start(OBTAIN, *obtain_arguments(toy_unit(target), source_tree), **endless)
+    wait_for(lambda: compilers_of(tmp_path), 60)
+    process.send_signal(number)
+    assert process.wait(10) == -number
+    wait_for(lambda: not any(map(is_running, compilers_of(tmp_path))), 3)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    process.stderr.close()
+
+
+def test_who_waits_for_another_builder_ends_at_once_too(
+    source_tree: SourceTree, tmp_path: Path, endless: dict[str, str]
+) -> None:
+    builder = start(OBTAIN, *obtain_arguments(UNIT, source_tree), **endless)
+    wait_for(lambda: compilers_of(tmp_path), 60)
+    waiter = start(BUILD, json.dumps([UNIT.to_json()] * 2), str(source_tree.root), **endless)
+    wait_for(lambda: len(list((open_store().writable.root / "locks").glob("*.lock"))) == 1)
+    time.sleep(1.5)
+    waiter.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    waiter.communicate(timeout=20)
+    assert time.monotonic() - began < 5 and waiter.returncode == 128 + signal.SIGTERM
+    assert all(map(is_running, compilers_of(tmp_path)))
+    builder.kill()
+    builder.communicate()
+
+
 # Failures -------------------------------------------------------------------------------------------------------------
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
+from support import HOST_TARGET, use_compiler, wrap_compiler
 
 from aiterlite import envs
+from aiterlite.cli import main
 from aiterlite.jit import jobs
+from aiterlite.jit.sources import SourceTree
+from aiterlite.jit.spec import Unit
+from aiterlite.jit.store import Store
 
 GIB = 2**30
 
@@ -91,6 +97,50 @@ def test_what_the_user_says_comes_first(monkeypatch: pytest.MonkeyPatch) -> None
     for text, count in (("7", 7), ("1.5", 1), ("0.2", 1)):
         with envs.override(AITERLITE_MAX_JOBS=text):
             assert jobs.count() == count
+
+
+def test_compilers_are_shared_by_the_builds_that_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "limits", lambda: jobs.Limits(6, None, None))
+    assert jobs.of_one_build() == 6
+    for compilers, builds, each in ((8, 2, 4), (8, 3, 2), (2, 2, 1), (1, 5, 1), (4, 0, 4)):
+        with jobs.shared(compilers, builds):
+            assert jobs.of_one_build() == each
+    with envs.override(AITERLITE_MAX_JOBS="2"):
+        assert jobs.of_one_build() == 2
+
+
+# A compiler that leaves a line where it is not alone.
+ALONE = """mkdir "{0}/running" 2>/dev/null || echo together >> "{0}/together"; /bin/sleep 0.4"""
+
+
+@pytest.mark.compile
+@pytest.mark.torch
+@pytest.mark.parametrize("way", ["variable", "option", "several"])
+def test_the_limit_reaches_the_sources_of_one_host_unit(
+    source_tree: SourceTree, toy_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """ninja starts a compiler for each source, up to the machine's CPUs, unless it is told otherwise."""
+    after = f'rmdir "{tmp_path}/running" 2>/dev/null; echo "$MAX_JOBS" >> "{tmp_path}/jobs"'
+    wrapper = wrap_compiler("host", tmp_path / "wrapper", before=ALONE.format(tmp_path), after=after)
+    use_compiler(monkeypatch, "host", wrapper.path)
+    sources = ("csrc/toy/plain.cpp", "csrc/toy/toy.cpp")
+    unit = Unit("toy", sources, HOST_TARGET, symbols=("toy_scale", "plain_value"))
+    words = ["--unit", json.dumps(unit.to_json())]
+    if way == "variable":
+        monkeypatch.setenv("AITERLITE_MAX_JOBS", "1")
+    elif way == "option":
+        monkeypatch.setenv("AITERLITE_MAX_JOBS", "7")
+        words += ["--jobs", "1"]
+    else:
+        monkeypatch.setenv("AITERLITE_MAX_JOBS", "7")
+        words += ["--jobs", "6"]
+    envs.reload()
+    assert main(["build", *words]) == 0
+    assert wrapper.compiles() == 2
+    if way == "several":
+        assert (tmp_path / "jobs").read_text().split() == ["6", "6"]
+    else:
+        assert not (tmp_path / "together").exists()
 
 
 def test_this_machine_has_limits_that_make_sense() -> None:

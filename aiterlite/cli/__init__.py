@@ -28,6 +28,7 @@ from aiterlite.cli import (
     disasm,
     doctor,
     emulate,
+    ending,
     env,
     explain,
     last_launches,
@@ -60,12 +61,16 @@ _INTERRUPTED = 128 + 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit status: 0, 1 for what failed, 2 for a wrong command line."""
     try:
-        status = _run(argv)
-        sys.stdout.flush()
+        with ending.by_signals():
+            status = _run(argv)
+            sys.stdout.flush()
         return status
     except SystemExit as exit:
         # argparse has printed its message or its help.
         return exit.code if isinstance(exit.code, int) else 2
+    except ending.Ended as ended:
+        print(f"aiterlite: {ended}", file=sys.stderr)
+        return 128 + ended.number
     except KeyboardInterrupt:
         print("aiterlite: interrupted", file=sys.stderr)
         return _INTERRUPTED

@@ -16,7 +16,7 @@ from aiterlite.cli.command import Commands, Report, UsageError, command
 from aiterlite.cli.targets import add_target_option, named_personas, personas, personas_or_default
 from aiterlite.demo import SHAPES, TOKENS
 from aiterlite.errors import AiterliteError
-from aiterlite.jit import engine, jobs, progress, record
+from aiterlite.jit import engine, jobs, process, progress, record
 from aiterlite.jit.spec import Unit
 from aiterlite.jit.store import Entry, Store, open_store
 
@@ -91,7 +91,12 @@ def _run(args: argparse.Namespace) -> Report:
     count = args.jobs or jobs.count()
     started = time.monotonic()
     act: Callable[[Unit], Outcome] = (lambda unit: _check(unit, store)) if args.check else _build
-    outcomes = _each("checking" if args.check else "building", list(todo.units), act, 1 if args.check else count)
+    # The longest first, or it would run alone at the end.
+    units = sorted(todo.units, key=lambda unit: -len(unit.sources))
+    workers = 1 if args.check else max(1, min(count, len(units)))
+    with jobs.shared(count, workers):
+        outcomes = _each("checking" if args.check else "building", units, act, workers)
+    outcomes = {unit: outcomes[unit] for unit in todo.units}
     data = _gather(todo, outcomes)
     data.update(check=args.check, jobs=count, seconds=round(time.monotonic() - started, 3))
     failed = data["counts"]["failed"] + data["counts"]["missing"] + len(todo.unserved)
@@ -117,16 +122,20 @@ def _plan(args: argparse.Namespace) -> plan.Plan:
 def _each(title: str, units: list[Unit], act: Callable[[Unit], Outcome], workers: int) -> dict[Unit, Outcome]:
     """Act on all units, some at once; compilers are child processes, so threads are enough."""
     done = {}
-    with progress.bar(title, len(units)) as step, ThreadPoolExecutor(workers) as pool:
+    pool = ThreadPoolExecutor(workers)
+    with progress.bar(title, len(units)) as step:
         futures = {pool.submit(act, unit): unit for unit in units}
         try:
             for future in as_completed(futures):
                 done[futures[future]] = future.result()
                 step(futures[future].name)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            # Nothing else would end a compiler that a thread waits for; with it the thread ends, and cleans up.
+            with process.stopping():
+                pool.shutdown(cancel_futures=True)
             raise
-    return {unit: done[unit] for unit in units}
+    pool.shutdown()
+    return done
 
 
 def _build(unit: Unit) -> Outcome:

@@ -9,6 +9,7 @@ Modules, in reading order; each uses only those above it:
     depfile     what a compiler says it read (pure)
     text        what of a text may reach a terminal (pure)
     leaf        what an artifact's metadata may say (pure)
+    watch       what ends a compiler whose parent is gone
     process     clean environments; starting and killing compilers
     rocm        where the AMDGPU clangs of a machine are
     toolchain   finding compilers, fingerprints without starting them twice
@@ -17,8 +18,8 @@ Modules, in reading order; each uses only those above it:
     progress    what a person sees of a cold path
     locks       one builder at a time, where the file system allows it
     store       layers, leaves, publishing, verifying
-    compiler    one unit, one staging directory, one artifact
     jobs        how many compilers may run at once
+    compiler    one unit, one staging directory, one artifact
     engine      obtain(unit): lookup, modes, lock, build, publish
     record      the manifest of what a run used
     loader      verified artifact -> ctypes library or bytes

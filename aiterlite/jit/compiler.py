@@ -15,7 +15,7 @@ from typing import Any
 from aiterlite import envs
 from aiterlite.amdgpu import metadata
 from aiterlite.errors import BuildError, BuildTimeoutError, SourceError
-from aiterlite.jit import arguments, depfile, diagnose, process, progress, ptxas, spec
+from aiterlite.jit import arguments, depfile, diagnose, jobs, process, progress, ptxas, spec
 from aiterlite.jit.sources import SourceTree
 from aiterlite.jit.spec import CUDA, HOST, Unit
 from aiterlite.jit.toolchain import Toolchain, find_ninja
@@ -103,11 +103,13 @@ def _compile_host(
     # Where the locale is not UTF-8, names of files may hold surrogates; as bytes they are right again in the child.
     path.write_bytes(json.dumps(request, ensure_ascii=False).encode("utf-8", "surrogateescape"))
     words = [sys.executable, str(_HOST_BUILD), str(path)]
-    environment = process.clean_environment(staging / "scratch", {"CXX": toolchain.location.executable})
+    # ninja would start a compiler for each source, up to the machine's CPUs, whatever the memory limit.
+    extra = {"CXX": toolchain.location.executable, "MAX_JOBS": str(jobs.of_one_build())}
+    environment = process.clean_environment(staging / "scratch", extra)
     ninja = find_ninja()
     if ninja is not None:
         environment["PATH"] = os.path.dirname(ninja) + os.pathsep + environment["PATH"]
-    repeat = shlex.join([ninja or "ninja", "-C", str(staging), "-v"])
+    repeat = shlex.join([ninja or "ninja", "-C", str(staging), "-v", "-j", extra["MAX_JOBS"]])
     _run(words, staging, environment, repeat, log)
     read = _dependencies(unit, staging / "dependencies.txt", depfile.parse_ninja)
     return (repeat,), read

@@ -255,10 +255,16 @@ def _build(want: Wanted, store: Store, excluded: Mapping[Path, str]) -> Artifact
 @contextmanager
 def _thread_turn(want: Wanted) -> Iterator[None]:
     """One thread of this process at a time, for each unit: file locks are only between processes."""
+    from aiterlite.jit import locks, process
+
     with _guard:
         turn = _thread_locks.setdefault(want.key, threading.Lock())
     limit = envs.LOCK_TIMEOUT.get()
-    if not turn.acquire(timeout=limit):
+    deadline = time.monotonic() + limit
+    while not turn.acquire(timeout=min(locks.STOP_SECONDS, max(0.0, deadline - time.monotonic()))):
+        process.check_stopped()
+        if time.monotonic() < deadline:
+            continue
         raise LockTimeoutError(
             f"waited {limit:g} s for the build of {want.unit.label} by another thread of process {os.getpid()}. Raise "
             "AITERLITE_LOCK_TIMEOUT, or lower AITERLITE_BUILD_TIMEOUT."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from aiterlite import envs
 
 # A C++ or CUDA compiler of one unit stays below this; two that do not fit get each other killed.
 BYTES_PER_JOB = 2 * 2**30
+# What each of the builds that run at once may start; 0 where no scope says.
+_each = 0
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,23 @@ def count() -> int:
     """AITERLITE_MAX_JOBS, else what the limits allow; at least 1."""
     asked = envs.MAX_JOBS.get()
     return max(1, int(asked)) if asked else limits().jobs
+
+
+@contextmanager
+def shared(compilers: int, builds: int) -> Iterator[None]:
+    """A scope in which `builds` units are built at once, with `compilers` between them."""
+    global _each
+    before = _each
+    _each = max(1, compilers // max(1, builds))
+    try:
+        yield
+    finally:
+        _each = before
+
+
+def of_one_build() -> int:
+    """How many compilers may compile the sources of one unit at once."""
+    return _each or count()
 
 
 def limits(root: Path = Path("/")) -> Limits:

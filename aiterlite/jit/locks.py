@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING
 
 from aiterlite import envs
 from aiterlite.errors import LockTimeoutError
-from aiterlite.jit import progress
+from aiterlite.jit import process, progress
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 _WAIT_NOTICE_SECONDS = 10.0
+# How long a waiting thread may not notice that its process is stopping.
+STOP_SECONDS = 0.25
 _unsupported: set[str] = set()
 
 
@@ -81,11 +83,12 @@ def _acquire(path: Path, what: str) -> BaseFileLock | None:
 
     lock = filelock.FileLock(str(path), mode=0o600)
     limit = envs.LOCK_TIMEOUT.get()
-    started = time.monotonic()
+    started = noticed = time.monotonic()
     while True:
+        process.check_stopped()
         waited = time.monotonic() - started
         try:
-            lock.acquire(timeout=max(0.0, min(_WAIT_NOTICE_SECONDS, limit - waited)), poll_interval=0.02)
+            lock.acquire(timeout=max(0.0, min(STOP_SECONDS, limit - waited)), poll_interval=0.02)
             return lock
         except filelock.Timeout:
             if time.monotonic() - started >= limit:
@@ -93,7 +96,9 @@ def _acquire(path: Path, what: str) -> BaseFileLock | None:
                     f"waited {limit:g} s for the build of {what}, held by {describe_owner(path)}; lock file {path}. "
                     "Raise AITERLITE_LOCK_TIMEOUT, or end that process: its lock frees itself."
                 ) from None
-            progress.logger().info("waiting for %s, built by %s", what, describe_owner(path))
+            if time.monotonic() - noticed >= _WAIT_NOTICE_SECONDS:
+                noticed = time.monotonic()
+                progress.logger().info("waiting for %s, built by %s", what, describe_owner(path))
         except (OSError, NotImplementedError) as error:
             _give_up(str(path.parent), error)
             return None

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from aiterlite.jit import watch
 
 # Only these reach a compiler. CPATH, LIBRARY_PATH, CXXFLAGS, NVCC_APPEND_FLAGS, TORCH_CUDA_ARCH_LIST and their like
 # change what is built without showing in any key, so nothing is passed that is not named here.
@@ -33,21 +37,59 @@ def clean_environment(scratch: Path, extra: Mapping[str, str] | None = None) -> 
     return environment
 
 
+class Stopped(KeyboardInterrupt):
+    """This process is about to end: a compiler was killed, or none was started."""
+
+
+_guard = threading.Lock()
+_running: set[subprocess.Popen[str]] = set()
+_stops = 0
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """A scope in which all compilers of this process are killed and none is started; who waits for one is `Stopped`."""
+    global _stops
+    with _guard:
+        _stops += 1
+        for process in _running:
+            _kill_session(process)
+    try:
+        yield
+    finally:
+        with _guard:
+            _stops -= 1
+
+
+def check_stopped() -> None:
+    """Raise `Stopped` while this process is stopping, for those that wait for something else than a compiler."""
+    if _stops:
+        raise Stopped
+
+
 def run(words: Sequence[str], cwd: Path, environment: Mapping[str, str], timeout: float) -> Finished:
-    """Run a command to its end. Past `timeout` seconds, it and all it started are killed."""
-    process = subprocess.Popen(
-        list(words),
-        cwd=cwd,
-        env=dict(environment),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        encoding="utf-8",
-        errors="replace",
-    )
+    """Run a command to its end. Past `timeout` seconds, it and all it started are killed; they also end with this
+    process, however that ends."""
+    # Without -I the folder of the script and PYTHONPATH could stand in for modules; it forbids PYTHONHOME too.
+    isolated = () if "PYTHONHOME" in environment else ("-I",)
+    watched = (sys.executable, *isolated, "-S", watch.__file__, str(os.getpid())) if sys.executable else ()
+    with _guard:
+        check_stopped()
+        process = subprocess.Popen(
+            [*watched, *words],
+            cwd=cwd,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            encoding="utf-8",
+            errors="replace",
+        )
+        _running.add(process)
     try:
         output, _ = process.communicate(timeout=timeout)
+        check_stopped()
         return Finished(process.returncode, output)
     except subprocess.TimeoutExpired:
         _kill_session(process)
@@ -57,29 +99,13 @@ def run(words: Sequence[str], cwd: Path, environment: Mapping[str, str], timeout
         _kill_session(process)
         process.wait()
         raise
+    finally:
+        with _guard:
+            _running.discard(process)
 
 
 def _kill_session(process: subprocess.Popen[str]) -> None:
-    """Kill a command and all that it started.
-
-    ninja gives each compiler a process group of its own, so a signal to the command's group would not reach them; they
-    stay in the session that the command leads.
-    """
-    # The second round is for what was started while the first looked around.
-    for _ in range(2):
-        for pid in _session(process.pid):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-
-
-def _session(leader: int) -> list[int]:
-    members = [leader]
-    for name in os.listdir("/proc") if os.path.isdir("/proc/self") else []:
-        try:
-            if name.isdigit() and int(name) != leader and os.getsid(int(name)) == leader:
-                members.append(int(name))
-        except ProcessLookupError:
-            continue
-    return members
+    """Kill a command and all that it started."""
+    if process.returncode is None:
+        watch.kill([process.pid])
+        watch.kill_members(process.pid)

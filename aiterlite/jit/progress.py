@@ -51,6 +51,9 @@ def announce(what: str, why: str, expected_seconds: float | None = None) -> Iter
     try:
         yield
         log.info("built %s in %.2f s", what, time.monotonic() - started)
+    except KeyboardInterrupt:
+        log.info("stopped building %s after %.2f s", what, time.monotonic() - started)
+        raise
     except BaseException:
         log.error("building %s failed after %.2f s", what, time.monotonic() - started)
         raise
