@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -136,16 +137,30 @@ def toy_store(cache_dir: Path, source_tree: SourceTree, monkeypatch: pytest.Monk
     return open_store()
 
 
-@pytest.fixture
-def noexec(tmp_path: Path) -> Iterator[Path]:
-    """A small file system that is mounted noexec."""
-    folder = tmp_path / "mounted"
+@contextmanager
+def _mounted(folder: Path, options: str) -> Iterator[Path]:
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "noexec,size=32m,mode=755", "none", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", f"mode=755,{options}", "none", str(folder)]
     if os.geteuid() != 0 or shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
         pytest.skip("a file system cannot be mounted here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def noexec(tmp_path: Path) -> Iterator[Path]:
+    """A file system from which nothing may be executed."""
+    with _mounted(tmp_path / "noexec", "noexec,size=32m") as folder:
+        yield folder
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system that is soon full."""
+    with _mounted(tmp_path / "small", "size=2m") as folder:
+        yield folder
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib.machinery
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -329,6 +330,55 @@ def test_what_a_kernel_cannot_link_has_a_hint(source_tree: SourceTree) -> None:
     with pytest.raises(BuildError, match="undefined hidden symbol: tanhf") as caught:
         obtain(toy_unit(AMD_TARGET), tree=source_tree)
     assert "device library" in caught.value.hint
+
+
+# What goes wrong without a line of a source to name, and words of the diagnostic and of the hint. A compiler cache in
+# front of the host compiler tells a signal as status 255.
+UNLOCATED = {
+    "killed": ({"before": "kill -9 $$"}, r"killed by SIGKILL|status 255", "AITERLITE_MAX_JOBS|^$"),
+    "oom": (
+        {"before": 'echo "c++: fatal error: Killed signal terminated program cc1plus" >&2; exit 1'},
+        "Killed signal terminated",
+        "AITERLITE_MAX_JOBS",
+    ),
+    "flag": ({"arguments": '"$@" -fno-such-flag'}, "-fno-such-flag", "does not know a flag"),
+    "silent": ({"before": "exit 3"}, "ended with status 3 and named no error", "^$"),
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("fault", UNLOCATED)
+def test_what_names_no_line_of_a_source_is_told_as_it_is(
+    source_tree: SourceTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, fault: str
+) -> None:
+    settings, said, hint = UNLOCATED[fault]
+    kind = toy_unit(target).kind
+    use_compiler(monkeypatch, kind, wrap_compiler(kind, tmp_path / "wrapper", **settings).path)
+    with pytest.raises(BuildError, match=said) as caught:
+        obtain(toy_unit(target), tree=source_tree)
+    assert "Error building extension" not in caught.value.diagnostic and "\n" not in caught.value.diagnostic
+    assert re.search(hint, caught.value.hint)
+
+
+@pytest.mark.torch
+def test_a_linker_s_error_is_the_diagnostic(source_tree: SourceTree) -> None:
+    append(source_tree, "csrc/toy/toy.cpp", 'int elsewhere();\nextern "C" int more() { return elsewhere(); }\n')
+    with pytest.raises(BuildError, match=r"undefined reference to `elsewhere\(\)'"):
+        obtain(toy_unit(HOST_TARGET), tree=source_tree)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_disk_that_is_full_when_it_is_linked_has_a_hint(
+    source_tree: SourceTree, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    """lld dies of a bus error, nvcc fails to preprocess something; neither says why."""
+    kind = toy_unit(target).kind
+    fill = f'cat /dev/zero > "{small_disk}/fill" 2> /dev/null || :'
+    when = {"before": fill} if kind == "cuda" else {"after": fill}
+    use_compiler(monkeypatch, kind, wrap_compiler(kind, tmp_path / "wrapper", **when).path)
+    with envs.override(AITERLITE_CACHE_DIR=str(small_disk / "cache")), pytest.raises(BuildError) as caught:
+        obtain(toy_unit(target), tree=source_tree)
+    assert "disk is full" in caught.value.hint, caught.value
 
 
 @pytest.mark.torch

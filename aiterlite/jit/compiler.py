@@ -20,6 +20,7 @@ from aiterlite.jit.sources import SourceTree
 from aiterlite.jit.spec import CUDA, HOST, Unit
 from aiterlite.jit.toolchain import Toolchain, find_ninja
 
+_FULL_DISK_BYTES = 2**16
 _HOST_BUILD = Path(__file__).with_name("host_build.py")
 # Beside the artifact in the staging directory, by a relative name, so that no path enters the object.
 _GENERATED = "generated"
@@ -173,11 +174,21 @@ def build_error(unit: Unit, failure: _CommandError, staging: Path, log: list[str
     if failure.status is None:
         fallback = f"no end after {envs.BUILD_TIMEOUT.get():g} s"
     else:
-        fallback = f"the compiler ended with status {failure.status} and named no error"
+        fallback = f"the compiler {diagnose.ended(failure.status)}"
     diagnostic = diagnose.first_error(failure.output, fallback)
     kind = BuildTimeoutError if failure.status is None else BuildError
-    hint = diagnose.hint(failure.output, failure.status)
+    hint = diagnose.hint(failure.output, failure.status, _is_full(staging))
     return kind(unit.label, diagnostic, hint, str(path), failure.command)
+
+
+def _is_full(folder: Path) -> bool:
+    """Whether a disk has next to no room; not every tool says so when that is why it fails."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return False
+    # Some file systems count no inodes at all.
+    return disk.f_bavail * disk.f_frsize < _FULL_DISK_BYTES or (disk.f_files > 0 and disk.f_favail == 0)
 
 
 def _dependencies(unit: Unit, path: Path, parse: Any) -> list[str]:

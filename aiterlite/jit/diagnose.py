@@ -3,21 +3,53 @@
 from __future__ import annotations
 
 import re
+import signal
 
-_ERROR = re.compile(r"(fatal error|nvcc fatal|error|Error|undefined reference|undefined symbol)\b")
-# Lines that only say that something else failed.
-_ECHO = re.compile(
-    r"^(ninja: |FAILED: |subprocess\.CalledProcessError|RuntimeError: Error building|make: |collect2: "
-    r"|Traceback|\d+ errors? generated|\[\d+/\d+\])"
+# What a line may be, from what says most to what says least; the first line of the first kind that there is counts.
+_KINDS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"^[^\s:][^:]*:\d+(:\d+)?: (fatal )?error\b|\(\d+\): (fatal |catastrophic )?error\b",
+        r"\bundefined (hidden )?(reference|symbol)\b|\bmultiple definition of\b",
+        r"^[\w./<>+ -]+: (internal compiler |fatal )?error\b|^error: |^\S+ (fatal|error) *: |LLVM ERROR: ",
+        r"\bld(\.\w+)?: (?!\S+: in function)",
+        r"^(Killed|Terminated|Aborted|Segmentation fault|Bus error|Illegal instruction)\b",
+        r"^[\w.]+(Error|Exception): ",
+        r"^ninja: (error|fatal): |^collect2: ",
+        r"\b(error|Error)\b(?!=)",
+    )
 )
-_LOCATED = re.compile(r"^[^\s:][^:]*:\d+(:\d+)?: (fatal )?error\b|\(\d+\): (fatal )?error\b")
+# Lines that only say that something else failed, or what was started.
+_ECHO = re.compile(
+    r"^(ninja: (build stopped|Entering)|FAILED: |subprocess\.CalledProcessError|make: |collect2: error: ld returned"
+    r"|Traceback|\d+ errors? |\[\d+/\d+\]|File \"|compilation terminated)"
+)
+_PREFIX = re.compile(r"^(RuntimeError: )?Error building extension '[^']*'(: |$)")
+_FAILED = re.compile(r"^FAILED: (?:\[code=(-?\d+)\] )?(\S*)", re.MULTILINE)
+OUT_OF_MEMORY = "the compiler ran out of memory: lower AITERLITE_MAX_JOBS or raise the memory limit"
+DISK_FULL = "the disk is full: free space, or point AITERLITE_CACHE_DIR elsewhere"
+CRASHED = "the compiler crashed: use another version of it; `repeat with` shows whether it always does"
 
 _HINTS = (
-    (r"No space left on device", "the disk is full: free space, or point AITERLITE_CACHE_DIR elsewhere"),
+    # A linker that maps its output gets a bus error where the disk has no room for it.
+    (r"No space left on device|Disk quota exceeded|[Bb]us error|signal 7\b", DISK_FULL),
     (
-        r"Killed signal|terminated by signal 9|signal 9|out of memory|cannot allocate memory|virtual memory exhausted",
-        "the compiler ran out of memory: lower AITERLITE_MAX_JOBS or raise the memory limit",
+        r"Killed|terminated by signal 9|signal 9\b|[Oo]ut of memory|[Cc]annot allocate memory|virtual memory exhausted",
+        OUT_OF_MEMORY,
     ),
+    (
+        r"[Rr]esource temporarily unavailable",
+        "no further process could be started: lower AITERLITE_MAX_JOBS or raise the limit of processes",
+    ),
+    (
+        r"unrecognized command-line option|unknown argument|[Uu]nknown option",
+        "this compiler does not know a flag of the unit: use a newer one (`aiterlite doctor` names it)",
+    ),
+    (
+        r"cannot find -l|cannot find (crt\w+|\S+\.o)\b",
+        "a library of the C++ compiler is missing: install it as a whole",
+    ),
+    (r"internal compiler error|Segmentation fault|PLEASE submit a bug report|Illegal instruction", CRASHED),
     (
         r"unsupported gpu architecture|Unsupported gpu architecture|is not defined for option 'gpu-architecture'",
         "this nvcc does not know the target: use a newer CUDA toolkit or another --target",
@@ -49,22 +81,58 @@ _HINTS = (
 
 
 def first_error(output: str, fallback: str) -> str:
-    """The line that a person should read first: the first located error, else the first error, else `fallback`."""
-    lines = [line.strip() for line in output.splitlines()]
-    errors = [line for line in lines if _ERROR.search(line) and not _ECHO.match(line)]
-    located = [line for line in errors if _LOCATED.search(line)]
-    for line in (*located, *errors):
-        return line
+    """The line that a person should read first, else what ninja says of the command that failed, else `fallback`."""
+    lines = _said(output)
+    for kind in _KINDS:
+        for line in lines:
+            if kind.search(line):
+                return line
+    failed = _FAILED.search(output)
+    if failed and failed.group(1):
+        return f"the compiler of {failed.group(2)} {ended(int(failed.group(1)))}"
     return fallback
 
 
-def hint(output: str, status: int | None) -> str:
-    """What a person can do about it, for known causes; else nothing."""
+def _said(output: str) -> list[str]:
+    """The lines without those that echo a command, which hold the names of its flags."""
+    lines: list[str] = []
+    command_follows = False
+    for line in output.splitlines():
+        text = _PREFIX.sub("", line.strip())
+        if text and not command_follows and not _ECHO.match(text):
+            lines.append(text)
+        command_follows = text.startswith("FAILED: ")
+    return lines
+
+
+def ended(status: int) -> str:
+    """What an exit status says: `was killed by SIGKILL`, `ended with status 3 and named no error`."""
+    number = signal_of(status)
+    if number is None:
+        return f"ended with status {status} and named no error"
+    try:
+        return f"was killed by {signal.Signals(number).name}"
+    except ValueError:
+        return f"was killed by signal {number}"
+
+
+def signal_of(status: int) -> int | None:
+    """The signal that ended a command, as itself or as a shell tells it."""
+    if status < 0:
+        return -status
+    return status - 128 if 128 < status < 128 + 32 else None
+
+
+def hint(output: str, status: int | None, disk_full: bool = False) -> str:
+    """What a person can do about it, for known causes; else nothing. `disk_full`: it was, when the command ended."""
     if status is None:
         return "the compiler was killed at its time limit: raise AITERLITE_BUILD_TIMEOUT, or look for a hung tool"
-    if status in (-9, 137):
-        return _HINTS[1][1]
+    said = "\n".join(_said(output))
     for pattern, text in _HINTS:
-        if re.search(pattern, output):
+        if re.search(pattern, said):
             return text
-    return ""
+    if disk_full:
+        return DISK_FULL
+    inner = _FAILED.search(output)
+    number = signal_of(int(inner.group(1)) if inner and inner.group(1) else status)
+    return {9: OUT_OF_MEMORY, 7: DISK_FULL, 4: CRASHED, 6: CRASHED, 11: CRASHED}.get(number or 0, "")
