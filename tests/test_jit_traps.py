@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -24,7 +25,7 @@ from support import (
 )
 
 from aiterlite import envs
-from aiterlite.errors import BuildError, SourceError
+from aiterlite.errors import BuildError, JitError, SourceError
 from aiterlite.jit import toolchain
 from aiterlite.jit.engine import obtain
 from aiterlite.jit.sources import SourceTree
@@ -183,3 +184,46 @@ def test_compilers_are_started_without_a_shell_and_without_input(
         assert isinstance(words, list) and not options.get("shell")
         assert options["stdin"] == subprocess.DEVNULL
     assert not list(source_tree.root.rglob("injected")) and not list(open_store().writable.root.rglob("injected"))
+
+
+EVIL = [
+    '"',
+    "$",
+    "$(touch injected)",
+    "`touch injected`",
+    '"; touch injected; "',
+    "'",
+    ",",
+    "\\",
+    ";touch injected;",
+    "&",
+]
+
+
+@pytest.mark.parametrize(
+    ("target", "evil"),
+    [
+        *(pytest.param("sm_90a", evil, marks=pytest.mark.nvcc) for evil in EVIL),
+        *((AMD_TARGET, evil) for evil in EVIL),
+        *(pytest.param(HOST_TARGET, evil, marks=pytest.mark.torch) for evil in EVIL[2:5]),
+    ],
+)
+def test_no_part_of_a_path_is_run_by_a_shell(
+    source_tree: SourceTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, evil: str
+) -> None:
+    """nvcc puts paths between double quotes of a shell's command line. What cannot be built is refused."""
+    folder = tmp_path / f"a{evil}b"
+    shutil.copytree(source_tree.root, folder / "tree")
+    refused = []
+    for cache, tree in ((folder / "cache", source_tree), (tmp_path / "cache", SourceTree(folder / "tree"))):
+        with envs.override(AITERLITE_CACHE_DIR=str(cache)):
+            try:
+                assert obtain(toy_unit(target), tree=tree).built
+            except JitError as error:
+                refused.append(str(error))
+                assert target == "sm_90a" or tree is not source_tree
+                remedy = "nvcc cannot take .*(AITERLITE_CACHE_DIR|install the package) .*another path"
+                assert target != "sm_90a" or re.search(remedy, str(error))
+    assert list(tmp_path.rglob("injected")) == [] and not Path("injected").exists()
+    if target == "sm_90a":
+        assert len(refused) == {"'": 1, ",": 1, "\\": 1, ";touch injected;": 0, "&": 0}.get(evil, 2)

@@ -14,7 +14,7 @@ from typing import Any
 
 from aiterlite import envs
 from aiterlite.amdgpu import metadata
-from aiterlite.errors import BuildError, BuildTimeoutError, SourceError
+from aiterlite.errors import BuildError, BuildTimeoutError, CacheDirectoryError, SourceError, ToolchainNotFoundError
 from aiterlite.jit import arguments, depfile, diagnose, jobs, process, progress, ptxas, spec
 from aiterlite.jit.sources import SourceTree
 from aiterlite.jit.spec import CUDA, HOST, Unit
@@ -122,6 +122,8 @@ def _compile_device(
     location = toolchain.location
     if unit.arguments:
         _generate_arguments(unit, tree, staging)
+    if unit.kind == CUDA:
+        _check_nvcc_paths(unit, location.ccbin, tree, staging)
     values = {
         "cc": location.cc,
         "lld": location.lld,
@@ -151,6 +153,21 @@ def _generate_arguments(unit: Unit, tree: SourceTree, staging: Path) -> None:
     path = staging / _GENERATED / arguments.ASSEMBLY_INCLUDE
     path.parent.mkdir(parents=True)
     path.write_text(arguments.assembly(arguments.from_spec(unit.arguments).layout(tree)))
+
+
+def _check_nvcc_paths(unit: Unit, ccbin: str, tree: SourceTree, staging: Path) -> None:
+    """nvcc hands its own commands to a shell, with paths between double quotes as they are: of one such as `$(...)` the
+    shell runs a part. It also splits some paths at commas and quotes. Raises the error of what has to move."""
+    for path, forbidden, kind, remedy in (
+        (str(staging), '"$`\n', CacheDirectoryError, "point AITERLITE_CACHE_DIR at"),
+        (str(tree.root), "\"$`\n',\\", SourceError, "install the package at"),
+        (ccbin, '"$`\n', ToolchainNotFoundError, "name with AITERLITE_CXX"),
+    ):
+        found = sorted(set(path) & set(forbidden))
+        if found:
+            raise kind(
+                f"{unit.label} is not built: nvcc cannot take {' '.join(found)!r} in {path!r}; {remedy} another path"
+            )
 
 
 def _run(words: list[str], cwd: Path, environment: Mapping[str, str], repeat: str, log: list[str]) -> None:
