@@ -18,7 +18,7 @@ import pytest
 from support import TOY_TREE
 
 from aiterlite import envs
-from aiterlite.cli import main
+from aiterlite.cli import SCHEMA, main
 from aiterlite.emulator import library
 from aiterlite.errors import AiterliteError
 from aiterlite.jit import engine, sources, toolchain
@@ -165,12 +165,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def both(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[str, Any, int]]:
-    """Runs a command as text and as JSON; gives the text, the data, and the exit status that both agreed on."""
+    """Runs a command as text and as JSON; gives the text, the data without the number of its schema, and the exit
+    status that both agreed on."""
 
     def run(*argv: str) -> tuple[str, Any, int]:
         code = main(argv)
         text = capsys.readouterr().out
         assert main([*argv, "--json"]) == code
-        return text.removesuffix("\n"), json.loads(capsys.readouterr().out), code
+        data = json.loads(capsys.readouterr().out)
+        assert data.pop("schema") == SCHEMA
+        return text.removesuffix("\n"), data, code
 
     return run

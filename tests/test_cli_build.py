@@ -250,7 +250,8 @@ def test_a_file_that_is_no_manifest_is_an_error(run: Run, tmp_path: Path) -> Non
     for text in ("", "{}", '{"format": "aiterlite-manifest", "schema": 1, "units": [{"name": ".."}], "calls": []}'):
         path.write_text(text)
         code, data, errors = run("--from", str(path))
-        assert code == 1 and data is None and errors.startswith(f"aiterlite: {path} is no manifest")
+        assert code == 1 and errors.startswith(f"aiterlite: {path} is no manifest")
+        assert data["error"]["message"] == errors.removeprefix("aiterlite: ").removesuffix("\n")
     code, _, errors = run("--from", str(tmp_path / "missing.json"))
     assert code == 1 and "cannot read manifest" in errors
 

@@ -4,7 +4,8 @@ Every command gathers facts into plain data and renders that data as text, so th
 Nothing here imports torch or starts a compiler unless the command is one that runs or builds kernels.
 
     command     what a command is: its parser, its report
-    output      tables, sizes, ages
+    ending      what ends a command before it is done
+    output      tables, sizes, ages; what a terminal is given
     targets     --target lists, shape words, what the environment wishes
     plan        what `build` builds
     <command>   one module a command, or a small group of them
@@ -24,6 +25,7 @@ from aiterlite.cli import (
     bench,
     build,
     bundles,
+    completion,
     demo,
     disasm,
     doctor,
@@ -36,44 +38,37 @@ from aiterlite.cli import (
     maintenance,
     status,
 )
-from aiterlite.cli.command import UsageError
+from aiterlite.cli.command import Parser, ParserError, UsageError
+from aiterlite.cli.output import emit
 from aiterlite.errors import AiterliteError
 
 _MODULES = (
-    env,
-    doctor,
-    listing,
-    status,
-    build,
-    maintenance,
-    bundles,
-    explain,
-    demo,
-    bench,
-    emulate,
-    disasm,
-    last_launches,
+    *(env, doctor, listing, status, build, maintenance, bundles, explain, demo, bench, emulate, disasm, last_launches),
+    completion,
 )
+# Of what --json prints. New fields leave it as it is; a field that is renamed, or means something else, raises it.
+SCHEMA = 1
 _CLOSED_PIPE = 128 + 13
 _INTERRUPTED = 128 + 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns its exit status: 0, 1 for what failed, 2 for a wrong command line."""
+    """Run one command. Returns its exit status: 0, 1 for what failed, 2 for a wrong command line, 128 and the number
+    of the signal that ended it."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in words
     try:
         with ending.by_signals():
-            status = _run(argv)
+            status = _run(words, as_json)
             sys.stdout.flush()
         return status
     except SystemExit as exit:
-        # argparse has printed its message or its help.
+        # argparse has printed its help or its version.
         return exit.code if isinstance(exit.code, int) else 2
     except ending.Ended as ended:
-        print(f"aiterlite: {ended}", file=sys.stderr)
-        return 128 + ended.number
+        return _fail(as_json, "Ended", str(ended), 128 + ended.number)
     except KeyboardInterrupt:
-        print("aiterlite: interrupted", file=sys.stderr)
-        return _INTERRUPTED
+        return _fail(as_json, "Interrupted", "interrupted", _INTERRUPTED)
     except BrokenPipeError:
         # Whoever read the output has enough. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -81,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="aiterlite", description="Build, inspect and ship the kernels of aiterlite, and see how it dispatches."
     )
     parser.add_argument("--version", action="version", version=f"aiterlite {__version__}")
@@ -91,24 +86,43 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(argv: Sequence[str] | None) -> int:
-    parser = _parser()
-    args, rest = parser.parse_known_args(argv)
-    if args.rest == "refuse" and rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    args.words = rest
-    with warnings.catch_warnings():
-        warnings.showwarning = _show_warning  # type: ignore[assignment]
-        try:
-            report = args.run(args)
-        except UsageError as error:
-            args.parser.error(str(error))
-        except AiterliteError as error:
-            print(f"aiterlite: {error}", file=sys.stderr)
-            return 1
-    print(json.dumps(report.data, indent=1) if args.json else report.text)
+def _run(words: Sequence[str], as_json: bool) -> int:
+    try:
+        args, rest = _parser().parse_known_args(words)
+        if args.rest == "refuse" and rest:
+            args.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        args.words = rest
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning  # type: ignore[assignment]
+            try:
+                report = args.run(args)
+            except ParserError:
+                raise
+            except UsageError as error:
+                args.parser.error(str(error))
+    except ParserError as refusal:
+        emit(refusal.parser.format_usage(), sys.stderr, end="")
+        return _fail(as_json, "UsageError", str(refusal), 2, refusal.parser.prog + ": error")
+    except AiterliteError as error:
+        return _fail(as_json, type(error).__name__, str(error), 1)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(as_json, type(error).__name__, f"{where}{error.strerror or error}", 1)
+    emit(json.dumps({"schema": SCHEMA, **report.data}, indent=1) if as_json else report.text, sys.stdout)
     return 1 if report.failed else 0
 
 
+def _fail(as_json: bool, kind: str, message: str, status: int, who: str = "aiterlite") -> int:
+    """Tell an error to people, and to the program that asked for JSON."""
+    emit(f"{who}: {message}", sys.stderr)
+    if as_json:
+        data = {"schema": SCHEMA, "error": {"kind": kind, "message": message, "status": status}}
+        emit(json.dumps(data, indent=1), sys.stdout)
+        sys.stdout.flush()
+    return status
+
+
 def _show_warning(message: Warning | str, *_: object) -> None:
-    print(f"aiterlite: warning: {message}", file=sys.stderr)
+    emit(f"aiterlite: warning: {message}", sys.stderr)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-from pathlib import Path
 
-from aiterlite.cli.command import Commands, Report, UsageError, command
+from aiterlite.cli.command import Commands, Parser, Report, UsageError, command, path
 from aiterlite.errors import ArgumentError
 
 _FAMILIES = ("gemm",)
@@ -15,7 +14,7 @@ _FAMILIES = ("gemm",)
 
 def add(commands: Commands) -> None:
     parser = command(commands, "bench", "measure against torch and the read floor", _run, rest="take")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the result there as JSON")
+    parser.add_argument("--output", type=path, metavar="FILE", help="also write the result there as JSON")
     parser.usage = "aiterlite bench [gemm] [--json] [--output FILE] [options of the family]"
     parser.epilog = (
         "The options of gemm: --device, --shape M,K, --tokens N,N, --dtype, --samples; "
@@ -28,7 +27,7 @@ def _run(args: argparse.Namespace) -> Report:
     named = args.words[:1] if args.words[:1] and args.words[0] in _FAMILIES else []
     family = named[0] if named else _FAMILIES[0]
     measuring = importlib.import_module(f"aiterlite.benchmark.{family}")
-    parser = argparse.ArgumentParser(prog=f"aiterlite bench {family}", allow_abbrev=False)
+    parser = Parser(prog=f"aiterlite bench {family}", allow_abbrev=False)
     measuring.add_arguments(parser)
     try:
         data = measuring.run(parser.parse_args(args.words[len(named) :]))

@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from aiterlite.cli import check_asm, output, plan
-from aiterlite.cli.command import Commands, Report, UsageError, command
+from aiterlite.cli.command import Commands, Report, UsageError, command, path
 from aiterlite.cli.targets import add_target_option, named_personas, personas, personas_or_default
 from aiterlite.demo import SHAPES, TOKENS
 from aiterlite.errors import AiterliteError
@@ -44,7 +43,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--tokens", type=_numbers, metavar="N,N", help="token counts (default: 1,4,16)")
     parser.add_argument("--dtype", type=_names, metavar="T,T", help="bf16, fp16 (default: bf16)")
-    parser.add_argument("--from", dest="manifest", type=Path, metavar="FILE", help="what a run recorded")
+    parser.add_argument("--from", dest="manifest", type=path, metavar="FILE", help="what a run recorded")
     parser.add_argument("--unit", type=_unit, action="append", metavar="JSON", help="exactly this unit; repeatable")
     parser.add_argument("--check", action="store_true", help="build nothing; exit 1 if anything would be built")
     parser.add_argument(

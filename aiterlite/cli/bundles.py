@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from aiterlite.cli import output
-from aiterlite.cli.command import Commands, Report, UsageError, command
+from aiterlite.cli.command import Commands, Report, UsageError, command, near, path
 from aiterlite.cli.targets import add_target_option, personas, target_ids
+from aiterlite.errors import BundleError
 from aiterlite.jit import bundle
-from aiterlite.jit.store import open_store
+from aiterlite.jit.store import Entry, open_store
 
 
 def add(commands: Commands) -> None:
     out = command(commands, "export", "write the artifacts of all cache layers into one file", _export)
-    out.add_argument("file", type=Path, metavar="FILE.tar")
+    out.add_argument("file", type=path, metavar="FILE.tar")
     add_target_option(out, "only artifacts for these (a GPU's with the library that launches them)")
     out.add_argument("--unit-name", action="append", default=[], metavar="NAME", help="only this unit; repeatable")
     out.add_argument("--check", action="store_true", help="write nothing; verify the bundle FILE.tar")
     into = command(commands, "import", "verify a bundle, then place its artifacts in the writable layer", _import)
-    into.add_argument("source", type=Path, metavar="FILE.tar|DIR", help="a bundle, or one that was unpacked")
+    into.add_argument("source", type=path, metavar="FILE.tar|DIR", help="a bundle, or one that was unpacked")
     into.add_argument("--sha256", metavar="HEX", help="refuse a file of another SHA-256 (`export` prints it)")
 
 
@@ -27,7 +27,13 @@ def _export(args: argparse.Namespace) -> Report:
     if args.check:
         return _check(args)
     targets = target_ids(personas(args.target)) if args.target else None
-    exported = bundle.export(open_store(), args.file, targets, args.unit_name or None)
+    store = open_store()
+    try:
+        exported = bundle.export(store, args.file, targets, args.unit_name or None)
+    except BundleError as error:
+        there = {entry.meta["unit"]["name"] for _, _, entry in store.survey() if isinstance(entry, Entry)}
+        advice = next(filter(None, (near(name, there) for name in args.unit_name if name not in there)), "")
+        raise BundleError(f"{error}{advice}") from None
     units = exported.units
     digest, size = bundle.file_digest(args.file), args.file.stat().st_size
     data = {

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from aiterlite.cli.command import Commands, Report, command
+from aiterlite.cli.command import Commands, Report, command, path
 from aiterlite.cli.emulate_file import read
 
 
 def add(commands: Commands) -> None:
     parser = command(commands, "disasm", "list the instructions of a gfx942 or gfx950 code object", _run)
-    parser.add_argument("file", type=Path, help="the code object")
+    parser.add_argument("file", type=path, help="the code object")
 
 
 def _run(args: argparse.Namespace) -> Report:

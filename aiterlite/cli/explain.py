@@ -9,7 +9,7 @@ from typing import Any
 
 from aiterlite import target
 from aiterlite.cli import targets
-from aiterlite.cli.command import Commands, Report, UsageError, command
+from aiterlite.cli.command import Commands, Report, UsageError, command, near
 from aiterlite.cli.plan import DTYPES
 from aiterlite.demo import SHAPES, TOKENS
 from aiterlite.dispatch import Decision, decide
@@ -51,7 +51,7 @@ def _run(args: argparse.Namespace) -> Report:
 
 
 def _explain_build(name: str, lists: list[str], shape: list[str]) -> Report:
-    known = _known_units()
+    known = known_units()
     store = open_store()
     wanted = {name} if name not in TABLES else known[name]
     if shape:
@@ -62,14 +62,15 @@ def _explain_build(name: str, lists: list[str], shape: list[str]) -> Report:
         units = _units_of_artifacts(entries, wanted, limit)
     names = set().union(*known.values(), (unit.name for unit in units))
     if not wanted & names:
-        raise UsageError(f"no unit {name!r}; there are {', '.join(sorted({*names, *TABLES}))}")
+        there = sorted({*names, *TABLES})
+        raise UsageError(f"no unit {name!r}; there are {', '.join(there)}{near(name, there)}")
     reports = [engine.why_rebuild(unit, store) for unit in units]
     data = {"name": name, "units": reports}
     text = "\n".join(map(_render, reports))
     return Report(data, text or f"no artifact of {name} in any layer: every call would build one")
 
 
-def _known_units() -> dict[str, set[str]]:
+def known_units() -> dict[str, set[str]]:
     """The names of the units of each operator, over the default shapes and every target."""
     known: dict[str, set[str]] = {}
     for table in TABLES.values():

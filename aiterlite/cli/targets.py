@@ -8,7 +8,7 @@ from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
 
 from aiterlite import dispatch, envs, target
-from aiterlite.cli.command import UsageError
+from aiterlite.cli.command import UsageError, near
 from aiterlite.dispatch import Table
 from aiterlite.errors import TargetError
 from aiterlite.tables import TABLES
@@ -57,7 +57,7 @@ def target_ids(chosen: Iterable[Persona]) -> set[str]:
 
 def operator(name: str) -> Table:
     if name not in TABLES:
-        raise UsageError(f"no operator {name!r}; there are {', '.join(TABLES)}")
+        raise UsageError(f"no operator {name!r}; there are {', '.join(TABLES)}{near(name, TABLES)}")
     return TABLES[name]
 
 
@@ -89,7 +89,10 @@ def parse_words(table: Table, words: Iterable[str]) -> Any:
     for word in words:
         name, equals, text = word.partition("=")
         if not equals or name not in types or name in values:
-            raise UsageError(f"shape word {word!r} is not taken; the shape words of {table.op} are {usage(table)}")
+            advice = near(name, types) if name not in types else ""
+            raise UsageError(
+                f"shape word {word!r} is not taken; the shape words of {table.op} are {usage(table)}{advice}"
+            )
         values[name] = _parse(name, text, types[name])
     try:
         return problem(table, values)

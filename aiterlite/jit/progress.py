@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from aiterlite import envs
+from aiterlite.jit.text import printable
 
 HEARTBEAT_SECONDS = 10.0
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "quiet": 100}
@@ -21,12 +22,19 @@ _logger = logging.getLogger("aiterlite")
 _own_handler: logging.Handler | None = None
 
 
+class _Formatter(logging.Formatter):
+    """Lines that hold no control characters: they quote compilers and metadata."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def logger() -> logging.Logger:
     """The package's logger at the level of AITERLITE_LOG, with a handler of its own only where nobody set one."""
     global _own_handler
     if _own_handler is None and not _logger.hasHandlers():
         _own_handler = logging.StreamHandler()
-        _own_handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+        _own_handler.setFormatter(_Formatter("%(name)s: %(message)s"))
         _logger.addHandler(_own_handler)
         _logger.propagate = False
     _logger.setLevel(_LEVELS[envs.LOG.get()])
