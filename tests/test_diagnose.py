@@ -83,11 +83,11 @@ BUILDER = "Error building extension 'toy': [1/2] {0}\nFAILED: [code={1}] toy.o\n
 @pytest.mark.parametrize(
     ("code", "said", "error", "hint"),
     [
-        (137, "Killed\n", "Killed", "AITERLITE_MAX_JOBS"),
+        (137, "Killed\n", "the compiler of toy.o was killed by SIGKILL", "AITERLITE_MAX_JOBS"),
         (137, "", "the compiler of toy.o was killed by SIGKILL", "AITERLITE_MAX_JOBS"),
         (139, "", "the compiler of toy.o was killed by SIGSEGV", "crashed"),
         (-9, "", "the compiler of toy.o was killed by SIGKILL", "AITERLITE_MAX_JOBS"),
-        (135, "Bus error (core dumped)\n", "Bus error (core dumped)", "disk is full"),
+        (135, "Bus error (core dumped)\n", "the compiler of toy.o was killed by SIGBUS", "disk is full"),
         (3, "", "the compiler of toy.o ended with status 3 and named no error", ""),
         (1, "c++: error: unrecognized command-line option '-fx'\n", None, "does not know a flag"),
         (1, "c++: fatal error: Killed signal terminated program cc1plus\n", None, "AITERLITE_MAX_JOBS"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -114,6 +115,19 @@ def test_the_environment_does_not_leak_into_a_compile(
     assert poisoned.built and poisoned.data == clean.data
     assert poisoned.entry.meta["headers"] == clean.entry.meta["headers"]
     assert not (tmp_path / "poison/leaked.d").exists()
+
+
+@pytest.mark.torch
+def test_no_compiler_cache_of_path_stands_in_front_of_the_compiler(
+    source_tree: SourceTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the key nor the toolchain's fingerprint would know of it, and it hides what killed a compiler."""
+    for name in ("ccache", "sccache"):
+        (tmp_path / name).write_text(f'#!/bin/sh\ntouch "{tmp_path}/used"\nexec "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert obtain(toy_unit(HOST_TARGET), tree=source_tree).built
+    assert not (tmp_path / "used").exists()
 
 
 @pytest.mark.torch

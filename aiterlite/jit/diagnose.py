@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 
+_SIGNAL = re.compile(r"^(Killed|Terminated|Aborted|Segmentation fault|Bus error|Illegal instruction)\b")
 # What a line may be, from what says most to what says least; the first line of the first kind that there is counts.
 _KINDS = tuple(
     re.compile(pattern)
@@ -13,7 +14,7 @@ _KINDS = tuple(
         r"\bundefined (hidden )?(reference|symbol)\b|\bmultiple definition of\b",
         r"^[\w./<>+ -]+: (internal compiler |fatal )?error\b|^error: |^\S+ (fatal|error) *: |LLVM ERROR: ",
         r"\bld(\.\w+)?: (?!\S+: in function)",
-        r"^(Killed|Terminated|Aborted|Segmentation fault|Bus error|Illegal instruction)\b",
+        _SIGNAL.pattern,
         r"^[\w.]+(Error|Exception): ",
         r"^ninja: (error|fatal): |^collect2: ",
         r"\b(error|Error)\b(?!=)",
@@ -83,14 +84,15 @@ _HINTS = (
 def first_error(output: str, fallback: str) -> str:
     """The line that a person should read first, else what ninja says of the command that failed, else `fallback`."""
     lines = _said(output)
+    failed = _FAILED.search(output)
+    status = int(failed.group(1)) if failed and failed.group(1) else None
+    told = f"the compiler of {failed.group(2)} {ended(status)}" if failed and status is not None else ""
     for kind in _KINDS:
         for line in lines:
             if kind.search(line):
-                return line
-    failed = _FAILED.search(output)
-    if failed and failed.group(1):
-        return f"the compiler of {failed.group(2)} {ended(int(failed.group(1)))}"
-    return fallback
+                # Of a signal a shell says one word.
+                return told if told and kind.pattern == _SIGNAL.pattern else line
+    return told or fallback
 
 
 def _said(output: str) -> list[str]:
