@@ -130,7 +130,7 @@ def test_every_command_has_its_section_in_the_documentation(capsys: pytest.Captu
         (["explain", "build"], "name of a unit"),
         (
             ["explain", "build", "gem"],
-            "no unit 'gem'; there are gemm, gemm/sm90_wv_split_k, gemm/wv_split_k, gemm/wv_split_k_q,",
+            "no unit 'gem'; there are benchmark, benchmark/read_floor, emulator, gemm, gemm/sm90_wv_split_k,",
         ),
         (["build", "--shape", "12"], "'12' is no shape"),
         (["build", "--tokens", "0"], "'0' is no whole number above 0"),
@@ -386,10 +386,11 @@ def test_explain_build_of_a_call(cache_dir: Path, both: Both) -> None:
     assert "    target: gfx942 -> gfx950" in text
 
 
-def test_explain_build_of_a_name_without_artifacts(toy_store: Store, both: Both) -> None:
-    text, data, code = both("explain", "build", "gemm")
+@pytest.mark.parametrize("name", ["gemm", "emulator", "benchmark", "benchmark/read_floor"])
+def test_explain_build_of_a_name_without_artifacts(toy_store: Store, both: Both, name: str) -> None:
+    text, data, code = both("explain", "build", name)
     assert (code, data["units"]) == (0, [])
-    assert text == "no artifact of gemm in any layer: every call would build one"
+    assert text == f"no artifact of {name} in any layer: every call would build one"
 
 
 # bench ----------------------------------------------------------------------------------------------------------------

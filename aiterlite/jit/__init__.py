@@ -18,6 +18,7 @@ Modules, in reading order; each uses only those above it:
     progress    what a person sees of a cold path
     locks       one builder at a time, where the file system allows it
     store       layers, leaves, publishing, verifying
+    failures    the last failed build of each unit
     jobs        how many compilers may run at once
     compiler    one unit, one staging directory, one artifact
     engine      obtain(unit): lookup, modes, lock, build, publish

@@ -9,7 +9,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from aiterlite import envs
 from aiterlite.errors import (
     BuildError,
-    BuildTimeoutError,
     CacheDirectoryError,
     CaptureError,
     DamagedArtifactError,
@@ -229,7 +228,7 @@ def prebuild_command(unit: Unit) -> str:
 
 
 def _build(want: Wanted, store: Store, excluded: Mapping[Path, str]) -> Artifact:
-    from aiterlite.jit import locks, progress
+    from aiterlite.jit import failures, locks, progress
 
     # What cannot be read back would end `export`, `verify` and a recording much later, far from who wrote the unit.
     if why := refusal(want.unit):
@@ -237,12 +236,12 @@ def _build(want: Wanted, store: Store, excluded: Mapping[Path, str]) -> Artifact
     if want.unit.kind == HOST and (why := store.writable.noexec):
         raise CacheDirectoryError(f"{want.unit.label} is not built: {why}")
     root = store.prepare()
-    failure_before = _failure(root, want)
+    failed_before = failures.last(root, want.key)
     with _thread_turn(want), locks.build_lock(root / "locks", want.key, want.unit.label):
         found = lookup(want, store, excluded)
         if found.entry is not None:
             return _hit(want.unit, found)
-        _raise_new_failure(root, want, failure_before)
+        failures.raise_new(root, want.key, failed_before)
         # Not before the lock is held: what looked damaged may have been healed meanwhile.
         for damage in found.damaged:
             progress.logger().warning("%s; it is built anew", damage)
@@ -276,7 +275,7 @@ def _thread_turn(want: Wanted) -> Iterator[None]:
 
 
 def _compile_and_publish(want: Wanted, local: toolchains.Toolchain, store: Store) -> Artifact:
-    from aiterlite.jit import compiler, diagnose
+    from aiterlite.jit import compiler, diagnose, failures
 
     store.sweep()
     made_in: list[Path] = []
@@ -289,7 +288,7 @@ def _compile_and_publish(want: Wanted, local: toolchains.Toolchain, store: Store
         meta = _describe(want, local, made, data)
         entry = store.publish(leaf, meta, want.key, keys.leaf_id(want.key, made.headers, local.fingerprint))
     except BuildError as error:
-        raise _record_failure(want, store, made_in[0], error) from None
+        raise failures.keep(store, want.key, made_in[0], error) from None
     except OSError as error:
         raise BuildError(want.unit.label, str(error), diagnose.hint(str(error), 1)) from error
     finally:
@@ -320,52 +319,6 @@ def _expected(store: Store, unit: Unit) -> float | None:
     seconds = [entry.meta.get("build_seconds") for entry in Store((store.writable,)).siblings(unit.name)]
     numbers = [float(value) for value in seconds if isinstance(value, (int, float))]
     return max(numbers, default=None)
-
-
-def _failure_file(root: Path, want: Wanted) -> Path:
-    return root / "failed" / f"{want.key}.json"
-
-
-def _record_failure(want: Wanted, store: Store, staging: Path, error: BuildError) -> BuildError:
-    """Keep the failed build for a person to look at, and its error for the processes that wait for this one."""
-    from aiterlite.jit import progress
-
-    arguments: Sequence[str] = (error.unit, error.diagnostic, error.hint)
-    try:
-        kept = store.keep_failure(staging)
-        arguments = [text.replace(str(staging), str(kept)) for text in error.arguments]
-        # Nobody's clock tells whether a failure is new to who waited: the record does, by being another one.
-        record = {"id": staging.name, "type": type(error).__name__, "arguments": arguments}
-        path = _failure_file(store.writable.root, want)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(record))
-        os.replace(temporary, path)
-    except OSError as problem:
-        # Without a record each waiter compiles for itself, and fails by itself.
-        progress.logger().warning("cannot keep the failed build of %s: %s", want.unit.label, problem)
-    return type(error)(*arguments)
-
-
-def _failure(root: Path, want: Wanted) -> bytes:
-    """The record of a unit's last failed build; empty where there is none."""
-    try:
-        return _failure_file(root, want).read_bytes()
-    except OSError:
-        return b""
-
-
-def _raise_new_failure(root: Path, want: Wanted, before: bytes) -> None:
-    """Raise the error of a build that failed while this process waited for it."""
-    kinds = {kind.__name__: kind for kind in (BuildError, BuildTimeoutError)}
-    text = _failure(root, want)
-    if text == before:
-        return
-    try:
-        record = json.loads(text)
-        error = kinds[record["type"]](*record["arguments"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return
-    raise error
 
 
 def why_rebuild(unit: Unit, store: Store | None = None, tree: SourceTree | None = None) -> dict[str, Any]:
