@@ -283,11 +283,20 @@ def test_a_server_that_dies_takes_its_compilers_with_it(
 def test_who_waits_for_another_builder_ends_at_once_too(
     source_tree: SourceTree, tmp_path: Path, endless: dict[str, str]
 ) -> None:
+    told = """
+from aiterlite.jit import locks
+acquire = locks._acquire
+def tell(*arguments):
+    open(sys.argv[3], "w").close()
+    return acquire(*arguments)
+locks._acquire = tell
+"""
     builder = start(OBTAIN, *obtain_arguments(UNIT, source_tree), **endless)
     wait_for(lambda: compilers_of(tmp_path), 60)
-    waiter = start(BUILD, json.dumps([UNIT.to_json()] * 2), str(source_tree.root), **endless)
-    wait_for(lambda: len(list((open_store().writable.root / "locks").glob("*.lock"))) == 1)
-    time.sleep(1.5)
+    waiter = start(
+        told + BUILD, json.dumps([UNIT.to_json()]), str(source_tree.root), str(tmp_path / "waits"), **endless
+    )
+    wait_for(lambda: (tmp_path / "waits").exists(), 60)
     waiter.send_signal(signal.SIGTERM)
     began = time.monotonic()
     waiter.communicate(timeout=20)
