@@ -27,11 +27,17 @@ from aiterlite.errors import AiterliteError, BuildError
 from aiterlite.jit import engine, loader
 from aiterlite.jit.spec import AMD, HOST, Unit
 from aiterlite.jit.store import Layer, Store
-from aiterlite.tables.gemm import WV_SPLIT_K, GemmProblem
+from aiterlite.tables import TABLES
+from aiterlite.tables.problems import problem
 
-# (M, K) of DeepSeek-R1's router projection and of its q_a/kv_a projection; `build` takes them as its default too.
-SHAPES = ((256, 7168), (2112, 7168))
-TOKENS = (1, 4, 16)
+# What is demonstrated: DeepSeek-R1's router projection and its q_a/kv_a projection, (M, K), for N tokens. The rest of
+# this module knows an operator, problems and seeds.
+OP = "wvSplitK"
+CALLS = tuple(({"n": n, "m": m, "k": k}, n * m) for m, k in ((256, 7168), (2112, 7168)) for n in (1, 4, 16))
+FIELDS = ("n", "m", "k")
+# The defines in which variants of its kernel differ between shapes.
+KNOBS = ("AITERLITE_COLS", "AITERLITE_SLICES", "AITERLITE_WAVES", "AITERLITE_UNROLL")
+
 _EMULATED = "gfx942"
 TARGETS = ("cpu", _EMULATED)
 _RUN_SECONDS = 0.2
@@ -45,24 +51,25 @@ def run() -> dict[str, Any]:
 
     `ok` is false where a build or a run failed, or an output is further from float64 than the bound allows.
     """
-    decisions = [
-        decide(WV_SPLIT_K, GemmProblem(n, m, k), target.resolve(name))
-        for name in TARGETS
-        for m, k in SHAPES
-        for n in TOKENS
-    ]
+    decisions = {(name, index): _decision(index, name) for name in TARGETS for index in range(len(CALLS))}
     with tempfile.TemporaryDirectory(prefix="aiterlite-demo-") as folder:
         cache = Path(folder) / "cache"
         store = Store((Layer(cache, writable=True),))
-        units = dict.fromkeys(unit for decision in decisions for unit in decision.units)
+        units = dict.fromkeys(unit for decision in decisions.values() for unit in decision.units)
         cold, errors = _build(list(units), store)
         emulator = _emulator_path(errors) if any(unit.kind == AMD for unit in cold) else ""
         warm = _fresh_process(cache, [unit for unit in units if unit in cold], emulator, errors)
-    rows = [_row(decision, cold, warm) for decision in decisions]
+    rows = [_row(index, decision, cold, warm) for (_, index), decision in decisions.items()]
     errors += [_too_far(row) for row in rows if row["of_bound"] is not None and not row["of_bound"] <= 1]
-    own = {decision.units[0] for decision in decisions}
+    own = {decision.units[0] for decision in decisions.values()}
     shared = [{"unit": unit.label, "cold_s": cold.get(unit)} for unit in units if unit not in own]
-    return {"rows": rows, "shared": shared, "errors": errors, "ok": not errors}
+    return {"fields": list(FIELDS), "rows": rows, "shared": shared, "errors": errors, "ok": not errors}
+
+
+def _decision(index: int, name: str) -> Decision:
+    """What dispatch chooses on a target for a call that is demonstrated."""
+    table = TABLES[OP]
+    return decide(table, problem(table, CALLS[index][0]), target.resolve(name))
 
 
 def _build(units: list[Unit], store: Store) -> tuple[dict[Unit, float], list[str]]:
@@ -96,15 +103,13 @@ def _emulator_path(errors: list[str]) -> str:
         return ""
 
 
-def _row(decision: Decision, cold: dict[Unit, float], warm: dict[str, Any]) -> dict[str, Any]:
-    problem, unit = decision.problem, decision.units[0]
-    measured = warm.get("runs", {}).get(_key(unit.kind, problem.m, problem.n), {})
+def _row(index: int, decision: Decision, cold: dict[Unit, float], warm: dict[str, Any]) -> dict[str, Any]:
+    unit = decision.units[0]
+    measured = warm.get("runs", {}).get(_key(unit.kind, index), {})
     emulated = "emulated" if measured else "compiled"
     return {
         "target": unit.target,
-        "n": problem.n,
-        "m": problem.m,
-        "k": problem.k,
+        **{name: getattr(decision.problem, name) for name in FIELDS},
         "variant": f"{decision.row.name if decision.row else ''} {_knobs(unit)}".strip(),
         "state": "failed" if unit not in cold else emulated if unit.kind != HOST else "ran" if measured else "failed",
         "cold_s": cold.get(unit),
@@ -115,19 +120,18 @@ def _row(decision: Decision, cold: dict[Unit, float], warm: dict[str, Any]) -> d
     }
 
 
-def _key(kind: str, m: int, n: int) -> str:
-    return f"{kind},{m},{n}"
+def _key(kind: str, index: int) -> str:
+    return f"{kind},{index}"
 
 
 def _knobs(unit: Unit) -> str:
-    """The defines in which variants of one kernel differ between shapes."""
-    shown = ("AITERLITE_COLS", "AITERLITE_SLICES", "AITERLITE_WAVES", "AITERLITE_UNROLL")
     defines = dict(unit.defines)
-    return " ".join(f"{name.removeprefix('AITERLITE_').lower()}={defines[name]}" for name in shown if name in defines)
+    return " ".join(f"{name.removeprefix('AITERLITE_').lower()}={defines[name]}" for name in KNOBS if name in defines)
 
 
 def _too_far(row: dict[str, Any]) -> str:
-    return f"{row['target']} N {row['n']} M {row['m']}: an output uses {row['of_bound']:.2f} of the error bound"
+    shape = " ".join(f"{name.upper()} {row[name]}" for name in FIELDS)
+    return f"{row['target']} {shape}: an output uses {row['of_bound']:.2f} of the error bound"
 
 
 # The fresh process ---------------------------------------------------------------------------------------------------
@@ -165,42 +169,44 @@ def _child(request: str) -> dict[str, Any]:
         load(unit)
         loads[unit.label] = time.perf_counter() - started
     host = target.host_persona().target
-    shapes = [(n, m, k) for m, k in SHAPES for n in TOKENS]
-    runs = {}
+    runs: dict[str, Any] = {}
     if any(unit.target == host for unit in units):
-        runs = {_key(HOST, m, n): _measure(n, m, k) for n, m, k in shapes}
+        runs.update({_key(HOST, index): _measure(index) for index in range(len(CALLS))})
     if asked["emulator"]:
         use_library(asked["emulator"])
         built = {unit for unit in units if unit.kind == AMD}
-        for n, m, k in shapes:
-            decision = decide(WV_SPLIT_K, GemmProblem(n, m, k), target.resolve(_EMULATED))
-            if built.issuperset(unit for unit in decision.units if unit.kind == AMD):
-                runs[_key(AMD, m, n)] = _emulate(n, m, k)
+        for index in range(len(CALLS)):
+            if built.issuperset(unit for unit in _decision(index, _EMULATED).units if unit.kind == AMD):
+                runs[_key(AMD, index)] = _emulate(index)
     return {"loads": loads, "runs": runs}
 
 
-def _measure(n: int, m: int, k: int) -> dict[str, float]:
-    """Median seconds of a call, and its errors."""
+def _sample(index: int) -> Any:
     from aiterlite.ops.samples import sample
 
-    made = sample(WV_SPLIT_K.op, GemmProblem(n, m, k), seed=n * m)
-    y = made.call()
+    values, seed = CALLS[index]
+    return sample(OP, problem(TABLES[OP], values), seed)
+
+
+def _measure(index: int) -> dict[str, float]:
+    """Median seconds of a call, and its errors."""
+    made = _sample(index)
+    outputs = made.run()
+    arguments = made.arguments(made.fresh())
     times: list[float] = []
     while len(times) < _FEWEST_RUNS or sum(times) < _RUN_SECONDS:
         started = time.perf_counter()
-        made.call()
+        made.function(*arguments.args, **arguments.kwargs)
         times.append(time.perf_counter() - started)
-    return {"run_s": statistics.median(times), "error": made.error(y), "of_bound": made.of_bound(y)}
+    return {"run_s": statistics.median(times), "error": made.error(outputs), "of_bound": made.of_bound(outputs)}
 
 
-def _emulate(n: int, m: int, k: int) -> dict[str, Any]:
+def _emulate(index: int) -> dict[str, Any]:
     """The errors of a call whose gfx942 code the emulator runs. Its time says nothing of the hardware's."""
-    from aiterlite.ops.samples import sample
-
-    made = sample(WV_SPLIT_K.op, GemmProblem(n, m, k), seed=n * m)
+    made = _sample(index)
     with envs.override(AITERLITE_TARGET=_EMULATED):
-        y = made.call()
-    return {"run_s": None, "error": made.error(y), "of_bound": made.of_bound(y)}
+        outputs = made.run()
+    return {"run_s": None, "error": made.error(outputs), "of_bound": made.of_bound(outputs)}
 
 
 if __name__ == "__main__":

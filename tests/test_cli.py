@@ -28,7 +28,7 @@ from aiterlite import dispatch, envs
 from aiterlite.cli import bench, listing, main, output
 from aiterlite.jit.sources import SourceTree
 from aiterlite.jit.store import Store, open_store
-from aiterlite.tables import TABLES, linear
+from aiterlite.tables import TABLES, gemm_fp8, linear
 
 PACKAGE = Path(aiterlite.__file__).parent
 DOCUMENTS = PACKAGE.parent / "docs"
@@ -119,8 +119,8 @@ def test_every_command_has_its_section_in_the_documentation(capsys: pytest.Captu
         (["list", "word"], "unrecognized arguments: word"),
         (["gc"], "--max-bytes"),
         (["gc", "--max-bytes", "many"], "'many' is no size"),
-        (["explain", "linar", "n=1"], "no operator 'linar'; there are wvSplitK, wvSplitKrc, wvSplitKQ, linear"),
-        (["explain", "linear", "n=1", "m=1"], "linear needs k"),
+        (["explain", "linar", "n=1"], "no operator 'linar'; there are wvSplitK, LLMM1, wvSplitKrc, wvSplitKQ, linear"),
+        (["explain", "linear", "n=1", "m=1"], "linear: m and k go together, and m is given without k"),
         (["explain", "linear", "n=x", "m=1", "k=1"], "n is 'x'"),
         (["explain", "linear", "n=1", "m=1", "k=1", "q=1"], "'q=1'"),
         (["explain", "linear", "n=1", "n=2", "m=1", "k=1"], "'n=2'"),
@@ -130,10 +130,16 @@ def test_every_command_has_its_section_in_the_documentation(capsys: pytest.Captu
         (["explain", "build"], "name of a unit"),
         (
             ["explain", "build", "gem"],
-            "no unit 'gem'; there are benchmark, benchmark/read_floor, emulator, gemm, gemm/sm90_wv_split_k,",
+            "no unit 'gem'; there are LLMM1, benchmark, benchmark/read_floor, emulator, gemm, gemm/sm90_wv_split_k,",
         ),
-        (["build", "--shape", "12"], "'12' is no shape"),
-        (["build", "--tokens", "0"], "'0' is no whole number above 0"),
+        (["build", "--shape", "12"], "unrecognized arguments: --shape"),
+        (["build", "12"], "'12' is no shape word; give FIELD=V,V or FIELD:FIELD=V:V,V:V"),
+        (["build", "m:k=256"], "'m:k=256' has '256' for m:k"),
+        (["build", "m=256"], "wvSplitK: m and k go together, and m is given without k; the shape words are [m:k="),
+        (["build", "q=1"], "shape word 'q=1' is not taken; there are wvSplitK: [m:k="),
+        (["build", "--jobs", "0"], "'0' is no whole number above 0"),
+        (["build", "--check-asm", "n=1"], "--check-asm takes --target only"),
+        (["build", "--from", "x", "n=1"], "one of --from, --unit, or operators and shape words"),
         (["build", "--unit", "{"], "no unit"),
         (["build", "--unit", "{}", "--ops", "linear"], "no unit"),
         (["build", "--from", "x", "--ops", "linear"], "one of --from, --unit"),
@@ -283,9 +289,9 @@ def test_requirements_in_words() -> None:
         (dispatch.Holds("bias", False, "there is a bias"), "not bias"),
         (linear.Fastest("wvSplitK"), "wvSplitK the fastest, or asked for"),
         (linear.Fastest("torch"), "no batch_invariant to keep"),
-        (SimpleNamespace(), "simplenamespace"),
+        (gemm_fp8.MatrixUnitTakes("gfx"), "the fp8 of the target's matrix unit"),
     ]
-    assert [listing.describe(requirement) for requirement, _ in words] == [text for _, text in words]
+    assert [str(requirement) for requirement, _ in words] == [text for _, text in words]
 
 
 # explain --------------------------------------------------------------------------------------------------------------
@@ -322,6 +328,25 @@ def test_explain_says_why_not_and_what_would_help(both: Both, monkeypatch: pytes
     text, data, _ = both("explain", "linear", "--target", "mi300x", "n=1", "m=8", "k=8")
     assert data["decisions"][0]["chosen"] == "torch"
     assert "not mfma: AITERLITE_JIT=off (AITERLITE_JIT=auto or require-cache)" in text
+
+
+@pytest.mark.parametrize("target", ["mi300x", "mi355x", "h100", "a100", "cpu"])
+@pytest.mark.parametrize("empty", ["n=0", "m=0", "k=0"])
+def test_explain_of_nothing_is_a_refusal(both: Both, target: str, empty: str) -> None:
+    """For every operator. `linear` has torch for it."""
+    given = {"n": "n=4", "m": "m=64", "k": "k=512"} | {empty[0]: empty}
+    for op in TABLES:
+        text, data, code = both("explain", op, "--target", target, *given.values())
+        assert code == 0 and [item["chosen"] for item in data["decisions"]] == ["torch" if op == "linear" else None]
+        assert re.search(rf"{empty[0]} must be 1 to \d+, it is 0", text)
+
+
+def test_explain_without_words_goes_through_the_sweep(both: Both) -> None:
+    _, data, code = both("explain", "LLMM1", "--target", "mi300x,cpu")
+    (shapes, _, _) = TABLES["LLMM1"].sweep
+    assert code == 0 and len(data["decisions"]) == 2 * len(shapes.values)
+    found = [(item["problem"]["m"], item["problem"]["k"]) for item in data["decisions"][::2]]
+    assert found == list(shapes.values) and {item["problem"]["n"] for item in data["decisions"]} == {1}
 
 
 def test_explain_decides_for_the_target_of_the_environment(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,7 +396,7 @@ def test_explain_build_of_a_call(cache_dir: Path, both: Both) -> None:
     shape = ["n=4", "m=256", "k=7168"]
     _, data, code = both("explain", "build", "linear", "--target", "gfx942", *shape)
     assert code == 0
-    assert [item["unit"].split("[")[0].split(" for")[0] for item in data["units"]] == ["gemm/wv_split_k", "gemm"]
+    assert [item["unit"].split("[")[0].split(" for")[0] for item in data["units"]] == ["gemm/wv_split_k", "launch"]
     assert [item["reasons"] for item in data["units"]] == [["no artifact under this key"]] * 2
     _, data, _ = both("explain", "build", "gemm/wv_split_k", "--target", "gfx942", *shape)
     assert len(data["units"]) == 1
@@ -384,6 +409,13 @@ def test_explain_build_of_a_call(cache_dir: Path, both: Both) -> None:
     text, data, _ = both("explain", "build", "linear", "--target", "gfx942,gfx950", *shape)
     assert [item["hit"] for item in data["units"] if item["unit"].startswith("gemm/")] == [True, False]
     assert "    target: gfx942 -> gfx950" in text
+
+
+def test_explain_build_takes_words_that_some_operators_lack(cache_dir: Path, both: Both) -> None:
+    _, data, code = both("explain", "build", "gemm/wv_split_k_reduce", "--target", "gfx942", "n=64", "reduction=fast")
+    assert code == 0 and data["units"] and not any(item["hit"] for item in data["units"])
+    text, data, code = both("explain", "build", "gemm/wv_split_k_reduce", "--target", "sm_90", "n=4", "fp8=e4m3fn")
+    assert (text, data["units"], code) == ("no call of this shape compiles gemm/wv_split_k_reduce", [], 0)
 
 
 @pytest.mark.parametrize("name", ["gemm", "emulator", "benchmark", "benchmark/read_floor"])

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 from support import PLAIN_HEADER, edit, plain_unit, publish_fake, toy_unit
 
-from aiterlite import demo, envs, target
-from aiterlite.cli import build, main, plan
+from aiterlite import envs, target
+from aiterlite.cli import build, main, plan, words
 from aiterlite.errors import BundleError
 from aiterlite.jit import engine, record, sources, toolchain
 from aiterlite.jit.record import Manifest
 from aiterlite.jit.sources import SourceTree
 from aiterlite.jit.spec import Unit
 from aiterlite.jit.store import Store, open_store
-from aiterlite.tables import gemm, gemm_fp8, gemm_rc, overlap
-from aiterlite.target import launch_target
+from aiterlite.kernel import launch_unit
+from aiterlite.tables import gemm, gemm_fp8, gemm_rc
 
 needs_amdgpu_clang = pytest.mark.skipif(toolchain.find("amd") is None, reason=toolchain.how_to_get("amd"))
 Run = Callable[..., tuple[int, Any, str]]
@@ -54,7 +54,7 @@ def reducing(name: str, n: int, m: int) -> Unit:
 
 
 def launcher() -> Unit:
-    return gemm.host_unit(launch_target())
+    return launch_unit()
 
 
 def unit_words(*units: Unit) -> list[str]:
@@ -64,55 +64,71 @@ def unit_words(*units: Unit) -> list[str]:
 # Which units ----------------------------------------------------------------------------------------------------------
 
 
-def chosen(*names: str, ops: list[str] | None = None, **sets: Any) -> plan.Plan:
+def chosen(*names: str, ops: str = "", shape: str = "") -> plan.Plan:
     personas = [target.resolve(name) for name in names]
-    values = {"shapes": demo.SHAPES, "tokens": demo.TOKENS, "dtypes": plan.DTYPES, **sets}
-    return plan.from_problems(ops or [], personas, **values)
+    return plan.from_problems(ops.split(), personas, words.read(shape.split()))
 
 
-def test_the_default_problems_are_the_demo_s() -> None:
+R1 = "m:k=256:7168,2112:7168 n=1,4,16"
+
+
+def test_the_default_operators_and_problems_are_those_of_the_families() -> None:
+    found = set(chosen("gfx942", shape=R1).units)
     expected = {make("gfx942", n, m) for make in (device, scaled) for m in (256, 2112) for n in (1, 4, 16)}
-    # `linear` has 16 tokens served by wvSplitKrc here, whose launches are another library's.
-    expected |= {reducing("gfx942", 16, m) for m in (256, 2112)} | {gemm_rc.host_unit(launch_target())}
-    assert set(chosen("gfx942").units) == expected | {launcher()}
+    # `linear` has 16 tokens served by wvSplitKrc here.
+    expected |= {reducing("gfx942", 16, m) for m in (256, 2112)}
+    assert found == expected | {launcher()}
     assert set(chosen("cpu-x86-64-v3").units) == {gemm.host_unit("cpu-x86-64-v3")}
+    shapes, tokens, _ = gemm.SWEEP
+    swept = {device("gfx942", n, m, k) for m, k in shapes.values for (n,) in tokens.values}
+    assert set(chosen("gfx942", ops="wvSplitK").units) == swept | {launcher()}
+    assert set(chosen("gfx942").units) > swept | expected
 
 
 def test_a_chip_s_compute_units_decide_and_targets_add_up() -> None:
-    large: dict[str, Any] = {"shapes": [(2112, 7168)], "tokens": [1], "ops": ["linear"]}
+    large: dict[str, Any] = {"ops": "linear", "shape": "m:k=2112:7168 n=1"}
     mi300x, mi308x = set(chosen("mi300x", **large).units), set(chosen("mi308x", **large).units)
     assert mi300x != mi308x and mi300x == set(chosen("gfx942", **large).units)
     assert set(chosen("mi300x", "mi308x", "sm_90", **large).units) == mi300x | mi308x | {
         device("sm_90a", 1, 2112),
         launcher(),
-        overlap.host_unit(),
     }
 
 
-def test_shapes_tokens_and_dtypes_choose() -> None:
-    sets: dict[str, Any] = {"shapes": [(64, 512), (32, 515)], "tokens": [2], "dtypes": ["bf16", "fp16"]}
-    units = set(chosen("gfx950", ops=["wvSplitK", "linear"], **sets).units)
-    both = {device("gfx950", 2, m, k, dtype) for m, k in sets["shapes"] for dtype in sets["dtypes"]}
+def test_words_choose() -> None:
+    shapes, dtypes = [(64, 512), (32, 515)], ["bf16", "fp16"]
+    units = set(chosen("gfx950", ops="wvSplitK linear", shape="m:k=64:512,32:515 n=2 dtype=bf16,fp16").units)
+    both = {device("gfx950", 2, m, k, dtype) for m, k in shapes for dtype in dtypes}
     assert units == both | {launcher()}
     # Rows of 515 elements cannot all start at 16-byte addresses.
     assert {dict(unit.defines)["AITERLITE_ALIGNED"] for unit in both} == {"0", "1"}
 
 
+def test_a_word_goes_to_the_operators_that_have_its_field() -> None:
+    shape = "m=256 k=7168 n=1 reduction=fast,batch_invariant"
+    units = set(chosen("gfx942", ops="wvSplitK linear", shape=shape).units)
+    problem = gemm_rc.RcProblem(1, 256, 7168, reduction="batch_invariant")
+    persona = target.resolve("gfx942")
+    invariant = gemm_rc.device_unit(problem, persona, gemm_rc.plan_wv_split_krc(problem, persona))
+    assert units == {device("gfx942", 1), invariant, launcher()}
+    assert set(chosen("gfx942", shape="m=256 k=7168 n=1 fp8=e4m3fnuz scale_w=row").units) > {device("gfx942", 1)}
+
+
 def test_a_call_that_nothing_serves_counts_where_its_operator_was_named() -> None:
-    sets: dict[str, Any] = {"shapes": [(64, 512)], "tokens": [129]}
-    unasked = chosen("gfx942", **sets)
+    shape = "m=64 k=512 n=129"
+    unasked = chosen("gfx942", shape=shape)
     assert unasked.units == {} and unasked.unserved == []
     assert [call.split("(")[0] for call in unasked.torch] == ["wvSplitK", "wvSplitKQ", "linear"]
-    named = chosen("gfx942", ops=["wvSplitK"], **sets)
+    named = chosen("gfx942", ops="wvSplitK", shape=shape)
     assert len(named.unserved) == 1 and "no row applies" in named.unserved[0]
-    assert chosen("gfx942", ops=["linear"], **sets).unserved == []
+    assert chosen("gfx942", ops="linear", shape=shape).unserved == []
 
 
 def test_the_mode_of_this_process_does_not_change_what_is_chosen() -> None:
-    expected = set(chosen("gfx942").units)
+    expected = set(chosen("gfx942", shape=R1).units)
     for mode in ("off", "require-cache"):
         with envs.override(AITERLITE_JIT=mode):
-            assert set(chosen("gfx942").units) == expected
+            assert set(chosen("gfx942", shape=R1).units) == expected
 
 
 def manifest(*units: Unit, calls: tuple[dict[str, Any], ...] = ()) -> Manifest:
@@ -196,7 +212,7 @@ def test_a_recorded_call_that_no_operator_takes_is_an_error(call: dict[str, Any]
 
 
 def test_check_names_what_is_missing_and_builds_nothing(run: Run, cache_dir: Path, capsys: Any) -> None:
-    words = ["--target", "gfx942", "--shape", "256,7168", "--tokens", "4", "--ops", "linear", "--check"]
+    words = ["--target", "gfx942", "m:k=256:7168", "--ops", "linear", "--check", "n=4"]
     code, data, _ = run(*words)
     assert code == 1 and data["check"]
     assert data["counts"] == {"built": 0, "cached": 0, "missing": 2, "failed": 0}
@@ -345,12 +361,12 @@ def test_jobs_limit_what_runs_at_once(
 @needs_amdgpu_clang
 @pytest.mark.torch
 def test_a_gpu_target_comes_with_what_launches_its_kernels(run: Run) -> None:
-    words = ["--target", "gfx942", "--ops", "linear", "--shape", "256,7168", "--tokens", "4"]
+    words = ["--target", "gfx942", "--ops", "linear", "m:k=256:7168", "n=4"]
     code, data, _ = run(*words)
     assert code == 0, data
     assert [(item["name"], item["target"], item["result"]) for item in data["units"]] == [
         ("gemm/wv_split_k", "gfx942", "built"),
-        ("gemm", launch_target(), "built"),
+        ("launch", launcher().target, "built"),
     ]
     assert "linear(n=4, m=256, k=7168" in data["units"][1]["asked_by"][0]
     assert run(*words, "--check")[0] == 0

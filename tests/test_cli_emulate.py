@@ -261,7 +261,8 @@ def test_a_file_that_is_no_object(tmp_path: Path, capsys: pytest.CaptureFixture[
     [
         (["wvSplitK", "n=1", "m=16", "k=64", "--target", "h100"], "h100 is no AMD target"),
         (["linear", "n=129", "m=16", "k=64"], "no kernel of this package serves this problem on mi300x"),
-        (["wvSplitK", "n=1"], "wvSplitK needs m, k"),
+        (["wvSplitK", "n=1", "k=8"], "wvSplitK: m and k go together, and k is given without m"),
+        (["wvSplitK", "n=1", "--what"], "unrecognized arguments: --what"),
         (["wvSplitK", "n=1", "m=1", "k=8", "--quantum", "0"], "--quantum must be at least 1"),
         (["FILE", "--arg", "x"], "--arg takes NAME=..., each name once"),
         (["FILE", "--grid", "1,x"], "--grid is '1,x'"),

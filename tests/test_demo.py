@@ -64,9 +64,11 @@ def test_the_demonstration(
         else:
             assert row["state"] == "emulated" and row["run_s"] is None
     assert len({row["variant"] for row in rows if row["target"] == "gfx942"}) > 1
-    assert [item["unit"] for item in data["shared"]] == [f"gemm for {target.launch_target()}"]
+    assert [item["unit"] for item in data["shared"]] == [f"launch for {target.launch_target()}"]
     table = cells(command.render(data))
-    assert table[0] == list(command._HEADERS) and len(table) == 1 + len(rows)
+    shape = ["N", "M", "K"]
+    assert table[0] == ["target", *shape, "variant", "cold", "warm", "run time", "error", "of bound"]
+    assert len(table) == 1 + len(rows)
     for line, row in zip(table[1:], rows, strict=True):
         assert line[:5] == [row["target"], str(row["n"]), str(row["m"]), "7168", row["variant"]]
         assert line[5] == f"{row['cold_s']:.2f} s"
@@ -94,9 +96,9 @@ def simulate(monkeypatch: pytest.MonkeyPatch) -> Simulate:
         def fresh(cache: Path, units: list[Unit], emulator: str, errors: list[str]) -> dict[str, Any]:
             measured = {"run_s": 1e-3, "error": 1e-3, "of_bound": of_bound}
             ran = any(unit.kind == HOST and unit.target == target.host_persona().target for unit in units)
-            runs = {demo._key(HOST, m, n): measured for m, n in PROBLEMS} if ran else {}
+            runs = {demo._key(HOST, index): measured for index, _ in enumerate(PROBLEMS)} if ran else {}
             if emulator:
-                runs |= {demo._key(AMD, m, n): measured | {"run_s": None} for m, n in PROBLEMS}
+                runs |= {demo._key(AMD, index): measured | {"run_s": None} for index, _ in enumerate(PROBLEMS)}
             return {"loads": {unit.label: 1e-3 for unit in units}, "runs": runs}
 
         monkeypatch.setattr(engine, "obtain", obtain)

@@ -10,14 +10,14 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
-from aiterlite.cli import check_asm, output, plan
+from aiterlite.cli import check_asm, output, plan, words
 from aiterlite.cli.command import Commands, Report, UsageError, command, path
 from aiterlite.cli.targets import add_target_option, named_personas, personas, personas_or_default
-from aiterlite.demo import SHAPES, TOKENS
 from aiterlite.errors import AiterliteError
 from aiterlite.jit import engine, jobs, process, progress, record
 from aiterlite.jit.spec import Unit
 from aiterlite.jit.store import Entry, Store, open_store
+from aiterlite.tables import default_ops
 
 _HEADERS = ("unit", "target", "result", "seconds", "size", "resources")
 
@@ -33,16 +33,19 @@ class Outcome:
 
 
 def add(commands: Commands) -> None:
-    parser = command(commands, "build", "build kernels into the cache, for any target, without a GPU", _run)
+    parser = command(
+        commands, "build", "build kernels into the cache, for any target, without a GPU", _run, rest="take"
+    )
+    parser.usage = (
+        f"aiterlite build [--target T,T] [--ops OP,OP] [{words.HELP}]... [options]\n"
+        "       aiterlite build (--from FILE [--target T,T] | --unit JSON... | --check-asm) [options]"
+    )
+    parser.epilog = (
+        "Words say for which problems; `aiterlite list` shows the fields of each operator and their defaults."
+    )
     add_target_option(parser, "what to build for (default: AITERLITE_TARGET, else this CPU)")
-    parser.add_argument(
-        "--ops", type=_names, default=[], metavar="OP,OP", help="operators (default: what linear takes)"
-    )
-    parser.add_argument(
-        "--shape", type=_shape, action="append", metavar="M,K", help="repeatable (default: DeepSeek-R1's projections)"
-    )
-    parser.add_argument("--tokens", type=_numbers, metavar="N,N", help="token counts (default: 1,4,16)")
-    parser.add_argument("--dtype", type=_names, metavar="T,T", help="bf16, fp16 (default: bf16)")
+    default = ", ".join(default_ops())
+    parser.add_argument("--ops", type=_names, default=[], metavar="OP,OP", help=f"operators (default: {default})")
     parser.add_argument("--from", dest="manifest", type=path, metavar="FILE", help="what a run recorded")
     parser.add_argument("--unit", type=_unit, action="append", metavar="JSON", help="exactly this unit; repeatable")
     parser.add_argument("--check", action="store_true", help="build nothing; exit 1 if anything would be built")
@@ -56,21 +59,10 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _numbers(text: str) -> list[int]:
-    return [_count(part) for part in _names(text)]
-
-
 def _count(text: str) -> int:
     if not text.strip().isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
     return int(text)
-
-
-def _shape(text: str) -> tuple[int, int]:
-    numbers = _numbers(text)
-    if len(numbers) != 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is no shape; give M,K, such as 2112,7168")
-    return numbers[0], numbers[1]
 
 
 def _unit(text: str) -> Unit:
@@ -82,7 +74,7 @@ def _unit(text: str) -> Unit:
 
 def _run(args: argparse.Namespace) -> Report:
     if args.check_asm:
-        if args.check or args.manifest or args.unit or args.ops or args.shape or args.tokens or args.dtype or args.jobs:
+        if args.check or args.manifest or args.unit or args.ops or args.words or args.jobs:
             raise UsageError("--check-asm takes --target only: it assembles every row of the manifest")
         return check_asm.run({persona.target for persona in personas(args.target)})
     todo = _plan(args)
@@ -103,10 +95,10 @@ def _run(args: argparse.Namespace) -> Report:
 
 
 def _plan(args: argparse.Namespace) -> plan.Plan:
-    shaped = args.ops or args.shape or args.tokens or args.dtype
-    ways = [bool(args.manifest), bool(args.unit), bool(shaped)]
+    shape = words.read(args.words)
+    ways = [bool(args.manifest), bool(args.unit), bool(args.ops or shape)]
     if sum(ways) > 1 or (args.unit and args.target):
-        raise UsageError("give one of --from, --unit, or operators and shapes; a unit has its own target")
+        raise UsageError("give one of --from, --unit, or operators and shape words; a unit has its own target")
     if args.manifest:
         return plan.from_manifest(record.read(args.manifest), named_personas(args.target))
     if args.unit:
@@ -114,8 +106,7 @@ def _plan(args: argparse.Namespace) -> plan.Plan:
         for unit in args.unit:
             todo.add(unit, "--unit")
         return todo
-    chosen = personas_or_default(args.target)
-    return plan.from_problems(args.ops, chosen, args.shape or SHAPES, args.tokens or TOKENS, args.dtype or plan.DTYPES)
+    return plan.from_problems(args.ops, personas_or_default(args.target), shape)
 
 
 def _each(title: str, units: list[Unit], act: Callable[[Unit], Outcome], workers: int) -> dict[Unit, Outcome]:

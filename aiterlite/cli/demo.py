@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiterlite import demo
 from aiterlite.cli import output
 from aiterlite.cli.command import Commands, Report, command
 
-_HEADERS = ("target", "N", "M", "K", "variant", "cold", "warm", "run time", "error", "of bound")
+_MEASURED = ("cold", "warm", "run time", "error", "of bound")
 
 
 def add(commands: Commands) -> None:
@@ -23,10 +23,9 @@ def _run(args: argparse.Namespace) -> Report:
 
 
 def render(data: Mapping[str, Any]) -> str:
-    rows = [_row(item) for item in data["rows"]]
-    lines = [
-        output.pretty_table(_HEADERS, rows, right=("N", "M", "K", "cold", "warm", "run time", "error", "of bound"))
-    ]
+    rows = [_row(item, data["fields"]) for item in data["rows"]]
+    shape = [name.upper() for name in data["fields"]]
+    lines = [output.pretty_table(("target", *shape, "variant", *_MEASURED), rows, right=(*shape, *_MEASURED))]
     lines += [
         "cold: compiling into an empty cache; warm: finding, verifying and loading it in a new process. Rows of the",
         "same variant share one build. error: the largest difference from the float32 reference; of bound: the largest",
@@ -50,12 +49,10 @@ def _run_time(item: Mapping[str, Any]) -> str:
     return "compiled only" if item["state"] == "compiled" else str(item["state"])
 
 
-def _row(item: Mapping[str, Any]) -> tuple[str, ...]:
+def _row(item: Mapping[str, Any], shape: Sequence[str]) -> tuple[str, ...]:
     return (
         item["target"],
-        str(item["n"]),
-        str(item["m"]),
-        str(item["k"]),
+        *(str(item[name]) for name in shape),
         item["variant"],
         _seconds(item["cold_s"]),
         "-" if item["warm_s"] is None else f"{item['warm_s'] * 1e3:.2f} ms",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from aiterlite.cli import emulate_file, emulate_op, kernel_args, output, targets
+from aiterlite.cli import emulate_file, emulate_op, kernel_args, output, targets, words
 from aiterlite.cli.command import Commands, Report, UsageError, command
 from aiterlite.cli.emulate_file import read
 from aiterlite.tables import TABLES
@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
         commands, "emulate", "run gfx942 and gfx950 code on this CPU, every memory access checked", _run, rest="take"
     )
     parser.usage = (
-        "aiterlite emulate OP n=4 m=64 k=512 [--target T,T] [options]\n"
+        f"aiterlite emulate OP [{words.HELP}]... [--target T,T] [options]\n"
         "       aiterlite emulate FILE --kernel NAME --grid X[,Y,Z] --block X[,Y,Z] [--arg NAME=VALUE]... [options]\n"
         "       aiterlite emulate --coverage FILE..."
     )
@@ -49,17 +49,17 @@ def add(commands: Commands) -> None:
 
 
 def _run(args: argparse.Namespace) -> Report:
-    options = [word for word in args.words if word.startswith("-")]
+    given = [*args.what, *args.words]
+    options = [word for word in given if word.startswith("-")]
     if options:
         raise UsageError(f"unrecognized arguments: {' '.join(options)}")
-    words = [*args.what, *args.words]
     if args.coverage:
-        return _coverage(words)
-    if words[0] in TABLES and not Path(words[0]).is_file():
-        return emulate_op.run(args, words[0], words[1:])
-    if len(words) != 1:
+        return _coverage(given)
+    if given[0] in TABLES and not Path(given[0]).is_file():
+        return emulate_op.run(args, given[0], given[1:])
+    if len(given) != 1:
         raise UsageError(f"give one file, or one operator ({', '.join(TABLES)}) with its shape words")
-    return emulate_file.run(args, Path(words[0]))
+    return emulate_file.run(args, Path(given[0]))
 
 
 def _coverage(files: Sequence[str]) -> Report:

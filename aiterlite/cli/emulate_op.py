@@ -3,56 +3,70 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from aiterlite import envs, target
 from aiterlite.cli import emulate_watch as watch
-from aiterlite.cli import targets
+from aiterlite.cli import targets, words
 from aiterlite.cli.command import Report, UsageError
-from aiterlite.dispatch import decide
+from aiterlite.dispatch import Table, decide
 from aiterlite.tables import TABLES
+from aiterlite.target import Persona
 from aiterlite.wishes import wishes
 
+_DEFAULT_CHIP = "mi300x"
 
-def run(args: argparse.Namespace, name: str, words: Sequence[str]) -> Report:
-    """Run what dispatch chooses for a problem on each target, on random operands."""
+
+def run(args: argparse.Namespace, name: str, given: Sequence[str]) -> Report:
+    """Run what dispatch chooses for problems on each target, on random operands."""
     table = TABLES[name]
-    problem = targets.parse_words(table, words)
-    named = targets.named_personas(args.target) if args.target else {"mi300x": target.resolve("mi300x")}
+    problems = words.problems_of(table, words.read(given))
+    named = targets.named_personas(args.target) if args.target else {_DEFAULT_CHIP: target.resolve(_DEFAULT_CHIP)}
     for chip, persona in named.items():
         if persona.family != "amd":
-            raise UsageError(f"--target: {chip} is no AMD target; allowed: gfx942, gfx950, mi300x, mi308x, mi355x")
-    runs = [_run_operator(args, table, problem, chip, persona) for chip, persona in named.items()]
+            amd = [name for name in target.names() if target.resolve(name).family == "amd"]
+            raise UsageError(f"--target: {chip} is no AMD target; allowed: {', '.join(amd)}")
+    runs = [_run_operator(args, table, problem, *item) for problem in problems for item in named.items()]
     failed = any(not run.data["of_bound"] <= 1 or run.data["races"] or run.data["findings"] for run in runs)
-    data = {"op": name, "problem": asdict(problem), "runs": [run.data for run in runs]}
+    data = {"op": name, "runs": [run.data for run in runs]}
     return Report(data, "\n".join(run.text for run in runs), failed)
 
 
-def _run_operator(args: argparse.Namespace, table: Any, problem: Any, chip: str, persona: Any) -> Report:
+def _run_operator(args: argparse.Namespace, table: Table, problem: Any, chip: str, persona: Persona) -> Report:
     from aiterlite import emulator
     from aiterlite.ops.samples import sample
 
     decision = decide(table, problem, persona, wishes())
-    if decision.row is None or decision.row.backend == "torch":
+    if decision.row is None or not decision.kernels:
         raise UsageError(f"no kernel of this package serves this problem on {chip}:\n{decision}")
     made = sample(table.op, problem, args.data_seed)
     with envs.override(AITERLITE_TARGET=chip):
         with emulator.watching(watch.checks(args), args.counters, watch.schedule(args)) as seen:
-            y = made.call()
+            outputs = made.run()
         races = []
         for schedule in emulator.SCHEDULES if args.races else ():
             with emulator.watching(sanitize=False, schedule=schedule):
-                if not _same_bits(y, made.call()):
+                if not _same_bits(outputs, made.run()):
                     races.append(str(schedule))
     data = {
         "target": chip,
+        "problem": asdict(problem),
         "row": decision.row.name,
         "units": [unit.label for unit in decision.units],
+        "kernels": [kernel.symbol for kernel in decision.kernels],
         "instructions": sum(report["instructions"] for report in seen.launches),
-        "error": made.error(y),
-        "of_bound": made.of_bound(y),
+        "error": made.error(outputs),
+        "of_bound": made.of_bound(outputs),
+        "outputs": {
+            name: {
+                "kind": type(wanted).__name__.lower(),
+                "error": wanted.error(outputs[name]),
+                "of_bound": wanted.of_bound(outputs[name]),
+            }
+            for name, wanted in made.outputs.items()
+        },
         "findings": [asdict(finding) for finding in seen.findings],
         "counters": seen.counters,
         "races": races,
@@ -61,20 +75,31 @@ def _run_operator(args: argparse.Namespace, table: Any, problem: Any, chip: str,
     return Report(data, "\n".join([*_lines(data), *watch.lines(args, seen.findings, seen.counters, persona)]))
 
 
-def _same_bits(a: Any, b: Any) -> bool:
+def _same_bits(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether every output has the same bits in both runs."""
     from aiterlite.emulator.arguments import raw_bytes
 
-    return raw_bytes(a) == raw_bytes(b)
+    return all(raw_bytes(a[name]) == raw_bytes(b[name]) for name in a)
 
 
 def _lines(run: dict[str, Any]) -> list[str]:
     verdict = "within" if run["of_bound"] <= 1 else "NOT WITHIN"
+    shape = ", ".join(f"{name}={value}" for name, value in run["problem"].items())
     lines = [
         f"{run['target']}: {run['row']} ({run['units'][0]})",
+        f"  {shape}",
         f"  {run['instructions']} wave-instructions, every memory access inside the operands",
         f"  largest error {run['error']:.2e}, {verdict} the bound ({run['of_bound']:.2f} of it)",
     ]
+    if len(run["outputs"]) > 1:
+        lines += [f"    {name}: {_verdict(output)}" for name, output in run["outputs"].items()]
     if run["schedules"] > 1:
         same = "the same bits under each" if not run["races"] else "OTHER BITS under " + "; ".join(run["races"])
         lines.append(f"  {run['schedules']} schedules: {same}")
     return lines
+
+
+def _verdict(output: Mapping[str, Any]) -> str:
+    if output["kind"] == "exact":
+        return f"{output['error']:.0f} elements differ" if output["error"] else "every bit right"
+    return f"largest error {output['error']:.2e}, {output['of_bound']:.2f} of its bound"

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
-from functools import singledispatch
 from typing import Any
 
 from aiterlite import dispatch
 from aiterlite.cli.command import Commands, Report, command
-from aiterlite.cli.targets import usage
-from aiterlite.tables import TABLES, gemm_fp8, linear
+from aiterlite.cli.words import usage
+from aiterlite.tables import TABLES
 
 
 def add(commands: Commands) -> None:
@@ -21,51 +19,6 @@ def add(commands: Commands) -> None:
 def _run(args: argparse.Namespace) -> Report:
     data = gather()
     return Report(data, render(data))
-
-
-@singledispatch
-def describe(requirement: Any) -> str:
-    """A requirement in words."""
-    values = asdict(requirement) if is_dataclass(requirement) and not isinstance(requirement, type) else {}
-    words = ", ".join(f"{name} {value}" for name, value in values.items())
-    return f"{type(requirement).__name__.lower()} {words}".strip()
-
-
-@describe.register
-def _(requirement: dispatch.Targets) -> str:
-    return f"target {' or '.join(requirement.names)}"
-
-
-@describe.register
-def _(requirement: dispatch.ComputeUnits) -> str:
-    return f"{requirement.low} to {requirement.high} CUs"
-
-
-@describe.register
-def _(requirement: dispatch.OneOf) -> str:
-    return f"{requirement.name} {' or '.join(map(str, requirement.values))}"
-
-
-@describe.register
-def _(requirement: dispatch.Between) -> str:
-    return f"{requirement.name} {requirement.low} to {requirement.high}"
-
-
-@describe.register
-def _(requirement: dispatch.Holds) -> str:
-    return requirement.name if requirement.value else f"not {requirement.name}"
-
-
-@describe.register
-def _(requirement: linear.Fastest) -> str:
-    if requirement.operator == linear.TORCH:
-        return "no batch_invariant to keep"
-    return f"{requirement.operator} the fastest, or asked for"
-
-
-@describe.register
-def _(requirement: gemm_fp8.MatrixUnitTakes) -> str:
-    return "the fp8 of the target's matrix unit"
 
 
 def gather() -> dict[str, Any]:
@@ -79,14 +32,17 @@ def gather() -> dict[str, Any]:
                     "name": row.name,
                     "backend": row.backend,
                     "targets": targets or ["any"],
-                    "requires": [describe(need) for need in row.requires if not isinstance(need, dispatch.Targets)],
+                    "requires": [str(need) for need in row.requires if not isinstance(need, dispatch.Targets)],
                     "preference": row.preference,
                     "vskip": row.vskip,
                     "fallback": row.fallback,
-                    "compiled": row.units is not None,
+                    "compiled": row.kernels is not None,
                 }
             )
-        operators.append({"op": table.op, "shape": usage(table), "rows": rows})
+        sweep = [
+            {"fields": list(axis.fields), "values": [list(value) for value in axis.values]} for axis in table.sweep
+        ]
+        operators.append({"op": table.op, "shape": usage(table), "sweep": sweep, "rows": rows})
     return {"operators": operators}
 
 

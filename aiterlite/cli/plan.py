@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiterlite.cli import targets
+from aiterlite.cli.words import Word, problems_of_all
 from aiterlite.dispatch import Table, decide
 from aiterlite.errors import BundleError
 from aiterlite.jit.record import Manifest
 from aiterlite.jit.spec import HOST, Unit
-from aiterlite.tables import DEFAULT_OPS, TABLES
+from aiterlite.tables import TABLES, default_ops
+from aiterlite.tables.problems import problem as problem_of
 from aiterlite.target import Persona, canonical, launch_target
 from aiterlite.wishes import wishes
-
-DTYPES = ("bf16",)
 
 
 @dataclass
@@ -41,23 +41,16 @@ class Plan:
             self.torch.append(f"{call}: {decision.row.name}")
 
 
-def from_problems(
-    operators: Sequence[str],
-    personas: Iterable[Persona],
-    shapes: Sequence[tuple[int, int]],
-    tokens: Sequence[int],
-    dtypes: Sequence[str],
-) -> Plan:
-    """The units of operators (the default ones where none is named) for every shape, token count and dtype."""
+def from_problems(operators: Sequence[str], personas: Iterable[Persona], words: Sequence[Word] = ()) -> Plan:
+    """The units of operators (the default ones where none is named) for the problems that words describe, else for
+    those of their sweeps."""
     plan = Plan()
-    tables = [targets.operator(name) for name in operators or DEFAULT_OPS]
+    tables = [targets.operator(name) for name in operators or default_ops()]
+    found = problems_of_all(tables, words, named=bool(operators))
     for persona in personas:
-        for table in tables:
-            for dtype in dtypes:
-                for m, k in shapes:
-                    for n in tokens:
-                        problem = targets.problem(table, {"n": n, "m": m, "k": k, "dtype": dtype})
-                        plan.add_call(table, problem, persona, needed=bool(operators))
+        for table, problems in found:
+            for problem in problems:
+                plan.add_call(table, problem, persona, needed=bool(operators))
     return plan
 
 
@@ -90,6 +83,6 @@ def _recorded_call(call: Mapping[str, Any]) -> tuple[Table, Any]:
         raise BundleError(f"the manifest calls {call['op']!r}; this version has {', '.join(TABLES)}")
     table = TABLES[call["op"]]
     try:
-        return table, targets.problem(table, call["problem"])
+        return table, problem_of(table, call["problem"])
     except ValueError as error:
         raise BundleError(f"the manifest holds a call that no version of {table.op} takes: {error}") from None

@@ -53,7 +53,7 @@ class Fastest:
     targets: Targets = _ANYWHERE
 
     def refuse(self, problem: gemm_rc.RcProblem, persona: Persona, wishes: Wishes) -> Refusal | None:
-        if not in_range(problem.n, problem.dtype):
+        if not in_range(problem.n, problem.dtype) or min(problem.m, problem.k) < 1:
             return None
         if self.targets.refuse(problem, persona, wishes) is not None:
             return None

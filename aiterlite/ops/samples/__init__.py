@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -62,16 +62,31 @@ class Within:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """An operator's call.
+class Arguments:
+    """What an operator is called with."""
 
-    `inputs` are its tensors by name, on the CPU; `call` takes such tensors, on any device and made anew for each run,
-    since it may write to them, and gives the named outputs, those among its inputs included. `outputs` says what each
-    must be. `baseline` does the same by torch alone, where there is a call of torch that does.
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return tuple(value for value in (*self.args, *self.kwargs.values()) if isinstance(value, Tensor))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A call of an operator.
+
+    `inputs` are its tensors by name, on the CPU. `arguments` makes of such tensors, on any device and made anew for
+    each run, since a call may write to them, what the operator takes. `function` is the public one, whose arguments are
+    the operator's; `results` names what it returns. `outputs` says what each result must be, and each input that is
+    written to. `baseline` does the same by torch alone, of tensors by name, where there is a call of torch that does.
     """
 
     inputs: Tensors
-    call: Callable[[Tensors], Tensors]
+    function: Callable[..., Any]
+    arguments: Callable[[Tensors], Arguments]
+    results: tuple[str, ...]
     outputs: Mapping[str, Exact | Within]
     baseline: Callable[[Tensors], Any] | None = None
 
@@ -79,9 +94,20 @@ class Sample:
         """The inputs once more, with their strides."""
         return {name: _copy(tensor, device) for name, tensor in self.inputs.items()}
 
+    def call(self, given: Tensors) -> Tensors:
+        """The outputs of a call on these tensors."""
+        arguments = self.arguments(given)
+        return self.named(self.function(*arguments.args, **arguments.kwargs), given)
+
     def run(self, device: torch.device | str = "cpu") -> Tensors:
         """The outputs of one call on fresh inputs."""
         return self.call(self.fresh(device))
+
+    def named(self, returned: Any, given: Tensors) -> Tensors:
+        """The outputs by name: what a call on `given` returned, and what it wrote to."""
+        returned = returned if isinstance(returned, (tuple, list)) else (returned,)
+        results = dict(zip(self.results, returned, strict=True))
+        return {name: results[name] if name in results else given[name] for name in self.outputs}
 
     def error(self, got: Tensors) -> float:
         """The largest error of any output."""

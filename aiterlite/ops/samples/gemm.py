@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from aiterlite.errors import ArgumentError
 from aiterlite.ops import gemm, gemm_fp8, gemm_rc, linear, llmm1, operands
-from aiterlite.ops.samples import Sample, Tensors, Within
+from aiterlite.ops.samples import Arguments, Sample, Tensors, Within
 from aiterlite.reference import gemm as reference
 from aiterlite.tables.gemm import DTYPES, FLAVOURS, GemmProblem
 from aiterlite.tables.gemm_fp8 import NATIVE, ScaledGemmProblem
@@ -40,7 +40,9 @@ def _gemm(op: Callable[..., Tensor], *options: str) -> Callable[[GemmProblem, in
         exact = x.double() @ weight.double().T + (0 if bias is None else bias.double())
         return Sample(
             inputs=inputs,
-            call=lambda given: {"y": op(*given.values(), **keywords)},
+            function=op,
+            arguments=lambda given: Arguments(tuple(given.values()), keywords),
+            results=("y",),
             outputs={"y": Within(exact, reference.error_bound(x, weight, exact))},
             baseline=lambda given: functional.linear(*given.values()),
         )
@@ -73,16 +75,15 @@ def _scaled_gemm(problem: ScaledGemmProblem, seed: int) -> Sample:
     exact = x.double() @ weight.double().T * scale_x.double() * scale_w.double()
     exact = exact if bias is None else exact + bias.double()
 
-    def call(given: Tensors) -> Tensors:
+    def arguments(given: Tensors) -> Arguments:
         device = given["x"].device
         own = persona_for(device.type, device.index).fp8 if problem.fp8 == NATIVE else problem.fp8
         flavour = operands.FP8_DTYPES[own]
         x, weight = given["x"].to(flavour), given["weight"].to(flavour)
-        scales = given["scale_x"], given["scale_w"]
-        return {"y": gemm_fp8.wvSplitKQ(x, weight, out_dtype, *scales, given.get("bias"))}
+        return Arguments((x, weight, out_dtype, given["scale_x"], given["scale_w"], given.get("bias")))
 
     bound = reference.scaled_error_bound(x, weight, out_dtype, scale_x, scale_w, exact)
-    return Sample(inputs, call, {"y": Within(exact, bound)})
+    return Sample(inputs, gemm_fp8.wvSplitKQ, arguments, ("y",), {"y": Within(exact, bound)})
 
 
 SAMPLES: dict[str, Callable[[Any, int], Sample]] = {
