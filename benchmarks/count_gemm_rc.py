@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 from typing import Any
-from unittest import mock
 
 import torch
 
 import aiterlite
 from aiterlite import dispatch, emulator, envs
-from aiterlite.ops import gemm_rc as ops
 from aiterlite.tables import gemm_rc as tables
+from aiterlite.tables.gemm_rc_plan import REDUCTIONS
 from aiterlite.target import Persona, resolve
 
 WHOLE, ROWS, K = 2112, 128, 7168
@@ -44,10 +43,9 @@ def row(persona: Persona, n: int, reduction: str) -> list[Any]:
     part = dataclasses.replace(persona, cu_count=max(1, persona.cu_count * ROWS // WHOLE))
     with (
         envs.override(AITERLITE_TARGET=persona.chip),
-        mock.patch.object(ops, "persona_for", lambda *device: part),
         emulator.watching(sanitize=True, counters=True) as seen,
     ):
-        aiterlite.wvSplitKrc(x, weight, reduction=reduction)
+        aiterlite.wvSplitKrc(x, weight, reduction=reduction, cu_count=part.cu_count)
     (counters,) = seen.counters
     if seen.findings:
         raise SystemExit("\n".join(map(str, seen.findings)))
@@ -78,7 +76,7 @@ def main() -> None:
     print(f"| {' | '.join(HEAD)} |\n|{' --- |' * len(HEAD)}")
     for chip in CHIPS:
         for n in (1, 4, 16, 64, 128):
-            for reduction in tables.REDUCTIONS:
+            for reduction in REDUCTIONS:
                 print(f"| {' | '.join(map(str, row(resolve(chip), n, reduction)))} |", flush=True)
 
 

@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aiterlite import launcher
 from aiterlite.benchmark.floor import read_floor
 from aiterlite.benchmark.timing import Contender, compare, copies_for
+from aiterlite.dispatch import Decision, Row
 from aiterlite.jit import engine, jobs
-from aiterlite.ops import gemm as ops
+from aiterlite.launch import calls
+from aiterlite.ops import matmul
 from aiterlite.reference.gemm import error_bound
 from aiterlite.tables import gemm as tables
 from aiterlite.tables import gemm_plan as plans
@@ -50,19 +51,10 @@ def contender(
 ) -> Contender:
     plan = plan_of(problem, persona, tiling)
     unit = tables.device_unit(problem, persona, plan)
-    index = y.device.index or 0
-    function = launcher.function(unit, persona, y.device.type, index, tables.KERNEL)
-    launch = ops.launch_entry()
-    fixed = ops.sizes(xs[0], ws[0], None)
-    raw_stream: Any = torch._C._cuda_getCurrentRawStream
-
-    def run(copy: int) -> None:
-        addresses = (xs[copy].data_ptr(), ws[copy].data_ptr(), None, y.data_ptr())
-        head = (function.launch, function.handle, raw_stream(index), plan.grid, plan.block, 0)
-        code = launch(*head, *addresses, *fixed)
-        launcher.check_launch(code, function, persona.family, plan.grid, plan.block, str(problem))
-
-    return run
+    row = Row(short(tiling), "cuda", (), kernels=lambda *_: tables.launch_of(unit, tables.KERNEL, problem, plan))
+    decision = Decision("wvSplitK", problem, persona, row, plan)
+    launch = calls.prepare(decision, y.device, matmul.OPERANDS, matmul.strides(xs[0], ws[0], None), ("bias",))
+    return lambda copy: launch(xs[copy], ws[copy], None, y)
 
 
 def short(tiling: plans.Tiling) -> str:

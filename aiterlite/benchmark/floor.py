@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import ctypes
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from aiterlite import launcher
 from aiterlite.benchmark.timing import Contender, compare
-from aiterlite.jit import loader
+from aiterlite.dispatch import Decision, Row
 from aiterlite.jit.spec import Unit
-from aiterlite.ops import gemm
-from aiterlite.tables import overlap
-from aiterlite.target import host_persona, persona_for
+from aiterlite.kernel import Kernel, along_x, overlap_defines
+from aiterlite.launch import calls as launches
+from aiterlite.tables.gemm_args import GEMM_ARGS
+from aiterlite.target import Persona, host_persona, persona_for
 
-_KERNEL = "aiterlite_read_floor"
+_KERNEL, _CPU_KERNEL = "aiterlite_read_floor", "aiterlite_read_floor_cpu"
 # Waves of a workgroup, loads that each lane has in flight, workgroups of a compute unit.
 _FLOORS = ((16, 4, 1), (16, 4, 2), (8, 4, 2), (8, 4, 4), (8, 8, 2), (16, 2, 2))
+# Operands and sizes that its argument struct has and that it does not read.
+_ABSENT = ("x", "bias")
+_UNREAD = dict.fromkeys(("stride_x", "stride_w", "stride_bias", "stride_y"), 0)
+
+
+@dataclass(frozen=True)
+class ReadProblem:
+    """Reading `rows` of `columns` elements of 16 bits."""
+
+    rows: int
+    columns: int
 
 
 def read_floor(weights: list[Tensor], overlapped: bool = False) -> Contender:
@@ -29,25 +39,10 @@ def read_floor(weights: list[Tensor], overlapped: bool = False) -> Contender:
 
 
 def _cpu_floor(weights: list[Tensor]) -> Contender:
-    unit = Unit(
-        "benchmark",
-        ("csrc/benchmark/read_floor.cpp",),
-        host_persona().target,
-        symbols=("aiterlite_read_floor_cpu",),
-    )
-    kernel = loader.host_library(unit).aiterlite_read_floor_cpu
-    kernel.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
-    blocks = torch.get_num_threads()
-    sums = torch.empty(blocks, dtype=torch.int64)
-    pool = gemm.parallel_for()
-
-    def read(copy: int) -> None:
-        weight = weights[copy]
-        code = kernel(weight.data_ptr(), weight.numel() * weight.element_size(), blocks, sums.data_ptr(), pool)
-        if code != 0:
-            raise RuntimeError(f"aiterlite_read_floor_cpu failed with code {code}")
-
-    return read
+    persona, blocks = host_persona(), torch.get_num_threads()
+    unit = Unit("benchmark", ("csrc/benchmark/read_floor.cpp",), persona.target, symbols=(_CPU_KERNEL,))
+    kernel = Kernel(unit, _CPU_KERNEL, GEMM_ARGS, args=_sizes(weights[0], blocks))
+    return _reader(weights, kernel, persona, torch.empty(blocks, dtype=torch.int64))
 
 
 def _gpu_floor(weights: list[Tensor], overlapped: bool) -> Contender:
@@ -61,12 +56,11 @@ def _gpu_floor(weights: list[Tensor], overlapped: bool) -> Contender:
 
 
 def _gpu_reader(weights: list[Tensor], waves: int, unroll: int, workgroups_each: int, overlapped: bool) -> Contender:
-    weight = weights[0]
-    index = weight.device.index or 0
-    persona = persona_for(weight.device.type, index)
+    device = weights[0].device
+    persona = persona_for(device.type, device.index)
     defines = {"AITERLITE_UNROLL": str(unroll), "AITERLITE_WAVES": str(waves)}
     if overlapped:
-        defines |= overlap.defines(persona.target)
+        defines |= overlap_defines(persona.target)
     unit = Unit(
         "benchmark/read_floor",
         ("csrc/benchmark/read_floor.hip",),
@@ -74,17 +68,21 @@ def _gpu_reader(weights: list[Tensor], waves: int, unroll: int, workgroups_each:
         defines=tuple(defines.items()),
         symbols=(_KERNEL,),
     )
-    function = launcher.function(unit, persona, weight.device.type, index, _KERNEL)
-    launch = gemm.launch_entry()
-    grid, block = persona.cu_count * workgroups_each, waves * persona.wave_size
-    out = torch.empty(1, dtype=torch.int32, device=weight.device)
-    m, k = weight.shape
-    raw_stream: Any = torch._C._cuda_getCurrentRawStream
+    workgroups = persona.cu_count * workgroups_each
+    grid, block = along_x(workgroups), along_x(waves * persona.wave_size)
+    kernel = Kernel(unit, _KERNEL, GEMM_ARGS, grid, block, args=_sizes(weights[0], workgroups))
+    return _reader(weights, kernel, persona, torch.empty(1, dtype=torch.int32, device=device))
 
-    def read(copy: int) -> None:
-        # The kernel takes the number of its workgroups as n.
-        arguments = (None, weights[copy].data_ptr(), None, out.data_ptr(), 0, k, 0, 0, grid, m, k)
-        code = launch(function.launch, function.handle, raw_stream(index), grid, block, 0, *arguments)
-        launcher.check_launch(code, function, persona.family, grid, block, str([m, k]))
 
-    return read
+def _sizes(weight: Tensor, parts: int) -> dict[str, int]:
+    """The kernels count elements of 16 bits, and take the number of their workgroups or blocks as n."""
+    rows = weight.shape[0]
+    return {"n": parts, "m": rows, "k": weight.nbytes // 2 // rows}
+
+
+def _reader(weights: list[Tensor], kernel: Kernel, persona: Persona, y: Tensor) -> Contender:
+    problem = ReadProblem(int(kernel.args["m"]), int(kernel.args["k"]))  # type: ignore[arg-type]
+    row = Row("read_floor", "benchmark", (), kernels=lambda *_: (kernel,))
+    decision = Decision("read_floor", problem, persona, row)
+    launch = launches.prepare(decision, y.device, ("weight", "y", *_ABSENT), _UNREAD, _ABSENT)
+    return lambda copy: launch(weights[copy], y, None, None)

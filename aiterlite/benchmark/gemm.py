@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import math
 import platform
@@ -17,15 +16,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aiterlite import __version__, envs, launcher
-from aiterlite.benchmark import tune
+from aiterlite import __version__, envs
+from aiterlite.benchmark import options, tune
 from aiterlite.benchmark.floor import read_floor
 from aiterlite.benchmark.timing import Contender, Timing, compare, copies_for
-from aiterlite.ops import gemm as ops
+from aiterlite.kernel import overlap_defines
+from aiterlite.launch.bare import bare
+from aiterlite.ops import calls, matmul
 from aiterlite.ops import linear as operator
 from aiterlite.reference.gemm import error_bound
 from aiterlite.tables import gemm as tables
-from aiterlite.tables import overlap
 from aiterlite.tables.gemm_plan import SHAPES, TOKENS
 from aiterlite.tables.gemm_rc import RcProblem
 from aiterlite.target import Persona, persona_for
@@ -74,7 +74,7 @@ def measure(
 
 def _overlaps(device: torch.device) -> bool:
     """Whether kernels of this package start while their predecessors end."""
-    return device.type == "cuda" and bool(overlap.defines(persona_for(device.type, device.index).target))
+    return device.type == "cuda" and bool(overlap_defines(persona_for(device.type, device.index).target))
 
 
 def _plain(x: Tensor, weight: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def _row(
         timings = compare(contenders, len(weights), device, samples)
     median = {name: timing.median for name, timing in timings.items()}
     problem = RcProblem(n=n, m=m, k=k, dtype=dtype, reduction=envs.GEMM_REDUCTION.get())
-    decision = operator.explain("linear", problem, device)
+    decision = calls.explain("linear", problem, device)
     moved = 2 * (m * k + n * k + n * m)
     return Row(
         m=m,
@@ -140,7 +140,7 @@ def _error_over_bound(x: Tensor, weight: Tensor) -> float:
     return float(((y.double().cpu() - exact).abs() / error_bound(x.cpu(), weight.cpu(), exact)).max())
 
 
-def call_overhead_us(device: torch.device, calls: int = 2000) -> dict[str, float]:
+def call_overhead_us(device: torch.device, repeats: int = 2000) -> dict[str, float]:
     """Host microseconds of one `linear` call beside torch's, outside graphs, for a shape whose kernel is short."""
     x, weight = _random(1, 256, "bf16", device), _random(64, 256, "bf16", device)
 
@@ -150,10 +150,10 @@ def call_overhead_us(device: torch.device, calls: int = 2000) -> dict[str, float
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             started = time.perf_counter()
-            for _ in range(calls):
+            for _ in range(repeats):
                 call()
             best = min(best, time.perf_counter() - started)
-        return best / calls * 1e6
+        return best / repeats * 1e6
 
     with torch.no_grad():
         ours = host_time(lambda: operator.linear(x, weight))
@@ -168,18 +168,9 @@ def bare_launch(x: Tensor, weight: Tensor, y: Tensor) -> Callable[[], int]:
 
     The arguments are addresses: the caller keeps the tensors alive.
     """
-    problem = tables.GemmProblem(n=x.shape[0], m=weight.shape[0], k=weight.shape[1], dtype="bf16")
-    decision = operator.explain("wvSplitK", problem, x.device)
-    arguments = (x.data_ptr(), weight.data_ptr(), None, y.data_ptr(), *ops.sizes(x, weight, None))
-    if x.device.type == "cpu":
-        tail = (ops.ELEMENTS[problem.dtype], ops.parallel_for(), torch.get_num_threads())
-        return functools.partial(ops.host_entry(decision.persona.target), *arguments, *tail)
-    index = x.device.index or 0
-    unit, kernel = ops.device_kernel(decision)
-    function = launcher.function(unit, decision.persona, x.device.type, index, kernel)
-    raw_stream: Any = torch._C._cuda_getCurrentRawStream
-    head = (function.launch, function.handle, raw_stream(index), decision.plan.grid, decision.plan.block, 0)
-    return functools.partial(ops.launch_entry(reads=unit.kernarg), *head, *arguments)
+    decision = calls.explain("wvSplitK", matmul.problem_of(x, weight, None), x.device)
+    tensors = {"x": x, "weight": weight, "bias": None, "y": y}
+    return bare(decision, tensors, matmul.strides(x, weight, None))
 
 
 def geometric_mean(values: list[float]) -> float:
@@ -229,25 +220,24 @@ def to_text(data: dict[str, Any]) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--shape", action="append", metavar="M,K", help="repeatable; default: the table's")
-    parser.add_argument("--tokens", metavar="N,N", help="default: the table's")
+    options.add_device(parser)
+    shape, tokens = options.pair("M,K"), options.counts
+    parser.add_argument("--shape", type=shape, action="append", metavar="M,K", help="repeatable; default: the table's")
+    parser.add_argument("--tokens", type=tokens, metavar="N,N", help="default: the table's")
     parser.add_argument("--dtype", choices=sorted(_DTYPES), default="bf16")
-    parser.add_argument("--samples", type=int, default=31)
+    options.add_samples(parser, 31)
     parser.add_argument("--json", metavar="FILE", help="write the result here as JSON")
     tune.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Raises `ArgumentError` for arguments of --tune that do not fit together."""
-    shapes = [tuple(map(int, text.split(","))) for text in arguments.shape or ()]
-    sizes = [(m, k) for m, k in shapes]
-    tokens = [int(text) for text in arguments.tokens.split(",")] if arguments.tokens else []
+    """Raises `ArgumentError` for arguments that do not fit together."""
+    shapes, tokens, device = arguments.shape or [], arguments.tokens or [], arguments.device
     if tune.wanted(arguments):
-        return tune.run(arguments, sizes, tokens)
-    device = torch.device(arguments.device)
-    rows = measure(sizes or list(SHAPES), tokens or list(TOKENS), arguments.dtype, device, arguments.samples)
-    return report(rows, call_overhead_us(device), persona_for(device.type, device.index))
+        return tune.run(arguments, shapes, tokens)
+    persona = options.timed_persona("bench", device)
+    rows = measure(shapes or list(SHAPES), tokens or list(TOKENS), arguments.dtype, device, arguments.samples)
+    return report(rows, call_overhead_us(device), persona)
 
 
 def main(argv: list[str] | None = None) -> int:

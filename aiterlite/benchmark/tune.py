@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from aiterlite import __version__, target
+from aiterlite.benchmark.options import timed_persona
 from aiterlite.benchmark.timing import Contender, compare, copies_for
 from aiterlite.errors import ArgumentError
 from aiterlite.ops import gemm, gemm_rc
@@ -24,7 +25,7 @@ from aiterlite.tables import gemm_crossover as crossover
 from aiterlite.tables import gemm_plan, gemm_rc_plan
 from aiterlite.tables.gemm import MAX_TOKENS
 from aiterlite.tables.gemm_crossover import BUCKETS, CrossoverFormatError, CrossoverTable, Point
-from aiterlite.target import Persona, persona_for
+from aiterlite.target import Persona
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _COMMAND = "bench --tune"
@@ -62,8 +63,7 @@ def run(arguments: argparse.Namespace, shapes: Sequence[tuple[int, int]], tokens
     if arguments.target:
         made = [_estimated(persona, shapes or ESTIMATED_SHAPES, buckets) for persona in _amd(arguments.target)]
     else:
-        device = torch.device(arguments.device)
-        made = [_measured(device, shapes or SHAPES, buckets, arguments.dtype, arguments.samples)]
+        made = [_measured(arguments.device, shapes or SHAPES, buckets, arguments.dtype, arguments.samples)]
     tables = []
     for persona, source, how, times in made:
         points = tuple(Point(*key, crossover.fastest(found)) for key, found in times.items())
@@ -97,9 +97,7 @@ def _row(point: Point, times: Times) -> dict[str, Any]:
 def _measured(
     device: torch.device, shapes: Sequence[tuple[int, int]], buckets: Sequence[int], dtype: str, samples: int
 ) -> Made:
-    persona = persona_for(device.type, device.index)
-    if device.type == "cpu" and persona.family != "cpu":
-        raise ArgumentError(_COMMAND, "--device", f"cpu, emulating {persona.chip}", "a device that can be timed")
+    persona = timed_persona(_COMMAND, device)
     times: Times = {}
     with torch.no_grad():
         for m, k in shapes:

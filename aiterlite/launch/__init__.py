@@ -10,4 +10,5 @@ Modules, in reading order; each uses only those above it:
     workspace   memory that launches share, one after the other
     program     kernels -> what the launch unit reads, and how Python packs their arguments (pure)
     calls       prepare(decision, ...): a callable that takes tensors
+    bare        a launch with nothing around it, to measure calls against
 """

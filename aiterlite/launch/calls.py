@@ -101,7 +101,7 @@ def _host(decision: Decision, brings: Sequence[str], pick: Any, sizes: Mapping[s
 # GPUs -----------------------------------------------------------------------------------------------------------------
 
 
-def _launch_entry(capturing: Callable[[], bool]) -> Any:
+def launch_entry(capturing: Callable[[], bool]) -> Any:
     """The launch unit's function: (program, stream, arguments) -> kernel and status."""
     entry = getattr(loader.host_library(launch_unit(), capturing), LAUNCH_SYMBOL)
     entry.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p]
@@ -137,7 +137,7 @@ def _device(
     index = device.index or 0
     kernels, need = decision.kernels, decision.workspace
     handles = [functions.find(kernel, decision.persona, index) for kernel in kernels]
-    entry = _launch_entry(streams.capturing)
+    entry = launch_entry(streams.capturing)
     driver = drivers.driver(decision.persona.family)
     names = [*brings, WORKSPACE] if need else brings
     filled = program.packing(kernels, names, sizes)
@@ -214,7 +214,7 @@ def _emulated(decision: Decision, brings: Sequence[str], pick: Any, sizes: Mappi
     """The AMD path on CPU tensors: the same plan, host code, arguments and machine code, run by the emulator."""
     kernels, need, persona = decision.kernels, decision.workspace, decision.persona
     handles = [functions.find(kernel, persona, functions.EMULATED) for kernel in kernels]
-    entry = _launch_entry(lambda: False)
+    entry = launch_entry(lambda: False)
     driver = drivers.driver("emulated")
     names = [*brings, WORKSPACE] if need else list(brings)
     # One at a time: a kernel's report and its errors are asked for before the next one runs.

@@ -1,5 +1,10 @@
 // The least that a memory-bound CPU kernel must do: read every byte once. Sums 64-byte vectors into one word a block,
-// so that the loads cannot be dropped. Traffic: rows * row_bytes, nothing written but a word a thread.
+// so that the loads cannot be dropped. Traffic: M * K elements of 16 bits, once, and a word a block.
+//
+// args: weight, m, k, n = the number of equal blocks (a tail of less than 256 bytes of each is left out), and y, which
+// takes a word of 64 bits a block. x, bias and the strides are not used.
+#include <aiterlite/gemm_args.h>
+#include <aiterlite/host_abi.h>
 #include <stdint.h>
 
 namespace {
@@ -35,14 +40,10 @@ void read_blocks(int64_t begin, int64_t end, void* context) {
 
 }  // namespace
 
-typedef int32_t (*aiterlite_parallel_for)(int64_t begin, int64_t end, int64_t grain,
-                                          void (*body)(int64_t, int64_t, void*), void* context);
-
-// Reads `bytes` bytes (a tail of less than 256 per block is left out) in `blocks` equal blocks; sums[blocks] is
-// written.
-extern "C" __attribute__((visibility("default"))) int32_t aiterlite_read_floor_cpu(
-    const void* data, int64_t bytes, int64_t blocks, uint64_t* sums, aiterlite_parallel_for parallel_for) {
-  if (blocks < 1) return -1;
-  Job job = {static_cast<const char*>(data), bytes, (bytes + blocks - 1) / blocks, sums};
+AITERLITE_EXPORT int32_t aiterlite_read_floor_cpu(const aiterlite_gemm_args* args, parallel_for_t parallel_for,
+                                                  int32_t) {
+  const int64_t bytes = int64_t{2} * args->m * args->k, blocks = args->n;
+  Job job = {static_cast<const char*>(args->weight), bytes, (bytes + blocks - 1) / blocks,
+             static_cast<uint64_t*>(args->y)};
   return parallel_for(0, blocks, 1, read_blocks, &job);
 }
