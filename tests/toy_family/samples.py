@@ -1,0 +1,36 @@
+"""Samples of the toy family."""
+
+from __future__ import annotations
+
+import torch
+
+from aiterlite.ops.samples import Arguments, Exact, Sample, Tensors, Within
+from toy_family.ops import toy_rows
+from toy_family.tables import RowsProblem
+
+
+def _baseline(given: Tensors) -> object:
+    x = given["x"]
+    return x.sum(-1), x.argmax(-1), torch.maximum(given["peak"], x.amax(-1))
+
+
+def _rows(problem: RowsProblem, seed: int) -> Sample:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(problem.batch, problem.heads, problem.width, generator=generator)
+    peak = 3 + torch.randn(problem.batch, problem.heads, generator=generator)
+    bound = problem.width * 2.0**-24 * x.double().abs().sum(-1)
+    return Sample(
+        inputs={"x": x, "peak": peak},
+        function=toy_rows,
+        arguments=lambda given: Arguments((given["x"], given["peak"])),
+        results=("total", "index"),
+        outputs={
+            "total": Within(x.double().sum(-1), bound),
+            "index": Exact(x.argmax(-1).int()),
+            "peak": Exact(torch.maximum(peak, x.amax(-1))),
+        },
+        baseline=_baseline,
+    )
+
+
+SAMPLES = {"toy_rows": _rows}
