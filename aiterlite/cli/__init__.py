@@ -6,7 +6,8 @@ Nothing here imports torch or starts a compiler unless the command is one that r
     command     what a command is: its parser, its report
     ending      what ends a command before it is done
     output      tables, sizes, ages; what a terminal is given
-    targets     --target lists, shape words, what the environment wishes
+    targets     --target lists, operators by name
+    words       shape words
     plan        what `build` builds
     <command>   one module a command, or a small group of them
 """

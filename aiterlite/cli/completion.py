@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aiterlite.cli.command import Commands, Report, command
-from aiterlite.cli.explain import known_units
+from aiterlite.cli.explain import OTHER_UNITS, known_units
 from aiterlite.tables import TABLES
 from aiterlite.target import names
 
@@ -42,7 +42,7 @@ def _run(args: argparse.Namespace, parsers: Mapping[str, argparse.ArgumentParser
 
 def gather(parsers: Mapping[str, argparse.ArgumentParser]) -> dict[str, Any]:
     """Each command's help, its options with the values that they take, and its words."""
-    units = sorted(known_units())
+    units = sorted(set().union(OTHER_UNITS, *known_units().values()))
     values = {"--target": names(), "--ops": list(TABLES), "--unit-name": units}
     commands = {}
     for name, parser in parsers.items():

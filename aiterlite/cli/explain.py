@@ -11,7 +11,7 @@ from aiterlite import target
 from aiterlite.cli import targets, words
 from aiterlite.cli.command import Commands, Report, UsageError, command, near
 from aiterlite.cli.words import Word
-from aiterlite.dispatch import Table, decide
+from aiterlite.dispatch import decide
 from aiterlite.jit import engine
 from aiterlite.jit.spec import Unit
 from aiterlite.jit.store import Entry, open_store
@@ -57,12 +57,14 @@ def _explain_build(name: str, lists: list[str], shape: Sequence[Word]) -> Report
     else:
         limit = targets.target_ids(targets.personas(lists)) if lists else None
         entries = [entry for _, _, entry in store.survey() if isinstance(entry, Entry)]
-        wanted = _unit_names([TABLES[name]]) if name in TABLES else {name}
+        wanted = known_units([name])[name] if name in TABLES else {name}
         units = _units_of_artifacts(entries, wanted, limit)
     # Going through all sweeps takes a while: only to tell a unit that was not built yet from one that is none.
-    if not units and name not in TABLES and name not in (known := known_units()):
-        there = sorted({*known, *TABLES})
-        raise UsageError(f"no unit {name!r}; there are {', '.join(there)}{near(name, there)}")
+    if not units and name not in TABLES:
+        known = set().union(OTHER_UNITS, *known_units().values())
+        if name not in known:
+            there = sorted({*known, *TABLES})
+            raise UsageError(f"no unit {name!r}; there are {', '.join(there)}{near(name, there)}")
     reports = [engine.why_rebuild(unit, store) for unit in units]
     data = {"name": name, "units": reports}
     text = "\n".join(map(_render, reports))
@@ -71,20 +73,15 @@ def _explain_build(name: str, lists: list[str], shape: Sequence[Word]) -> Report
     return Report(data, text or f"no artifact of {name} in any layer: every call would build one")
 
 
-def known_units() -> set[str]:
-    """The names of all units that this package makes."""
-    return _unit_names(TABLES.values()) | set(OTHER_UNITS)
-
-
-def _unit_names(tables: Iterable[Table]) -> set[str]:
-    """The names of the units of operators, over their sweeps and every target."""
-    names: set[str] = set()
-    for table in tables:
-        for problem in words.problems_of(table, ()):
-            for persona in map(target.resolve, target.names()):
-                decision = decide(table, problem, persona, wishes(building=True))
-                names.update(unit.name for unit in decision.units)
-    return names
+def known_units(ops: Iterable[str] = TABLES) -> dict[str, set[str]]:
+    """The names of the units of each operator, over the problems of its sweep and every target."""
+    personas = [target.resolve(name) for name in target.names()]
+    known: dict[str, set[str]] = {}
+    for op in ops:
+        problems = words.problems_of(TABLES[op], ())
+        decisions = [decide(TABLES[op], problem, p, wishes(building=True)) for problem in problems for p in personas]
+        known[op] = {unit.name for decision in decisions for unit in decision.units}
+    return known
 
 
 def _units_of_calls(name: str, personas: Sequence[Persona], shape: Sequence[Word]) -> list[Unit]:
