@@ -21,6 +21,7 @@ from aiterlite.emulator import Device, Module, Report, find_races  # noqa: E402
 from aiterlite.errors import BuildError  # noqa: E402
 from aiterlite.jit import engine  # noqa: E402
 from aiterlite.jit.spec import Unit  # noqa: E402
+from aiterlite.tables.gemm_args import GEMM_ARGS  # noqa: E402
 from aiterlite.tables.gemm_plan import tiling as plan  # noqa: E402
 
 pytestmark = [pytest.mark.compile, pytest.mark.emulated]
@@ -67,7 +68,8 @@ def unit(kernel: str, target: str, knobs: Knobs) -> Unit:
     names = ("SLICES", "TILES", "UNROLL", "WAVES")
     defines = {f"AITERLITE_{name}": str(value) for name, value in zip(names, knobs, strict=True)}
     if kernel == ASM:
-        return Unit("gemm/wv_split_k_asm", ("asm/gemm/wv_split_k.S",), target, tuple(defines.items()), symbols=(ASM,))
+        source, struct = ("asm/gemm/wv_split_k.S",), GEMM_ARGS.spec
+        return Unit("gemm/wv_split_k_asm", source, target, tuple(defines.items()), symbols=(ASM,), arguments=struct)
     defines |= {"AITERLITE_ALIGNED": "1", "AITERLITE_CLUSTER": "1", "AITERLITE_COLS": "16", "AITERLITE_ELEMENT": "bf16"}
     return Unit("gemm/wv_split_k", ("csrc/gemm/wv_split_k.hip",), target, tuple(defines.items()), symbols=(HIP,))
 

@@ -71,7 +71,8 @@ def unit(kernel: str, target: str, knobs: Knobs, result: str) -> Unit:
     defines = {f"AITERLITE_{name}": str(value) for name, value in zip(names, knobs, strict=True)}
     defines["AITERLITE_RESULT"] = result
     if kernel == ASM:
-        return Unit("gemm/wv_split_k_q_asm", ("asm/gemm/wv_split_k.S",), target, tuple(defines.items()), symbols=(ASM,))
+        source, struct = ("asm/gemm/wv_split_k.S",), SCALED_GEMM_ARGS.spec
+        return Unit("gemm/wv_split_k_q_asm", source, target, tuple(defines.items()), symbols=(ASM,), arguments=struct)
     defines |= {"AITERLITE_ALIGNED": "1", "AITERLITE_CLUSTER": "1", "AITERLITE_COLS": "16"}
     defines["AITERLITE_ELEMENT"] = tables.MATRIX_FP8[target]
     return Unit("gemm/wv_split_k_q", ("csrc/gemm/wv_split_k.hip",), target, tuple(defines.items()), symbols=(HIP,))

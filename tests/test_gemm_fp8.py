@@ -362,13 +362,13 @@ def test_samples(target: str, flavour: torch.dtype) -> None:
     with envs.override(AITERLITE_TARGET=target):
         for scale_w, bias in (("tensor", False), ("row", True)):
             made = sample("wvSplitKQ", tables.ScaledGemmProblem(3, 33, 528, scale_w=scale_w, bias=bias))
-            assert 0.01 < made.of_bound(made.call()) <= 1
+            assert 0.01 < made.of_bound(made.run()) <= 1
         named = sample("wvSplitKQ", tables.ScaledGemmProblem(1, 16, 64, fp8="e4m3fn"))
         if target == "gfx950":
-            assert named.of_bound(named.call()) <= 1
+            assert named.of_bound(named.run()) <= 1
         else:
             with pytest.raises(DispatchError, match="takes e4m3fnuz"):
-                named.call()
+                named.run()
 
 
 # torch ----------------------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ import aiterlite  # noqa: E402
 from aiterlite import dispatch, emulator, envs  # noqa: E402
 from aiterlite.emulator import Schedule  # noqa: E402
 from aiterlite.errors import ArgumentError, DispatchError, EnvironmentValueError  # noqa: E402
+from aiterlite.kernel import Workspace  # noqa: E402
 from aiterlite.launch import workspace  # noqa: E402
 from aiterlite.ops import calls, gemm_rc  # noqa: E402
 from aiterlite.tables import gemm_rc as tables  # noqa: E402
@@ -306,7 +307,7 @@ def test_a_workspace_that_does_not_fit_is_refused() -> None:
             (memory[:-1], f"at least {4 * size} bytes"),
             (torch.zeros(size + 1)[1:], "a multiple of 16 bytes"),
             (torch.zeros(2 * size)[::2], "contiguous"),
-            (memory.to("meta"), "the device of x"),
+            (memory.to("meta"), "the device of the operands"),
         ):
             with pytest.raises(ArgumentError, match=said) as caught:
                 torch.ops.aiterlite.wvSplitKrc(x, weight, workspace=bad) if bad.device == x.device else (
@@ -326,17 +327,16 @@ def test_a_failed_launch_leaves_the_workspace_usable(
         x, weight = matrix(100, k, "normal", torch.bfloat16), matrix(m, k, "normal", torch.bfloat16)
         expected = aiterlite.wvSplitKrc(x, weight, reduction=reduction)
         mine = own_workspace(100, m, k, reduction)
-        kind = "atomic" if reduction == "fast" else "slices"
-        need = workspace.Need(4 * COUNTERS, 4 * COUNTERS)
-        kept = workspace.on_thread(kind, need)
+        kind = "gemm atomic" if reduction == "fast" else "gemm slices"
+        kept = workspace.on_thread(Workspace(kind, 4 * COUNTERS, 4 * COUNTERS))
         restored: list[int] = []
-        restore = workspace.Need.restore
+        restore = workspace.restore
 
-        def seen(self: workspace.Need, memory: torch.Tensor) -> None:
+        def seen(memory: torch.Tensor, need: Workspace) -> None:
             restored.append(int(memory[: 4 * COUNTERS].count_nonzero()))
-            restore(self, memory)
+            restore(memory, need)
 
-        monkeypatch.setattr(workspace.Need, "restore", seen)
+        monkeypatch.setattr(workspace, "restore", seen)
         prepare = emulator.prepare_launch
 
         def short(persona: object, tensors: dict[str, torch.Tensor]) -> None:

@@ -19,7 +19,7 @@ import aiterlite  # noqa: E402
 from aiterlite import dispatch  # noqa: E402
 from aiterlite.errors import ArgumentError, DispatchError, EnvironmentValueError  # noqa: E402
 from aiterlite.launch import workspace  # noqa: E402
-from aiterlite.ops import calls, gemm_rc  # noqa: E402
+from aiterlite.ops import calls, gemm_rc, operands  # noqa: E402
 from aiterlite.ops.calls import explain  # noqa: E402
 from aiterlite.tables import gemm_rc as rc_tables  # noqa: E402
 from aiterlite.tables.gemm_rc import RcProblem  # noqa: E402
@@ -69,7 +69,10 @@ def test_linear_gives_the_bits_of_wv_split_k_rc_where_that_is_taken(reduction: s
         assert operator_of(100, M, K, reduction=reduction or "deterministic") == "wvSplitKrc"
         pool = workspace._thread.pool = workspace.Pool()
         y = aiterlite.linear(x.view(4, 25, K), weight, reduction=reduction).view(100, M)
-        assert len(pool._eager) == 1 and next(iter(pool._eager))[2] == ("atomic" if reduction == "fast" else "slices")
+        assert (
+            len(pool._eager) == 1
+            and next(iter(pool._eager))[2] == f"gemm {'atomic' if reduction == 'fast' else 'slices'}"
+        )
         if reduction == "fast":
             assert_within_bound(y, x, weight, None)
         else:
@@ -262,7 +265,7 @@ def test_whoever_watches_operators_sees_linear() -> None:
 def test_only_a_call_that_nobody_watches_is_plain(scope: Callable[[], Any], plain: bool) -> None:
     x, weight = torch.zeros(3, 64), torch.nn.Parameter(torch.zeros(24, 64))
     with scope():
-        assert calls.is_plain(x, weight, None) == plain
+        assert operands.is_plain(x, weight, None) == plain
 
 
 def test_tensors_of_other_kinds_are_not_plain() -> None:
@@ -270,11 +273,11 @@ def test_tensors_of_other_kinds_are_not_plain() -> None:
         pass
 
     x, weight = torch.zeros(3, 64), torch.zeros(24, 64)
-    assert calls.is_plain(x, weight, weight[:, 0])
-    assert not calls.is_plain(x.as_subclass(Other), weight, None)
-    assert not calls.is_plain(x, weight.as_subclass(Other), None)
-    assert not calls.is_plain(x, weight, weight[:, 0].as_subclass(Other))
-    assert not calls.is_plain(x.to("meta"), weight, None)
+    assert operands.is_plain(x, weight, weight[:, 0])
+    assert not operands.is_plain(x.as_subclass(Other), weight, None)
+    assert not operands.is_plain(x, weight.as_subclass(Other), None)
+    assert not operands.is_plain(x, weight, weight[:, 0].as_subclass(Other))
+    assert not operands.is_plain(x.to("meta"), weight, None)
     seen = []
-    torch.func.vmap(lambda row: seen.append(calls.is_plain(row, weight, None)) or row)(x)
+    torch.func.vmap(lambda row: seen.append(operands.is_plain(row, weight, None)) or row)(x)
     assert seen == [False]

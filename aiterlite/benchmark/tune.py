@@ -91,7 +91,7 @@ Made = tuple[Persona, str, str, Times]
 
 
 def _row(point: Point, times: Times) -> dict[str, Any]:
-    return {**asdict(point), "microseconds": times[point.m, point.k, point.bucket]}
+    return {**point._asdict(), "microseconds": times[point.m, point.k, point.bucket]}
 
 
 def _measured(

@@ -53,7 +53,7 @@ def check_dims(function: str, name: str, tensor: Tensor, dims: int, allowed: str
 
 def check_shape(function: str, name: str, tensor: Tensor, allowed: Sequence[Sequence[int]], words: str = "") -> None:
     if not any(list(tensor.shape) == list(shape) for shape in allowed):
-        *most, last = [str(list(shape)) for shape in allowed]
+        *most, last = [str(list(shape)) for shape in allowed] or [""]
         listed = f"{', '.join(most)} or {last}" if most else last
         raise ArgumentError(function, name, f"of shape {list(tensor.shape)}", words or listed)
 

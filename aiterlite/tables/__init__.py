@@ -47,5 +47,3 @@ def default_ops() -> tuple[str, ...]:
 
 # A line a family.
 register(GEMM)
-
-DEFAULT_OPS = default_ops()  # TEMPORARY
