@@ -193,6 +193,29 @@ def test_a_wrong_output_of_several_is_told(emulator_library: str, both: Both, mo
     assert code == 1 and "index: 1 elements differ" in text and "NOT WITHIN the bound" in text
 
 
+@pytest.mark.emulated
+@pytest.mark.compile
+@needs_amdgpu_clang
+def test_other_bits_of_any_output_are_a_race(
+    emulator_library: str, both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    from toy_family import samples
+
+    emulator.use_library(emulator_library)
+    plain, runs = samples._rows, itertools.count()
+
+    def unsteady(x: torch.Tensor, peak: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        total, index = samples.toy_rows(x, peak)
+        return total, index + (next(runs) % 8 == 3)
+
+    monkeypatch.setitem(samples.SAMPLES, OP, lambda *given: replace(plain(*given), function=unsteady))
+    text, data, code = both("emulate", OP, "heads:width=2:300", "batch=1", "--races")
+    (run,) = data["runs"]
+    assert code == 1 and run["of_bound"] <= 1 and len(run["races"]) == 1 and "OTHER BITS under" in text
+
+
 # bench ----------------------------------------------------------------------------------------------------------------
 
 
@@ -349,7 +372,7 @@ def test_compiled_with_dynamic_shapes_it_gives_the_same_outputs(op: str) -> None
         arguments = made.arguments(given)
         outputs = made.named(compiled(*arguments.args, **arguments.kwargs), given)
         assert made.of_bound(outputs) <= 1
-        # In-place arguments are written to once.
+        # An argument that is written to is written to once.
         expected = made.run()
         assert all(torch.equal(outputs[name], expected[name]) for name in outputs)
 

@@ -17,7 +17,7 @@ _OPERANDS = ("x", "total", "index", "peak")
 
 def toy_rows(x: Tensor, peak: Tensor) -> tuple[Tensor, Tensor]:
     """Of each row of x[batch, heads, width] its sum (float32) and where its first largest element is (int32); `peak`
-    [batch, heads] becomes the larger of that element and itself."""
+    [batch, heads] becomes that element and half of itself. So a call that is made twice on the same tensors shows."""
     total, index = OPERATOR(x, peak)
     return total, index
 

@@ -16,7 +16,7 @@ void rows(int64_t begin, int64_t end, void* context) {
       if (x[i] > x[top]) top = i;
     }
     float& peak = static_cast<float*>(args.peak)[at];
-    if (x[top] > peak) peak = x[top];
+    peak = x[top] + peak / 2;
     static_cast<float*>(args.total)[at] = sum;
     static_cast<int32_t*>(args.index)[at] = top;
   }

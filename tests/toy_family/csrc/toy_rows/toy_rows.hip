@@ -1,4 +1,5 @@
-// Of each row of x[batch, heads, width]: its sum, where its first largest element is, and the larger of that and peak.
+// Of each row of x[batch, heads, width]: its sum, and where its first largest element is; peak becomes that element and
+// half of itself.
 //
 // Two kernels of one wave a workgroup. The first has a workgroup for each TOY_TILE elements of a row and leaves a sum
 // and a place; the second has one for each row and joins these. Traffic: 4 bytes an element, once, and 8 bytes a part,
@@ -81,7 +82,7 @@ AITERLITE_KERNEL(64) aiterlite_toy_join(aiterlite_toy_join_args args) {
   if (thread_id() == 0) {
     auto* peak = static_cast<float*>(args.peak) + at;
     const float before = load_f32(peak);
-    store_u32(peak, __builtin_bit_cast(uint32_t, top.value > before ? top.value : before));
+    store_u32(peak, __builtin_bit_cast(uint32_t, top.value + before / 2));
     store_u32(static_cast<uint32_t*>(args.total) + at, __builtin_bit_cast(uint32_t, sum));
     store_u32(static_cast<uint32_t*>(args.index) + at, top.place);
   }
