@@ -10,7 +10,7 @@ import pytest
 import aiterlite
 from aiterlite import hardware
 from aiterlite.hardware import ARCHITECTURES, CHIPS, Architecture
-from aiterlite.tables import ASM_KERNELS
+from aiterlite.tables import asm_kernels
 
 INCLUDE = Path(aiterlite.__file__).parent / "csrc" / "include" / "aiterlite"
 WITH_KERNELS = sorted(ARCHITECTURES)
@@ -105,5 +105,5 @@ def test_targets_of_assembly_kernels_have_the_waves_and_registers_that_variants_
         registers = (arch.lane_registers, arch.register_granule)
         return (arch.wave_size, arch.simds, arch.waves_per_simd, arch.largest_workgroup, *registers)
 
-    targets = {target for kernel in ASM_KERNELS for target in kernel.targets}
+    targets = {target for kernel in asm_kernels() for target in kernel.targets}
     assert {waves(ARCHITECTURES[target]) for target in targets} == {waves(ARCHITECTURES["gfx942"])}

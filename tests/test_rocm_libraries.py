@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiterlite.driver_hints import hip_version, newest_code_object
 from support import PACKAGE_PARENT, environment
 
 from aiterlite import dispatch, tables
 from aiterlite.amdgpu import code_object, metadata
 from aiterlite.jit import engine
 from aiterlite.jit.spec import AMD, CODE_OBJECT_VERSION, Unit
+from aiterlite.launch.hints import hip_version, newest_code_object
 from aiterlite.tables import TABLES
 from aiterlite.target import resolve
 

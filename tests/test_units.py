@@ -14,14 +14,15 @@ from support import publish_fake, toy_unit
 
 from aiterlite import target
 from aiterlite.cli import main, plan
-from aiterlite.demo import SHAPES
+from aiterlite.cli.words import read as read_words
 from aiterlite.emulator import library
 from aiterlite.errors import SourceError
 from aiterlite.jit import bundle, engine, record, spec
 from aiterlite.jit.sources import SourceTree, package_tree
 from aiterlite.jit.spec import Unit
 from aiterlite.jit.store import Store, open_store
-from aiterlite.tables import TABLES, asm, overlap
+from aiterlite.kernel import launch_unit
+from aiterlite.tables import TABLES, asm_kernels
 
 
 def again(unit: Unit) -> Unit:
@@ -31,8 +32,9 @@ def again(unit: Unit) -> Unit:
 def of_the_tables() -> Iterator[Unit]:
     """Everything that dispatch chooses, over all personas, and all variants of the assembly manifest."""
     personas = [target.resolve(name) for name in target.names()]
-    yield from plan.from_problems(list(TABLES), personas, [*SHAPES, (64, 515)], [1, 4, 16, 48], ["bf16", "fp16"]).units
-    for kernel in asm.KERNELS:
+    words = read_words(["m:k=256:7168,2112:7168,64:515", "n=1,4,16,48", "dtype=bf16,fp16"])
+    yield from plan.from_problems(list(TABLES), personas, words).units
+    for kernel in asm_kernels():
         for name in kernel.targets:
             yield from (kernel.device_unit(variant, name) for variant in kernel.variants(name))
 
@@ -46,7 +48,7 @@ def test_units_of_the_tables_survive() -> None:
 
 @pytest.mark.parametrize("level", ["", *(name for name in target.names() if name.startswith("cpu-"))])
 def test_the_emulator_and_the_overlapped_launch_survive(level: str) -> None:
-    for unit in (library.unit(level), overlap.host_unit()):
+    for unit in (library.unit(level), launch_unit()):
         assert again(unit) == unit
 
 
@@ -59,11 +61,10 @@ def test_units_of_the_benchmark_survive(monkeypatch: pytest.MonkeyPatch, chip: s
     class MadeError(Exception):
         """Carries a unit out of the function that would load it."""
 
-    def made(unit: Unit, *_: Any) -> None:
-        raise MadeError(unit)
+    def made(decision: Any, *_: Any) -> None:
+        raise MadeError(decision.kernels[0].unit)
 
-    monkeypatch.setattr(floor.loader, "host_library", made)
-    monkeypatch.setattr(floor.launcher, "function", made)
+    monkeypatch.setattr(floor.launches, "prepare", made)
     monkeypatch.setattr(floor, "persona_for", lambda *_: target.resolve(chip))
     weights = [torch.zeros(8, 8, dtype=torch.bfloat16)]
     makers = [lambda: floor._cpu_floor(weights)]

@@ -79,6 +79,13 @@ def _check_scale(name: str, scale: Tensor, x: Tensor, fits: bool, allowed: str) 
     operands.check_device(_OP, name, scale, x)
 
 
+def _rest(
+    out_dtype: torch.dtype, scale_x: Tensor, scale_w: Tensor, bias: Tensor | None = None
+) -> tuple[torch.dtype, Tensor, Tensor, Tensor | None]:
+    """The operator's arguments behind x and weight."""
+    return out_dtype, scale_x, scale_w, bias
+
+
 def _problem(
     rows: Tensor, weight: Tensor, out_dtype: torch.dtype, scale_w: Tensor, bias: Tensor | None
 ) -> tables.ScaledGemmProblem:
@@ -96,16 +103,8 @@ def _problem(
     )
 
 
-def _prepare(
-    x: Tensor,
-    weight: Tensor,
-    out_dtype: torch.dtype,
-    scale_x: Tensor,
-    scale_w: Tensor,
-    bias: Tensor | None = None,
-    *,
-    cu_count: int = 0,
-) -> Run:
+def _prepare(x: Tensor, weight: Tensor, *given: Any, cu_count: int = 0) -> Run:
+    out_dtype, scale_x, scale_w, bias = _rest(*given)
     n = _check(x, weight, out_dtype, scale_x, scale_w, bias)
     operands.check_dense(_OP, x=x, weight=weight, bias=bias)
     persona = calls.persona_of(_OP, x.device, cu_count)
@@ -120,15 +119,8 @@ def _prepare(
     }
     launch = launches.prepare(decision, x.device, _OPERANDS, strides, () if bias is not None else ("bias",))
 
-    def run(
-        x: Tensor,
-        weight: Tensor,
-        out_dtype: torch.dtype,
-        scale_x: Tensor,
-        scale_w: Tensor,
-        bias: Tensor | None = None,
-        **_: Any,
-    ) -> Tensor:
+    def run(x: Tensor, weight: Tensor, *given: Any, **options: Any) -> Tensor:
+        _, scale_x, scale_w, bias = _rest(*given)
         y = x.new_empty(shape, dtype=out_dtype)
         launch(operands.flatten(x), weight, bias, y, scale_x, scale_w)
         return y
@@ -136,16 +128,8 @@ def _prepare(
     return run
 
 
-def _fake(
-    x: Tensor,
-    weight: Tensor,
-    out_dtype: torch.dtype,
-    scale_x: Tensor,
-    scale_w: Tensor,
-    bias: Tensor | None = None,
-    *,
-    cu_count: int = 0,
-) -> Tensor:
+def _fake(x: Tensor, weight: Tensor, *given: Any, **_: Any) -> Tensor:
+    out_dtype, scale_x, scale_w, bias = _rest(*given)
     _check(x, weight, out_dtype, scale_x, scale_w, bias)
     return x.new_empty(matmul.result_shape(x, weight), dtype=out_dtype)
 

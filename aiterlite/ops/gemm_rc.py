@@ -6,6 +6,8 @@ csrc/gemm/wv_split_k_reduce.hip.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -88,13 +90,7 @@ def problem_of(rows: Tensor, weight: Tensor, bias: Tensor | None, reduction: str
 
 
 def _prepare(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    reduction: str | None = None,
-    workspace: Tensor | None = None,
-    cu_count: int = 0,
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reduction: str | None = None, cu_count: int = 0, **_: Any
 ) -> Run:
     mode = reduction_mode(_OP, reduction)
     n = matmul.check(_OP, x, weight, bias)
@@ -106,15 +102,7 @@ def _prepare(
     return matmul.run_of(calls.decide(tables.WV_SPLIT_K_RC, problem, persona), x, weight, bias)
 
 
-def _fake(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    reduction: str | None = None,
-    workspace: Tensor | None = None,
-    cu_count: int = 0,
-) -> Tensor:
+def _fake(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reduction: str | None = None, **_: Any) -> Tensor:
     reduction_mode(_OP, reduction)
     matmul.check(_OP, x, weight, bias)
     return x.new_empty(matmul.result_shape(x, weight))
