@@ -41,9 +41,8 @@ def explain(op: str, problem: Any, device: torch.device) -> Decision:
 def is_unobserved() -> bool:
     """Whether nobody asked to hear of calls that torch serves: no strictness, no recording, no log of decisions."""
     values = envs.snapshot().values
-    if values[envs.STRICT.name] or values[envs.RECORD.name] or values[envs.LOG.name] == "debug":
-        return False
-    return not record.is_recording()
+    watched = values[envs.STRICT.name] or values[envs.RECORD.name] or values[envs.LOG.name] == "debug"
+    return not (watched or record.is_recording())
 
 
 def persona_of(function: str, device: torch.device, cu_count: int = 0) -> Persona:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 from torch import Tensor
 
 from aiterlite.dispatch import Table
 from aiterlite.ops import calls, matmul, operands
 from aiterlite.ops.calls import Run
+from aiterlite.ops.matmul import Bias
 from aiterlite.ops.operator import register
 from aiterlite.tables import gemm as tables
 
@@ -34,7 +37,7 @@ def wvSplitK(  # noqa: N802 (the operator's name in the field)
     return result
 
 
-def prepare(table: Table, x: Tensor, weight: Tensor, bias: Tensor | None, cu_count: int = 0) -> Run:
+def prepare(table: Table, x: Tensor, weight: Tensor, bias: Bias = None, *, cu_count: int = 0) -> Run:
     """The call of an operator whose rows are those of `wvSplitK`. Errors name the operator."""
     n = matmul.check(table.op, x, weight, bias)
     matmul.check_kernel_operands(table.op, x, weight, bias)
@@ -45,15 +48,13 @@ def prepare(table: Table, x: Tensor, weight: Tensor, bias: Tensor | None, cu_cou
     return matmul.run_of(calls.decide(table, problem, persona), x, weight, bias)
 
 
-def _prepare(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, cu_count: int = 0) -> Run:
-    return prepare(tables.WV_SPLIT_K, x, weight, bias, cu_count)
-
-
-def _fake(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, cu_count: int = 0) -> Tensor:
+def _fake(x: Tensor, weight: Tensor, bias: Bias = None, *, cu_count: int = 0) -> Tensor:
     matmul.check(_OP, x, weight, bias)
     return x.new_empty(matmul.result_shape(x, weight))
 
 
 OPERATOR = register(
-    "wvSplitK(Tensor x, Tensor weight, Tensor? bias=None, *, int cu_count=0) -> Tensor", _prepare, _fake
+    "wvSplitK(Tensor x, Tensor weight, Tensor? bias=None, *, int cu_count=0) -> Tensor",
+    functools.partial(prepare, tables.WV_SPLIT_K),
+    _fake,
 )

@@ -10,6 +10,7 @@ from torch import Tensor
 from aiterlite.launch import calls as launches
 from aiterlite.ops import calls, matmul, operands
 from aiterlite.ops.calls import Run
+from aiterlite.ops.matmul import Bias
 from aiterlite.ops.operator import register
 from aiterlite.tables import gemm_fp8 as tables
 from aiterlite.tables.gemm import FLAVOURS
@@ -55,9 +56,7 @@ def wvSplitKQ(  # noqa: N802 (the operator's name in the field)
     return result
 
 
-def _check(
-    x: Tensor, weight: Tensor, out_dtype: torch.dtype, scale_x: Tensor, scale_w: Tensor, bias: Tensor | None
-) -> int:
+def _check(x: Tensor, weight: Tensor, out_dtype: torch.dtype, scale_x: Tensor, scale_w: Tensor, bias: Bias) -> int:
     """The number of rows of x. Raises `ArgumentError` for operands that do not fit together."""
     n, m = matmul.check_product(_OP, x, weight), weight.shape[0]
     operands.check_dtype(_OP, "x", x, _FP8)
@@ -79,16 +78,7 @@ def _check_scale(name: str, scale: Tensor, x: Tensor, fits: bool, allowed: str) 
     operands.check_device(_OP, name, scale, x)
 
 
-def _rest(
-    out_dtype: torch.dtype, scale_x: Tensor, scale_w: Tensor, bias: Tensor | None = None
-) -> tuple[torch.dtype, Tensor, Tensor, Tensor | None]:
-    """The operator's arguments behind x and weight."""
-    return out_dtype, scale_x, scale_w, bias
-
-
-def _problem(
-    rows: Tensor, weight: Tensor, out_dtype: torch.dtype, scale_w: Tensor, bias: Tensor | None
-) -> tables.ScaledGemmProblem:
+def _problem(rows: Tensor, weight: Tensor, dtype: torch.dtype, scale_w: Tensor, bias: Bias) -> tables.ScaledGemmProblem:
     m, k = weight.shape
     elements = tables.ScaledGemmProblem.LOAD_ELEMENTS
     return tables.ScaledGemmProblem(
@@ -96,18 +86,19 @@ def _problem(
         m=m,
         k=k,
         fp8=operands.dtype_name(rows.dtype),
-        dtype=operands.dtype_name(out_dtype),
+        dtype=operands.dtype_name(dtype),
         scale_w="tensor" if scale_w.numel() == 1 else "row",
         bias=bias is not None,
         aligned=k % elements == 0 and operands.is_aligned(rows, elements) and operands.is_aligned(weight, elements),
     )
 
 
-def _prepare(x: Tensor, weight: Tensor, *given: Any, cu_count: int = 0) -> Run:
-    out_dtype, scale_x, scale_w, bias = _rest(*given)
+def _prepare(
+    x: Tensor, weight: Tensor, out_dtype: torch.dtype, scale_x: Tensor, scale_w: Tensor, bias: Bias = None, **opts: Any
+) -> Run:
     n = _check(x, weight, out_dtype, scale_x, scale_w, bias)
     operands.check_dense(_OP, x=x, weight=weight, bias=bias)
-    persona = calls.persona_of(_OP, x.device, cu_count)
+    persona = calls.persona_of(_OP, x.device, **opts)
     shape = matmul.result_shape(x, weight)
     if n == 0 or weight.shape[0] == 0:
         return lambda x, *_, **__: x.new_empty(shape, dtype=out_dtype)
@@ -119,8 +110,9 @@ def _prepare(x: Tensor, weight: Tensor, *given: Any, cu_count: int = 0) -> Run:
     }
     launch = launches.prepare(decision, x.device, _OPERANDS, strides, () if bias is not None else ("bias",))
 
-    def run(x: Tensor, weight: Tensor, *given: Any, **options: Any) -> Tensor:
-        _, scale_x, scale_w, bias = _rest(*given)
+    def run(
+        x: Tensor, weight: Tensor, out_dtype: torch.dtype, scale_x: Tensor, scale_w: Tensor, bias: Bias = None, **_: Any
+    ) -> Tensor:
         y = x.new_empty(shape, dtype=out_dtype)
         launch(operands.flatten(x), weight, bias, y, scale_x, scale_w)
         return y
@@ -128,8 +120,9 @@ def _prepare(x: Tensor, weight: Tensor, *given: Any, cu_count: int = 0) -> Run:
     return run
 
 
-def _fake(x: Tensor, weight: Tensor, *given: Any, **_: Any) -> Tensor:
-    out_dtype, scale_x, scale_w, bias = _rest(*given)
+def _fake(
+    x: Tensor, weight: Tensor, out_dtype: torch.dtype, scale_x: Tensor, scale_w: Tensor, bias: Bias = None, **_: Any
+) -> Tensor:
     _check(x, weight, out_dtype, scale_x, scale_w, bias)
     return x.new_empty(matmul.result_shape(x, weight), dtype=out_dtype)
 

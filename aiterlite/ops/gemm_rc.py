@@ -14,6 +14,7 @@ from torch import Tensor
 from aiterlite import dispatch, envs
 from aiterlite.ops import calls, matmul, operands
 from aiterlite.ops.calls import Run
+from aiterlite.ops.matmul import Bias
 from aiterlite.ops.operator import register
 from aiterlite.tables import gemm_rc as tables
 from aiterlite.tables.gemm_rc_plan import REDUCTIONS
@@ -81,7 +82,7 @@ def reduction_mode(function: str, asked: str | None) -> str:
     return asked
 
 
-def problem_of(rows: Tensor, weight: Tensor, bias: Tensor | None, reduction: str) -> tables.RcProblem:
+def problem_of(rows: Tensor, weight: Tensor, bias: Bias, reduction: str) -> tables.RcProblem:
     """The problem of x[N, K] and a weight. In `batch_invariant` a row alone counts as aligned only if the rows beside
     it would be too: alignment may choose a kernel, and another kernel may add in another order."""
     plain = matmul.problem_of(rows, weight, bias)
@@ -90,7 +91,7 @@ def problem_of(rows: Tensor, weight: Tensor, bias: Tensor | None, reduction: str
 
 
 def _prepare(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reduction: str | None = None, cu_count: int = 0, **_: Any
+    x: Tensor, weight: Tensor, bias: Bias = None, *, reduction: str | None = None, cu_count: int = 0, **_: Any
 ) -> Run:
     mode = reduction_mode(_OP, reduction)
     n = matmul.check(_OP, x, weight, bias)
@@ -102,7 +103,7 @@ def _prepare(
     return matmul.run_of(calls.decide(tables.WV_SPLIT_K_RC, problem, persona), x, weight, bias)
 
 
-def _fake(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reduction: str | None = None, **_: Any) -> Tensor:
+def _fake(x: Tensor, weight: Tensor, bias: Bias = None, *, reduction: str | None = None, **_: Any) -> Tensor:
     reduction_mode(_OP, reduction)
     matmul.check(_OP, x, weight, bias)
     return x.new_empty(matmul.result_shape(x, weight))

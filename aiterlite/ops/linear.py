@@ -36,7 +36,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reduction: 
     Raises `ArgumentError` for operands that do not fit together, `DispatchError` under AITERLITE_STRICT=1 and where
     `batch_invariant` cannot be kept, and a `JitError` where a kernel cannot be built or loaded.
     """
-    if (torch._C._is_any_autocast_enabled() and _is_autocast(x)) or (
+    if (
+        torch._C._is_any_autocast_enabled() and (x.is_cpu or x.is_cuda) and torch.is_autocast_enabled(x.device.type)
+    ) or (
         torch.is_grad_enabled()
         and (x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad))
     ):
@@ -50,12 +52,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reduction: 
     else:
         result = OPERATOR(x, weight, bias, reduction=reduction)
     return result
-
-
-def _is_autocast(x: Tensor) -> bool:
-    if x.is_cuda:
-        return torch.is_autocast_enabled("cuda")
-    return x.is_cpu and torch.is_autocast_enabled("cpu")
 
 
 def _is_torchs(x: Tensor) -> bool:

@@ -43,7 +43,7 @@ def _check(x: Tensor, rows_per_block: int) -> None:
 
 def _prepare(x: Tensor, weight: Tensor, rows_per_block: int = 4) -> Run:
     _check(x, rows_per_block)
-    run = gemm.prepare(TABLE, x, weight, None)
+    run = gemm.prepare(TABLE, x, weight)
     return lambda x, weight, rows_per_block=4: run(x, weight)
 
 

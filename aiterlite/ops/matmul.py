@@ -14,11 +14,13 @@ from aiterlite.ops import operands
 from aiterlite.ops.calls import Run
 from aiterlite.tables import gemm as tables
 
+# None, or [M], [1, M] or [N, M].
+Bias = Tensor | None
 DTYPES = tuple(operands.DTYPES[name] for name in tables.DTYPES)
 OPERANDS = ("x", "weight", "bias", "y")
 
 
-def check(function: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> int:
+def check(function: str, x: Tensor, weight: Tensor, bias: Bias) -> int:
     """The number of rows of x. Raises `ArgumentError` for operands that do not fit together."""
     n = check_product(function, x, weight)
     if bias is not None:
@@ -45,13 +47,13 @@ def check_bias_shape(function: str, bias: Tensor, n: int, m: int) -> None:
     operands.check_shape(function, "bias", bias, ([m], [1, m], [n, m]), words)
 
 
-def check_kernel_operands(function: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+def check_kernel_operands(function: str, x: Tensor, weight: Tensor, bias: Bias) -> None:
     """What the kernels need and torch does not."""
     operands.check_dtype(function, "x", x, DTYPES)
     operands.check_dense(function, x=x, weight=weight, bias=bias)
 
 
-def problem_of(rows: Tensor, weight: Tensor, bias: Tensor | None) -> tables.GemmProblem:
+def problem_of(rows: Tensor, weight: Tensor, bias: Bias) -> tables.GemmProblem:
     """The problem of x[N, K] and a weight."""
     m, k = weight.shape
     return tables.GemmProblem(
@@ -65,7 +67,7 @@ def problem_of(rows: Tensor, weight: Tensor, bias: Tensor | None) -> tables.Gemm
     )
 
 
-def strides(rows: Tensor, weight: Tensor, bias: Tensor | None) -> dict[str, int]:
+def strides(rows: Tensor, weight: Tensor, bias: Bias) -> dict[str, int]:
     """The row strides of the family's argument structs."""
     per_row = bias is not None and bias.dim() == 2 and bias.shape[0] > 1
     return {
@@ -86,7 +88,7 @@ def result_shape(x: Tensor, weight: Tensor) -> tuple[int, ...]:
     return (*x.shape[:-1], weight.shape[0])
 
 
-def run_of(decision: Decision, x: Tensor, weight: Tensor, bias: Tensor | None) -> Run:
+def run_of(decision: Decision, x: Tensor, weight: Tensor, bias: Bias) -> Run:
     """The prepared call of a decision: it takes x, weight, bias and, by keyword, a workspace."""
     rows = operands.flatten(x)
     shape = result_shape(x, weight)
@@ -95,9 +97,7 @@ def run_of(decision: Decision, x: Tensor, weight: Tensor, bias: Tensor | None) -
     fixed: Mapping[str, Any] = strides(rows, weight, bias)
     launch = launches.prepare(decision, x.device, OPERANDS, fixed, absent)
 
-    def run(
-        x: Tensor, weight: Tensor, bias: Tensor | None = None, *, workspace: Tensor | None = None, **_: Any
-    ) -> Tensor:
+    def run(x: Tensor, weight: Tensor, bias: Bias = None, *, workspace: Tensor | None = None, **_: Any) -> Tensor:
         y = x.new_empty(shape)
         launch(x if x.dim() == 2 else operands.flatten(x), weight, bias, y, workspace=workspace)
         return y

@@ -25,9 +25,6 @@ def dtype_name(dtype: torch.dtype) -> str:
     return _NAMES.get(dtype, str(dtype).removeprefix("torch."))
 
 
-# Checks ---------------------------------------------------------------------------------------------------------------
-
-
 def check_dtype(function: str, name: str, tensor: Tensor, allowed: Sequence[torch.dtype], why: str = "") -> None:
     if tensor.dtype not in allowed:
         words = ", ".join(map(str, allowed)) + (f", {why}" if why else "")
@@ -82,9 +79,6 @@ def is_aligned(matrix: Tensor, elements: int) -> bool:
     return matrix.data_ptr() % 16 == 0 and (one_row or matrix.stride(0) % elements == 0)
 
 
-# Views ----------------------------------------------------------------------------------------------------------------
-
-
 def rows_of(x: Tensor) -> int:
     """The number of rows of [..., K]."""
     return x.shape[0] if x.ndim == 2 else math.prod(x.shape[:-1])
@@ -93,9 +87,6 @@ def rows_of(x: Tensor) -> int:
 def flatten(x: Tensor) -> Tensor:
     """x as [N, K]; a view wherever strides allow one."""
     return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
-
-
-# What a prepared call depends on, and whether torch's dispatcher may be passed by -------------------------------------
 
 
 def layout(tensor: Tensor) -> tuple[Any, ...]:

@@ -85,12 +85,9 @@ _libraries: list[Any] = []
 
 
 def _key(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    layout = operands.layout
-    key = tuple([layout(arg) if isinstance(arg, Tensor) else arg for arg in args])
-    if not kwargs:
-        return key
-    named = [(name, layout(arg) if isinstance(arg, Tensor) else arg) for name, arg in kwargs.items()]
-    return (*key, *named)
+    of = operands.layout
+    named = [(name, of(arg) if isinstance(arg, Tensor) else arg) for name, arg in kwargs.items()]
+    return (*[of(arg) if isinstance(arg, Tensor) else arg for arg in args], *named)
 
 
 def _not_differentiable(operator: Operator) -> Callable[..., Any]:

@@ -165,7 +165,12 @@ WV_SPLIT_K = Table("wvSplitK", GemmProblem, (_CPU, _AMD, *_ASM, _SM90), SWEEP, d
 LLMM1 = Table(
     "LLMM1",
     GemmProblem,
-    tuple(replace(row, requires=(*row.requires, Between("n", 1, 1))) for row in WV_SPLIT_K.rows),
+    tuple(
+        replace(
+            row, requires=(*row.requires, Between("n", 1, 1), Holds("bias", False, "it adds no bias", "call wvSplitK"))
+        )
+        for row in WV_SPLIT_K.rows
+    ),
     (SWEEP[0], one_axis("n", 1), SWEEP[2]),
     derive,
 )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from aiterlite.errors import ArgumentError
-from aiterlite.tables import FAMILIES
+from aiterlite.tables import TABLES, family_of
 
 Tensors = Mapping[str, Tensor]
 
@@ -27,22 +27,15 @@ class Exact:
 
     def error(self, got: Tensor) -> float:
         """How many elements differ."""
-        return float(self._differing(got))
+        value, got = self.value, got.cpu()
+        if (got.shape, got.dtype) != (value.shape, value.dtype):
+            return max(1, value.numel())
+        same = (got == value) & (got.float().signbit() == value.float().signbit())
+        return int((~(same | (got.isnan() & value.isnan()))).sum())
 
     def of_bound(self, got: Tensor) -> float:
         """0 where all bits are right, else infinity."""
-        return float("inf") if self._differing(got) else 0.0
-
-    def _differing(self, got: Tensor) -> int:
-        if got.shape != self.value.shape or got.dtype != self.value.dtype:
-            return max(1, self.value.numel())
-        got = got.cpu()
-        same = got == self.value
-        if got.is_floating_point():
-            same = (same & (got.float().signbit() == self.value.float().signbit())) | (
-                got.float().isnan() & self.value.float().isnan()
-            )
-        return int((~same).sum())
+        return float("inf") if self.error(got) else 0.0
 
 
 @dataclass(frozen=True)
@@ -92,7 +85,10 @@ class Sample:
 
     def fresh(self, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """The inputs once more, with their strides."""
-        return {name: _copy(tensor, device) for name, tensor in self.inputs.items()}
+        return {
+            name: torch.empty_strided(t.size(), t.stride(), dtype=t.dtype, device=device).copy_(t)
+            for name, t in self.inputs.items()
+        }
 
     def call(self, given: Tensors) -> Tensors:
         """The outputs of a call on these tensors."""
@@ -119,21 +115,9 @@ class Sample:
         return next((share for share in shares if share != share), max(shares))
 
 
-def _copy(tensor: Tensor, device: torch.device | str) -> Tensor:
-    copy = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=device)
-    return copy.copy_(tensor)
-
-
 def sample(op: str, problem: Any, seed: int = 0) -> Sample:
     """Operands of random numbers for a problem of an operator. Raises `ArgumentError`."""
-    makers = _makers()
-    if op not in makers:
-        raise ArgumentError("sample", "op", op, ", ".join(makers))
-    return makers[op](problem, seed)
-
-
-def _makers() -> dict[str, Callable[[Any, int], Sample]]:
-    found: dict[str, Callable[[Any, int], Sample]] = {}
-    for family in FAMILIES.values():
-        found.update(importlib.import_module(family.samples).SAMPLES)
-    return found
+    if op not in TABLES:
+        raise ArgumentError("sample", "op", op, ", ".join(TABLES))
+    made: Sample = importlib.import_module(family_of(op).samples).SAMPLES[op](problem, seed)
+    return made

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aiterlite.errors import ArgumentError
 from aiterlite.ops import gemm, gemm_fp8, gemm_rc, linear, llmm1, operands
 from aiterlite.ops.samples import Arguments, Sample, Tensors, Within
 from aiterlite.reference import gemm as reference
@@ -50,12 +49,6 @@ def _gemm(op: Callable[..., Tensor], *options: str) -> Callable[[GemmProblem, in
     return make
 
 
-def _llmm1(problem: GemmProblem, seed: int) -> Sample:
-    if problem.bias:
-        raise ArgumentError("sample", "bias", True, "none: LLMM1 adds no bias")
-    return _gemm(llmm1.LLMM1)(problem, seed)
-
-
 def _scaled_gemm(problem: ScaledGemmProblem, seed: int) -> Sample:
     n, m, k = problem.n, problem.m, problem.k
     for name, allowed in (("dtype", DTYPES), ("fp8", (NATIVE, *FLAVOURS)), ("scale_w", ("tensor", "row"))):
@@ -91,5 +84,5 @@ SAMPLES: dict[str, Callable[[Any, int], Sample]] = {
     "wvSplitK": _gemm(gemm.wvSplitK),
     "wvSplitKQ": _scaled_gemm,
     "wvSplitKrc": _gemm(gemm_rc.wvSplitKrc, "reduction"),
-    "LLMM1": _llmm1,
+    "LLMM1": _gemm(llmm1.LLMM1),
 }
