@@ -28,6 +28,7 @@ LAYERS = (
     ("launch",),
     ("reference",),
     ("ops",),
+    ("operators",),
     ("compat",),
     ("benchmark",),
     ("demo",),

@@ -4,6 +4,8 @@ and calls that were prepared are kept as long as they are of use."""
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -17,11 +19,13 @@ from torch.nn import functional  # noqa: E402
 
 import aiterlite  # noqa: E402
 from aiterlite import envs  # noqa: E402
-from aiterlite.errors import ArgumentError, DispatchError  # noqa: E402
+from aiterlite.errors import ArgumentError, DispatchError, MissingArtifactError, ToolchainNotFoundError  # noqa: E402
+from aiterlite.jit import loader  # noqa: E402
 from aiterlite.ops import calls, operands  # noqa: E402
 from aiterlite.ops.calls import PreparedCalls  # noqa: E402
 from aiterlite.ops.linear import OPERATOR as LINEAR  # noqa: E402
 from aiterlite.ops.operator import register  # noqa: E402
+from aiterlite.tables import FAMILIES  # noqa: E402
 
 pytestmark = pytest.mark.compile
 
@@ -245,3 +249,57 @@ def test_threads_share_prepared_calls() -> None:
     for thread in threads:
         thread.join()
     assert len(results) == 8 and all(torch.equal(y, results[0]) for y in results)
+
+
+# Where things are missing ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def without_compilers(cache_dir: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setattr(loader, "_libraries", {})
+    envs.reload()
+
+
+def test_without_a_compiler_torch_serves_linear_and_says_so_once(without_compilers: None) -> None:
+    with pytest.warns(RuntimeWarning, match="torch serves linear: no compiler for host units") as seen:
+        for rows in (1, 2, 3):
+            assert torch.equal(aiterlite.linear(X[:rows], W), functional.linear(X[:rows], W))
+    assert len({str(warning.message) for warning in seen}) == 1
+    with pytest.raises(ToolchainNotFoundError):
+        aiterlite.wvSplitK(X, W)
+    with envs.override(AITERLITE_STRICT="1"), pytest.raises(ToolchainNotFoundError):
+        aiterlite.linear(X, W)
+    with pytest.raises(ToolchainNotFoundError):
+        aiterlite.linear(X, W, reduction="batch_invariant")
+    # A cache that may not be built into is another matter: its miss names the command that builds.
+    with envs.override(AITERLITE_JIT="require-cache"), pytest.raises(MissingArtifactError):
+        aiterlite.linear(X, W)
+
+
+def test_what_was_exported_is_loaded_after_one_import(tmp_path: Any) -> None:
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.ops.aiterlite.wvSplitK(x, W) + torch.ops.aiterlite.linear(x, W)
+
+    torch.export.save(torch.export.export(Model(), (X,)), tmp_path / "model.pt2")
+    torch.save(X, tmp_path / "x.pt")
+    code = """
+import sys, torch, {module}
+model = torch.export.load(sys.argv[1] + "/model.pt2").module()
+print(model(torch.load(sys.argv[1] + "/x.pt")).shape)
+"""
+    for module, works in (("aiterlite.operators", True), ("aiterlite", False)):
+        words = [sys.executable, "-c", code.format(module=module), str(tmp_path)]
+        done = subprocess.run(words, capture_output=True, text=True)
+        assert (done.returncode == 0) == works, done.stderr
+        assert not works or "torch.Size([4, 24])" in done.stdout
+
+
+def test_all_operators_are_registered_by_that_import() -> None:
+    from aiterlite.operators import NAMES
+
+    public = {name for family in FAMILIES.values() for name in family.public}
+    assert {"linear", "wvSplitK", "wvSplitKQ", "wvSplitKrc", "LLMM1"} <= set(NAMES)
+    assert {table.op for family in FAMILIES.values() for table in family.tables} <= set(NAMES)
+    assert set(aiterlite.__all__) == public | set(aiterlite._LAZY)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from aiterlite import envs
+from aiterlite.errors import ToolchainNotFoundError
 from aiterlite.ops import calls, gemm_rc, matmul, operands
 from aiterlite.ops.calls import Run
 from aiterlite.ops.operator import register
@@ -31,7 +34,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reduction: 
     Returns [..., M] of x's dtype: float32 sums, one rounding. For up to 128 rows in bfloat16 or float16 that is
     `wvSplitK`, `wvSplitKrc` or torch, whichever is fastest as far as it was measured (docs/linear.md); for other
     problems, and any that needs gradients or autocast, `torch.nn.functional.linear`, whose semantics these are.
-    `AITERLITE_STRICT=1` makes falling back to torch because of the shape or dtype an error.
+    `AITERLITE_STRICT=1` makes falling back to torch because of the shape or dtype, or for want of a compiler, an error.
 
     Raises `ArgumentError` for operands that do not fit together, `DispatchError` under AITERLITE_STRICT=1 and where
     `batch_invariant` cannot be kept, and a `JitError` where a kernel cannot be built or loaded.
@@ -79,7 +82,16 @@ def _prepare(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reduction
         return matmul.empty_result(x, weight)
     problem = gemm_rc.problem_of(operands.flatten(x), weight, bias, mode)
     decision = calls.decide(tables.LINEAR, problem, calls.persona_of(_OP, x.device))
-    return matmul.run_of(decision, x, weight, bias) if decision.kernels else _torch_linear
+    if not decision.kernels:
+        return _torch_linear
+    try:
+        return matmul.run_of(decision, x, weight, bias)
+    except ToolchainNotFoundError as error:
+        # Nobody asked for a kernel by name; what `batch_invariant` promises, torch does not keep.
+        if envs.STRICT.get() or mode == "batch_invariant":
+            raise
+        warnings.warn(f"torch serves linear: {error}", RuntimeWarning, stacklevel=2)
+        return _torch_linear
 
 
 def _torch_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, **_: Any) -> Tensor:
