@@ -106,7 +106,7 @@ def cuda(libraries: dict[str, Path]) -> Any:
     """The launch of a problem over the fake CUDA driver, and that driver's record."""
     driver, record = fake_driver.open_driver("cuda", libraries["cuda"])
     ctypes.c_int.in_dll(ctypes.CDLL(str(libraries["cuda"])), "fake_argument_bytes").value = 256 + 80
-    entry = calls._launch_entry(lambda: False)
+    entry = calls.launch_entry(lambda: False)
 
     def launch(n: int = 100, m: int = 640, k: int = 2880, dtype: str = "bf16", x: int = 0x1000) -> int:
         problem = gemm_rc.RcProblem(n, m, k, dtype)

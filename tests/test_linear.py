@@ -265,7 +265,7 @@ def test_whoever_watches_operators_sees_linear() -> None:
 def test_only_a_call_that_nobody_watches_is_plain(scope: Callable[[], Any], plain: bool) -> None:
     x, weight = torch.zeros(3, 64), torch.nn.Parameter(torch.zeros(24, 64))
     with scope():
-        assert operands.is_plain(x, weight, None) == plain
+        assert (operands.plain_layouts(x, weight, None) is not None) == plain
 
 
 def test_tensors_of_other_kinds_are_not_plain() -> None:
@@ -273,11 +273,11 @@ def test_tensors_of_other_kinds_are_not_plain() -> None:
         pass
 
     x, weight = torch.zeros(3, 64), torch.zeros(24, 64)
-    assert operands.is_plain(x, weight, weight[:, 0])
-    assert not operands.is_plain(x.as_subclass(Other), weight, None)
-    assert not operands.is_plain(x, weight.as_subclass(Other), None)
-    assert not operands.is_plain(x, weight, weight[:, 0].as_subclass(Other))
-    assert not operands.is_plain(x.to("meta"), weight, None)
+    assert operands.plain_layouts(x, weight, weight[:, 0]) is not None
+    assert not (operands.plain_layouts(x.as_subclass(Other), weight, None) is not None)
+    assert not (operands.plain_layouts(x, weight.as_subclass(Other), None) is not None)
+    assert not (operands.plain_layouts(x, weight, weight[:, 0].as_subclass(Other)) is not None)
+    assert not (operands.plain_layouts(x.to("meta"), weight, None) is not None)
     seen = []
-    torch.func.vmap(lambda row: seen.append(operands.is_plain(row, weight, None)) or row)(x)
+    torch.func.vmap(lambda row: seen.append(operands.plain_layouts(row, weight, None) is not None) or row)(x)
     assert seen == [False]

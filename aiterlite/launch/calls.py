@@ -148,7 +148,7 @@ def _device(
     raw_stream: Any = torch._C._cuda_getCurrentRawStream
 
     def launch(*tensors: Tensor | None, workspace: Tensor | None = None) -> None:
-        arguments = pack(tuple(map(_data_ptr, pick(tensors))))
+        arguments = pack(map(_data_ptr, pick(tensors)))
         # `submit` would ask the same, and pack the arguments once more.
         if streams.is_ready(index):
             code = entry(start, raw_stream(index), arguments)

@@ -6,10 +6,11 @@ kernels into one new bytes object (so that threads and streams share nothing), a
 
 from __future__ import annotations
 
+import itertools
 import operator
 import struct
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,7 @@ class Packing:
 
     addresses: tuple[str, ...]
     offsets: tuple[int, ...]
-    pack: Callable[[tuple[int, ...]], bytes]
+    pack: Callable[[Iterable[int]], bytes]
 
 
 def packing(kernels: Sequence[Kernel], addresses: Sequence[str], sizes: Mapping[str, int | float]) -> Packing:
@@ -40,34 +41,69 @@ def packing(kernels: Sequence[Kernel], addresses: Sequence[str], sizes: Mapping[
     is given for."""
     layouts = [kernel.arguments.layout() for kernel in kernels]
     offsets = _offsets(layouts)
-    formats = []
-    # Each packed field takes one of: the addresses, those with an offset, the constants; in this order.
-    sources: list[int | Operand | _Constant] = []
+    cells: list[_Cell] = []
     for kernel, layout, offset in zip(kernels, layouts, offsets, strict=True):
-        end = offset + layout.size
-        formats.append(layout.packer.format.removeprefix("<") + f"{-end % _GRAIN}x")
-        sources += [_source(kernel, field, addresses, sizes) for field in layout.packed]
-    packer = struct.Struct("<" + "".join(formats))
+        for field in layout.fields:
+            source = _Constant(0) if field.is_map else _source(kernel, field, addresses, sizes)
+            cells.append(_Cell(field.code or f"{field.size}x", field.size, source))
+        end = layout.fields[-1].offset + layout.fields[-1].size
+        cells.append(_padding(-(offset + end) % _GRAIN))
+    return Packing(tuple(addresses), offsets, _packer(cells, list(addresses)))
+
+
+def _packer(cells: Sequence[_Cell], addresses: list[str]) -> Callable[[Iterable[int]], bytes]:
+    """Packs what changes from call to call; what lies behind it is made once."""
+    changing = [index for index, cell in enumerate(cells) if not isinstance(cell.source, _Constant)]
+    until = changing[-1] + 1 if changing else 0
+    tail = _fixed(cells[until:])
+    head = [_padding(cell.size) if cell.source == _Constant(0) else cell for cell in cells[:until]]
+    pack = struct.Struct("<" + "".join(cell.code for cell in head)).pack
+    sources = [cell.source for cell in head if not cell.code.endswith("x")]
+    if sources == list(range(len(addresses))):
+        return lambda given: pack(*given) + tail
+    # Each cell takes one of: the addresses, those with an offset, the constants; in this order.
     shifted = list(dict.fromkeys(source for source in sources if isinstance(source, Operand)))
-    constants = [source.value for source in sources if isinstance(source, _Constant)]
-    first_constant = len(addresses) + len(shifted)
-    order, constant = [], first_constant
-    for source in sources:
-        if isinstance(source, _Constant):
-            order.append(constant)
-            constant += 1
-        else:
-            order.append(len(addresses) + shifted.index(source) if isinstance(source, Operand) else source)
-    return Packing(
-        tuple(addresses),
-        offsets,
-        _pack(packer, order, [(list(addresses).index(s.name), s.offset) for s in shifted], tuple(constants)),
-    )
+    constants = tuple(source.value for source in sources if isinstance(source, _Constant))
+    following = itertools.count(len(addresses) + len(shifted))
+    order = [
+        next(following)
+        if isinstance(source, _Constant)
+        else len(addresses) + shifted.index(source)
+        if isinstance(source, Operand)
+        else source
+        for source in sources
+    ]
+    pick = operator.itemgetter(*order) if len(order) > 1 else lambda values: (values[order[0]],)
+    moved = [(addresses.index(source.name), source.offset) for source in shifted]
+
+    def packed(given: Iterable[int]) -> bytes:
+        known = tuple(given)
+        return pack(*pick((*known, *[known[i] + offset for i, offset in moved], *constants))) + tail
+
+    return packed
+
+
+def _fixed(cells: Sequence[_Cell]) -> bytes:
+    values = [cell.source.value for cell in cells if isinstance(cell.source, _Constant) and not cell.code.endswith("x")]
+    return struct.pack("<" + "".join(cell.code for cell in cells), *values)
+
+
+def _padding(size: int) -> _Cell:
+    return _Cell(f"{size}x", size, _Constant(0))
 
 
 @dataclass(frozen=True)
 class _Constant:
     value: int | float
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A piece of a struct: how `struct` packs it, and where its value comes from; an address by its place."""
+
+    code: str
+    size: int
+    source: int | Operand | _Constant
 
 
 def _source(
@@ -92,20 +128,6 @@ def _source(
         detail = f"{field.name} = {value} does not fit its field of {8 * field.size} bits"
         raise LaunchError(kernel.symbol, -1, detail, kernel.grid, kernel.block, str(dict(kernel.args))) from None
     return _Constant(value)
-
-
-def _pack(
-    packer: struct.Struct, order: list[int], shifted: list[tuple[int, int]], constants: tuple[int | float, ...]
-) -> Callable[[tuple[int, ...]], bytes]:
-    pick: Any = operator.itemgetter(*order) if len(order) > 1 else lambda values: (values[order[0]],)
-    pack = packer.pack
-    if not shifted:
-        return lambda addresses: pack(*pick(addresses + constants))
-
-    def pack_shifted(addresses: tuple[int, ...]) -> bytes:
-        return pack(*pick((*addresses, *[addresses[i] + offset for i, offset in shifted], *constants)))
-
-    return pack_shifted
 
 
 def _offsets(layouts: Sequence[Layout]) -> tuple[int, ...]:

@@ -46,20 +46,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reduction: 
         and (x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad))
     ):
         return functional.linear(x, weight, bias)
-    if _is_torchs(x) and not torch.compiler.is_compiling() and calls.is_unobserved():
+    # What no kernel takes, whatever the weight, is torch's.
+    torchs = x.dtype not in matmul.DTYPES or not 1 <= operands.rows_of(x) <= MAX_TOKENS
+    if torchs and not torch.compiler.is_compiling() and calls.is_unobserved():
         return _prefill(x, weight, bias, reduction)
-    result: Tensor
-    if operands.is_plain(x, weight, bias):
-        key = (operands.layout(x), operands.layout(weight), None if bias is None else operands.layout(bias), reduction)
-        result = OPERATOR.run_as(key, x, weight, bias, reduction=reduction)
-    else:
-        result = OPERATOR(x, weight, bias, reduction=reduction)
+    layouts = operands.plain_layouts(x, weight, bias)
+    if layouts is None:
+        result: Tensor = OPERATOR(x, weight, bias, reduction=reduction)
+        return result
+    key = (layouts, reduction)
+    run = OPERATOR.prepared.find(key) or OPERATOR.prepare_as(key, x, weight, bias, reduction=reduction)
+    result = run(x, weight, bias)
     return result
-
-
-def _is_torchs(x: Tensor) -> bool:
-    """Whether no kernel takes operands like x, whatever the weight."""
-    return x.dtype not in matmul.DTYPES or not 1 <= operands.rows_of(x) <= MAX_TOKENS
 
 
 def _prefill(x: Tensor, weight: Tensor, bias: Tensor | None, reduction: str | None) -> Tensor:

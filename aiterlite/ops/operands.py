@@ -96,7 +96,6 @@ def layout(tensor: Tensor) -> tuple[Any, ...]:
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
-_strided = torch.strided
 _is_compiling: Any = torch.compiler.is_compiling
 _dispatch_modes: Any = torch._C._len_torch_dispatch_stack
 _function_modes: Any = torch._C._is_torch_function_mode_enabled
@@ -104,12 +103,15 @@ _transforms: Any = torch._C._functorch.peek_interpreter_stack
 _profiled: Any = torch._C._autograd._profiler_enabled
 
 
-def is_plain(*tensors: Tensor | None) -> bool:
-    """Whether torch's dispatcher would do nothing for a call but call this package's function, which takes it some
-    microseconds: nothing compiles, traces, transforms, differentiates forward, intercepts or profiles operators, and
+def plain_layouts(*tensors: Tensor | None) -> tuple[Any, ...] | None:
+    """The layouts of a call's operands, if torch's dispatcher would do nothing for it but call this package's function,
+    which takes it some microseconds; else None.
+
+    So it is where nothing compiles, traces, transforms, differentiates forward, intercepts or profiles operators, and
     the operands are ordinary tensors of a CPU or a GPU. A negated view, a zero tensor without memory, a sparse, nested,
     fake, meta or wrapped one is not: its memory is not what it stands for. (Complex operands, which may be conjugated,
-    are no kernel's.)"""
+    are no kernel's.)
+    """
     if (
         _is_compiling()
         or _dispatch_modes()
@@ -119,15 +121,20 @@ def is_plain(*tensors: Tensor | None) -> bool:
         or torch._C._get_tracing_state() is not None
         or _profiled()
     ):
-        return False
+        return None
+    layouts: list[Any] = []
     for tensor in tensors:
-        if tensor is not None and not (
-            type(tensor) in _PLAIN
-            and (tensor.is_cuda or tensor.is_cpu)
-            and tensor.layout is _strided
-            and not tensor.is_nested
-            and tensor.data_ptr()
-            and not tensor.is_neg()
-        ):
-            return False
-    return True
+        if tensor is None:
+            layouts.append(None)
+            continue
+        if type(tensor) not in _PLAIN or not (tensor.is_cuda or tensor.is_cpu) or tensor.is_neg() or tensor.is_nested:
+            return None
+        try:
+            address, strides = tensor.data_ptr(), tensor.stride()
+        except (NotImplementedError, RuntimeError):
+            # A sparse layout has neither.
+            return None
+        if not address:
+            return None
+        layouts.append((tensor.shape, strides, tensor.dtype, tensor.get_device(), address & 15))
+    return tuple(layouts)

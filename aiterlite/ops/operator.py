@@ -38,16 +38,15 @@ class Operator:
         return self.overload(*args, **kwargs)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        """The implementation, for operands that torch's dispatcher need not see (`operands.is_plain`)."""
-        return self.run_as(_key(args, kwargs), *args, **kwargs)
-
-    def run_as(self, key: tuple[Any, ...], *args: Any, **kwargs: Any) -> Any:
-        """The same for a caller that knows how to tell its calls apart sooner: by `key`, which holds the
-        `operands.layout` of each operand and every value that `prepare` reads."""
-        run = self.prepared.find(key)
-        if run is None:
-            run = self.prepared.prepare(key, lambda: self.prepare(*args, **kwargs))
+        """The implementation, by the call that was prepared for such operands."""
+        key = _key(args, kwargs)
+        run = self.prepared.find(key) or self.prepare_as(key, *args, **kwargs)
         return run(*args, **kwargs)
+
+    def prepare_as(self, key: tuple[Any, ...], *args: Any, **kwargs: Any) -> Run:
+        """Prepare a call, and keep it by `key`: the layout of each operand and all else that `prepare` reads, in any
+        form of the caller's own."""
+        return self.prepared.prepare(key, lambda: self.prepare(*args, **kwargs))
 
     @property
     def mutates(self) -> tuple[str, ...]:
