@@ -16,7 +16,7 @@ from aiterlite.tables import TABLES
 from aiterlite.target import names
 
 _SHELLS = ("bash", "zsh", "fish")
-_TAKE_OPERATORS = ("explain", "emulate")
+_TAKE_OPERATORS = ("explain", "emulate", "bench")
 
 
 def add(commands: Commands) -> None:

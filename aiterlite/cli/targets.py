@@ -27,10 +27,13 @@ def named_personas(lists: Sequence[str]) -> dict[str, Persona]:
     found = [name for text in lists for name in split(text)]
     if lists and not found:
         raise UsageError(f"--target names no target; known: {', '.join(names())}")
-    try:
-        return {canonical(name): resolve(name) for name in found}
-    except TargetError as error:
-        raise UsageError(f"--target: {error}") from None
+    personas = {}
+    for name in found:
+        try:
+            personas[canonical(name)] = resolve(name)
+        except TargetError as error:
+            raise UsageError(f"--target: {error}{near(name, names())}") from None
+    return personas
 
 
 def personas(lists: Sequence[str]) -> list[Persona]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_origin
 
-from aiterlite.cli.command import UsageError
+from aiterlite.cli.command import UsageError, near
 from aiterlite.dispatch import Axis, Table
 from aiterlite.tables import problems
 
@@ -61,7 +61,8 @@ def problems_of(table: Table, words: Sequence[Word]) -> list[Any]:
     """The problems of one operator that words describe; those of its sweep where there are none."""
     for word in words:
         if not word.fits(table):
-            raise UsageError(f"shape word {word.text!r} is not taken; the shape words of {table.op} are {usage(table)}")
+            known = f"the shape words of {table.op} are {usage(table)}"
+            raise UsageError(f"shape word {word.text!r} is not taken; {known}{_meant(word, [table])}")
     kinds = problems.field_types(table)
     axes = [
         Axis(
@@ -91,7 +92,7 @@ def problems_of_all(
     for word in words:
         if not any(word.fits(table) for table in tables):
             known = "; ".join(f"{table.op}: {usage(table)}" for table in tables)
-            raise UsageError(f"shape word {word.text!r} is not taken; there are {known}")
+            raise UsageError(f"shape word {word.text!r} is not taken; there are {known}{_meant(word, tables)}")
     found: list[tuple[Table, list[Any]]] = []
     refused: list[UsageError] = []
     for table in tables:
@@ -105,6 +106,12 @@ def problems_of_all(
     if refused and (named or not found):
         raise refused[0]
     return found
+
+
+def _meant(word: Word, tables: Sequence[Table]) -> str:
+    """What a field of a word that no table has may have been meant to be."""
+    known = {field.name for table in tables for field in fields(table.problem)}
+    return next((near(name, sorted(known)) for name in word.fields if name not in known), "")
 
 
 def usage(table: Table) -> str:

@@ -4,9 +4,8 @@
 // Two kernels of one wave a workgroup. The first has a workgroup for each TOY_TILE elements of a row and leaves a sum
 // and a place; the second has one for each row and joins these. Traffic: 4 bytes an element, once, and 8 bytes a part,
 // twice.
+#include <aiterlite/platform.h>
 #include <aiterlite/toy_rows_args.h>
-#include <aiterlite/types.h>
-#include <aiterlite/vector.h>
 
 namespace {
 
