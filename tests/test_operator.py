@@ -185,12 +185,21 @@ def test_a_compiled_graph_sees_what_is_written(toy: Any) -> None:
 
 
 def test_the_least_recently_used_calls_are_forgotten() -> None:
-    kept = PreparedCalls(most=3)
+    kept = PreparedCalls(most=4)
     for key in "abc":
         kept.prepare(key, lambda key=key: key)
     assert kept.find("a") == "a"
-    kept.prepare("d", lambda: "d")
-    assert [kept.find(key) for key in "abcd"] == ["a", None, "c", "d"]
+    for key in "de":
+        kept.prepare(key, lambda key=key: key)
+    assert [kept.find(key) for key in "abde"] == ["a", None, "d", "e"] and len(kept) <= 4
+
+
+def test_what_is_used_again_and_again_is_kept_however_many_others_come() -> None:
+    kept = PreparedCalls(most=8)
+    for number in range(1000):
+        kept.find("hot") or kept.prepare("hot", lambda number=number: f"made at {number}")
+        kept.prepare(number, lambda: "other")
+    assert kept.find("hot") == "made at 0" and len(kept) <= 8
 
 
 def test_a_call_is_kept_only_under_the_environment_that_it_was_prepared_in() -> None:
@@ -208,7 +217,7 @@ def test_a_call_is_kept_only_under_the_environment_that_it_was_prepared_in() -> 
 
 def test_hot_calls_survive_100_000_prefill_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
     aiterlite.linear(X, W)
-    hot = dict(LINEAR.prepared._runs)
+    hot = dict(LINEAR.prepared._young)
     monkeypatch.setattr(calls, "decide", lambda *call: pytest.fail(f"decided {call}"))
     # Not its arithmetic, which would take minutes.
     served: list[int] = []
@@ -216,7 +225,7 @@ def test_hot_calls_survive_100_000_prefill_lengths(monkeypatch: pytest.MonkeyPat
     row = torch.empty(1, 64).bfloat16()
     for n in range(129, 100_129):
         aiterlite.linear(row.expand(n, 64), W)
-    assert served == list(range(129, 100_129)) and hot.items() <= LINEAR.prepared._runs.items()
+    assert served == list(range(129, 100_129)) and hot.items() <= LINEAR.prepared._young.items()
 
 
 def test_prefill_is_decided_where_somebody_wants_to_know(tmp_path: Any) -> None:

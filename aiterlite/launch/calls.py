@@ -149,7 +149,7 @@ def _device(
 
     def launch(*tensors: Tensor | None, workspace: Tensor | None = None) -> None:
         arguments = pack(map(_data_ptr, pick(tensors)))
-        # `submit` would ask the same, and pack the arguments once more.
+        # `submit` would ask the same, at the price of one more call.
         if streams.is_ready(index):
             code = entry(start, raw_stream(index), arguments)
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -54,35 +53,42 @@ def persona_of(function: str, device: torch.device, cu_count: int = 0) -> Person
 
 
 class PreparedCalls:
-    """Calls by what they were prepared for, the least recently used ones forgotten beyond a limit. The environment's
-    snapshot is part of what they were prepared for."""
+    """Calls by what they were prepared for. The environment's snapshot is part of that.
+
+    Beyond a limit the least recently used are forgotten: calls lie in two halves, and one that is used comes to the
+    younger half, which becomes the older one when it is full. (An order of all would cost each hit a second look.)
+    """
 
     def __init__(self, most: int = _MOST) -> None:
-        self._most = most
-        self._runs: OrderedDict[Any, Run] = OrderedDict()
+        self._half = max(1, most // 2)
+        self._young: dict[Any, Run] = {}
+        self._old: dict[Any, Run] = {}
         self._snapshot: envs.Snapshot | None = None
 
     def find(self, key: Any) -> Run | None:
         if envs.snapshot() is not self._snapshot:
             return None
-        run = self._runs.get(key)
-        if run is not None:
-            try:
-                self._runs.move_to_end(key)
-            except KeyError:
-                # Another thread has forgotten it meanwhile; it serves this call all the same.
-                pass
+        run = self._young.get(key)
+        if run is None and key in self._old:
+            run = self._keep(key, self._old[key])
         return run
 
     def prepare(self, key: Any, prepare: Callable[[], Run]) -> Run:
         """What `prepare` makes, kept under the environment that it was made in, if that is still the one."""
         snapshot = envs.snapshot()
         run = prepare()
-        if envs.snapshot() is snapshot:
-            if snapshot is not self._snapshot:
-                self._runs = OrderedDict()
-                self._snapshot = snapshot
-            self._runs[key] = run
-            while len(self._runs) > self._most:
-                self._runs.popitem(last=False)
+        if envs.snapshot() is not snapshot:
+            return run
+        if snapshot is not self._snapshot:
+            self._young, self._old, self._snapshot = {}, {}, snapshot
+        return self._keep(key, run)
+
+    def _keep(self, key: Any, run: Run) -> Run:
+        # Threads may come between any two lines; the worst is a call that is prepared again.
+        if len(self._young) >= self._half:
+            self._young, self._old = {}, self._young
+        self._young[key] = run
         return run
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)

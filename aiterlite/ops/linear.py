@@ -18,6 +18,7 @@ from aiterlite.tables import linear as tables
 from aiterlite.tables.gemm_rc_plan import MAX_TOKENS
 
 _OP = "linear"
+_DTYPES = matmul.DTYPES
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reduction: str | None = None) -> Tensor:
@@ -47,7 +48,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reduction: 
     ):
         return functional.linear(x, weight, bias)
     # What no kernel takes, whatever the weight, is torch's.
-    torchs = x.dtype not in matmul.DTYPES or not 1 <= operands.rows_of(x) <= MAX_TOKENS
+    torchs = x.dtype not in _DTYPES or not 1 <= (x.shape[0] if x.ndim == 2 else operands.rows_of(x)) <= MAX_TOKENS
     if torchs and not torch.compiler.is_compiling() and calls.is_unobserved():
         return _prefill(x, weight, bias, reduction)
     layouts = operands.plain_layouts(x, weight, bias)

@@ -91,7 +91,7 @@ def result_shape(x: Tensor, weight: Tensor) -> tuple[int, ...]:
 def run_of(decision: Decision, x: Tensor, weight: Tensor, bias: Bias) -> Run:
     """The prepared call of a decision: it takes x, weight, bias and, by keyword, a workspace."""
     rows = operands.flatten(x)
-    shape = result_shape(x, weight)
+    shape, flat = result_shape(x, weight), x.dim() == 2
     absent = () if bias is not None else ("bias",)
     # The strides are part of what a prepared call is kept under, so these never change for it.
     fixed: Mapping[str, Any] = strides(rows, weight, bias)
@@ -99,7 +99,10 @@ def run_of(decision: Decision, x: Tensor, weight: Tensor, bias: Bias) -> Run:
 
     def run(x: Tensor, weight: Tensor, bias: Bias = None, *, workspace: Tensor | None = None, **_: Any) -> Tensor:
         y = x.new_empty(shape)
-        launch(x if x.dim() == 2 else operands.flatten(x), weight, bias, y, workspace=workspace)
+        if workspace is None:
+            launch(x if flat else operands.flatten(x), weight, bias, y)
+        else:
+            launch(operands.flatten(x), weight, bias, y, workspace=workspace)
         return y
 
     return run

@@ -81,7 +81,7 @@ def is_aligned(matrix: Tensor, elements: int) -> bool:
 
 def rows_of(x: Tensor) -> int:
     """The number of rows of [..., K]."""
-    return x.shape[0] if x.ndim == 2 else math.prod(x.shape[:-1])
+    return math.prod(x.shape[:-1])
 
 
 def flatten(x: Tensor) -> Tensor:
