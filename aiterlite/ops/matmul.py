@@ -91,14 +91,14 @@ def result_shape(x: Tensor, weight: Tensor) -> tuple[int, ...]:
 def run_of(decision: Decision, x: Tensor, weight: Tensor, bias: Bias) -> Run:
     """The prepared call of a decision: it takes x, weight, bias and, by keyword, a workspace."""
     rows = operands.flatten(x)
-    shape, flat = result_shape(x, weight), x.dim() == 2
+    empty, flat = operands.allocator(result_shape(x, weight), x.dtype, x.device), x.dim() == 2
     absent = () if bias is not None else ("bias",)
     # The strides are part of what a prepared call is kept under, so these never change for it.
     fixed: Mapping[str, Any] = strides(rows, weight, bias)
     launch = launches.prepare(decision, x.device, OPERANDS, fixed, absent)
 
     def run(x: Tensor, weight: Tensor, bias: Bias = None, *, workspace: Tensor | None = None, **_: Any) -> Tensor:
-        y = x.new_empty(shape)
+        y = empty(x)
         if workspace is None:
             launch(x if flat else operands.flatten(x), weight, bias, y)
         else:

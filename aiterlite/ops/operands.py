@@ -6,7 +6,7 @@ Each check raises `ArgumentError` with the operator, the argument, what came, wh
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from aiterlite.errors import ArgumentError
+from aiterlite.launch import streams
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 FP8_DTYPES = {"e4m3fn": torch.float8_e4m3fn, "e4m3fnuz": torch.float8_e4m3fnuz}
@@ -87,6 +88,20 @@ def rows_of(x: Tensor) -> int:
 def flatten(x: Tensor) -> Tensor:
     """x as [N, K]; a view wherever strides allow one."""
     return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+
+
+# What compiled graphs of torch allocate by: half the time of `new_empty`, on the current device only.
+_empty_cuda: Any = getattr(torch._C._dynamo.guards, "_empty_strided_cuda", None)
+
+
+def allocator(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Makes contiguous results of this shape, from an operand of the device."""
+    sizes, index = tuple(shape), device.index
+    if device.type != "cuda" or _empty_cuda is None:
+        return lambda x: x.new_empty(sizes, dtype=dtype)
+    strides = tuple(math.prod(sizes[axis + 1 :]) for axis in range(len(sizes)))
+    is_ready = streams.is_ready
+    return lambda x: _empty_cuda(sizes, strides, dtype) if is_ready(index) else x.new_empty(sizes, dtype=dtype)
 
 
 def layout(tensor: Tensor) -> tuple[Any, ...]:
