@@ -13,7 +13,7 @@ import pytest
 
 from aiterlite import dispatch, envs, tables
 from aiterlite.dispatch import Table, Wishes
-from aiterlite.jit import engine, sources
+from aiterlite.jit import engine, sources, spec
 from aiterlite.jit.sources import SourceTree
 from aiterlite.jit.spec import Unit
 from aiterlite.jit.store import Store
@@ -300,11 +300,15 @@ def test_an_object_of_another_target_is_found(cache_dir: Any, source_tree: Sourc
 
 
 @pytest.mark.compile
-def test_an_object_of_another_version_is_found(cache_dir: Any, source_tree: SourceTree) -> None:
+def test_an_object_of_another_version_is_found(
+    cache_dir: Any, source_tree: SourceTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """ROCm 6.1 refuses version 6, which a new clang writes unless it is told."""
     asm_toy.write(source_tree)
     unit = asm_toy.kernel().device_unit(asm_toy.variant(), "gfx942")
-    image = engine.obtain(dataclasses.replace(unit, flags=("-mcode-object-version=6",)), tree=source_tree).data
+    other = tuple(text.replace("object-version=5", "object-version=6") for text in spec._AMD_ASM_TEXT)
+    monkeypatch.setattr(spec, "_AMD_ASM_TEXT", other)
+    image = engine.obtain(unit, tree=source_tree).data
     (found,) = check_toy(image)
     assert found.startswith("code object version: found 6, declared 5; ")
 

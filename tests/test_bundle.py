@@ -398,7 +398,7 @@ METADATA: dict[str, tuple[str, Any]] = {
     "artifact digest": ("artifact/sha256", "0" * 64),
     "resources": ("resources", {"toy": {"vgprs": "many"}}),
     "built at": ("built_at", None),
-    "kernarg": ("unit/kernarg", "0" * 64),
+    "arguments": ("unit/arguments", "aiterlite/other_args.h:other"),
     "a plugin": ("unit/flags", ["-fpass-plugin"]),
     "a terminal's words": ("toolchain/title", "clang \x1b[2J"),
     "another direction of reading": ("toolchain/title", "clang \u202e"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 
 import pytest
@@ -10,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import TOY_TREE, toy_unit
 
-from aiterlite.jit import engine
+from aiterlite.jit import engine, spec
 from aiterlite.jit.sources import SourceTree
 from aiterlite.launch import hints
 from aiterlite.launch.hints import launch_failure_hint, load_failure_hint
@@ -20,10 +19,10 @@ ROCM_6_1, ROCM_6_4, ROCM_7_0 = 60140091, 60443484, 70051831
 
 @functools.cache
 def image(target: str = "gfx942", version: int = 5) -> bytes:
-    unit = toy_unit(target)
-    if target.startswith("gfx"):
-        unit = dataclasses.replace(unit, flags=(f"-mcode-object-version={version}",))
-    return engine.obtain(unit, tree=SourceTree(TOY_TREE), build=True).data
+    with pytest.MonkeyPatch.context() as patch:
+        text = tuple(part.replace("object-version=5", f"object-version={version}") for part in spec._AMD_TEXT)
+        patch.setattr(spec, "_AMD_TEXT", text)
+        return engine.obtain(toy_unit(target), tree=SourceTree(TOY_TREE), build=True).data
 
 
 @pytest.mark.compile
