@@ -46,9 +46,12 @@ def check(meta: Any, directory: Path) -> Unit:
 def _check_parts(unit: Unit, parts: dict[str, Any]) -> None:
     """The key's parts are those of the unit. The command lines in them may be another version's."""
     expected = keys.key_parts(unit, parts["sources"])
-    free = {"schema", "build_text", "host_abi"}
+    free = {"schema", "build_text", "host_abi", "arguments"}
     wrong = [name for name in sorted({*expected, *parts} - free) if parts.get(name) != expected.get(name)]
     wrong += [] if sorted(parts["sources"]) == sorted(unit.sources) else ["sources"]
+    # The layout of a struct, of which the unit has the name.
+    layout = str(parts.get("arguments", ""))
+    wrong += [] if layout.partition(" ")[0] == unit.arguments.rpartition(":")[2] else ["arguments"]
     if wrong:
         raise ValueError(f"key parts and unit differ in {', '.join(wrong)}")
 

@@ -168,10 +168,6 @@ class Unit:
         fields = ((name, form, getattr(self, name)) for name, form in FORM.items())
         return {name: form.write(value) for name, form, value in fields if value or not form.optional}
 
-    def extras(self) -> dict[str, Any]:
-        """The part of the JSON form that only some units have."""
-        return {name: data for name, data in self.to_json().items() if FORM[name].optional}
-
     @classmethod
     def from_json(cls, data: Any) -> Unit:
         """Raises `ValueError` on anything that `to_json` does not make."""
