@@ -467,7 +467,7 @@ def test_an_assembly_kernel_is_launched_like_any_other(
     import torch
 
     from aiterlite.launch import drivers
-    from aiterlite.ops import gemm as ops
+    from aiterlite.ops import matmul
 
     drivers.driver("emulated")
     for folder in ("csrc", "asm"):
@@ -477,5 +477,5 @@ def test_an_assembly_kernel_is_launched_like_any_other(
     x, weight = torch.zeros(1, 64).bfloat16(), torch.randn(100, 64).bfloat16()
     bias = torch.randn(100).bfloat16()
     with envs.override(AITERLITE_TARGET=target, AITERLITE_PREFER="asm"):
-        run = ops.prepare(TOY_TABLE, x, weight, bias)
+        run = matmul.prepare(TOY_TABLE, x, weight, bias)
         assert torch.equal(run(x, weight, bias)[0], bias)

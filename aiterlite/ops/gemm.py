@@ -6,9 +6,7 @@ import functools
 
 from torch import Tensor
 
-from aiterlite.dispatch import Table
-from aiterlite.ops import calls, matmul, operands
-from aiterlite.ops.calls import Run
+from aiterlite.ops import matmul
 from aiterlite.ops.matmul import Bias
 from aiterlite.ops.operator import register
 from aiterlite.tables import gemm as tables
@@ -37,17 +35,6 @@ def wvSplitK(  # noqa: N802 (the operator's name in the field)
     return result
 
 
-def prepare(table: Table, x: Tensor, weight: Tensor, bias: Bias = None, *, cu_count: int = 0) -> Run:
-    """The call of an operator whose rows are those of `wvSplitK`. Errors name the operator."""
-    n = matmul.check(table.op, x, weight, bias)
-    matmul.check_kernel_operands(table.op, x, weight, bias)
-    persona = calls.persona_of(table.op, x.device, cu_count)
-    if n == 0 or weight.shape[0] == 0:
-        return matmul.empty_result(x, weight)
-    problem = matmul.problem_of(operands.flatten(x), weight, bias)
-    return matmul.run_of(calls.decide(table, problem, persona), x, weight, bias)
-
-
 def _fake(x: Tensor, weight: Tensor, bias: Bias = None, *, cu_count: int = 0) -> Tensor:
     matmul.check(_OP, x, weight, bias)
     return x.new_empty(matmul.result_shape(x, weight))
@@ -55,6 +42,6 @@ def _fake(x: Tensor, weight: Tensor, bias: Bias = None, *, cu_count: int = 0) ->
 
 OPERATOR = register(
     "wvSplitK(Tensor x, Tensor weight, Tensor? bias=None, *, int cu_count=0) -> Tensor",
-    functools.partial(prepare, tables.WV_SPLIT_K),
+    functools.partial(matmul.prepare, tables.WV_SPLIT_K),
     _fake,
 )

@@ -6,6 +6,7 @@ csrc/gemm/wv_split_k_reduce.hip.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -93,14 +94,8 @@ def problem_of(rows: Tensor, weight: Tensor, bias: Bias, reduction: str) -> tabl
 def _prepare(
     x: Tensor, weight: Tensor, bias: Bias = None, *, reduction: str | None = None, cu_count: int = 0, **_: Any
 ) -> Run:
-    mode = reduction_mode(_OP, reduction)
-    n = matmul.check(_OP, x, weight, bias)
-    matmul.check_kernel_operands(_OP, x, weight, bias)
-    persona = calls.persona_of(_OP, x.device, cu_count)
-    if n == 0 or weight.shape[0] == 0:
-        return matmul.empty_result(x, weight)
-    problem = problem_of(operands.flatten(x), weight, bias, mode)
-    return matmul.run_of(calls.decide(tables.WV_SPLIT_K_RC, problem, persona), x, weight, bias)
+    to_problem = functools.partial(problem_of, reduction=reduction_mode(_OP, reduction))
+    return matmul.prepare(tables.WV_SPLIT_K_RC, x, weight, bias, cu_count=cu_count, to_problem=to_problem)
 
 
 def _fake(x: Tensor, weight: Tensor, bias: Bias = None, *, reduction: str | None = None, **_: Any) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from aiterlite.errors import ArgumentError
-from aiterlite.ops import gemm, matmul, operands
+from aiterlite.ops import matmul, operands
 from aiterlite.ops.calls import Run
 from aiterlite.ops.operator import register
 from aiterlite.tables.gemm import LLMM1 as TABLE
@@ -43,7 +43,7 @@ def _check(x: Tensor, rows_per_block: int) -> None:
 
 def _prepare(x: Tensor, weight: Tensor, rows_per_block: int = 4) -> Run:
     _check(x, rows_per_block)
-    run = gemm.prepare(TABLE, x, weight)
+    run = matmul.prepare(TABLE, x, weight)
     return lambda x, weight, rows_per_block=4: run(x, weight)
 
 

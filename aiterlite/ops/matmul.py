@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
 
-from aiterlite.dispatch import Decision
+from aiterlite.dispatch import Decision, Table
 from aiterlite.errors import ArgumentError
 from aiterlite.launch import calls as launches
-from aiterlite.ops import operands
+from aiterlite.ops import calls, operands
 from aiterlite.ops.calls import Run
 from aiterlite.tables import gemm as tables
 
@@ -76,6 +76,24 @@ def strides(rows: Tensor, weight: Tensor, bias: Bias) -> dict[str, int]:
         "stride_bias": bias.stride(0) if bias is not None and per_row else 0,
         "stride_y": weight.shape[0],
     }
+
+
+def prepare(
+    table: Table,
+    x: Tensor,
+    weight: Tensor,
+    bias: Bias = None,
+    *,
+    cu_count: int = 0,
+    to_problem: Callable[..., tables.GemmProblem] = problem_of,
+) -> Run:
+    """The call of an operator that kernels of one table serve. Errors name the operator."""
+    n = check(table.op, x, weight, bias)
+    check_kernel_operands(table.op, x, weight, bias)
+    persona = calls.persona_of(table.op, x.device, cu_count)
+    if n == 0 or weight.shape[0] == 0:
+        return empty_result(x, weight)
+    return run_of(calls.decide(table, to_problem(operands.flatten(x), weight, bias), persona), x, weight, bias)
 
 
 def empty_result(x: Tensor, weight: Tensor) -> Run:

@@ -92,32 +92,32 @@ def _key(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
 def _not_differentiable(operator: Operator) -> Callable[..., Any]:
     """The kernel of torch's Autograd key: the operator below it, and an error wherever a gradient is asked for."""
     message = f"{_NAMESPACE}::{operator.name} is not differentiable"
+    names = [argument.name for argument in operator.overload._schema.arguments]
 
     def autograd(keyset: Any, *args: Any, **kwargs: Any) -> Any:
         tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if forward_ad._current_level >= 0 and any(map(_has_tangent, tensors)):
-            raise NotImplementedError(
-                f"{message}: an operand has a tangent. Detach it, or call the operation of torch."
-            )
-        graded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-        if graded and operator.mutates:
-            _refuse_written(operator, args, kwargs, message)
+        if forward_ad._current_level >= 0 and any(_tangent_of(tensor) is not None for tensor in tensors):
+            remedy = "Detach it, or call the operation of torch."
+            raise NotImplementedError(f"{message}: an operand has a tangent. {remedy}")
+        graded = [tensor for tensor in tensors if tensor.requires_grad] if torch.is_grad_enabled() else []
+        given = {**dict(zip(names, args, strict=False)), **kwargs} if graded else {}
+        for name in operator.mutates:
+            if any(tensor is given.get(name) for tensor in graded):
+                remedy = "Use torch.no_grad()."
+                raise NotImplementedError(f"{message} and writes to `{name}`, which requires grad. {remedy}")
         result = operator.overload.redispatch(keyset & torch._C._after_autograd_keyset, *args, **kwargs)
-        return pytree.tree_map_only(Tensor, _refuse_gradients(message, tensors), result) if graded else result
+
+        def mark(tensor: Tensor) -> Any:
+            return _NoGradient.apply(message, tensor, *graded) if tensor.is_floating_point() else tensor  # type: ignore[no-untyped-call]
+
+        return pytree.tree_map_only(Tensor, mark, result) if graded else result
 
     return autograd
 
 
-def _has_tangent(tensor: Tensor) -> bool:
-    return forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
-
-
-def _refuse_written(operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], message: str) -> None:
-    names = [argument.name for argument in operator.overload._schema.arguments]
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
-    for name in operator.mutates:
-        if isinstance(given.get(name), Tensor) and given[name].requires_grad:
-            raise NotImplementedError(f"{message} and writes to `{name}`, which requires grad. Use torch.no_grad().")
+def _tangent_of(tensor: Tensor) -> Tensor | None:
+    tangent: Tensor | None = forward_ad.unpack_dual(tensor).tangent  # type: ignore[no-untyped-call]
+    return tangent
 
 
 class _NoGradient(torch.autograd.Function):
@@ -134,15 +134,3 @@ class _NoGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         raise NotImplementedError(f"{ctx.message}. Detach its operands, or call torch's operation.")
-
-
-def _refuse_gradients(message: str, tensors: list[Tensor]) -> Callable[[Tensor], Tensor]:
-    graded = [tensor for tensor in tensors if tensor.requires_grad]
-
-    def mark(result: Tensor) -> Tensor:
-        if not result.is_floating_point():
-            return result
-        marked: Tensor = _NoGradient.apply(message, result, *graded)  # type: ignore[no-untyped-call]
-        return marked
-
-    return mark
