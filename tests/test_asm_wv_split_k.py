@@ -88,7 +88,7 @@ def arguments(x: Any, w: Any, bias: Any, y: Any) -> dict[str, Any]:
         "stride_bias": 0 if broadcast else bias.stride(0),
         "stride_y": y.stride(0),
     }
-    return {"x": x, "w": w, "bias": bias, "y": y, **strides, "n": len(x), "m": len(w), "k": x.shape[1], "reserved": 0}
+    return {"x": x, "weight": w, "bias": bias, "y": y, **strides, "n": len(x), "m": len(w), "k": x.shape[1], "reserved": 0}
 
 
 def grid(knobs: Knobs, m: int) -> int:
@@ -104,8 +104,8 @@ def launch(module: Module, knobs: Knobs, x: Any, w: Any, bias: Any = None, **opt
     kernel = next(iter(module.kernels))
     if kernel == HIP:
         # One struct: its pointers reach the emulator beside it.
-        pointers = [named[name].data_ptr() if named[name] is not None else 0 for name in ("x", "w", "bias", "y")]
-        numbers = [value for name, value in named.items() if name not in ("x", "w", "bias", "y")]
+        pointers = [named[name].data_ptr() if named[name] is not None else 0 for name in ("x", "weight", "bias", "y")]
+        numbers = [value for name, value in named.items() if name not in ("x", "weight", "bias", "y")]
         options["extra"] = [tensor for tensor in (x, w, bias, y) if tensor is not None]
         report = module.launch(
             kernel, grid(knobs, len(w)), 64 * knobs[3], struct.pack("<4Q4q4i", *pointers, *numbers), **options

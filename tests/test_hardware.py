@@ -90,7 +90,7 @@ def test_no_target_is_both_served_and_not() -> None:
 # What cannot read the table -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("header", "family"), [("isa_amdgcn.h", "amd"), ("isa_ptx.h", "cuda")])
+@pytest.mark.parametrize(("header", "family"), [("isa/amdgcn_core.h", "amd"), ("isa/ptx_core.h", "cuda")])
 def test_the_device_library_s_waves_and_registers_are_the_table_s(header: str, family: str) -> None:
     text = (INCLUDE / header).read_text()
     constants = dict(re.findall(r"inline constexpr uint32_t (kWaveSize|kSimdRegisters) = (\d+);", text))
