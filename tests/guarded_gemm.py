@@ -63,8 +63,9 @@ class Call:
     """Arguments of aiterlite_wv_split_k_cpu_*, for `element` 0 bf16 and 1 fp16. Operands as bytes; None is a null
     pointer. `y` is what is there before.
 
-    With `scales`, those of x and of w's rows as bytes, of aiterlite_wv_split_k_q_cpu_*: then `strides` holds a fifth
-    one, and `element` is 0 for e4m3fn and 1 for e4m3fnuz; `result`, the type of bias and y, 0 for bf16 and 1 for fp16.
+    With `scales`, those of x and of w's rows as bytes, of aiterlite_wv_split_k_q_cpu_*: then `strides` holds those of
+    w's and of x's scales too, and `element` is 0 for e4m3fn and 1 for e4m3fnuz; `result`, the type of bias and y, 0 for
+    bf16 and 1 for fp16.
     """
 
     x: bytes | None
@@ -136,8 +137,9 @@ def run(library: Any, call: Call, placement: str) -> Result:
         kernel = getattr(library, name)
         kernel.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int32]
         addresses = [address or 0 for address in (*inputs, y, *scales)]
-        numbers = (*call.strides, *call.sizes, 0)
-        arguments = struct.pack(f"<{len(addresses)}Q{len(call.strides)}q4i", *addresses, *numbers)
+        strides, behind = (call.strides[:5], call.strides[5:]) if scales else (call.strides, ())
+        numbers = (*strides, *call.sizes, 0, *behind)
+        arguments = struct.pack(f"<{len(addresses)}Q{len(strides)}q4i{len(behind)}q", *addresses, *numbers)
         status = kernel(arguments, pool, call.num_threads)
         assert y is not None
         return Result(status, ctypes.string_at(y, len(call.y)), tuple(asked))

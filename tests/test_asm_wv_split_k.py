@@ -88,7 +88,17 @@ def arguments(x: Any, w: Any, bias: Any, y: Any) -> dict[str, Any]:
         "stride_bias": 0 if broadcast else bias.stride(0),
         "stride_y": y.stride(0),
     }
-    return {"x": x, "weight": w, "bias": bias, "y": y, **strides, "n": len(x), "m": len(w), "k": x.shape[1], "reserved": 0}
+    return {
+        "x": x,
+        "weight": w,
+        "bias": bias,
+        "y": y,
+        **strides,
+        "n": len(x),
+        "m": len(w),
+        "k": x.shape[1],
+        "reserved": 0,
+    }
 
 
 def grid(knobs: Knobs, m: int) -> int:

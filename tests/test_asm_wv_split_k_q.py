@@ -23,7 +23,7 @@ from test_asm_wv_split_k import (  # noqa: E402
     same_bits,
     sparse,
 )
-from test_gemm_fp8 import FN, FNUZ, NAN, normal, stored  # noqa: E402
+from test_gemm_fp8 import EXTREMES, FN, FNUZ, NAN, normal, stored  # noqa: E402
 
 import aiterlite  # noqa: E402
 from aiterlite import dispatch, envs  # noqa: E402
@@ -43,7 +43,7 @@ pytestmark = [pytest.mark.compile, pytest.mark.emulated]
 ASM, HIP = "aiterlite_wv_split_k_q_asm", "aiterlite_wv_split_k_q"
 FLAVOURS = {"gfx942": FNUZ, "gfx950": FN}
 RESULTS = {"bf16": torch.bfloat16, "fp16": torch.float16}
-POINTERS = ("x", "w", "bias", "y", "scale_x", "scale_w")
+POINTERS = ("x", "weight", "bias", "y", "scale_x", "scale_w")
 
 
 def planned(target: str, n: int, m: int, k: int, units: int = 0) -> Knobs:
@@ -93,7 +93,8 @@ def arguments(x: Any, w: Any, scale_x: Any, scale_w: Any, bias: Any, y: Any) -> 
         "stride_y": y.stride(0),
         "stride_scale_w": scale_w.stride(0) if scale_w.numel() > 1 else 0,
     }
-    return {**pointers, **strides, "n": len(x), "m": len(w), "k": x.shape[1], "reserved": 0}
+    behind = {"stride_scale_x": scale_x.stride(0) if scale_x.numel() > 1 else 0}
+    return {**pointers, **strides, "n": len(x), "m": len(w), "k": x.shape[1], "reserved": 0, **behind}
 
 
 def launch(
@@ -111,7 +112,7 @@ def launch(
         addresses = [named[name].data_ptr() if named[name] is not None else 0 for name in POINTERS]
         numbers = [value for name, value in named.items() if name not in POINTERS]
         options["extra"] = [named[name] for name in POINTERS if named[name] is not None]
-        given = struct.pack("<6Q5q4i", *addresses, *numbers)
+        given = struct.pack("<6Q5q4iq", *addresses, *numbers)
     else:
         options["sanitize"] = True
     report = module.launch(kernel, grid(knobs, len(w)), 64 * knobs[3], given, **options)
@@ -121,7 +122,7 @@ def launch(
 
 
 def assert_within_bound(y: Any, x: Any, w: Any, scale_x: Any, scale_w: Any, bias: Any) -> None:
-    exact = x.double() @ w.double().T * scale_x.double() * scale_w.double().flatten()
+    exact = x.double() @ w.double().T * reference.scales(x, scale_x, scale_w)
     exact = exact if bias is None else exact + bias.double()
     error = (y.double() - exact).abs()
     bound = reference.scaled_error_bound(x, w, y.dtype, scale_x, scale_w, exact)
@@ -206,12 +207,44 @@ def test_asked_for_it_serves_and_gives_the_bits_of_hip(target: str) -> None:
         results = {}
         for kind in ("asm", "hip"):
             with envs.override(AITERLITE_TARGET=target, AITERLITE_PREFER=kind):
-                problem = ops._problem(x, w, RESULTS[result], scale_w, bias)
+                problem = ops._problem(x, w, RESULTS[result], scale_x, scale_w, bias)
                 row = dispatch.decide(tables.WV_SPLIT_K_Q, problem, persona, wishes()).row
                 assert row is not None and row.backend == ("hip" if k == 100 else kind)
                 results[kind] = aiterlite.wvSplitKQ(x, w, RESULTS[result], scale_x, scale_w, bias)
         assert_within_bound(results["asm"], x, w, scale_x, scale_w, bias)
         assert same_bits(results["asm"], results["hip"])
+
+
+@each_target
+def test_scales_of_tokens_are_the_compiled_kernel_s(target: str) -> None:
+    """Asked for, the assembly row refuses them, and the decision says so; the result is right."""
+    torch.manual_seed(12)
+    x, w = stored(normal(3, 528), FLAVOURS[target]), stored(normal(37, 528), FLAVOURS[target])
+    scale_x, scale_w = torch.rand(3, 1) + 0.5, torch.rand(37)
+    with envs.override(AITERLITE_TARGET=target, AITERLITE_PREFER="asm"):
+        problem = ops._problem(x, w, torch.float16, scale_x, scale_w, None)
+        decision = dispatch.decide(tables.WV_SPLIT_K_Q, problem, resolve(target), wishes())
+        assert decision.row is not None and decision.row.backend == "hip"
+        assert "not mfma_fp8_asm: scale_x must be tensor, it is token" in str(decision)
+        assert "AITERLITE_PREFER=asm has no row for this problem; took mfma_fp8" in decision.notes
+        y = aiterlite.wvSplitKQ(x, w, torch.float16, scale_x, scale_w)
+    assert_within_bound(y, x, w, scale_x, scale_w, None)
+
+
+@each_target
+def test_scales_of_any_size_are_balanced_as_by_hip(target: str) -> None:
+    """One row a workgroup has its scale in a scalar register, several in a lane's."""
+    torch.manual_seed(13)
+    for knobs in ((16, 1, 1, 2), (4, 2, 2, 3)):
+        n, m, k = min(3, 16 // knobs[0]), 37, 528
+        x, w = stored(normal(n, k) * 8, FLAVOURS[target]), stored(normal(m, k) * 8, FLAVOURS[target])
+        for of_x, of_w in EXTREMES:
+            operands = (x, w, torch.tensor([2.0**of_x]), (torch.rand(m) + 1) * 2.0**of_w, None)
+            y, _ = launch(load(ASM, target, knobs), knobs, "bf16", *operands)
+            assert same_bits(y, launch(load(HIP, target, knobs), knobs, "bf16", *operands)[0]), (of_x, of_w)
+            exact = x.double() @ w.double().T * reference.scales(x, *operands[2:4])
+            bound = reference.scaled_error_bound(x, w, y.dtype, *operands[2:4], exact)
+            assert bool(((y.double() - exact).abs() <= bound + 2.0**-133).all()), (of_x, of_w)
 
 
 @each_target

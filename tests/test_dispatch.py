@@ -270,6 +270,7 @@ scaled_problems = st.builds(
     k=st.integers(1, 20000),
     fp8=st.sampled_from(["native", "e4m3fn", "e4m3fnuz", "e5m2"]),
     dtype=st.sampled_from(["bf16", "fp16", "float32"]),
+    scale_x=st.sampled_from(["tensor", "token", "block"]),
     scale_w=st.sampled_from(["tensor", "row", "block"]),
     bias=st.booleans(),
     aligned=st.booleans(),
@@ -389,6 +390,7 @@ ODD = {
 ODD_SCALED = {
     "e4m3fn": {"fp8": "e4m3fn"},
     "e4m3fnuz, fp16, a scale a row, bias": {"fp8": "e4m3fnuz", "dtype": "fp16", "scale_w": "row", "bias": True},
+    "a scale a token": {"scale_x": "token", "scale_w": "row"},
     "17 tokens": {"n": 17},
     "odd sizes": {"m": 257, "k": 7169, "aligned": False},
 }

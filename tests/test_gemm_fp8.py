@@ -60,7 +60,7 @@ def assert_right(
 ) -> torch.Tensor:
     y = aiterlite.wvSplitKQ(x, weight, out_dtype, scale_x, scale_w, bias)
     x, weight, scale_x, scale_w = (t.cpu() for t in (x, weight, scale_x, scale_w))
-    exact = x.double() @ weight.double().T * scale_x.double() * scale_w.double().flatten()
+    exact = x.double() @ weight.double().T * reference.scales(x, scale_x, scale_w)
     if bias is not None:
         exact = exact + bias.cpu().double()
     assert y.dtype == out_dtype
@@ -193,6 +193,82 @@ def test_a_scale_belongs_to_its_row(device: str, target: str, flavour: torch.dty
         assert torch.equal(shared, plain * 4)
 
 
+@pytest.mark.parametrize(("device", "target", "flavour"), PLACES)
+def test_a_scale_belongs_to_its_token(device: str, target: str, flavour: torch.dtype) -> None:
+    """As quantisation by token gives them: [N] or [N, 1], strided too, beside one a row or one of the weight. A row has
+    the bits that it has alone."""
+    torch.manual_seed(9)
+    for n in (2, 7, 16):
+        x, weight = stored(normal(n, 256).to(device), flavour), stored(normal(37, 256).to(device), flavour)
+        strided = torch.full((n, 3), NAN, device=device)
+        strided[:, 0] = (torch.rand(n) + 0.5).to(device)
+        bias = torch.randn(n, 37).to(device).bfloat16()
+        with envs.override(AITERLITE_TARGET=target):
+            for kind in ("row", "tensor"):
+                scale_w = scales(37, kind, 256)[1].to(device)
+                first = assert_right(x, weight, torch.bfloat16, strided[:, 0], scale_w, bias)
+                for scale_x in (strided[:, :1], strided[:, 0].contiguous()):
+                    y = aiterlite.wvSplitKQ(x, weight, torch.bfloat16, scale_x, scale_w, bias)
+                    assert torch.equal(y, first)
+                one = scales(1, "tensor", 1)[0].to(device)
+                shared = aiterlite.wvSplitKQ(x, weight, torch.bfloat16, one.expand(n), scale_w)
+                assert torch.equal(shared, aiterlite.wvSplitKQ(x, weight, torch.bfloat16, one, scale_w))
+                alone = aiterlite.wvSplitKQ(x[1:2], weight, torch.bfloat16, strided[1:2, :1], scale_w, bias[1:2])
+                if not target and device == "cpu":  # elsewhere the number of rows may choose another tiling
+                    assert torch.equal(alone, first[1:2])
+
+
+EXTREMES = [(100, -100), (126, -126), (-126, 126), (127, -149), (-149, 127), (-140, 120), (-60, -66), (64, 30), (5, 3)]
+
+
+@pytest.mark.parametrize(("device", "target", "flavour"), PLACES)
+def test_scales_of_any_size(device: str, target: str, flavour: torch.dtype) -> None:
+    """Where a sum times one of the scales overflows or is subnormal and the result is not, it is as near as ever."""
+    torch.manual_seed(10)
+    x, weight = stored(normal(4, 528).to(device) * 8, flavour), stored(normal(21, 528).to(device) * 8, flavour)
+    x[3] = 0
+    for of_x, of_w in EXTREMES:
+        scale_x, scale_w = torch.tensor([2.0**of_x]), (torch.rand(21) + 1) * 2.0**of_w
+        if of_x > -126:
+            scale_x *= 1.37 if of_x < 127 else 1
+        exact = x.cpu().double() @ weight.cpu().double().T * reference.scales(x.cpu(), scale_x, scale_w)
+        largest = float(exact.abs().max())
+        assert largest < 2.0**127, "this is about finite results"
+        with envs.override(AITERLITE_TARGET=target):
+            for given in (scale_x, scale_x.expand(4)):
+                y = aiterlite.wvSplitKQ(x, weight, torch.bfloat16, given.to(device), scale_w.to(device)).cpu()
+                bound = reference.scaled_error_bound(x.cpu(), weight.cpu(), y.dtype, scale_x, scale_w, exact)
+                # What is subnormal in bfloat16 has fewer bits.
+                assert bool(((y.double() - exact).abs() <= bound + 2.0**-133).all()), (of_x, of_w)
+                assert not bool(y[3].any())
+
+
+@pytest.mark.parametrize(("device", "target", "flavour"), PLACES)
+def test_the_bits_are_those_of_one_scale_after_the_other(device: str, target: str, flavour: torch.dtype) -> None:
+    """Where neither overflow nor underflow asks for anything else: (sum · scale_x) · scale_w, in float32. The bias
+    takes away what float16 shows of it, so that the bits below show as well."""
+    torch.manual_seed(11)
+    m = 160
+    x, weight = torch.zeros(1, 16).to(flavour).to(device), torch.zeros(m, 16).to(flavour).to(device)
+    x[:, 3], weight[:, 3] = torch.tensor(1.5).to(flavour), (torch.rand(m) + 1).to(flavour).to(device)
+    sums = x[:, 3].cpu().float() * weight[:, 3].cpu().float()
+    differ = 0
+    for shift in (0, 60, -60, 100, -90):
+        scale_x, scale_w = (torch.rand(1) + 1) * 2.0**shift, (torch.rand(m) + 1) * 2.0 ** (10 - shift)
+        product = (sums * scale_x).double() * scale_w.double()
+        bias = -product.half()
+        # GPUs round once after the bias, CPUs before it as well.
+        before = product.float().double() if (device, target) == ("cpu", "") else product
+        expected = (before + bias.double()).float().half()
+        given = (scale_x.to(device), scale_w.to(device), bias.to(device))
+        with envs.override(AITERLITE_TARGET=target):
+            y = aiterlite.wvSplitKQ(x, weight, torch.float16, *given).cpu()
+        assert torch.equal(y[0], expected)
+        other = ((sums * scale_w).double() * scale_x.double() + bias.double()).float().half()
+        differ += int((other != expected).sum())
+    assert differ > 0, "the other order would give the same"
+
+
 def test_the_bias_is_checked() -> None:
     """The negative control of the bias cases: without it the bound is exceeded."""
     x, weight, bias = stored(normal(4, 256), FN), stored(normal(64, 256), FN), torch.randn(64).bfloat16()
@@ -230,7 +306,8 @@ ONE, BF16 = torch.ones(1), torch.bfloat16
         ((X, W.to(FNUZ), BF16, ONE, ONE), "weight", "torch.float8_e4m3fnuz"),
         ((X, W[:, :48], BF16, ONE, ONE), "weight", r"\[24, 48\]"),
         ((X, W, torch.float32, ONE, ONE), "out_dtype", "torch.float32"),
-        ((X, W, BF16, torch.ones(3), ONE), "scale_x", r"\[3\]"),
+        ((X, W, BF16, torch.ones(24), ONE), "scale_x", r"\[24\]"),
+        ((X, W, BF16, torch.ones(1, 3), ONE), "scale_x", r"\[1, 3\]"),
         ((X, W, BF16, ONE.double(), ONE), "scale_x", "torch.float64"),
         ((X, W, BF16, ONE, torch.ones(23)), "scale_w", r"\[23\]"),
         ((X, W, BF16, ONE, torch.ones(1, 24)), "scale_w", r"\[1, 24\]"),
@@ -318,19 +395,20 @@ def rows_of(plan: object) -> int:
 @pytest.mark.parametrize(("target", "flavour"), AMD[::2])
 def test_amd_code_keeps_inside_its_tensors(target: str, flavour: torch.dtype) -> None:
     """A kernel that is told of more rows than there are is stopped at the first address outside: of the weights, and of
-    the scales where the weights suffice."""
+    either scales where these suffice."""
     with envs.override(AITERLITE_TARGET=target):
         persona = persona_for("cpu", None)
         problem = tables.ScaledGemmProblem(n=2, m=48, k=64)
         decision = dispatch.decide(tables.WV_SPLIT_K_Q, problem, persona)
-        strides = {"stride_x": 64, "stride_w": 64, "stride_bias": 0, "stride_y": 48, "stride_scale_w": 1}
+        strides = {"stride_x": 64, "stride_w": 64, "stride_bias": 0, "stride_y": 48}
+        strides |= {"stride_scale_x": 1, "stride_scale_w": 1}
         launch = launches.prepare(decision, torch.device("cpu"), ops._OPERANDS, strides, ("bias",))
-        for weight_rows, scale_rows in ((24, 48), (48, 24)):
+        for weight_rows, scale_rows, token_scales in ((24, 48, 2), (48, 24, 2), (48, 48, 1)):
             x, weight = torch.randn(2, 64).to(flavour), torch.randn(weight_rows, 64).to(flavour)
-            y, one, per_row = torch.empty(2, 48).bfloat16(), torch.ones(1), torch.ones(scale_rows)
+            y, per_token, per_row = torch.empty(2, 48).bfloat16(), torch.ones(token_scales), torch.ones(scale_rows)
             with pytest.raises(emulator.MemoryViolation, match="aiterlite_wv_split_k_q") as caught:
-                launch(x, weight, None, y, one, per_row)
-            short = weight if weight_rows == 24 else per_row
+                launch(x, weight, None, y, per_token, per_row)
+            short = weight if weight_rows == 24 else per_row if scale_rows == 24 else per_token
             assert not caught.value.write and caught.value.address >= short.data_ptr() + short.nbytes
 
 
@@ -360,8 +438,9 @@ def test_samples(target: str, flavour: torch.dtype) -> None:
     """What `aiterlite emulate wvSplitKQ` runs, for the flavour that is named and for the target's own."""
     del flavour
     with envs.override(AITERLITE_TARGET=target):
-        for scale_w, bias in (("tensor", False), ("row", True)):
-            made = sample("wvSplitKQ", tables.ScaledGemmProblem(3, 33, 528, scale_w=scale_w, bias=bias))
+        for scale_x, scale_w, bias in (("tensor", "tensor", False), ("tensor", "row", True), ("token", "row", True)):
+            problem = tables.ScaledGemmProblem(3, 33, 528, scale_x=scale_x, scale_w=scale_w, bias=bias)
+            made = sample("wvSplitKQ", problem)
             assert 0.01 < made.of_bound(made.run()) <= 1
         named = sample("wvSplitKQ", tables.ScaledGemmProblem(1, 16, 64, fp8="e4m3fn"))
         if target == "gfx950":

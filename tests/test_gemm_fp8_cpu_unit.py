@@ -57,6 +57,7 @@ class Problem:
                 self.bias.stride(0) if self.bias is not None and self.bias.dim() == 2 else 0,
                 stride_y,
                 self.scale_w.stride(0) if self.scale_w.numel() > 1 else 0,
+                self.scale_x.stride(0) if self.scale_x.numel() > 1 else 0,
             ),
             sizes=(n, m, k),
             element=FLAVOURS[self.x.dtype],
@@ -67,7 +68,7 @@ class Problem:
         )
 
     def exact(self) -> Tensor:
-        y = self.x.double() @ self.w.double().T * self.scale_x.double() * self.scale_w.double()
+        y = self.x.double() @ self.w.double().T * reference.scales(self.x, self.scale_x, self.scale_w)
         return y if self.bias is None else y + self.bias.double()
 
 
@@ -158,12 +159,25 @@ def test_a_nan_stays_in_its_row(target: str, flavour: torch.dtype) -> None:
         torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
 
 
-def test_scales_are_applied_one_after_the_other(target: str) -> None:
-    """Their product overflows; what they scale does not, and a zero stays zero."""
+def test_scales_of_any_size(target: str) -> None:
+    """Also where their product, or that of a sum and one of them, overflows or is subnormal, and a zero stays zero."""
     x, w = torch.tensor([[2.0**-6], [0.0]]).to(torch.float8_e4m3fn), torch.full((2, 1), 2.0**-6).to(torch.float8_e4m3fn)
-    scale_x, scale_w = torch.tensor([2.0**100]), torch.tensor([2.0**110, 1.0])
-    (y,) = run(target, [Problem(x, w, scale_x, scale_w)])
-    assert y.tolist() == [[float("inf"), 2.0**88], [0.0, 0.0]]
+    pairs = [((100, 110), [float("inf"), 2.0**88]), ((127, -127), [2.0**-12, 2.0**115]), ((-149, 127), [2.0**-34, 0.0])]
+    problems = [Problem(x, w, torch.tensor([2.0**a]), torch.tensor([2.0**b, 1.0])) for (a, b), _ in pairs]
+    for y, (_, first) in zip(run(target, problems), pairs, strict=True):
+        assert y.tolist() == [first, [0.0, 0.0]]
+
+
+def test_a_scale_for_each_token(target: str) -> None:
+    """Strided, with NaN between, and beside one for each row of the weight."""
+    torch.manual_seed(5)
+    problems = []
+    for n in (1, 3, 5, 16):
+        rows = torch.full((n, 3), NAN)
+        rows[:, 0] = torch.rand(n) + 0.5
+        x, w = matrix(n, 131, torch.float8_e4m3fn, 1), matrix(9, 131, torch.float8_e4m3fn, 3)
+        problems += [Problem(x, w, scale, torch.rand(9)) for scale in (rows[:, 0], rows[:, :1], rows[:, 0].clone())]
+    assert_right(target, problems)
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS, ids=str)

@@ -100,7 +100,7 @@ class Case:
         n, m, _ = self.shape
         bias = self.bias or Tensor(np.empty((0, 0), dtype=np.uint16), 0)
         y = Tensor(np.empty((n, m)), m + self.pad_y)
-        header = struct.pack("2iq", kernel, self.seed, self.scale_w.size)
+        header = struct.pack("2i2q", kernel, self.seed, self.scale_x.size, self.scale_w.size)
         header += b"".join(tensor.layout() for tensor in (self.x, self.w, bias, y))
         arrays = (self.x.rows, self.w.rows, bias.rows, self.scale_x, self.scale_w)
         return header + b"".join(array.tobytes() for array in arrays)
@@ -108,7 +108,7 @@ class Case:
     def check(self, bits: np.ndarray) -> None:
         """|y - ref| <= 4 (eps_out |ref| + eps_fp32 sqrt(K) sum |x w| scales)."""
         x, w = values_of(self.flavour)[self.x.rows], values_of(self.flavour)[self.w.rows]
-        scales = self.scale_x.astype(np.float64) * self.scale_w.astype(np.float64)
+        scales = self.scale_x.astype(np.float64)[:, None] * self.scale_w.astype(np.float64)
         reference = x @ w.T * scales
         magnitude = np.abs(x) @ np.abs(w).T * np.abs(scales)
         if self.bias is not None:
@@ -191,12 +191,13 @@ def run(program: Path, target: str, cases: list[Case], folder: Path) -> list[np.
 
 
 def make_case(rng: np.random.Generator, target: str, variant: Variant, n: int, m: int, k: int, **changes: int) -> Case:
-    """A case of random codes; odd seeds have one scale for all rows, and each third has no bias."""
+    """A case of random codes; odd seeds have one scale for all rows, every other pair of seeds one for each token, and
+    each third has no bias."""
     flavour, seed = FLAVOUR[target], changes.get("seed", 0)
     pad, offset = changes.get("pad", 0), changes.get("offset", 0)
     x = Tensor(random_codes(rng, n, k, flavour), k + pad, offset)
     w = Tensor(random_codes(rng, m, k, flavour), k + 2 * pad, offset)
-    scale_x = np.array([rng.uniform(0.5, 2) * 2.0**-8], np.float32)
+    scale_x = (rng.uniform(0.5, 2, n if seed % 4 > 1 else 1) * 2.0**-8).astype(np.float32)
     scale_w = (rng.uniform(0.5, 2, 1 if seed % 2 else m) * 2.0**-6 * k**-0.5).astype(np.float32)
     shapes = [None, (1, m), (n, m)]
     shape = shapes[seed % 3]
@@ -280,18 +281,22 @@ def test_bits_do_not_depend_on_the_schedule(program: Path, target: str, tmp_path
         assert all((other == first).all() for other in others)
 
 
-def test_scales_are_applied_one_after_the_other(program: Path, target: str, tmp_path: Path) -> None:
-    """Their product overflows; what they scale does not, and a zero stays zero."""
+def test_scales_of_any_size(program: Path, target: str, tmp_path: Path) -> None:
+    """Also where their product, or that of a sum and one of them, overflows or is subnormal, and a zero stays zero."""
     variant = VARIANTS[target][0]
     one = int(np.flatnonzero(values_of(FLAVOUR[target]) == 2.0**-6)[0])
     x, w = np.zeros((2, 16), np.uint8), np.full((3, 16), one, np.uint8)
     x[0, 3] = one
-    scale_x, scale_w = np.array([2.0**-100], np.float32), np.array([2.0**110, 1, 2.0**112], np.float32)
-    small = Case(variant, FLAVOUR[target], Tensor(x, 16), Tensor(w, 16), scale_x, scale_w)
-    large = Case(variant, FLAVOUR[target], Tensor(x, 16), Tensor(w, 16), 1 / scale_x, scale_w)
-    first, second = (from_bits(bits, "bf16") for bits in run(program, target, [small, large], tmp_path))
-    assert first.tolist() == [[2.0**-2, 2.0**-112, 1.0], [0, 0, 0]]
-    assert second.tolist() == [[np.inf, 2.0**88, np.inf], [0, 0, 0]]
+    rows = {
+        -100: ([110, 0, 112], [2.0**-2, 2.0**-112, 1.0]),
+        100: ([110, 0, 112], [np.inf, 2.0**88, np.inf]),
+        127: ([-127, -149, 13], [2.0**-12, 2.0**-34, np.inf]),
+        -149: ([127, 0, 126], [2.0**-34, 0.0, 2.0**-35]),
+    }
+    scaled = [(np.array([2.0**a], np.float32), (2.0 ** np.array(b)).astype(np.float32)) for a, (b, _) in rows.items()]
+    cases = [Case(variant, FLAVOUR[target], Tensor(x, 16), Tensor(w, 16), *scales) for scales in scaled]
+    for (_, first), bits in zip(rows.values(), run(program, target, cases, tmp_path), strict=True):
+        assert from_bits(bits, "bf16").tolist() == [first, [0, 0, 0]]
 
 
 @pytest.mark.parametrize("change", [{"tiles": 2}, {"waves": 9}], ids=str)

@@ -135,7 +135,7 @@ class Case:
         n, m, _ = self.shape
         y = Tensor(np.empty((n, m)), m + self.pad_y)
         bias = self.bias or Tensor(np.empty((0, 0), dtype=np.uint16), 0)
-        header = struct.pack("2iq", kernel, self.seed, 0)
+        header = struct.pack("2i2q", kernel, self.seed, 0, 0)
         header += b"".join(tensor.layout() for tensor in (self.x, self.w, bias, y))
         return header + b"".join(tensor.rows.tobytes() for tensor in (self.x, self.w, bias))
 

@@ -39,14 +39,16 @@ def wvSplitKQ(  # noqa: N802 (the operator's name in the field)
         weight: [M, K] of x's dtype and device; the last dimension has stride 1, rows may be strided. Rows at multiples
             of 16 bytes, as all are where K is one of 16, are read 16 bytes at a time; others byte by byte.
         out_dtype: torch.bfloat16 or torch.float16.
-        scale_x: float32, one element, on x's device: the factor from x's stored numbers to its real ones.
-        scale_w: float32 on x's device: one element, or [M] or [M, 1], one for each row of the weight.
+        scale_x: float32 on x's device, the factor from x's stored numbers to its real ones: one element, or [N] or
+            [N, 1], one for each row of x. Strided ones too.
+        scale_w: the same of the weight: one element, or [M] or [M, 1].
         bias: None, [M], [1, M] or [N, M] of out_dtype on x's device, N the number of rows of x.
         cu_count: plan as for a chip of this many compute units; 0 for as many as the device has.
 
     Returns [..., M] of out_dtype. Sums are float32; scale_x, then scale_w, then the bias are applied in float32, and
-    one rounding follows. The same call gives the same bits. Scales are read on the device. Nothing outside the
-    operands' addressed elements is read. Not differentiable.
+    one rounding follows. A power of two moves from one scale to the other first, so that nothing on the way overflows
+    or is subnormal where the result is not. The same call gives the same bits. Scales are read on the device. Nothing
+    outside the operands' addressed elements is read. Not differentiable.
 
     Source of the semantics: `wvSplitKQ` of vLLM (csrc/rocm/skinny_gemms.cu), whose argument order is weight first, and
     which takes 1 to 4 rows, K a multiple of 16, and scales of one element.
@@ -61,9 +63,8 @@ def _check(x: Tensor, weight: Tensor, out_dtype: torch.dtype, scale_x: Tensor, s
     n, m = matmul.check_product(_OP, x, weight), weight.shape[0]
     operands.check_dtype(_OP, "x", x, _FP8)
     operands.check_choice(_OP, "out_dtype", out_dtype, matmul.DTYPES)
-    _check_scale("scale_x", scale_x, x, scale_x.numel() == 1, "one element")
-    row_scales = list(scale_w.shape) in ([m], [m, 1])
-    _check_scale("scale_w", scale_w, x, scale_w.numel() == 1 or row_scales, f"one element, [{m}] or [{m}, 1]")
+    _check_scale("scale_x", scale_x, x, n)
+    _check_scale("scale_w", scale_w, x, m)
     if bias is not None:
         matmul.check_bias_shape(_OP, bias, n, m)
         operands.check_dtype(_OP, "bias", bias, (out_dtype,), "out_dtype")
@@ -71,14 +72,16 @@ def _check(x: Tensor, weight: Tensor, out_dtype: torch.dtype, scale_x: Tensor, s
     return n
 
 
-def _check_scale(name: str, scale: Tensor, x: Tensor, fits: bool, allowed: str) -> None:
-    if not fits:
-        operands.check_shape(_OP, name, scale, (), allowed)
+def _check_scale(name: str, scale: Tensor, x: Tensor, rows: int) -> None:
+    if scale.numel() != 1:
+        operands.check_shape(_OP, name, scale, ([rows], [rows, 1]), f"one element, [{rows}] or [{rows}, 1]")
     operands.check_dtype(_OP, name, scale, (torch.float32,), "the dtype of scales")
     operands.check_device(_OP, name, scale, x)
 
 
-def _problem(rows: Tensor, weight: Tensor, dtype: torch.dtype, scale_w: Tensor, bias: Bias) -> tables.ScaledGemmProblem:
+def _problem(
+    rows: Tensor, weight: Tensor, dtype: torch.dtype, scale_x: Tensor, scale_w: Tensor, bias: Bias
+) -> tables.ScaledGemmProblem:
     m, k = weight.shape
     elements = tables.ScaledGemmProblem.LOAD_ELEMENTS
     return tables.ScaledGemmProblem(
@@ -87,6 +90,7 @@ def _problem(rows: Tensor, weight: Tensor, dtype: torch.dtype, scale_w: Tensor, 
         k=k,
         fp8=operands.dtype_name(rows.dtype),
         dtype=operands.dtype_name(dtype),
+        scale_x="tensor" if scale_x.numel() == 1 else "token",
         scale_w="tensor" if scale_w.numel() == 1 else "row",
         bias=bias is not None,
         aligned=k % elements == 0 and operands.is_aligned(rows, elements) and operands.is_aligned(weight, elements),
@@ -103,11 +107,11 @@ def _prepare(
     if n == 0 or weight.shape[0] == 0:
         return lambda x, *_, **__: x.new_empty(shape, dtype=out_dtype)
     rows = operands.flatten(x)
-    decision = calls.decide(tables.WV_SPLIT_K_Q, _problem(rows, weight, out_dtype, scale_w, bias), persona)
-    strides = {
-        **matmul.strides(rows, weight, bias),
-        "stride_scale_w": scale_w.stride(0) if scale_w.numel() > 1 else 0,
-    }
+    problem = _problem(rows, weight, out_dtype, scale_x, scale_w, bias)
+    decision = calls.decide(tables.WV_SPLIT_K_Q, problem, persona)
+    strides = matmul.strides(rows, weight, bias)
+    for name, scale in (("stride_scale_x", scale_x), ("stride_scale_w", scale_w)):
+        strides[name] = scale.stride(0) if scale.numel() > 1 else 0
     launch = launches.prepare(decision, x.device, _OPERANDS, strides, () if bias is not None else ("bias",))
 
     def run(

@@ -18,12 +18,19 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def scaled_linear(
     x: Tensor, weight: Tensor, out_dtype: torch.dtype, scale_x: Tensor, scale_w: Tensor, bias: Tensor | None = None
 ) -> Tensor:
-    """(x[..., K] · weight[M, K]^T) · scale_x · scale_w + bias at float32, rounded once to out_dtype.
+    """(x[..., K] · weight[M, K]^T) · scale_x · scale_w + bias, sums at float32, rounded once to out_dtype.
 
-    scale_x has one element, scale_w one, or one for each row of the weight.
+    scale_x has one element, or one for each row of x; scale_w the same of the weight. They are applied at float64, in
+    which no product of a sum and two of them overflows or is subnormal.
     """
-    y = x.float() @ weight.float().T * scale_x.float() * scale_w.float().flatten()
-    return (y if bias is None else y + bias.float()).to(out_dtype)
+    y = (x.float() @ weight.float().T).double() * scales(x, scale_x, scale_w)
+    return (y if bias is None else y + bias.double()).float().to(out_dtype)
+
+
+def scales(x: Tensor, scale_x: Tensor, scale_w: Tensor) -> Tensor:
+    """What each output of `scaled_linear` is multiplied by, in float64."""
+    of_x = scale_x.double().reshape(*x.shape[:-1], 1) if scale_x.numel() > 1 else scale_x.double().flatten()
+    return of_x * scale_w.double().flatten()
 
 
 def error_bound(x: Tensor, weight: Tensor, exact: Tensor) -> Tensor:
@@ -42,7 +49,7 @@ def scaled_error_bound(
 ) -> Tensor:
     """The same for `scaled_linear`: the sums' error is scaled as the sums are."""
     products = x.double().abs() @ weight.double().abs().T
-    scaled = products * scale_x.double().abs() * scale_w.double().abs().flatten()
+    scaled = products * scales(x, scale_x, scale_w).abs()
     spread = _ROUNDOFF[torch.float32] * x.shape[-1] ** 0.5 * scaled
     bound: Tensor = 4 * (_ROUNDOFF[out_dtype] * exact.abs() + spread)
     return bound

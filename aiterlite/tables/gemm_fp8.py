@@ -22,6 +22,7 @@ from aiterlite.tables.gemm_plan import CHIPS, Tiling, ranked_cuts, split_k
 from aiterlite.target import Persona
 
 NATIVE = "native"
+SCALES_X, SCALES_W = ("tensor", "token"), ("tensor", "row")
 KERNEL = "aiterlite_wv_split_k_q"
 _SIZE_MAX = 2**31 - 1
 # The 8-bit float with 3 fraction bits that a target's matrix instructions take; empty where there is none.
@@ -35,8 +36,9 @@ class ScaledGemmProblem:
     """x[n, k] · weight[m, k]^T of 8-bit floats, scaled.
 
     `fp8`: the type of both operands, `native` for the target's own. `dtype`: that of the output and of the bias.
-    `scale_w`: one for the `tensor`, or one a `row` of the weight. `aligned`: both operands start at 16-byte addresses,
-    and so does each of their rows. `dense`: the last dimension of every operand has stride 1. `bias` is there or not.
+    `scale_x`: one for the `tensor`, or one a `token`; `scale_w`: one for the `tensor`, or one a `row` of the weight.
+    `aligned`: both operands start at 16-byte addresses, and so does each of their rows. `dense`: the last dimension of
+    every operand has stride 1. `bias` is there or not.
     """
 
     LOAD_ELEMENTS = 16  # a row of a multiple of these is aligned
@@ -46,6 +48,7 @@ class ScaledGemmProblem:
     k: int
     fp8: str = NATIVE
     dtype: str = "bf16"
+    scale_x: str = "tensor"
     scale_w: str = "tensor"
     bias: bool = False
     aligned: bool = True
@@ -132,7 +135,8 @@ def _cpu_kernels(problem: ScaledGemmProblem, persona: Persona, plan: None) -> tu
 
 
 _OPERANDS = (
-    OneOf("scale_w", ("tensor", "row")),
+    OneOf("scale_x", SCALES_X),
+    OneOf("scale_w", SCALES_W),
     Between("m", 1, _SIZE_MAX),
     Between("k", 1, _SIZE_MAX),
     Holds("dense", True, "an operand's last dimension is strided", "make it contiguous"),
@@ -155,7 +159,9 @@ def _asm_variant(plan: WvSplitKPlan) -> asm.AsmVariant:
     return gemm_asm.wv_split_k_variant(plan.tiling)
 
 
-_ASM = asm.dispatch_row(gemm_asm.WV_SPLIT_K_Q, (MatrixUnitTakes("gfx"), *_OPERANDS), plan, _asm_variant, launch_of)
+# It holds the scale of x in a scalar register.
+_ASM_OPERANDS = (MatrixUnitTakes("gfx"), OneOf("scale_x", ("tensor",)), *_OPERANDS[1:])
+_ASM = asm.dispatch_row(gemm_asm.WV_SPLIT_K_Q, _ASM_OPERANDS, plan, _asm_variant, launch_of)
 
 
 def derive(values: Mapping[str, Any]) -> Mapping[str, Any]:

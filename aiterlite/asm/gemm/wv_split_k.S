@@ -6,8 +6,9 @@
 // The tiling, the arithmetic and its order are those of csrc/gemm/wv_split_k.hip with the same defines, and so are the
 // bits: a wave adds the tiles of its batches in order of k, a finishing lane adds the waves' sums in order of wave to
 // +0, then the slices by halving (its butterfly over lanes 1, 2, 4, 8 apart), multiplies by the scale of x, and by that
-// of the row as it adds the bias, with one rounding for both as the compiler has it, and rounds once to y. Steps of a
-// tile that lie beyond K add zeros there and here.
+// of the row as it adds the bias, with one rounding for both as the compiler has it, and rounds once to y; the scales
+// are brought to about the same exponent before. Steps of a tile that lie beyond K add zeros there and here. There is
+// one scale of x: stride_scale_x is not looked at.
 //
 // Defines: AITERLITE_SLICES (S) 1, 2, 4, 8 or 16; AITERLITE_TILES (T) 1, 2 or 4; AITERLITE_UNROLL (U) 1 to 8;
 // AITERLITE_WAVES (W) 1 to 16. A workgroup of 64 * W work-items owns 16 * T / S weight rows, so the grid is
@@ -344,12 +345,19 @@
   s_waitcnt vmcnt(0)
   bias_to_float V_BIAS + \pass
 .if SCALED
-  v_mul_f32 v[V_TOTAL], S_X_SCALE, v[V_TOTAL]
 .if LOG_ROWS == 0
-  v_fma_f32 v[V_TOTAL], S_ROW_SCALE, v[V_TOTAL], v[V_BIAS + \pass]
-.else
-  v_fma_f32 v[V_TOTAL], v[V_SCALE + \pass], v[V_TOTAL], v[V_BIAS + \pass]
+  v_mov_b32 v[V_SCALE + \pass], S_ROW_SCALE
 .endif
+  // Half of what the exponents are apart moves from the scale of x to the row's (wv_split_k.hip says why).
+  v_bfe_u32 v[V_TEMP], S_X_SCALE, 23, 8
+  v_bfe_u32 v[V_OTHER], v[V_SCALE + \pass], 23, 8
+  v_sub_u32 v[V_TEMP], v[V_TEMP], v[V_OTHER]
+  v_ashrrev_i32 v[V_TEMP], 1, v[V_TEMP]
+  v_ldexp_f32 v[V_SCALE + \pass], v[V_SCALE + \pass], v[V_TEMP]
+  v_sub_u32 v[V_TEMP], 0, v[V_TEMP]
+  v_ldexp_f32 v[V_TEMP], S_X_SCALE, v[V_TEMP]
+  v_mul_f32 v[V_TOTAL], v[V_TEMP], v[V_TOTAL]
+  v_fma_f32 v[V_TOTAL], v[V_SCALE + \pass], v[V_TOTAL], v[V_BIAS + \pass]
 .else
   v_add_f32 v[V_TOTAL], v[V_TOTAL], v[V_BIAS + \pass]
 .endif

@@ -1,5 +1,5 @@
-// The skinny GEMM of 8-bit floats in the same host unit: y[n, m] = (sum_k x[n, k] * w[m, k]) * scale_x * scale_w[m] +
-// bias in bf16 or fp16. Both e4m3 types run on every CPU; their products are exact in fp32.
+// The skinny GEMM of 8-bit floats in the same host unit: y[n, m] = (sum_k x[n, k] * w[m, k]) * scale_x[n] *
+// scale_w[m] + bias in bf16 or fp16. Both e4m3 types run on every CPU; their products are exact in fp32.
 #include <aiterlite/cpu/skinny_gemm.h>
 #include <aiterlite/gemm_args.h>
 
@@ -20,6 +20,7 @@ int32_t run(const aiterlite_scaled_gemm_args& args, parallel_for_t parallel_for,
   problem.stride_w = args.stride_w;
   problem.stride_bias = args.stride_bias;
   problem.stride_y = args.stride_y;
+  problem.stride_scale_x = args.stride_scale_x;
   problem.stride_scale_w = args.stride_scale_w;
   problem.n = args.n;
   problem.m = args.m;

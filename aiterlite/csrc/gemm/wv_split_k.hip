@@ -1,6 +1,6 @@
 // Skinny GEMM: y[n, m] = sum_k x[n, k] * w[m, k] + bias, for few tokens (N <= 16), 16-bit operands, float sums.
 // With 8-bit operands (AITERLITE_RESULT is defined, and names the type of y and bias) the kernel is
-// aiterlite_wv_split_k_q, and the sum is multiplied by a scale of x and one of w's row before the bias is added.
+// aiterlite_wv_split_k_q, and the sum is multiplied by the scales of x's row and of w's before the bias is added.
 //
 // Tiling. The weights are read once and dominate, so everything serves to have many 16-byte weight loads in flight. A
 // matrix instruction multiplies 16 tile rows (weights) by 8 or 16 tile columns (tokens); each lane loads its operands
@@ -190,18 +190,34 @@ struct Scales {
   AITERLITE_DEVICE float apply(uint32_t, float sum) const { return sum; }
 };
 
-// One after the other: their product could overflow where what they scale does not.
+// One after the other, since their product could overflow where what they scale does not; and so could the sum times
+// the first of them. So a power of two moves from one scale to the other until they are about as large: no bit of what
+// both scale depends on it as long as no number on the way is subnormal or infinite, and then none is where the result
+// is not. A sum that is not zero lies between 2^-20 and 2^49.
 template <>
 struct Scales<aiterlite_scaled_gemm_args> {
-  float of_x;
+  float of_x[kFinishPasses];
   float of_row[kFinishPasses];
 
   AITERLITE_DEVICE void fetch(const aiterlite_scaled_gemm_args& args, uint32_t pass, const Output& output) {
-    of_x = aiterlite::load_f32(args.scale_x);
     if (!output.live) return;
+    of_x[pass] = aiterlite::load_f32(static_cast<const float*>(args.scale_x) + output.token * args.stride_scale_x);
     of_row[pass] = aiterlite::load_f32(static_cast<const float*>(args.scale_w) + output.row * args.stride_scale_w);
   }
-  AITERLITE_DEVICE float apply(uint32_t pass, float sum) const { return sum * of_x * of_row[pass]; }
+  AITERLITE_DEVICE float apply(uint32_t pass, float sum) const {
+    const int32_t apart = exponent(of_x[pass]) - exponent(of_row[pass]);
+    // At the ends of the range the power would be no normal number; a factor of 2 there makes no difference.
+    const int32_t half = apart < -252 ? -126 : apart > 252 ? 126 : apart >> 1;
+    return sum * (of_x[pass] * power(-half)) * (of_row[pass] * power(half));
+  }
+
+ private:
+  AITERLITE_DEVICE static int32_t exponent(float value) {
+    return static_cast<int32_t>(__builtin_bit_cast(uint32_t, value) >> 23 & 0xff);
+  }
+  AITERLITE_DEVICE static float power(int32_t of_two) {
+    return __builtin_bit_cast(float, static_cast<uint32_t>(127 + of_two) << 23);
+  }
 };
 
 AITERLITE_DEVICE void store(const Args& args, const Output& output, float sum) {

@@ -13,7 +13,7 @@ from aiterlite.ops import gemm, gemm_fp8, gemm_rc, linear, llmm1, operands
 from aiterlite.ops.samples import Arguments, Sample, Tensors, Within
 from aiterlite.reference import gemm as reference
 from aiterlite.tables.gemm import DTYPES, FLAVOURS, GemmProblem
-from aiterlite.tables.gemm_fp8 import NATIVE, ScaledGemmProblem
+from aiterlite.tables.gemm_fp8 import NATIVE, SCALES_W, SCALES_X, ScaledGemmProblem
 from aiterlite.target import persona_for
 
 
@@ -51,7 +51,8 @@ def _gemm(op: Callable[..., Tensor], *options: str) -> Callable[[GemmProblem, in
 
 def _scaled_gemm(problem: ScaledGemmProblem, seed: int) -> Sample:
     n, m, k = problem.n, problem.m, problem.k
-    for name, allowed in (("dtype", DTYPES), ("fp8", (NATIVE, *FLAVOURS)), ("scale_w", ("tensor", "row"))):
+    choices = {"dtype": DTYPES, "fp8": (NATIVE, *FLAVOURS), "scale_x": SCALES_X, "scale_w": SCALES_W}
+    for name, allowed in choices.items():
         operands.check_choice("sample", name, getattr(problem, name), allowed)
     out_dtype = operands.DTYPES[problem.dtype]
     generator = torch.Generator().manual_seed(seed)
@@ -61,11 +62,12 @@ def _scaled_gemm(problem: ScaledGemmProblem, seed: int) -> Sample:
         return torch.randn(*shape, generator=generator).to(torch.float8_e4m3fn).float()
 
     scale_w = k**-0.5 * (1 + torch.rand(m if problem.scale_w == "row" else 1, generator=generator))
-    inputs = {"x": stored(n, k), "weight": stored(m, k), "scale_x": torch.tensor([0.75]), "scale_w": scale_w}
+    scale_x = 0.5 + torch.rand(n, 1, generator=generator) if problem.scale_x == "token" else torch.tensor([0.75])
+    inputs = {"x": stored(n, k), "weight": stored(m, k), "scale_x": scale_x, "scale_w": scale_w}
     if problem.bias:
         inputs["bias"] = torch.randn(m, generator=generator).to(out_dtype)
-    x, weight, scale_x, bias = inputs["x"], inputs["weight"], inputs["scale_x"], inputs.get("bias")
-    exact = x.double() @ weight.double().T * scale_x.double() * scale_w.double()
+    x, weight, bias = inputs["x"], inputs["weight"], inputs.get("bias")
+    exact = x.double() @ weight.double().T * reference.scales(x, scale_x, scale_w)
     exact = exact if bias is None else exact + bias.double()
 
     def arguments(given: Tensors) -> Arguments:

@@ -26,7 +26,7 @@ struct Layout {
 
 struct CaseHeader {
   int32_t kernel, seed;
-  int64_t scales;  // of w: 1, one for each row, or 0 for 16-bit operands
+  int64_t token_scales, row_scales;  // 1, or one for each row of x and of w; 0 for 16-bit operands
   Layout x, w, bias, y;
 };
 
@@ -110,7 +110,7 @@ int run_cases(const char* cases, const char* results, const Kernel<Args>* kernel
     bias.read(in);
     Args args = {};
     args.x = x.row(0);
-    args.w = w.row(0);
+    args.weight = w.row(0);
     args.bias = header.bias.rows ? bias.row(0) : nullptr;
     args.y = y.row(0);
     args.stride_x = header.x.pitch;
@@ -122,11 +122,12 @@ int run_cases(const char* cases, const char* results, const Kernel<Args>* kernel
     args.k = static_cast<int32_t>(header.x.width);
     std::vector<float> scale_x, scale_w;
     if constexpr (sizeof(Bits) == 1) {
-      scale_x = read_floats(in, 1);
-      scale_w = read_floats(in, header.scales);
+      scale_x = read_floats(in, header.token_scales);
+      scale_w = read_floats(in, header.row_scales);
       args.scale_x = scale_x.data();
       args.scale_w = scale_w.data();
-      args.stride_scale_w = header.scales > 1 ? 1 : 0;
+      args.stride_scale_x = header.token_scales > 1 ? 1 : 0;
+      args.stride_scale_w = header.row_scales > 1 ? 1 : 0;
     }
     const uint32_t groups = (static_cast<uint32_t>(args.m) + kernel.rows - 1) / kernel.rows;
     for (uint32_t group = 0; group < groups; ++group) {

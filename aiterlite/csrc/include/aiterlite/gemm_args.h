@@ -19,8 +19,8 @@ struct aiterlite_gemm_args {
   int32_t reserved;  // keeps the size a multiple of 8 on every compiler; always 0
 };
 
-// y[n, m] = (sum_k x[n, k] * weight[m, k]) * scale_x * scale_w[m] + bias, x and weight of 8-bit floats. scale_x is one float;
-// scale_w is one for each row of weight, stride_scale_w elements apart (0: one for all).
+// y[n, m] = (sum_k x[n, k] * weight[m, k]) * scale_x[n] * scale_w[m] + bias, x and weight of 8-bit floats. scale_x is
+// one float for each row of x, stride_scale_x elements apart (0: one for all); scale_w is the same of weight.
 struct aiterlite_scaled_gemm_args {
   const void* x;
   const void* weight;
@@ -37,4 +37,5 @@ struct aiterlite_scaled_gemm_args {
   int32_t m;
   int32_t k;
   int32_t reserved;  // as above
+  int64_t stride_scale_x;
 };

@@ -1,4 +1,4 @@
-// Skinny GEMM on a CPU: y[n, m] = sum_k x[n, k] * w[m, k] (* scale_x * scale_w[m]) + bias, few tokens n and many m.
+// Skinny GEMM on a CPU: y[n, m] = sum_k x[n, k] * w[m, k] (* scale_x[n] * scale_w[m]) + bias, few tokens n and many m.
 //
 // The weights are read once, and everything serves the speed of that stream:
 // * Each thread owns one contiguous share of the rows, cut into as many runs as a register tile (dot_tile.h) has rows;
@@ -28,7 +28,6 @@
 
 namespace aiterlite::cpu {
 
-
 // How far ahead of their use weights are asked for where all tokens share a tile. The hardware's prefetchers follow a
 // row only to the end of a page.
 constexpr int64_t kAheadBytes = 1024;
@@ -44,7 +43,7 @@ struct Problem {
   void* y;
   const float* scale_x;
   const float* scale_w;
-  int64_t stride_x, stride_w, stride_bias, stride_y, stride_scale_w;
+  int64_t stride_x, stride_w, stride_bias, stride_y, stride_scale_x, stride_scale_w;
   int64_t n, m, k;
   int64_t shares;          // that M is cut into
   const uint16_t* tokens;  // packed: [group][step of K][token of group][kStep], zero-filled
@@ -170,10 +169,26 @@ void dot_again(const Problem& p, const typename Weight::Bits* const (&rows)[kRow
   dot_tile<Exact, kRows, 1>(ends.row, x_end.row[0], 1, {}, &sums);
 }
 
-// One scale after the other: their product could overflow where what they scale does not.
+inline int exponent_bits(float value) { return static_cast<int>(__builtin_bit_cast(uint32_t, value) >> 23 & 0xff); }
+inline float power_of_two(int exponent) {
+  return __builtin_bit_cast(float, static_cast<uint32_t>(127 + exponent) << 23);
+}
+
+// sum * scale_x * scale_w, in this order, as the GPU kernel has it (csrc/gemm/wv_split_k.hip): a power of two moves
+// from one scale to the other until they are about as large, so that nothing on the way overflows or is subnormal where
+// the result is not. It changes no bit where nothing would without it.
+inline float scaled(float sum, float scale_x, float scale_w) {
+  const int apart = exponent_bits(scale_x) - exponent_bits(scale_w);
+  const int half = apart < -252 ? -126 : apart > 252 ? 126 : apart >> 1;
+  return sum * (scale_x * power_of_two(-half)) * (scale_w * power_of_two(half));
+}
+
 template <class Arithmetic, class Result>
 void store_sum(const Problem& p, int64_t token, int64_t row, float sum) {
-  if (p.scale_x != nullptr) sum = sum * Arithmetic::kFactor * *p.scale_x * p.scale_w[row * p.stride_scale_w];
+  if (p.scale_x != nullptr) {
+    const float scale_x = p.scale_x[token * p.stride_scale_x];
+    sum = scaled(sum * Arithmetic::kFactor, scale_x, p.scale_w[row * p.stride_scale_w]);
+  }
   const auto* bias = static_cast<const uint16_t*>(p.bias);
   if (bias != nullptr) sum += Result::to_float(bias[token * p.stride_bias + row]);
   static_cast<uint16_t*>(p.y)[token * p.stride_y + row] = Result::from_float(sum);
