@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +17,7 @@ torch = pytest.importorskip("torch")
 import aiterlite  # noqa: E402
 from aiterlite import dispatch, emulator, envs  # noqa: E402
 from aiterlite.compat import vllm_ops  # noqa: E402
-from aiterlite.errors import ArgumentError  # noqa: E402
+from aiterlite.errors import ArgumentError, DispatchError  # noqa: E402
 from aiterlite.kernel import Kernel  # noqa: E402
 from aiterlite.launch import functions  # noqa: E402
 from aiterlite.tables import gemm as tables  # noqa: E402
@@ -63,6 +67,104 @@ def test_of_wv_split_k_rc_the_activation_comes_first() -> None:
     assert not torch.equal(biased, aiterlite.wvSplitKrc(B, A))
 
 
+FIRST, LATER = (
+    ("0.15.0", "0.15.1", "v0.16.0", "0.17.1+rocm700", "0.17.1rc2.dev3+g01234"),
+    ("0.17.2", "0.18.0rc1", "1.0"),
+)
+
+
+@pytest.mark.parametrize("version", [*FIRST, *LATER, "0.14.1", "0.1.dev1+g0123"])
+def test_each_version_of_vllm_has_its_order(version: str) -> None:
+    """Only of wvSplitKrc it has changed. Builds without a tag call themselves 0.1.dev, and are new."""
+    ops = vllm_ops.for_version(version)
+    operands = (A, B) if version in FIRST else (B, A)
+    assert torch.equal(ops.wvSplitKrc(*operands, 304, BIAS), aiterlite.wvSplitKrc(B, A, BIAS))
+    parameters = list(inspect.signature(ops.wvSplitKrc).parameters)
+    assert parameters == ["a", "b", "cu_count", "bias", *([] if version in FIRST else ["fast_skinny_gemm"])]
+    assert (ops.LLMM1, ops.wvSplitK, ops.wvSplitKQ) == (vllm_ops.LLMM1, vllm_ops.wvSplitK, vllm_ops.wvSplitKQ)
+
+
+def test_what_is_no_version() -> None:
+    with pytest.raises(ArgumentError, match="`version` is 'main'; allowed: a version of vLLM, such as 0.16.0"):
+        vllm_ops.for_version("main")
+
+
+@pytest.mark.parametrize(("version", "first"), [("0.16.0", "weight"), ("0.18.0", "x"), ("main", "x"), (None, "x")])
+def test_the_order_is_that_of_the_vllm_that_is_installed(version: str | None, first: str, tmp_path: Path) -> None:
+    if version is not None:
+        (tmp_path / "vllm.dist-info").mkdir()
+        (tmp_path / "vllm.dist-info" / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n"
+        )
+    program = (
+        "import torch\nfrom aiterlite.compat import vllm_ops\n"
+        "x, weight = torch.zeros(2, 64).bfloat16(), torch.zeros(5, 64).bfloat16()\n"
+        "print('x' if vllm_ops.wvSplitKrc(x, weight, 304).shape == (2, 5) else 'weight')"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert done.stdout.strip() == first, done.stderr
+
+
+NEW, OLD = vllm_ops.for_version("0.18.0"), vllm_ops.for_version("0.16.0")
+SMALL, LARGE = torch.randn(16, 64).bfloat16(), torch.randn(200, 64).bfloat16()
+
+
+@pytest.mark.parametrize(
+    ("ops", "a", "b", "bias", "argument", "remedy"),
+    [
+        (NEW, LARGE, SMALL, None, "a", 'for_version("0.17.1")'),
+        (OLD, SMALL, LARGE, None, "b", 'for_version("0.17.2")'),
+        (NEW, A, SMALL, BIAS, "bias", 'for_version("0.17.1")'),
+        (NEW, A, SMALL, BIAS.expand(16, 24), "bias", 'for_version("0.17.1")'),
+        (OLD, SMALL, A, BIAS, "bias", 'for_version("0.17.2")'),
+    ],
+)
+def test_operands_that_fit_the_other_order_alone(
+    ops: vllm_ops.VllmOps, a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None, argument: str, remedy: str
+) -> None:
+    """A matrix of more than 128 rows is no activation; a bias has as many features as the weight has rows."""
+    with pytest.raises(ArgumentError, match="fit the other order alone") as caught:
+        ops.wvSplitKrc(a, b, 304, bias)
+    assert caught.value.argument == argument and remedy in caught.value.remedy
+    other = OLD if ops is NEW else NEW
+    assert other.wvSplitKrc(a, b, 304, bias).shape == ((len(b), len(a)) if other is OLD else (len(a), len(b)))
+
+
+def test_operands_that_fit_no_order_are_said_to_as_ever() -> None:
+    for a, b, bias, argument in ((SMALL, A, BIAS[:3], "bias"), (SMALL, A[:, :32], None, "b")):
+        with pytest.raises(ArgumentError) as caught:
+            vllm_ops.wvSplitKrc(a, b, 304, bias)
+        assert caught.value.argument == argument and "other order" not in str(caught.value)
+    with pytest.raises(DispatchError, match="n must be 1 to 128, it is 200"):
+        vllm_ops.wvSplitKrc(LARGE, LARGE, 304)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_a_bias_is_taken_in_any_shape_and_float(dtype: torch.dtype) -> None:
+    """One a row of x, strided, of another type, or without elements: as torch would add it, in the dtype of y."""
+    calls = (
+        lambda bias: vllm_ops.wvSplitK(A, B, 304, bias),
+        lambda bias: NEW.wvSplitKrc(B, A, 304, bias),
+        lambda bias: OLD.wvSplitKrc(A, B, 304, bias),
+        lambda bias: vllm_ops.wvSplitKQ(QA, QB, torch.bfloat16, SCALE_X, SCALE_W, 304, bias),
+    )
+    biases = [
+        torch.randn(3, 1),
+        torch.randn(24),
+        torch.randn(24, 3).T,
+        torch.randn(3, 48)[:, ::2],
+        torch.randn(48)[::2],
+    ]
+    for call in calls:
+        for bias in biases:
+            given = bias.to(dtype)
+            assert torch.equal(call(given), call(given.expand(3, 24).bfloat16().contiguous()))
+        assert torch.equal(call(torch.empty(0, dtype=dtype)), call(None))
+        with pytest.raises(ArgumentError, match="`bias`"):
+            call(torch.ones(24, dtype=torch.int32))
+
+
 @pytest.mark.emulated
 def test_the_cu_count_is_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each count is a plan of its own, also for the same operands; the results are right under all."""
@@ -89,12 +191,14 @@ def test_the_cu_count_is_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.emulated
 def test_the_cu_count_and_the_fast_mode_reach_the_plan_of_wv_split_k_rc() -> None:
-    """Told from the launches: their workgroups, and what they read of a workspace in each way to reduce."""
+    """Told from the launches: their workgroups, and what they read of a workspace in each way to reduce. What takes no
+    mode (None: the order of older versions) takes that of the environment, and False is one."""
     x, weight = torch.randn(33, 4096).bfloat16(), torch.randn(256, 4096).bfloat16()
     expected = x.double() @ weight.double().T
     for mode, fast, environment in (
         ("deterministic", False, None),
-        ("batch_invariant", False, "batch_invariant"),
+        ("deterministic", False, "fast"),
+        ("batch_invariant", None, "batch_invariant"),
         ("fast", True, None),
         ("fast", True, "batch_invariant"),
     ):
@@ -106,7 +210,10 @@ def test_the_cu_count_and_the_fast_mode_reach_the_plan_of_wv_split_k_rc() -> Non
                 options = {"reduction": mode, "device": "cpu", "cu_count": cu_count}
                 assert aiterlite.wvSplitKrc_workspace_size(33, 256, 4096, **options) == plan.workspace
                 with emulator.watching(sanitize=False, counters=True) as seen:
-                    y = vllm_ops.wvSplitKrc(x, weight, cu_count, None, fast)
+                    if fast is None:
+                        y = vllm_ops.for_version("0.16.0").wvSplitKrc(weight, x, cu_count)
+                    else:
+                        y = vllm_ops.wvSplitKrc(x, weight, cu_count, None, fast)
                 (counters,) = seen.counters
                 read = counters["arguments"].get("workspace", {"read": 0})["read"]
                 copies = 0 if plan.shards == 1 else plan.shards + (mode == "fast")
@@ -138,7 +245,7 @@ def test_errors_name_the_arguments_of_the_caller() -> None:
         (lambda: vllm_ops.LLMM1(A, B[:1], 5), "rows_per_block"),
         (lambda: vllm_ops.wvSplitK(A.half(), B, 304), "a"),
         (lambda: vllm_ops.wvSplitK(A, B, 304, BIAS[:3]), "bias"),
-        (lambda: vllm_ops.wvSplitKQ(QA, QB, torch.float16, torch.ones(3), one, 304), "scale_a"),
+        (lambda: vllm_ops.wvSplitKQ(QA, QB, torch.float16, torch.ones(5), one, 304), "scale_a"),
         (lambda: vllm_ops.wvSplitKQ(QA, QB, torch.float16, one, torch.ones(3), 304), "scale_b"),
     ):
         with pytest.raises(ArgumentError) as caught:
@@ -147,7 +254,7 @@ def test_errors_name_the_arguments_of_the_caller() -> None:
     for call, argument in (
         (lambda: vllm_ops.wvSplitKrc(B, A.half(), 304), "b"),
         (lambda: vllm_ops.wvSplitKrc(B.float(), A.float(), 304), "a"),
-        (lambda: vllm_ops.wvSplitKrc(B, A, 304, BIAS[:3]), "bias"),
+        (lambda: vllm_ops.wvSplitKrc(B, A, 304, BIAS[:5]), "bias"),
     ):
         with pytest.raises(ArgumentError) as caught:
             call()
