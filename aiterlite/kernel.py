@@ -122,8 +122,8 @@ def along_x(count: int) -> Three:
 
 
 # Kernels that may start before those ahead of them on their stream have ended: sm_90's programmatic dependent launch. A
-# unit with this define is such a kernel (csrc/include/aiterlite/overlap.h), and the launch goes by the same define, so
-# that a kernel which does not wait for what it reads is never launched so.
+# unit with this define is such a kernel (csrc/include/aiterlite/overlap.h). The launch goes by the same define: only a
+# kernel that waits for what it reads is launched so.
 OVERLAP = ("AITERLITE_OVERLAP", "1")
 _OVERLAP_TARGETS = ("sm_90a",)
 

@@ -297,6 +297,13 @@ def test_a_callers_workspace_is_left_as_it_must_be(reduction: str, target: str) 
             assert not bool(torch.isnan(memory[COUNTERS:]).all())
 
 
+def test_a_workspace_is_checked_where_none_is_needed() -> None:
+    x, weight = matrix(4, K, "normal", torch.bfloat16), matrix(M, K, "normal", torch.bfloat16)
+    for bad, said in ((torch.zeros(8)[::2], "contiguous"), (torch.zeros(8, device="meta"), "the device of x")):
+        with pytest.raises(ArgumentError, match=said):
+            gemm_rc.WITH_WORKSPACE.run(x, weight, workspace=bad)
+
+
 @pytest.mark.emulated
 def test_a_workspace_that_does_not_fit_is_refused() -> None:
     with on("gfx942"):
@@ -307,11 +314,11 @@ def test_a_workspace_that_does_not_fit_is_refused() -> None:
             (memory[:-1], f"at least {4 * size} bytes"),
             (torch.zeros(size + 1)[1:], "a multiple of 16 bytes"),
             (torch.zeros(2 * size)[::2], "contiguous"),
-            (memory.to("meta"), "the device of the operands"),
+            (memory.to("meta"), "the device of x"),
         ):
             with pytest.raises(ArgumentError, match=said) as caught:
                 torch.ops.aiterlite.wvSplitKrc(x, weight, workspace=bad) if bad.device == x.device else (
-                    gemm_rc.OPERATOR.run(x, weight, workspace=bad)
+                    gemm_rc.WITH_WORKSPACE.run(x, weight, workspace=bad)
                 )
             assert caught.value.argument == "workspace"
 
@@ -372,8 +379,9 @@ def test_opcheck_with_a_workspace() -> None:
     with on("gfx942"):
         x, weight = matrix(128, K, "normal", torch.bfloat16), matrix(M, K, "normal", torch.bfloat16)
         options = {"workspace": own_workspace(128, M, K, "deterministic", poison=False)}
-        op = torch.ops.aiterlite.wvSplitKrc.default
-        torch.library.opcheck(op, (x, weight), options, test_utils=("test_schema", "test_faketensor"))
+        op = gemm_rc.WITH_WORKSPACE
+        assert op.mutates == ("workspace",) and not gemm_rc.OPERATOR.mutates
+        torch.library.opcheck(op.overload, (x, weight), options, test_utils=("test_schema", "test_faketensor"))
 
 
 def test_compiles_without_a_graph_break() -> None:

@@ -379,7 +379,7 @@ def test_tensor_maps_are_encoded_at_the_launch(cuda: Any, launch: Any) -> None:
 @pytest.mark.torch
 def test_a_map_that_the_driver_refuses_launches_nothing(cuda: Any, launch: Any) -> None:
     driver, record = cuda
-    maps = (TensorMap("w_map", "stride_x", "bf16", ("k", "m"), ("stride_w",), (64, 8)),)
+    maps = tuple(TensorMap(name, "stride_x", "bf16", ("k", "m"), ("stride_w",), (64, 8)) for name in ("w_map", "x_map"))
     odd = Kernel(UNIT, "kernel", SM90_ARGS, (1, 1, 1), (160, 1, 1), args={**ARGS, "stride_x": 7169}, maps=maps)
     assert submit(launch, driver, [odd]) == 1 and record.launches == 0
 

@@ -4,7 +4,8 @@ Kernels in C++ include the header. What else needs the layout is derived from it
 struct, what assembly spells of it (generated when an assembly unit is built), and what is in that unit's key.
 
 The grammar is small on purpose, so that a layout is the same for every compiler and can be told without one: fields of
-the types of `_TYPES`, pointers, structs of the same kind, and no gap between them; only the end may be padded.
+the types of `_TYPES`, pointers, structs of the same kind, and no gap between them; only the end of a struct may be
+padded. A header whose text the preprocessor changes, beyond includes and names of its own, is refused.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ MOST_BYTES = 4096
 
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _INCLUDE = re.compile(r"^\s*#\s*include\s*<(aiterlite/[A-Za-z0-9_/]+\.h)>", re.MULTILINE)
+_DIRECTIVE = re.compile(r"^[ \t]*#[ \t]*(?P<line>[^\n]*)", re.MULTILINE)
+_HARMLESS = re.compile(r"pragma once|include\s.*|define AITERLITE_\w+ [\w.]+")
 _STRUCT = r"\bstruct\s+{name}\s*\{{(?P<body>[^{{}}]*)\}}\s*;"
 _DECLARATION = re.compile(r"(?:const\s+)?(?:struct\s+)?(?P<type>\w+)\s*(?P<star>\*?)\s*(?P<names>\w+(?:\s*,\s*\w+)*)")
 
@@ -94,9 +97,15 @@ class Layout:
     @property
     def packer(self) -> struct.Struct:
         """Packs the values of `packed` in order; tensor maps and the padded end are zeros."""
-        codes = [field.code or f"{field.size}x" for field in self.fields]
-        end = self.fields[-1].offset + self.fields[-1].size
-        return struct.Struct("<" + "".join(codes) + f"{self.size - end}x")
+        cells = [f"{gap}x{field.code or f'{field.size}x'}" for gap, field in zip(self.gaps, self.fields, strict=False)]
+        return struct.Struct("<" + "".join(cells) + f"{self.gaps[-1]}x")
+
+    @property
+    def gaps(self) -> tuple[int, ...]:
+        """The unused bytes before each field, which the padded end of a nested struct leaves, and behind the last."""
+        ends = [0, *[field.offset + field.size for field in self.fields]]
+        starts = [*[field.offset for field in self.fields], self.size]
+        return tuple(start - end for start, end in zip(starts, ends, strict=True))
 
     @property
     def packed(self) -> tuple[Field, ...]:
@@ -132,10 +141,13 @@ def _layout(wanted: ArgumentStruct, tree: SourceTree, outer: tuple[str, ...]) ->
 
 
 def _parsed(wanted: ArgumentStruct, text: str, tree: SourceTree, outer: tuple[str, ...]) -> Layout:
-    text = _COMMENT.sub(" ", text)
-    found = re.search(_STRUCT.format(name=re.escape(wanted.name)), text)
-    if found is None:
+    text = _plain(wanted.header, text)
+    declared = list(re.finditer(_STRUCT.format(name=re.escape(wanted.name)), text))
+    if not declared:
         raise SourceError(f"{wanted.header} declares no struct {wanted.name}")
+    if len(declared) > 1:
+        raise SourceError(f"{wanted.header} declares {wanted.name} {len(declared)} times; declare it once")
+    found = declared[0]
     if wanted.name in outer:
         raise SourceError(f"{wanted.header}: {wanted.name} contains itself")
     fields: list[Field] = []
@@ -164,6 +176,20 @@ def _parsed(wanted: ArgumentStruct, text: str, tree: SourceTree, outer: tuple[st
     if size > MOST_BYTES:
         raise SourceError(f"{wanted.header}: {wanted.name} has {size} bytes; a kernel takes at most {MOST_BYTES}")
     return Layout(wanted.name, size, alignment, tuple(fields))
+
+
+def _plain(header: str, text: str) -> str:
+    """The text without comments. Raises `SourceError` where a compiler would read something else than stands there."""
+    text = text.replace("\r\n", "\n")
+    if "\r" in text or "\\\n" in text:
+        raise SourceError(f"{header}: lines that end in a backslash or a lone carriage return are read otherwise in C")
+    text = _COMMENT.sub(" ", text)
+    for directive in _DIRECTIVE.finditer(text):
+        line = directive["line"].strip()
+        if not _HARMLESS.fullmatch(line):
+            allowed = "`#pragma once`, `#include`, and `#define AITERLITE_...` of one value"
+            raise SourceError(f"{header}: `#{line}` may change a struct; a header of arguments may have {allowed}")
+    return text
 
 
 def _field(

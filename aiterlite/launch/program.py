@@ -21,6 +21,7 @@ from aiterlite.kernel import Kernel, Operand, TensorMap
 # Structs follow each other at multiples of this.
 _GRAIN = 64
 _MOST_FIELDS = 64
+_MOST_RANK = 5
 # CUtensorMapDataType and bytes of an element; 8-bit floats travel as bytes.
 _MAP_TYPES = {"e4m3fn": (0, 1), "uint8": (0, 1), "int32": (3, 4), "fp16": (6, 2), "fp32": (7, 4), "bf16": (9, 2)}
 _MAP_SWIZZLES = {0: 0, 32: 1, 64: 2, 128: 3}
@@ -43,11 +44,11 @@ def packing(kernels: Sequence[Kernel], addresses: Sequence[str], sizes: Mapping[
     offsets = _offsets(layouts)
     cells: list[_Cell] = []
     for kernel, layout, offset in zip(kernels, layouts, offsets, strict=True):
-        for field in layout.fields:
+        _check_given(kernel, layout)
+        for gap, field in zip(layout.gaps, layout.fields, strict=False):
             source = _Constant(0) if field.is_map else _source(kernel, field, addresses, sizes)
-            cells.append(_Cell(field.code or f"{field.size}x", field.size, source))
-        end = layout.fields[-1].offset + layout.fields[-1].size
-        cells.append(_padding(-(offset + end) % _GRAIN))
+            cells += [_padding(gap)] * bool(gap) + [_Cell(field.code or f"{field.size}x", field.size, source)]
+        cells.append(_padding(layout.gaps[-1] + -(offset + layout.size) % _GRAIN))
     return Packing(tuple(addresses), offsets, _packer(cells, list(addresses)))
 
 
@@ -117,17 +118,44 @@ def _source(
             value = sizes[field.name]
         else:
             value = Operand(field.name)
+    if isinstance(value, Operand) and field.pointer and sizes.get(value.name) == 0:
+        value = 0  # absent from the call
     if isinstance(value, Operand):
+        if not field.pointer:
+            raise ValueError(f"{kernel.symbol}: {field.name} is no pointer, and nothing is given for it but an address")
+        if value.offset < 0:
+            raise ValueError(f"{kernel.symbol}: {field.name} would point {-value.offset} bytes before {value.name}")
         if value.name not in addresses:
             given = ", ".join((*addresses, *sizes))
             raise ValueError(f"{kernel.symbol}: nothing is given for {value.name}, which fills {field.name}: {given}")
         return value if value.offset else list(addresses).index(value.name)
     try:
         struct.pack(f"<{field.code}", value)
-    except struct.error:
+    except (struct.error, OverflowError):
         detail = f"{field.name} = {value} does not fit its field of {8 * field.size} bits"
         raise LaunchError(kernel.symbol, -1, detail, kernel.grid, kernel.block, str(dict(kernel.args))) from None
     return _Constant(value)
+
+
+def _check_given(kernel: Kernel, layout: Layout) -> None:
+    """Whether each value that a plan gives has its field, and each tensor map of the struct what fills it."""
+    names, maps = {field.name for field in layout.fields}, {field.name for field in layout.fields if field.is_map}
+    unknown = sorted(set(kernel.args) - names)
+    if unknown:
+        raise ValueError(f"{kernel.symbol}: {', '.join(unknown)}: no field of {layout.name}, which has {sorted(names)}")
+    filled = sorted(described.field for described in kernel.maps)
+    if not kernel.on_host and filled != sorted(maps):
+        raise ValueError(f"{kernel.symbol}: tensor maps are given for {filled}; {layout.name} has {sorted(maps)}")
+
+
+def _check_geometry(kernel: Kernel) -> None:
+    """What the launch unit reads in 32 bits. How much of it a device takes, its driver says."""
+    for name, sizes in (("grid", kernel.grid), ("block", kernel.block)):
+        if len(sizes) != 3 or not all(1 <= size < 1 << 31 for size in sizes):
+            raise ValueError(f"{kernel.symbol}: {name} is {sizes}; allowed: three sizes from 1 to 2^31 - 1")
+    if not 0 <= kernel.lds < 1 << 31 or not 1 <= kernel.cluster < 1 << 31:
+        got = f"{kernel.lds} bytes of LDS, clusters of {kernel.cluster}"
+        raise ValueError(f"{kernel.symbol}: {got}; allowed: 0 to 2^31 - 1 bytes, clusters of 1 or more")
 
 
 def _offsets(layouts: Sequence[Layout]) -> tuple[int, ...]:
@@ -150,6 +178,7 @@ def words(
     driver's functions; `overlap` says whether kernels that may overlap shall."""
     program = [*launch_words, len(kernels)]
     for kernel, function, offset in zip(kernels, functions, offsets, strict=True):
+        _check_geometry(kernel)
         layout = kernel.arguments.layout()
         if len(layout.fields) > _MOST_FIELDS:
             raise ValueError(f"{layout.name} has {len(layout.fields)} fields; a launch takes {_MOST_FIELDS}")
@@ -163,6 +192,13 @@ def words(
 
 
 def _map_words(described: TensorMap, layout: Layout, values: Mapping[str, Any]) -> list[int]:
+    rank = len(described.sizes)
+    if not 1 <= rank <= _MOST_RANK or len(described.strides) != rank - 1 or len(described.box) != rank:
+        got = f"{rank} sizes, {len(described.strides)} strides and a box of {len(described.box)}"
+        raise ValueError(f"{described.field}: {got}; allowed: rank 1 to {_MOST_RANK}, a stride less, a box of the rank")
+    if described.dtype not in _MAP_TYPES or described.swizzle_bytes not in _MAP_SWIZZLES:
+        got = f"dtype {described.dtype}, swizzle {described.swizzle_bytes}"
+        raise ValueError(f"{described.field}: {got}; allowed: {', '.join(_MAP_TYPES)}; {list(_MAP_SWIZZLES)}")
     at = {field.name: field.offset for field in layout.fields}
     number, element = _MAP_TYPES[described.dtype]
     sizes = [values[size] if isinstance(size, str) else size for size in described.sizes]

@@ -61,16 +61,15 @@ class PreparedCalls:
 
     def __init__(self, most: int = _MOST) -> None:
         self._half = max(1, most // 2)
-        self._young: dict[Any, Run] = {}
-        self._old: dict[Any, Run] = {}
-        self._snapshot: envs.Snapshot | None = None
+        self._kept = _Kept(None)
 
     def find(self, key: Any) -> Run | None:
-        if envs.snapshot() is not self._snapshot:
+        kept = self._kept
+        if envs.snapshot() is not kept.snapshot:
             return None
-        run = self._young.get(key)
-        if run is None and key in self._old:
-            run = self._keep(key, self._old[key])
+        run = kept.young.get(key)
+        if run is None and key in kept.old:
+            run = self._keep(kept, key, kept.old[key])
         return run
 
     def prepare(self, key: Any, prepare: Callable[[], Run]) -> Run:
@@ -79,16 +78,26 @@ class PreparedCalls:
         run = prepare()
         if envs.snapshot() is not snapshot:
             return run
-        if snapshot is not self._snapshot:
-            self._young, self._old, self._snapshot = {}, {}, snapshot
-        return self._keep(key, run)
+        kept = self._kept
+        if kept.snapshot is not snapshot:
+            self._kept = kept = _Kept(snapshot)
+        return self._keep(kept, key, run)
 
-    def _keep(self, key: Any, run: Run) -> Run:
+    def _keep(self, kept: _Kept, key: Any, run: Run) -> Run:
         # Threads may come between any two lines; the worst is a call that is prepared again.
-        if len(self._young) >= self._half:
-            self._young, self._old = {}, self._young
-        self._young[key] = run
+        if len(kept.young) >= self._half:
+            kept.young, kept.old = {}, kept.young
+        kept.young[key] = run
         return run
 
     def __len__(self) -> int:
-        return len(self._young) + len(self._old)
+        return len(self._kept.young) + len(self._kept.old)
+
+
+class _Kept:
+    """The calls of one environment. Another thread that replaces it leaves this one whole."""
+
+    def __init__(self, snapshot: envs.Snapshot | None) -> None:
+        self.snapshot = snapshot
+        self.young: dict[Any, Run] = {}
+        self.old: dict[Any, Run] = {}

@@ -55,7 +55,10 @@ def wvSplitKrc(  # noqa: N802 (the operator's name in the field)
     Source of the semantics: `wvSplitKrc` of vLLM (csrc/rocm/skinny_gemms.cu), which takes 9 to 128 rows.
     Raises `ArgumentError`, `DispatchError` (with the reasons) or a `JitError`.
     """
-    result: Tensor = OPERATOR(x, weight, bias, reduction=reduction, workspace=workspace, cu_count=cu_count)
+    if workspace is None:
+        result: Tensor = OPERATOR(x, weight, bias, reduction=reduction, cu_count=cu_count)
+    else:
+        result = WITH_WORKSPACE(x, weight, bias, workspace=workspace, reduction=reduction, cu_count=cu_count)
     return result
 
 
@@ -92,8 +95,17 @@ def problem_of(rows: Tensor, weight: Tensor, bias: Bias, reduction: str) -> tabl
 
 
 def _prepare(
-    x: Tensor, weight: Tensor, bias: Bias = None, *, reduction: str | None = None, cu_count: int = 0, **_: Any
+    x: Tensor,
+    weight: Tensor,
+    bias: Bias = None,
+    *,
+    workspace: Tensor | None = None,
+    reduction: str | None = None,
+    cu_count: int = 0,
 ) -> Run:
+    if workspace is not None:
+        operands.check_device(_OP, "workspace", workspace, x)
+        operands.check_contiguous(_OP, workspace=workspace)
     to_problem = functools.partial(problem_of, reduction=reduction_mode(_OP, reduction))
     return matmul.prepare(tables.WV_SPLIT_K_RC, x, weight, bias, cu_count=cu_count, to_problem=to_problem)
 
@@ -104,9 +116,7 @@ def _fake(x: Tensor, weight: Tensor, bias: Bias = None, *, reduction: str | None
     return x.new_empty(matmul.result_shape(x, weight))
 
 
-OPERATOR = register(
-    "wvSplitKrc(Tensor x, Tensor weight, Tensor? bias=None, *, str? reduction=None, Tensor(a!)? workspace=None, "
-    "int cu_count=0) -> Tensor",
-    _prepare,
-    _fake,
-)
+_SCHEMA = "wvSplitKrc{}(Tensor x, Tensor weight, Tensor? bias=None, *, {}str? reduction=None, int cu_count=0) -> Tensor"
+OPERATOR = register(_SCHEMA.format("", ""), _prepare, _fake)
+# A form of its own: torch's default backend compiles no call that may write to an argument and is given none.
+WITH_WORKSPACE = register(_SCHEMA.format(".workspace", "Tensor(a!) workspace, "), _prepare, _fake)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional
 
 from aiterlite import envs
@@ -43,8 +44,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reduction: 
     if (
         torch._C._is_any_autocast_enabled() and (x.is_cpu or x.is_cuda) and torch.is_autocast_enabled(x.device.type)
     ) or (
-        torch.is_grad_enabled()
-        and (x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad))
+        (
+            torch.is_grad_enabled()
+            and (x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad))
+        )
+        or forward_ad._current_level >= 0
+        or x.is_nested
     ):
         return functional.linear(x, weight, bias)
     # What no kernel takes, whatever the weight, is torch's.
@@ -64,8 +69,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reduction: 
 def _prefill(x: Tensor, weight: Tensor, bias: Tensor | None, reduction: str | None) -> Tensor:
     """A call that torch serves and nobody watches. Neither its decision nor the call itself is worth keeping, and its
     operands are checked by torch; where torch takes what is no linear, or refuses, the checks here say why."""
-    if reduction is not None or bias is not None or weight.ndim != 2:
-        gemm_rc.reduction_mode(_OP, reduction)
+    gemm_rc.reduction_mode(_OP, reduction)
+    if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]):
         matmul.check(_OP, x, weight, bias)
     try:
         return _torch_linear(x, weight, bias)

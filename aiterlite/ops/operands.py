@@ -64,6 +64,12 @@ def check_dense(function: str, **tensors: Tensor | None) -> None:
             raise ArgumentError(function, name, got, "a last dimension of stride 1", "Call .contiguous() on it.")
 
 
+def check_contiguous(function: str, **tensors: Tensor) -> None:
+    for name, tensor in tensors.items():
+        if not tensor.is_contiguous():
+            raise ArgumentError(function, name, f"of strides {list(tensor.stride())}", "contiguous memory")
+
+
 def check_choice(function: str, name: str, value: Any, allowed: Sequence[Any]) -> None:
     if value not in allowed:
         raise ArgumentError(function, name, repr(value), ", ".join(map(str, allowed)))

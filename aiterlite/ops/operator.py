@@ -63,18 +63,22 @@ def register(schema: str, prepare: Callable[..., Run], fake: Callable[..., Any])
 
     `prepare` takes the operator's arguments and returns a callable that takes them too and returns the results; it is
     called once for each combination of layouts and values. None of these operators is differentiable, and each says so:
-    in `backward()`, in forward-mode differentiation, and where it would write to what needs a gradient.
+    in `backward()`, in forward-mode differentiation and in torch.func; one that writes to an argument, at the call.
+
+    `name.overload(...)` is another form of an operator that has been registered. `OPERATORS` does not list it.
     """
     name = schema.partition("(")[0]
+    packet, _, form = name.partition(".")
     library: Any = torch.library.Library(_NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
     library.define(schema)
-    overload = getattr(torch.ops.aiterlite, name).default
+    overload = getattr(getattr(torch.ops.aiterlite, packet), form or "default")
     operator = Operator(name, schema, prepare, fake, overload, PreparedCalls())
     for key in ("CPU", "CUDA"):
         library.impl(name, operator.run, key)
     library.impl(name, _not_differentiable(operator), "Autograd", with_keyset=True)
     torch.library.register_fake(f"{_NAMESPACE}::{name}", fake, lib=library)
-    OPERATORS[name] = operator
+    if not form:
+        OPERATORS[name] = operator
     _libraries.append(library)
     return operator
 
@@ -84,15 +88,23 @@ _libraries: list[Any] = []
 
 
 def _key(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    of = operands.layout
-    named = [(name, of(arg) if isinstance(arg, Tensor) else arg) for name, arg in kwargs.items()]
-    return (*[of(arg) if isinstance(arg, Tensor) else arg for arg in args], *named)
+    return (*map(_key_of, args), *[(name, _key_of(arg)) for name, arg in kwargs.items()])
+
+
+def _key_of(arg: Any) -> Any:
+    if isinstance(arg, Tensor):
+        return operands.layout(arg)
+    if isinstance(arg, (list, tuple)):
+        return tuple(map(_key_of, arg))
+    # 0.0 equals -0.0, and 1.0 equals 1.
+    return repr(arg) if isinstance(arg, float) else arg
 
 
 def _not_differentiable(operator: Operator) -> Callable[..., Any]:
     """The kernel of torch's Autograd key: the operator below it, and an error wherever a gradient is asked for."""
     message = f"{_NAMESPACE}::{operator.name} is not differentiable"
     names = [argument.name for argument in operator.overload._schema.arguments]
+    mutates = operator.mutates
 
     def autograd(keyset: Any, *args: Any, **kwargs: Any) -> Any:
         tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
@@ -100,12 +112,15 @@ def _not_differentiable(operator: Operator) -> Callable[..., Any]:
             remedy = "Detach it, or call the operation of torch."
             raise NotImplementedError(f"{message}: an operand has a tangent. {remedy}")
         graded = [tensor for tensor in tensors if tensor.requires_grad] if torch.is_grad_enabled() else []
-        given = {**dict(zip(names, args, strict=False)), **kwargs} if graded else {}
-        for name in operator.mutates:
-            if any(tensor is given.get(name) for tensor in graded):
-                remedy = "Use torch.no_grad()."
-                raise NotImplementedError(f"{message} and writes to `{name}`, which requires grad. {remedy}")
+        given = {**dict(zip(names, args, strict=False)), **kwargs} if mutates else {}
+        written = {name: given[name] for name in mutates if isinstance(given.get(name), Tensor)}
+        if graded and (written or torch._C._functorch.peek_interpreter_stack() is not None):
+            writes = f" and writes to `{'`, `'.join(written)}`" if written else ""
+            remedy = "Detach what requires grad, or use torch.no_grad()."
+            raise NotImplementedError(f"{message}{writes}, and an operand requires grad. {remedy}")
         result = operator.overload.redispatch(keyset & torch._C._after_autograd_keyset, *args, **kwargs)
+        # What autograd saved of a tensor that is written to is stale: it finds out by this.
+        torch.autograd.graph.increment_version(list(written.values()))
 
         def mark(tensor: Tensor) -> Any:
             return _NoGradient.apply(message, tensor, *graded) if tensor.is_floating_point() else tensor  # type: ignore[no-untyped-call]
