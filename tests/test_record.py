@@ -137,7 +137,7 @@ def test_a_manifest_s_units_are_checked_as_data(tmp_path: Path) -> None:
 def test_a_recording_that_cannot_be_written_is_one_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str
 ) -> None:
-    """The operator's result is right without it; and nothing that is no manifest is overwritten, or waited for."""
+    """The operator's result is right without it; only manifests are overwritten, and nothing is waited for."""
     path = tmp_path / "manifest.json"
     if place == "pipe":
         os.mkfifo(path)

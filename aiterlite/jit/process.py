@@ -14,7 +14,7 @@ from pathlib import Path
 from aiterlite.jit import watch
 
 # Only these reach a compiler. CPATH, LIBRARY_PATH, CXXFLAGS, NVCC_APPEND_FLAGS, TORCH_CUDA_ARCH_LIST and their like
-# change what is built without showing in any key, so nothing is passed that is not named here.
+# change what is built without showing in any key, so only what is named here is passed.
 _PASSED = ("PATH", "HOME", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "USER", "LOGNAME", "SYSTEMROOT")
 
 

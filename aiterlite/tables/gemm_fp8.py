@@ -57,8 +57,8 @@ class ScaledGemmProblem:
 
 @dataclass(frozen=True)
 class MatrixUnitTakes:
-    """The operands' 8-bit float is the one that the target's matrix unit has; nothing is said of targets that do not
-    begin with `prefix`, or that are not known here."""
+    """The operands' 8-bit float is the one that the target's matrix unit has. Targets that do not begin with
+    `prefix`, or that are not known here, pass."""
 
     prefix: str
 

@@ -51,7 +51,8 @@ class Within:
 
     def of_bound(self, got: Tensor) -> float:
         """The largest share of the bound that an element uses; nan where an element is."""
-        return float(((got.cpu().double() - self.value).abs() / self.bound).max()) if got.numel() else 0.0
+        apart = (got.cpu().double() - self.value).abs()
+        return float(torch.where(apart == 0, 0.0, apart / self.bound).max()) if got.numel() else 0.0
 
 
 @dataclass(frozen=True)
@@ -119,5 +120,11 @@ def sample(op: str, problem: Any, seed: int = 0) -> Sample:
     """Operands of random numbers for a problem of an operator. Raises `ArgumentError`."""
     if op not in TABLES:
         raise ArgumentError("sample", "op", op, ", ".join(TABLES))
-    made: Sample = importlib.import_module(family_of(op).samples).SAMPLES[op](problem, seed)
+    make = importlib.import_module(family_of(op).samples).SAMPLES[op]
+    try:
+        made: Sample = make(problem, seed)
+    except (RuntimeError, OverflowError, MemoryError) as error:
+        # torch allocated as much as it could.
+        said = str(error).partition("\n")[0]
+        raise ArgumentError("sample", "problem", f"{problem} ({said})", "one whose operands fit in memory") from None
     return made

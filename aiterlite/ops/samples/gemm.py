@@ -30,7 +30,7 @@ def _gemm(op: Callable[..., Tensor], *options: str) -> Callable[[GemmProblem, in
             return torch.randn(*shape, generator=generator)
 
         x = normal(n, k).to(dtype)
-        weight = (normal(m, k) * k**-0.5).to(dtype)
+        weight = (normal(m, k) * max(k, 1) ** -0.5).to(dtype)
         inputs = {"x": x, "weight": weight}
         if problem.bias:
             inputs["bias"] = normal(m).to(dtype)
@@ -61,7 +61,7 @@ def _scaled_gemm(problem: ScaledGemmProblem, seed: int) -> Sample:
         # Numbers that both flavours have, so that what is expected does not depend on the target.
         return torch.randn(*shape, generator=generator).to(torch.float8_e4m3fn).float()
 
-    scale_w = k**-0.5 * (1 + torch.rand(m if problem.scale_w == "row" else 1, generator=generator))
+    scale_w = max(k, 1) ** -0.5 * (1 + torch.rand(m if problem.scale_w == "row" else 1, generator=generator))
     scale_x = 0.5 + torch.rand(n, 1, generator=generator) if problem.scale_x == "token" else torch.tensor([0.75])
     inputs = {"x": stored(n, k), "weight": stored(m, k), "scale_x": scale_x, "scale_w": scale_w}
     if problem.bias:

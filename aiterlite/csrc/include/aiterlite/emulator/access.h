@@ -9,8 +9,8 @@ namespace aiterlite::emulator {
 struct Access {
   alignas(64) uint64_t at[kWave];
   uint64_t mask = 0;
-  // Buffers only: lanes that are not wholly inside the resource. They are not in `mask`; the first inside[l] bytes of
-  // lane l's access (a multiple of four) may still be touched.
+  // Buffers only: lanes that are partly or wholly outside the resource. They are not in `mask`; the first inside[l]
+  // bytes of lane l's access (a multiple of four) may still be touched.
   uint64_t out_of_bounds = 0;
   uint32_t inside[kWave];
 };
