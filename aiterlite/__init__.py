@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from aiterlite.jit.engine import seal, unseal
     from aiterlite.jit.record import recording
+    from aiterlite.launch.reserve import reserve
     from aiterlite.ops.gemm import wvSplitK
     from aiterlite.ops.gemm_fp8 import wvSplitKQ
     from aiterlite.ops.gemm_rc import wvSplitKrc, wvSplitKrc_workspace_size
@@ -24,6 +25,7 @@ __all__ = [
     "LLMM1",
     "linear",
     "recording",
+    "reserve",
     "seal",
     "unseal",
     "wvSplitK",
@@ -37,6 +39,7 @@ _LAZY = {
     "seal": "aiterlite.jit.engine",
     "unseal": "aiterlite.jit.engine",
     "recording": "aiterlite.jit.record",
+    "reserve": "aiterlite.launch.reserve",
 }
 
 

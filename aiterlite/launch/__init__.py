@@ -8,6 +8,7 @@ Modules, in reading order; each uses only those above it:
     streams     devices made ready, graphs under capture
     functions   kernels loaded on a device
     workspace   memory that launches share, one after the other
+    reserve     reserve(op, problems): the workspaces of calls to come
     program     kernels -> what the launch unit reads, and how Python packs their arguments (pure)
     calls       prepare(decision, ...): a callable that takes tensors
     bare        a launch with nothing around it, to measure calls against
