@@ -91,6 +91,15 @@ def commands(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return re.findall(r"^    ([\w-]+)", listed.group(1), re.MULTILINE)
 
 
+@in_checkout
+@pytest.mark.compile
+@pytest.mark.parametrize("n", ["999999999999999", "99999999999999999999"])
+def test_a_bench_of_more_than_memory_holds_says_so(n: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    assert main(["bench", "linear", f"n={n}", "m=64", "k=512", "--json"]) == 2
+    assert "one whose operands fit in memory" in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
 @pytest.mark.installed
 def test_every_command_takes_json_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     names = commands(capsys)

@@ -1,5 +1,4 @@
-# Each test here shows a fault of the tree that it was written on; it fails until that is mended.
-"""Layouts that are packed wrong, launches that are cut short, and operators whose registration loses something."""
+"""Declarations of structs, launches and operators that no shipped family has, and some that are refused."""
 
 from __future__ import annotations
 

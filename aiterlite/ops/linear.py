@@ -44,20 +44,19 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reduction: 
     if (
         torch._C._is_any_autocast_enabled() and (x.is_cpu or x.is_cuda) and torch.is_autocast_enabled(x.device.type)
     ) or (
-        (
-            torch.is_grad_enabled()
-            and (x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad))
-        )
-        or forward_ad._current_level >= 0
-        or x.is_nested
+        torch.is_grad_enabled()
+        and (x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad))
     ):
         return functional.linear(x, weight, bias)
     # What no kernel takes, whatever the weight, is torch's.
-    torchs = x.dtype not in _DTYPES or not 1 <= (x.shape[0] if x.ndim == 2 else operands.rows_of(x)) <= MAX_TOKENS
+    rows = x.shape[0] if x.ndim == 2 else 0 if x.is_nested else operands.rows_of(x)
+    torchs = x.dtype not in _DTYPES or not 1 <= rows <= MAX_TOKENS
     if torchs and not torch.compiler.is_compiling() and calls.is_unobserved():
         return _prefill(x, weight, bias, reduction)
     layouts = operands.plain_layouts(x, weight, bias)
     if layouts is None:
+        if forward_ad._current_level >= 0:
+            return functional.linear(x, weight, bias)
         result: Tensor = OPERATOR(x, weight, bias, reduction=reduction)
         return result
     key = (layouts, reduction)

@@ -122,6 +122,8 @@ def sample(op: str, problem: Any, seed: int = 0) -> Sample:
         raise ArgumentError("sample", "op", op, ", ".join(TABLES))
     make = importlib.import_module(family_of(op).samples).SAMPLES[op]
     try:
+        if any(isinstance(value, int) and value >= 1 << 63 for value in vars(problem).values()):
+            raise OverflowError("sizes have 64 bits")
         made: Sample = make(problem, seed)
     except (RuntimeError, OverflowError, MemoryError) as error:
         # torch allocated as much as it could.
