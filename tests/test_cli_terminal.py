@@ -120,7 +120,7 @@ def test_the_options_of_a_family_are_refused_as_data(
         (["explain", "linear", "--tagret", "cpu"], "--target"),
         (["explain", "linar", "n=1"], "linear"),
         (["explain", "linear", "n=1", "m=1", "k=1", "dtyp=bf16"], "dtype"),
-        (["build", "--ops", "linear,wvSplitKQ", "scale_q=row"], "scale_w"),
+        (["build", "--ops", "linear,wvSplitKQ", "scal_w=row"], "scale_w"),
         (["explain", "linear", "--target", "mi300", "n=1", "m=1", "k=1"], "mi300x"),
         (["explain", "build", "gemm/wv_split"], "gemm/wv_split_k"),
         (["build", "--ops", "wvSplitk", "--target", "cpu"], "wvSplitK"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ from aiterlite.jit.arguments import ArgumentStruct  # noqa: E402
 from aiterlite.jit.spec import Unit  # noqa: E402
 from aiterlite.kernel import Kernel, Operand, TensorMap  # noqa: E402
 from aiterlite.launch import program  # noqa: E402
-from aiterlite.ops.operator import register  # noqa: E402
+from aiterlite.ops.operator import OPERATORS, register  # noqa: E402
 
 UNIT = Unit("launch", ("csrc/launch/launch.cpp",), "cpu-x86-64")
 
@@ -92,6 +92,14 @@ def test_an_absent_operand_that_a_kernel_names_is_null(monkeypatch: pytest.Monke
 # Operators ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_trace_in_the_registry() -> Iterator[None]:
+    known = dict(OPERATORS)
+    yield
+    OPERATORS.clear()
+    OPERATORS.update(known)
+
+
 @pytest.fixture(scope="module")
 def copy_into() -> Any:
     """An operator that writes as kernels do, behind autograd's back."""
@@ -102,7 +110,7 @@ def copy_into() -> Any:
     def prepare(x: torch.Tensor, out: torch.Tensor) -> Callable[..., None]:
         return run
 
-    return register("_broken_copy_into(Tensor x, Tensor(a!) out) -> ()", prepare, lambda x, out: None)
+    return register("_test_copy_into(Tensor x, Tensor(a!) out) -> ()", prepare, lambda x, out: None)
 
 
 def test_a_write_is_counted_so_that_a_stale_saved_tensor_is_an_error(copy_into: Any) -> None:
@@ -126,7 +134,7 @@ def test_arguments_may_be_lists() -> None:
     def prepare(xs: list[torch.Tensor], dims: list[int]) -> Callable[..., torch.Tensor]:
         return lambda xs, dims: sum(xs).sum(dims)
 
-    operator = register("_broken_lists(Tensor[] xs, int[] dims) -> Tensor", prepare, prepare)
+    operator = register("_test_lists(Tensor[] xs, int[] dims) -> Tensor", prepare, prepare)
     assert operator([torch.ones(2, 3), torch.ones(2, 3)], [0]).tolist() == [4.0, 4.0, 4.0]
 
 
@@ -135,7 +143,7 @@ def test_zero_and_minus_zero_are_two_values() -> None:
         sign = math.copysign(1.0, s)
         return lambda x, s: torch.full_like(x, sign)
 
-    operator = register("_broken_sign(Tensor x, float s) -> Tensor", prepare, lambda x, s: torch.empty_like(x))
+    operator = register("_test_sign(Tensor x, float s) -> Tensor", prepare, lambda x, s: torch.empty_like(x))
     assert operator(torch.ones(1), 0.0).item() == 1.0
     assert operator(torch.ones(1), -0.0).item() == -1.0
 

@@ -65,7 +65,7 @@ def test_a_list_that_was_misread_is_not_believed(source_tree: SourceTree, tmp_pa
     """Compilers disagree on how a backslash in a path is written; a header that is not found would go untracked."""
     awkward = SourceTree(tmp_path / "back\\slash")
     shutil.copytree(source_tree.root, awkward.root)
-    with pytest.raises(SourceError, match="not cached"):
+    with pytest.raises(SourceError, match="not cached" if target == AMD_TARGET else "nvcc cannot take"):
         obtain(toy_unit(target), tree=awkward)
 
 
@@ -189,11 +189,11 @@ def test_compilers_are_started_without_a_shell_and_without_input(
         return popen(words, *rest, **options)
 
     monkeypatch.setattr(subprocess, "Popen", watched)
-    unit = toy_unit(AMD_TARGET, K="1;touch${IFS}injected")
-    with pytest.raises(BuildError):
+    with pytest.raises(SourceError, match="no define value that a unit may have"):
         obtain(toy_unit(AMD_TARGET, TOY_FACTOR="1;touch${IFS}injected"), tree=source_tree)
-    obtain(unit, tree=source_tree)
-    assert len(started) >= 3
+    assert started == []
+    obtain(toy_unit(AMD_TARGET), tree=source_tree)
+    assert started
     for words, options in started:
         assert isinstance(words, list) and not options.get("shell")
         assert options["stdin"] == subprocess.DEVNULL

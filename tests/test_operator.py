@@ -7,7 +7,7 @@ import contextlib
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -24,6 +24,7 @@ from aiterlite.jit import loader  # noqa: E402
 from aiterlite.ops import calls, operands  # noqa: E402
 from aiterlite.ops.calls import PreparedCalls  # noqa: E402
 from aiterlite.ops.linear import OPERATOR as LINEAR  # noqa: E402
+from aiterlite.ops.operator import OPERATORS as REGISTRY  # noqa: E402
 from aiterlite.ops.operator import register  # noqa: E402
 from aiterlite.tables import FAMILIES  # noqa: E402
 
@@ -43,7 +44,7 @@ def assert_like_torch(y: torch.Tensor, x: torch.Tensor, w: torch.Tensor, b: torc
 
 
 @pytest.fixture(scope="module")
-def toy() -> Any:
+def toy() -> Iterator[Any]:
     """An operator of two results, one of integers, that also writes to an argument."""
 
     def prepare(x: torch.Tensor, out: torch.Tensor, *, by: int = 1) -> Callable[..., Any]:
@@ -57,7 +58,9 @@ def toy() -> Any:
         return torch.empty_like(x), x.new_empty(x.shape[:-1], dtype=torch.int64)
 
     schema = "_test_two_results(Tensor x, Tensor(a!) out, *, int by=1) -> (Tensor, Tensor)"
-    return register(schema, prepare, fake)
+    made = register(schema, prepare, fake)
+    yield made
+    del REGISTRY[made.name]
 
 
 def is_plain(*tensors: torch.Tensor | None) -> bool:
