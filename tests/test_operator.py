@@ -335,3 +335,10 @@ def test_all_operators_are_registered_by_that_import() -> None:
     assert {"linear", "wvSplitK", "wvSplitKQ", "wvSplitKrc", "LLMM1"} <= set(NAMES)
     assert {table.op for family in FAMILIES.values() for table in family.tables} <= set(NAMES)
     assert set(aiterlite.__all__) == public | set(aiterlite._LAZY)
+
+
+@pytest.mark.parametrize("name", ["wvSplitK", "wvSplitKrc", "LLMM1"])
+def test_a_trace_refuses_the_dtypes_that_a_call_refuses(name: str) -> None:
+    x, weight = torch.empty(1, 64, device="meta"), torch.empty(24, 64, device="meta")
+    with pytest.raises(ArgumentError, match=r"`x` is of dtype torch\.float32"):
+        getattr(aiterlite, name)(x, weight)

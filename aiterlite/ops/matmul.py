@@ -102,6 +102,14 @@ def empty_result(x: Tensor, weight: Tensor) -> Run:
     return lambda x, *_, **__: x.new_empty(shape)
 
 
+def fake(function: str, x: Tensor, weight: Tensor, bias: Bias = None) -> Tensor:
+    """The result's shape and dtype, of operands that the kernels take but for their number of rows and their strides,
+    which a trace may not know."""
+    check(function, x, weight, bias)
+    operands.check_dtype(function, "x", x, DTYPES)
+    return x.new_empty(result_shape(x, weight))
+
+
 def result_shape(x: Tensor, weight: Tensor) -> tuple[int, ...]:
     return (*x.shape[:-1], weight.shape[0])
 
