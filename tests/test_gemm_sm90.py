@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+pytest.importorskip("torch")
+
 from aiterlite import dispatch, kernel
 from aiterlite.jit import engine
 from aiterlite.launch import calls, program

@@ -20,6 +20,8 @@ import pytest
 from fake_driver import IMAGE
 from support import toy_unit
 
+pytest.importorskip("torch")
+
 from aiterlite.errors import LaunchError, LoadError
 from aiterlite.jit import loader
 from aiterlite.launch import calls, functions, streams
