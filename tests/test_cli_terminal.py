@@ -45,8 +45,8 @@ Both = Callable[..., tuple[str, Any, int]]
         (["nope"], 2, "UsageError", "invalid choice"),
         (["explain", "linear", "n=x"], 2, "UsageError", "n is 'x'"),
         (["explain", "build"], 2, "UsageError", "name of a unit"),
-        (["emulate", "no_such_file"], 2, "UsageError", "no_such_file"),
-        (["disasm", "no_such_file"], 2, "UsageError", "no_such_file"),
+        pytest.param(["emulate", "no_such_file"], 2, "UsageError", "no_such_file", marks=pytest.mark.torch),
+        pytest.param(["disasm", "no_such_file"], 2, "UsageError", "no_such_file", marks=pytest.mark.torch),
         ([], 2, "UsageError", "COMMAND"),
     ],
 )
@@ -324,6 +324,7 @@ def completed(script: str, line: str) -> list[str]:
     return ran.stdout.split()
 
 
+@pytest.mark.torch
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 def test_bash_completes_commands_options_and_values(both: Both) -> None:
     script, data, code = both("completion", "bash")
