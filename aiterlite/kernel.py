@@ -6,11 +6,12 @@ emulator, the counters and the launch all read that one list.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiterlite.jit.arguments import ArgumentStruct
+from aiterlite.jit.arguments import ArgumentStruct, Layout
 from aiterlite.jit.spec import HOST, Unit
 from aiterlite.target import launch_target
 
@@ -80,6 +81,11 @@ class Kernel:
     cluster: int = 1
     args: Mapping[str, Value] = field(default_factory=dict)
     maps: tuple[TensorMap, ...] = ()
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """The layout of its argument struct, read from the header once."""
+        return self.arguments.layout()
 
     @property
     def on_host(self) -> bool:

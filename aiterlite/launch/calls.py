@@ -121,7 +121,7 @@ def _noted(entry: Any, decision: Decision, kernels: Sequence[Kernel], offsets: S
     if record is None:
         return entry
     note, chosen = record.note, f"{decision.op}: {decision.row.name if decision.row else ''}"
-    ends = [offset + kernel.arguments.layout().size for kernel, offset in zip(kernels, offsets, strict=True)]
+    ends = [offset + kernel.layout.size for kernel, offset in zip(kernels, offsets, strict=True)]
 
     def noting(program: int, stream: int | None, arguments: bytes) -> int:
         for kernel, begin, end in zip(kernels, offsets, ends, strict=True):

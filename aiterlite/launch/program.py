@@ -40,7 +40,7 @@ def packing(kernels: Sequence[Kernel], addresses: Sequence[str], sizes: Mapping[
     """How to fill the structs of kernels from addresses by name, which differ from call to call, and sizes by name,
     which do not. Raises `LaunchError` for a size that does not fit its field, and `ValueError` for a field that nothing
     is given for."""
-    layouts = [kernel.arguments.layout() for kernel in kernels]
+    layouts = [kernel.layout for kernel in kernels]
     offsets = _offsets(layouts)
     cells: list[_Cell] = []
     for kernel, layout, offset in zip(kernels, layouts, offsets, strict=True):
@@ -179,7 +179,7 @@ def words(
     program = [*launch_words, len(kernels)]
     for kernel, function, offset in zip(kernels, functions, offsets, strict=True):
         _check_geometry(kernel)
-        layout = kernel.arguments.layout()
+        layout = kernel.layout
         if len(layout.fields) > _MOST_FIELDS:
             raise ValueError(f"{layout.name} has {len(layout.fields)} fields; a launch takes {_MOST_FIELDS}")
         overlapped = int(overlap and kernel.overlaps)

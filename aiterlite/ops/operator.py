@@ -120,7 +120,8 @@ def _not_differentiable(operator: Operator) -> Callable[..., Any]:
             raise NotImplementedError(f"{message}{writes}, and an operand requires grad. {remedy}")
         result = operator.overload.redispatch(keyset & torch._C._after_autograd_keyset, *args, **kwargs)
         # What autograd saved of a tensor that is written to is stale: it finds out by this.
-        torch.autograd.graph.increment_version(list(written.values()))
+        if written:
+            torch.autograd.graph.increment_version(list(written.values()))
 
         def mark(tensor: Tensor) -> Any:
             return _NoGradient.apply(message, tensor, *graded) if tensor.is_floating_point() else tensor  # type: ignore[no-untyped-call]
