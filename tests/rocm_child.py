@@ -12,20 +12,20 @@ import json
 import sys
 from typing import Any
 
+from aiterlite.errors import LoadError
+from aiterlite.launch import drivers
+
 _EXECUTABLE = 8
 
 
 def hip() -> dict[str, Any]:
-    from aiterlite import launcher
-    from aiterlite.errors import LoadError
-
-    points = launcher.ENTRY_POINTS["amd"]
+    points = drivers.ENTRY_POINTS["amd"]
     names = [value for field, value in dataclasses.asdict(points).items() if isinstance(value, str) and value]
     library = _open(points.libraries)
     version = ctypes.c_int()
     status = library.hipDriverGetVersion(ctypes.byref(version))
     try:
-        launcher.driver("amd")
+        drivers.driver("amd")
         error = None
     except LoadError as refused:
         error = str(refused)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rocm_child
 from support import PACKAGE_PARENT, environment
 
 from aiterlite import dispatch, tables
@@ -25,7 +26,8 @@ from aiterlite.launch.hints import hip_version, newest_code_object
 from aiterlite.tables import TABLES
 from aiterlite.target import resolve
 
-CHILD = Path(__file__).with_name("rocm_child.py")
+# Imported here too, so that what it imports is known to be there also where the libraries are not.
+CHILD = Path(rocm_child.__file__)
 CHIPS = ("mi300x", "mi308x", "mi355x")
 
 
