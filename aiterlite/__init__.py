@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from aiterlite.ops.gemm_fp8 import wvSplitKQ
     from aiterlite.ops.gemm_rc import wvSplitKrc, wvSplitKrc_workspace_size
     from aiterlite.ops.linear import linear
-    from aiterlite.ops.llmm1 import LLMM1
 
 __all__ = [
     "LLMM1",

@@ -192,11 +192,11 @@ def _measure(index: int) -> dict[str, float]:
     """Median seconds of a call, and its errors."""
     made = _sample(index)
     outputs = made.run()
-    arguments = made.arguments(made.fresh())
+    call = made.bind(made.fresh())
     times: list[float] = []
     while len(times) < _FEWEST_RUNS or sum(times) < _RUN_SECONDS:
         started = time.perf_counter()
-        made.function(*arguments.args, **arguments.kwargs)
+        call()
         times.append(time.perf_counter() - started)
     return {"run_s": statistics.median(times), "error": made.error(outputs), "of_bound": made.of_bound(outputs)}
 

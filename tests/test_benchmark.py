@@ -10,9 +10,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from aiterlite import envs  # noqa: E402
-from aiterlite.benchmark import floor, gemm, timing  # noqa: E402
+from aiterlite.benchmark import floor, gemm, options, timing  # noqa: E402
 from aiterlite.launch.bare import bare  # noqa: E402
-from aiterlite.ops import calls, matmul  # noqa: E402
+from aiterlite.ops import matmul  # noqa: E402
 from aiterlite.ops.samples import sample  # noqa: E402
 from aiterlite.tables.gemm import GemmProblem  # noqa: E402
 from aiterlite.tables.gemm_rc import RcProblem  # noqa: E402
@@ -49,7 +49,7 @@ def test_a_bare_launch_is_the_kernel_of_the_call() -> None:
     made = sample("wvSplitK", GemmProblem(3, 40, 64, bias=True))
     x, weight, bias = made.inputs.values()
     y = torch.empty(3, 40, dtype=torch.bfloat16)
-    decision = calls.explain("wvSplitK", matmul.problem_of(x, weight, bias), CPU)
+    decision = options.decision_of("wvSplitK", matmul.problem_of(x, weight, bias), CPU)
     launch = bare(decision, {"x": x, "weight": weight, "bias": bias, "y": y}, matmul.strides(x, weight, bias))
     assert launch() == 0
     assert torch.equal(y, made.run()["y"])
@@ -59,8 +59,8 @@ def test_a_bare_launch_refuses_what_it_cannot_do() -> None:
     x, weight = torch.randn(64, 4096).bfloat16(), torch.randn(64, 4096).bfloat16()
     tensors = {"x": x, "weight": weight, "bias": None, "y": torch.empty(64, 64)}
     with envs.override(AITERLITE_TARGET="gfx942"):
-        split = calls.explain("wvSplitKrc", RcProblem(64, 64, 4096), CPU)
-        emulated = calls.explain("wvSplitK", GemmProblem(4, 64, 4096), CPU)
+        split = options.decision_of("wvSplitKrc", RcProblem(64, 64, 4096), CPU)
+        emulated = options.decision_of("wvSplitK", GemmProblem(4, 64, 4096), CPU)
     with pytest.raises(ValueError, match="wvSplitKrc needs a workspace"):
         bare(split, tensors, matmul.strides(x, weight, None))
     with pytest.raises(ValueError, match="launched on cpu, where only the emulator runs gfx942 code"):

@@ -11,9 +11,10 @@ from gemm_operands import KINDS, NAN, assert_within_bound, biases  # noqa: E402
 
 import aiterlite  # noqa: E402
 from aiterlite import dispatch, emulator, envs  # noqa: E402
+from aiterlite.benchmark import options  # noqa: E402
 from aiterlite.errors import ArgumentError, DispatchError, JitDisabledError  # noqa: E402
 from aiterlite.launch import calls as launches  # noqa: E402
-from aiterlite.ops import calls, matmul  # noqa: E402
+from aiterlite.ops import matmul  # noqa: E402
 from aiterlite.tables import gemm as tables  # noqa: E402
 from aiterlite.target import persona_for  # noqa: E402
 
@@ -265,7 +266,7 @@ def test_amd_assembly_is_right(target: str) -> None:
             results = {}
             for kind in ("asm", "hip"):
                 with envs.override(AITERLITE_TARGET=target, AITERLITE_PREFER=kind):
-                    decision = calls.explain("wvSplitK", matmul.problem_of(x, weight, bias), x.device)
+                    decision = options.decision_of("wvSplitK", matmul.problem_of(x, weight, bias), x.device)
                     expected = "hip" if k == 100 else kind
                     assert decision.row is not None and decision.row.backend == expected
                     results[kind] = aiterlite.wvSplitK(x, weight, bias)

@@ -299,7 +299,10 @@ def test_a_callers_workspace_is_left_as_it_must_be(reduction: str, target: str) 
 
 def test_a_workspace_is_checked_where_none_is_needed() -> None:
     x, weight = matrix(4, K, "normal", torch.bfloat16), matrix(M, K, "normal", torch.bfloat16)
-    for bad, said in ((torch.zeros(8)[::2], "contiguous"), (torch.zeros(8, device="meta"), "the device of x")):
+    for bad, said in (
+        (torch.zeros(8)[::2], "contiguous"),
+        (torch.zeros(8, device="meta"), "the device of the operands"),
+    ):
         with pytest.raises(ArgumentError, match=said):
             gemm_rc.WITH_WORKSPACE.run(x, weight, workspace=bad)
 
@@ -314,7 +317,7 @@ def test_a_workspace_that_does_not_fit_is_refused() -> None:
             (memory[:-1], f"at least {4 * size} bytes"),
             (torch.zeros(size + 1)[1:], "a multiple of 16 bytes"),
             (torch.zeros(2 * size)[::2], "contiguous"),
-            (memory.to("meta"), "the device of x"),
+            (memory.to("meta"), "the device of the operands"),
         ):
             with pytest.raises(ArgumentError, match=said) as caught:
                 torch.ops.aiterlite.wvSplitKrc(x, weight, workspace=bad) if bad.device == x.device else (

@@ -17,10 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 import aiterlite  # noqa: E402
 from aiterlite import dispatch  # noqa: E402
+from aiterlite.benchmark.options import decision_of  # noqa: E402
 from aiterlite.errors import ArgumentError, DispatchError, EnvironmentValueError  # noqa: E402
 from aiterlite.launch import workspace  # noqa: E402
 from aiterlite.ops import calls, gemm_rc, operands  # noqa: E402
-from aiterlite.ops.calls import explain  # noqa: E402
 from aiterlite.tables import gemm_rc as rc_tables  # noqa: E402
 from aiterlite.tables.gemm_rc import RcProblem  # noqa: E402
 from aiterlite.tables.linear import LINEAR  # noqa: E402
@@ -32,7 +32,7 @@ M, K = 40, 4096
 
 
 def operator_of(n: int, m: int, k: int, device: str = "cpu", reduction: str = "deterministic") -> str:
-    row = explain("linear", RcProblem(n, m, k, reduction=reduction), torch.device(device)).row
+    row = decision_of("linear", RcProblem(n, m, k, reduction=reduction), torch.device(device)).row
     assert row is not None
     return "torch" if row.name == "torch" else "wvSplitKrc" if row.name.startswith("rc_") else "wvSplitK"
 
@@ -157,7 +157,7 @@ def test_where_batch_invariant_cannot_be_kept_the_call_is_an_error() -> None:
 
 
 def test_the_argument_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, weight = matrix(20, 64, "normal", torch.bfloat16), matrix(16, 64, "normal", torch.bfloat16)
+    x, weight = matrix(12, 64, "normal", torch.bfloat16), matrix(16, 64, "normal", torch.bfloat16)
     decided: list[tuple[str, str]] = []
     decide = calls.decide
 

@@ -27,6 +27,8 @@ from aiterlite.ops.linear import OPERATOR as LINEAR  # noqa: E402
 from aiterlite.ops.operator import OPERATORS as REGISTRY  # noqa: E402
 from aiterlite.ops.operator import register  # noqa: E402
 from aiterlite.tables import FAMILIES  # noqa: E402
+from aiterlite.tables.gemm import CPU_LINEAR_TOKENS  # noqa: E402
+from aiterlite.tables.gemm_rc_plan import MAX_TOKENS  # noqa: E402
 
 pytestmark = pytest.mark.compile
 
@@ -203,6 +205,11 @@ def test_a_compiled_graph_sees_what_is_written(toy: Any) -> None:
 # Prepared calls -------------------------------------------------------------------------------------------------------
 
 
+def held(kept: PreparedCalls) -> int:
+    _, young, old = kept._kept
+    return len(young) + len(old)
+
+
 def test_the_least_recently_used_calls_are_forgotten() -> None:
     kept = PreparedCalls(most=4)
     for key in "abc":
@@ -210,7 +217,7 @@ def test_the_least_recently_used_calls_are_forgotten() -> None:
     assert kept.find("a") == "a"
     for key in "de":
         kept.prepare(key, lambda key=key: key)
-    assert [kept.find(key) for key in "abde"] == ["a", None, "d", "e"] and len(kept) <= 4
+    assert [kept.find(key) for key in "abde"] == ["a", None, "d", "e"] and held(kept) <= 4
 
 
 def test_what_is_used_again_and_again_is_kept_however_many_others_come() -> None:
@@ -218,7 +225,7 @@ def test_what_is_used_again_and_again_is_kept_however_many_others_come() -> None
     for number in range(1000):
         kept.find("hot") or kept.prepare("hot", lambda number=number: f"made at {number}")
         kept.prepare(number, lambda: "other")
-    assert kept.find("hot") == "made at 0" and len(kept) <= 8
+    assert kept.find("hot") == "made at 0" and held(kept) <= 8
 
 
 def test_a_call_is_kept_only_under_the_environment_that_it_was_prepared_in() -> None:
@@ -236,7 +243,7 @@ def test_a_call_is_kept_only_under_the_environment_that_it_was_prepared_in() -> 
 
 def test_hot_calls_survive_100_000_prefill_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
     aiterlite.linear(X, W)
-    hot = dict(LINEAR.prepared._kept.young)
+    hot = dict(LINEAR.prepared._kept[1])
     monkeypatch.setattr(calls, "decide", lambda *call: pytest.fail(f"decided {call}"))
     # Not its arithmetic, which would take minutes.
     served: list[int] = []
@@ -244,7 +251,35 @@ def test_hot_calls_survive_100_000_prefill_lengths(monkeypatch: pytest.MonkeyPat
     row = torch.empty(1, 64).bfloat16()
     for n in range(129, 100_129):
         aiterlite.linear(row.expand(n, 64), W)
-    assert served == list(range(129, 100_129)) and hot.items() <= LINEAR.prepared._kept.young.items()
+    assert served == list(range(129, 100_129)) and hot.items() <= LINEAR.prepared._kept[1].items()
+
+
+def test_tokens_that_no_cpu_kernel_serves_are_not_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU has no kernel that is faster than torch beyond CPU_LINEAR_TOKENS: such calls cost what a prefill does."""
+    monkeypatch.setattr(calls, "decide", lambda *call: pytest.fail(f"decided {call}"))
+    for n in range(CPU_LINEAR_TOKENS + 1, MAX_TOKENS + 1):
+        x = torch.randn(n, 64).bfloat16()
+        assert torch.equal(aiterlite.linear(x, W, B), functional.linear(x, W, B))
+
+
+def test_what_a_cpu_call_of_more_tokens_may_need_decided_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    decided: list[int] = []
+
+    def decide(table: Any, problem: Any, persona: Any) -> None:
+        decided.append(problem.n)
+        raise DispatchError("enough is known")
+
+    monkeypatch.setattr(calls, "decide", decide)
+    for n, reduction, environment in (
+        (CPU_LINEAR_TOKENS, None, {}),
+        (CPU_LINEAR_TOKENS + 1, "batch_invariant", {}),
+        (CPU_LINEAR_TOKENS + 2, None, {"AITERLITE_GEMM_REDUCTION": "batch_invariant"}),
+        (CPU_LINEAR_TOKENS + 3, None, {"AITERLITE_TARGET": "gfx942"}),
+        (CPU_LINEAR_TOKENS + 4, None, {"AITERLITE_STRICT": "1"}),
+    ):
+        with envs.override(**environment), pytest.raises(DispatchError, match="enough"):
+            aiterlite.linear(torch.randn(n, 72).bfloat16(), torch.randn(24, 72).bfloat16(), reduction=reduction)
+    assert decided == list(range(CPU_LINEAR_TOKENS, CPU_LINEAR_TOKENS + 5))
 
 
 def test_prefill_is_decided_where_somebody_wants_to_know(tmp_path: Any) -> None:

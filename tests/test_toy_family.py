@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import itertools
 import json
@@ -210,7 +211,10 @@ def test_other_bits_of_any_output_are_a_race(
         total, index = samples.toy_rows(x, peak)
         return total, index + (next(runs) % 8 == 3)
 
-    monkeypatch.setitem(samples.SAMPLES, OP, lambda *given: replace(plain(*given), function=unsteady))
+    def bind(given: samples.Tensors) -> functools.partial[object]:
+        return functools.partial(unsteady, *given.values())
+
+    monkeypatch.setitem(samples.SAMPLES, OP, lambda *given: replace(plain(*given), bind=bind))
     text, data, code = both("emulate", OP, "heads:width=2:300", "batch=1", "--races")
     (run,) = data["runs"]
     assert code == 1 and run["of_bound"] <= 1 and len(run["races"]) == 1 and "OTHER BITS under" in text
@@ -353,12 +357,12 @@ def test_the_registry_and_the_tables_know_the_same_operators() -> None:
 @pytest.mark.parametrize("op", operators())
 def test_opcheck(op: str) -> None:
     made = samples_of(op)[0]
-    given = made.arguments(made.fresh())
+    given = made.bind(made.fresh())
     assert set(operator.OPERATORS[op].mutates) >= {name for name in made.outputs if name in made.inputs}
     # opcheck's other tests multiply the operands, which torch cannot do in 8 bits.
-    small = any(tensor.is_floating_point() and tensor.element_size() == 1 for tensor in given.tensors)
+    small = any(isinstance(arg, torch.Tensor) and arg.dtype.itemsize == 1 for arg in given.args)
     only = {"test_utils": "test_faketensor"} if small else {}
-    torch.library.opcheck(operator.OPERATORS[op].overload, given.args, dict(given.kwargs), **only)
+    torch.library.opcheck(operator.OPERATORS[op].overload, given.args, given.keywords, **only)
 
 
 @pytest.mark.compile
@@ -366,11 +370,11 @@ def test_opcheck(op: str) -> None:
 def test_compiled_with_dynamic_shapes_it_gives_the_same_outputs(op: str) -> None:
     torch._dynamo.reset()
     first = samples_of(op)[0]
-    compiled = torch.compile(first.function, fullgraph=True, dynamic=True, backend="aot_eager")
+    compiled = torch.compile(first.bind(first.fresh()).func, fullgraph=True, dynamic=True, backend="aot_eager")
     for made in samples_of(op):
         given = made.fresh()
-        arguments = made.arguments(given)
-        outputs = made.named(compiled(*arguments.args, **arguments.kwargs), given)
+        bound = made.bind(given)
+        outputs = made.named(compiled(*bound.args, **bound.keywords), given)
         assert made.of_bound(outputs) <= 1
         # An argument that is written to is written to once.
         expected = made.run()

@@ -22,8 +22,8 @@ from aiterlite.benchmark.floor import read_floor
 from aiterlite.benchmark.timing import Contender, Timing, compare, copies_for
 from aiterlite.kernel import overlap_defines
 from aiterlite.launch.bare import bare
-from aiterlite.ops import calls, matmul
 from aiterlite.ops import linear as operator
+from aiterlite.ops import matmul
 from aiterlite.reference.gemm import error_bound
 from aiterlite.tables import gemm as tables
 from aiterlite.tables.gemm_plan import SHAPES, TOKENS
@@ -103,7 +103,7 @@ def _row(
         timings = compare(contenders, len(weights), device, samples)
     median = {name: timing.median for name, timing in timings.items()}
     problem = RcProblem(n=n, m=m, k=k, dtype=dtype, reduction=envs.GEMM_REDUCTION.get())
-    decision = calls.explain("linear", problem, device)
+    decision = options.decision_of("linear", problem, device)
     moved = 2 * (m * k + n * k + n * m)
     return Row(
         m=m,
@@ -168,7 +168,7 @@ def bare_launch(x: Tensor, weight: Tensor, y: Tensor) -> Callable[[], int]:
 
     The arguments are addresses: the caller keeps the tensors alive.
     """
-    decision = calls.explain("wvSplitK", matmul.problem_of(x, weight, None), x.device)
+    decision = options.decision_of("wvSplitK", matmul.problem_of(x, weight, None), x.device)
     tensors = {"x": x, "weight": weight, "bias": None, "y": y}
     return bare(decision, tensors, matmul.strides(x, weight, None))
 

@@ -18,8 +18,7 @@ from aiterlite.benchmark import options
 from aiterlite.benchmark.floor import read_floor
 from aiterlite.benchmark.timing import Contender, Timing, compare, copies_for
 from aiterlite.dispatch import Table
-from aiterlite.ops import calls
-from aiterlite.ops.samples import Arguments, Sample, Tensors, sample
+from aiterlite.ops.samples import Sample, Tensors, sample
 from aiterlite.wishes import wishes
 
 # Beyond so many copies the inputs of a small problem are measured in the cache, and the row says so.
@@ -57,7 +56,7 @@ def run(found: Sequence[tuple[Table, Sequence[Any]]], device: torch.device, samp
     persona = options.timed_persona("bench", device)
     for table, problems in found:
         for problem in problems:
-            dispatch.require(calls.explain(table.op, problem, device), wishes())
+            dispatch.require(options.decision_of(table.op, problem, device), wishes())
     with torch.no_grad():
         bandwidth = bandwidths(device, samples)
         rows = [
@@ -90,17 +89,16 @@ def bandwidths(device: torch.device, samples: int) -> dict[str, float]:
 def measure(op: str, problem: Any, device: torch.device, samples: int, bandwidth: Mapping[str, float]) -> Row:
     made = sample(op, problem)
     outputs = made.run(device)
-    one = made.arguments(made.fresh(device))
-    held = sum(tensor.nbytes for tensor in one.tensors)
+    one = made.bind(made.fresh(device))
+    held = sum(arg.nbytes for arg in (*one.args, *one.keywords.values()) if isinstance(arg, torch.Tensor))
     wanted = copies_for(device, held)
     copies = min(wanted, _MOST_COPIES)
     given = [made.fresh(device) for _ in range(copies)]
-    arguments = [made.arguments(tensors) for tensors in given]
-    timings = compare(_contenders(made, given, arguments), copies, device, samples)
+    timings = compare(_contenders(made, given), copies, device, samples)
     ours = timings["ours"].median
     baseline = timings["torch"].median if "torch" in timings else None
     moved = held + sum(made_.nbytes for name, made_ in outputs.items() if name not in made.inputs)
-    decision = calls.explain(op, problem, device)
+    decision = options.decision_of(op, problem, device)
     rate = moved / ours * 1e-9
     return Row(
         op=op,
@@ -120,10 +118,9 @@ def measure(op: str, problem: Any, device: torch.device, samples: int, bandwidth
     )
 
 
-def _contenders(made: Sample, given: Sequence[Tensors], arguments: Sequence[Arguments]) -> dict[str, Contender]:
-    found: dict[str, Contender] = {
-        "ours": lambda copy: made.function(*arguments[copy].args, **arguments[copy].kwargs),
-    }
+def _contenders(made: Sample, given: Sequence[Tensors]) -> dict[str, Contender]:
+    bound = [made.bind(tensors) for tensors in given]
+    found: dict[str, Contender] = {"ours": lambda copy: bound[copy]()}
     baseline = made.baseline
     if baseline is not None:
         found["torch"] = lambda copy: baseline(given[copy])

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
+from aiterlite import dispatch
+from aiterlite.dispatch import Decision
 from aiterlite.errors import ArgumentError
+from aiterlite.tables import TABLES
 from aiterlite.target import Persona, persona_for
+from aiterlite.wishes import wishes
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -64,3 +69,8 @@ def timed_persona(command: str, device: torch.device) -> Persona:
     if device.type == "cpu" and persona.family != "cpu":
         raise ArgumentError(command, "--device", f"cpu, emulating {persona.chip}", "a device that can be timed")
     return persona
+
+
+def decision_of(op: str, problem: Any, device: torch.device) -> Decision:
+    """The decision that a call of an operator with this problem on this device would take."""
+    return dispatch.decide(TABLES[op], problem, persona_for(device.type, device.index), wishes())

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from aiterlite.errors import ArgumentError
-from aiterlite.ops import gemm, gemm_fp8, gemm_rc, llmm1
+from aiterlite.ops import gemm, gemm_fp8, gemm_rc
 from aiterlite.tables.gemm_rc_plan import MAX_TOKENS
 
 # The arguments of this package's operators as the callers of these functions know them.
@@ -34,8 +34,8 @@ _WEIGHT_FIRST_VERSIONS = (0, 15, 0), (0, 17, 1)
 
 
 def LLMM1(a: Tensor, b: Tensor, rows_per_block: int) -> Tensor:  # noqa: N802 (upstream's name)
-    """b[1, K] · a[M, K]^T: `aiterlite.ops.llmm1.LLMM1`."""
-    return _call(llmm1.LLMM1, b, a, rows_per_block)
+    """b[1, K] · a[M, K]^T: `aiterlite.ops.gemm.LLMM1`."""
+    return _call(gemm.LLMM1, b, a, rows_per_block)
 
 
 def wvSplitK(a: Tensor, b: Tensor, cu_count: int, bias: Tensor | None = None) -> Tensor:  # noqa: N802 (upstream's name)

@@ -88,6 +88,7 @@ def _host(decision: Decision, brings: Sequence[str], pick: Any, sizes: Mapping[s
     steps = [(host_entry(kernel), program.packing([kernel], brings, sizes).pack, kernel) for kernel in decision.kernels]
 
     def launch(*tensors: Tensor | None, workspace: Tensor | None = None) -> None:
+        _given(decision.op, workspace, tensors)
         addresses = tuple(map(_data_ptr, pick(tensors)))
         for entry, pack, kernel in steps:
             code = entry(pack(addresses), pool, torch.get_num_threads())
@@ -148,6 +149,8 @@ def _device(
     raw_stream: Any = torch._C._cuda_getCurrentRawStream
 
     def launch(*tensors: Tensor | None, workspace: Tensor | None = None) -> None:
+        if workspace is not None:
+            _given(decision.op, workspace, tensors)
         arguments = pack(map(_data_ptr, pick(tensors)))
         # `submit` would ask the same, at the price of one more call.
         if streams.is_ready(index):
@@ -188,8 +191,10 @@ def launch_error(code: int, decision: Decision, driver: drivers.Driver) -> Launc
     return LaunchError(kernel.symbol, status, detail, kernel.grid, kernel.block, str(decision.problem))
 
 
-def _given(function: str, workspace: Tensor | None, tensors: Sequence[Tensor | None], need: Workspace) -> Tensor | None:
-    """The caller's workspace as bytes, checked; None where there is none."""
+def _given(
+    function: str, workspace: Tensor | None, tensors: Sequence[Tensor | None], need: Workspace | None = None
+) -> Tensor | None:
+    """The caller's workspace as bytes, checked, also where kernels need none; None where there is none."""
     if workspace is None:
         return None
     first = next(tensor for tensor in tensors if tensor is not None)
@@ -200,7 +205,7 @@ def _given(function: str, workspace: Tensor | None, tensors: Sequence[Tensor | N
     if not workspace.is_contiguous() or workspace.data_ptr() % 16:
         got = f"of strides {list(workspace.stride())} at address {workspace.data_ptr():#x}"
         raise ArgumentError(function, WORKSPACE, got, "contiguous memory at a multiple of 16 bytes")
-    if workspace.nbytes < need.total:
+    if need is not None and workspace.nbytes < need.total:
         remedy = f"{function}_workspace_size gives what a shape needs."
         allowed = f"at least {need.total} bytes"
         raise ArgumentError(function, WORKSPACE, f"{workspace.nbytes} bytes", allowed, remedy)

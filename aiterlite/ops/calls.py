@@ -12,14 +12,13 @@ from aiterlite import dispatch, envs
 from aiterlite.dispatch import Decision, Table
 from aiterlite.errors import ArgumentError
 from aiterlite.jit import progress, record
-from aiterlite.tables import TABLES
 from aiterlite.target import Persona, persona_for
 from aiterlite.wishes import wishes
 
 # What a call is, once prepared: it takes the operator's arguments and returns its results.
 Run = Callable[..., Any]
-
-_MOST = 4096
+# An environment, and the younger and the older calls prepared in it.
+_Kept = tuple[envs.Snapshot | None, dict[Any, Run], dict[Any, Run]]
 
 
 def decide(table: Table, problem: Any, persona: Persona) -> Decision:
@@ -30,11 +29,6 @@ def decide(table: Table, problem: Any, persona: Persona) -> Decision:
     dispatch.require(decision, wished)
     record.note_call(table.op, asdict(problem))
     return decision
-
-
-def explain(op: str, problem: Any, device: torch.device) -> Decision:
-    """The decision that a call of an operator with this problem on this device would take."""
-    return dispatch.decide(TABLES[op], problem, persona_for(device.type, device.index), wishes())
 
 
 def is_unobserved() -> bool:
@@ -59,18 +53,15 @@ class PreparedCalls:
     younger half, which becomes the older one when it is full. (An order of all would cost each hit a second look.)
     """
 
-    def __init__(self, most: int = _MOST) -> None:
+    def __init__(self, most: int = 4096) -> None:
         self._half = max(1, most // 2)
-        self._kept = _Kept(None)
+        self._kept: _Kept = (None, {}, {})
 
     def find(self, key: Any) -> Run | None:
-        kept = self._kept
-        if envs.snapshot() is not kept.snapshot:
+        snapshot, young, old = kept = self._kept
+        if envs.snapshot() is not snapshot:
             return None
-        run = kept.young.get(key)
-        if run is None and key in kept.old:
-            run = self._keep(kept, key, kept.old[key])
-        return run
+        return young.get(key) or (self._keep(kept, key, old[key]) if key in old else None)
 
     def prepare(self, key: Any, prepare: Callable[[], Run]) -> Run:
         """What `prepare` makes, kept under the environment that it was made in, if that is still the one."""
@@ -78,26 +69,15 @@ class PreparedCalls:
         run = prepare()
         if envs.snapshot() is not snapshot:
             return run
-        kept = self._kept
-        if kept.snapshot is not snapshot:
-            self._kept = kept = _Kept(snapshot)
-        return self._keep(kept, key, run)
+        if self._kept[0] is not snapshot:
+            self._kept = snapshot, {}, {}
+        return self._keep(self._kept, key, run)
 
     def _keep(self, kept: _Kept, key: Any, run: Run) -> Run:
         # Threads may come between any two lines; the worst is a call that is prepared again.
-        if len(kept.young) >= self._half:
-            kept.young, kept.old = {}, kept.young
-        kept.young[key] = run
+        snapshot, young, old = kept
+        if len(young) >= self._half:
+            young, old = {}, young
+            self._kept = snapshot, young, old
+        young[key] = run
         return run
-
-    def __len__(self) -> int:
-        return len(self._kept.young) + len(self._kept.old)
-
-
-class _Kept:
-    """The calls of one environment. Another thread that replaces it leaves this one whole."""
-
-    def __init__(self, snapshot: envs.Snapshot | None) -> None:
-        self.snapshot = snapshot
-        self.young: dict[Any, Run] = {}
-        self.old: dict[Any, Run] = {}

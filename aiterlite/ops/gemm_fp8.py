@@ -63,38 +63,14 @@ def _check(x: Tensor, weight: Tensor, out_dtype: torch.dtype, scale_x: Tensor, s
     n, m = matmul.check_product(_OP, x, weight), weight.shape[0]
     operands.check_dtype(_OP, "x", x, _FP8)
     operands.check_choice(_OP, "out_dtype", out_dtype, matmul.DTYPES)
-    _check_scale("scale_x", scale_x, x, n)
-    _check_scale("scale_w", scale_w, x, m)
+    for name, scale, rows in (("scale_x", scale_x, n), ("scale_w", scale_w, m)):
+        if scale.numel() != 1:
+            operands.check_shape(_OP, name, scale, ([rows], [rows, 1]), f"one element, [{rows}] or [{rows}, 1]")
+        operands.check_dtype(_OP, name, scale, (torch.float32,), "the dtype of scales")
+        operands.check_device(_OP, name, scale, x)
     if bias is not None:
-        matmul.check_bias_shape(_OP, bias, n, m)
-        operands.check_dtype(_OP, "bias", bias, (out_dtype,), "out_dtype")
-        operands.check_device(_OP, "bias", bias, x)
+        matmul.check_bias(_OP, bias, n, m, x, out_dtype, "out_dtype")
     return n
-
-
-def _check_scale(name: str, scale: Tensor, x: Tensor, rows: int) -> None:
-    if scale.numel() != 1:
-        operands.check_shape(_OP, name, scale, ([rows], [rows, 1]), f"one element, [{rows}] or [{rows}, 1]")
-    operands.check_dtype(_OP, name, scale, (torch.float32,), "the dtype of scales")
-    operands.check_device(_OP, name, scale, x)
-
-
-def _problem(
-    rows: Tensor, weight: Tensor, dtype: torch.dtype, scale_x: Tensor, scale_w: Tensor, bias: Bias
-) -> tables.ScaledGemmProblem:
-    m, k = weight.shape
-    elements = tables.ScaledGemmProblem.LOAD_ELEMENTS
-    return tables.ScaledGemmProblem(
-        n=rows.shape[0],
-        m=m,
-        k=k,
-        fp8=operands.dtype_name(rows.dtype),
-        dtype=operands.dtype_name(dtype),
-        scale_x="tensor" if scale_x.numel() == 1 else "token",
-        scale_w="tensor" if scale_w.numel() == 1 else "row",
-        bias=bias is not None,
-        aligned=k % elements == 0 and operands.is_aligned(rows, elements) and operands.is_aligned(weight, elements),
-    )
 
 
 def _prepare(
@@ -103,11 +79,21 @@ def _prepare(
     n = _check(x, weight, out_dtype, scale_x, scale_w, bias)
     operands.check_dense(_OP, x=x, weight=weight, bias=bias)
     persona = calls.persona_of(_OP, x.device, **opts)
-    shape = matmul.result_shape(x, weight)
-    if n == 0 or weight.shape[0] == 0:
+    shape, (m, k) = matmul.result_shape(x, weight), weight.shape
+    if n == 0 or m == 0:
         return lambda x, *_, **__: x.new_empty(shape, dtype=out_dtype)
-    rows = operands.flatten(x)
-    problem = _problem(rows, weight, out_dtype, scale_x, scale_w, bias)
+    rows, elements = operands.flatten(x), tables.ScaledGemmProblem.LOAD_ELEMENTS
+    problem = tables.ScaledGemmProblem(
+        n=n,
+        m=m,
+        k=k,
+        fp8=operands.dtype_name(x.dtype),
+        dtype=operands.dtype_name(out_dtype),
+        scale_x="tensor" if scale_x.numel() == 1 else "token",
+        scale_w="tensor" if scale_w.numel() == 1 else "row",
+        bias=bias is not None,
+        aligned=k % elements == 0 and operands.is_aligned(rows, elements) and operands.is_aligned(weight, elements),
+    )
     decision = calls.decide(tables.WV_SPLIT_K_Q, problem, persona)
     strides = matmul.strides(rows, weight, bias)
     for name, scale in (("stride_scale_x", scale_x), ("stride_scale_w", scale_w)):

@@ -55,10 +55,8 @@ def wvSplitKrc(  # noqa: N802 (the operator's name in the field)
     Source of the semantics: `wvSplitKrc` of vLLM (csrc/rocm/skinny_gemms.cu), which takes 9 to 128 rows.
     Raises `ArgumentError`, `DispatchError` (with the reasons) or a `JitError`.
     """
-    if workspace is None:
-        result: Tensor = OPERATOR(x, weight, bias, reduction=reduction, cu_count=cu_count)
-    else:
-        result = WITH_WORKSPACE(x, weight, bias, workspace=workspace, reduction=reduction, cu_count=cu_count)
+    form, given = (OPERATOR, {}) if workspace is None else (WITH_WORKSPACE, {"workspace": workspace})
+    result: Tensor = form(x, weight, bias, reduction=reduction, cu_count=cu_count, **given)
     return result
 
 
@@ -95,17 +93,8 @@ def problem_of(rows: Tensor, weight: Tensor, bias: Bias, reduction: str) -> tabl
 
 
 def _prepare(
-    x: Tensor,
-    weight: Tensor,
-    bias: Bias = None,
-    *,
-    workspace: Tensor | None = None,
-    reduction: str | None = None,
-    cu_count: int = 0,
+    x: Tensor, weight: Tensor, bias: Bias = None, *, reduction: str | None = None, cu_count: int = 0, **_: Any
 ) -> Run:
-    if workspace is not None:
-        operands.check_device(_OP, "workspace", workspace, x)
-        operands.check_contiguous(_OP, workspace=workspace)
     to_problem = functools.partial(problem_of, reduction=reduction_mode(_OP, reduction))
     return matmul.prepare(tables.WV_SPLIT_K_RC, x, weight, bias, cu_count=cu_count, to_problem=to_problem)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from typing import Any
 
@@ -17,9 +18,9 @@ from aiterlite.ops.calls import Run
 from aiterlite.ops.operator import register
 from aiterlite.tables import linear as tables
 from aiterlite.tables.gemm_rc_plan import MAX_TOKENS
+from aiterlite.target import persona_for
 
 _OP = "linear"
-_DTYPES = matmul.DTYPES
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reduction: str | None = None) -> Tensor:
@@ -50,7 +51,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reduction: 
         return functional.linear(x, weight, bias)
     # What no kernel takes, whatever the weight, is torch's.
     rows = x.shape[0] if x.ndim == 2 else 0 if x.is_nested else operands.rows_of(x)
-    torchs = x.dtype not in _DTYPES or not 1 <= rows <= MAX_TOKENS
+    torchs = x.dtype not in matmul.DTYPES or not 1 <= rows <= _most_tokens(x, reduction)
     if torchs and not torch.compiler.is_compiling() and calls.is_unobserved():
         return _prefill(x, weight, bias, reduction)
     layouts = operands.plain_layouts(x, weight, bias)
@@ -63,6 +64,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reduction: 
     run = OPERATOR.prepared.find(key) or OPERATOR.prepare_as(key, x, weight, bias, reduction=reduction)
     result = run(x, weight, bias)
     return result
+
+
+def _most_tokens(x: Tensor, reduction: str | None) -> int:
+    return MAX_TOKENS if x.is_cuda or reduction is not None else _most_on_cpu(envs.snapshot().generation)
+
+
+@functools.lru_cache(1)
+def _most_on_cpu(generation: int) -> int:
+    return tables.most_tokens(persona_for("cpu", None), envs.GEMM_REDUCTION.get())
 
 
 def _prefill(x: Tensor, weight: Tensor, bias: Tensor | None, reduction: str | None) -> Tensor:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from aiterlite.dispatch import Decision, Table
 from aiterlite.errors import ArgumentError
 from aiterlite.launch import calls as launches
+from aiterlite.launch import results
 from aiterlite.ops import calls, operands
 from aiterlite.ops.calls import Run
 from aiterlite.tables import gemm as tables
@@ -24,8 +26,7 @@ def check(function: str, x: Tensor, weight: Tensor, bias: Bias) -> int:
     """The number of rows of x. Raises `ArgumentError` for operands that do not fit together."""
     n = check_product(function, x, weight)
     if bias is not None:
-        check_bias_shape(function, bias, n, weight.shape[0])
-        operands.check_like(function, "bias", bias, x)
+        check_bias(function, bias, n, weight.shape[0], x, x.dtype, "the dtype of x")
     return n
 
 
@@ -42,15 +43,11 @@ def check_product(function: str, x: Tensor, weight: Tensor) -> int:
     return operands.rows_of(x)
 
 
-def check_bias_shape(function: str, bias: Tensor, n: int, m: int) -> None:
+def check_bias(function: str, bias: Tensor, n: int, m: int, x: Tensor, dtype: torch.dtype, of: str) -> None:
     words = f"[{m}], [1, {m}] or [{n}, {m}] (features, or rows too)"
     operands.check_shape(function, "bias", bias, ([m], [1, m], [n, m]), words)
-
-
-def check_kernel_operands(function: str, x: Tensor, weight: Tensor, bias: Bias) -> None:
-    """What the kernels need and torch does not."""
-    operands.check_dtype(function, "x", x, DTYPES)
-    operands.check_dense(function, x=x, weight=weight, bias=bias)
+    operands.check_dtype(function, "bias", bias, (dtype,), of)
+    operands.check_device(function, "bias", bias, x)
 
 
 def problem_of(rows: Tensor, weight: Tensor, bias: Bias) -> tables.GemmProblem:
@@ -89,7 +86,9 @@ def prepare(
 ) -> Run:
     """The call of an operator that kernels of one table serve. Errors name the operator."""
     n = check(table.op, x, weight, bias)
-    check_kernel_operands(table.op, x, weight, bias)
+    # What the kernels need and torch does not.
+    operands.check_dtype(table.op, "x", x, DTYPES)
+    operands.check_dense(table.op, x=x, weight=weight, bias=bias)
     persona = calls.persona_of(table.op, x.device, cu_count)
     if n == 0 or weight.shape[0] == 0:
         return empty_result(x, weight)
@@ -117,7 +116,7 @@ def result_shape(x: Tensor, weight: Tensor) -> tuple[int, ...]:
 def run_of(decision: Decision, x: Tensor, weight: Tensor, bias: Bias) -> Run:
     """The prepared call of a decision: it takes x, weight, bias and, by keyword, a workspace."""
     rows = operands.flatten(x)
-    empty, flat = operands.allocator(result_shape(x, weight), x.dtype, x.device), x.dim() == 2
+    empty, flat = results.allocator(result_shape(x, weight), x.dtype, x.device), x.dim() == 2
     absent = () if bias is not None else ("bias",)
     # The strides are part of what a prepared call is kept under, so these never change for it.
     fixed: Mapping[str, Any] = strides(rows, weight, bias)

@@ -6,7 +6,7 @@ Each check raises `ArgumentError` with the operator, the argument, what came, wh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from aiterlite.errors import ArgumentError
-from aiterlite.launch import streams
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 FP8_DTYPES = {"e4m3fn": torch.float8_e4m3fn, "e4m3fnuz": torch.float8_e4m3fnuz}
@@ -64,12 +63,6 @@ def check_dense(function: str, **tensors: Tensor | None) -> None:
             raise ArgumentError(function, name, got, "a last dimension of stride 1", "Call .contiguous() on it.")
 
 
-def check_contiguous(function: str, **tensors: Tensor) -> None:
-    for name, tensor in tensors.items():
-        if not tensor.is_contiguous():
-            raise ArgumentError(function, name, f"of strides {list(tensor.stride())}", "contiguous memory")
-
-
 def check_choice(function: str, name: str, value: Any, allowed: Sequence[Any]) -> None:
     if value not in allowed:
         raise ArgumentError(function, name, repr(value), ", ".join(map(str, allowed)))
@@ -94,20 +87,6 @@ def rows_of(x: Tensor) -> int:
 def flatten(x: Tensor) -> Tensor:
     """x as [N, K]; a view wherever strides allow one."""
     return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
-
-
-# What compiled graphs of torch allocate by: half the time of `new_empty`, on the current device only.
-_empty_cuda: Any = getattr(torch._C._dynamo.guards, "_empty_strided_cuda", None)
-
-
-def allocator(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Makes contiguous results of this shape, from an operand of the device."""
-    sizes, index = tuple(shape), device.index
-    if device.type != "cuda" or _empty_cuda is None:
-        return lambda x: x.new_empty(sizes, dtype=dtype)
-    strides = tuple(math.prod(sizes[axis + 1 :]) for axis in range(len(sizes)))
-    is_ready = streams.is_ready
-    return lambda x: _empty_cuda(sizes, strides, dtype) if is_ready(index) else x.new_empty(sizes, dtype=dtype)
 
 
 def layout(tensor: Tensor) -> tuple[Any, ...]:

@@ -39,7 +39,7 @@ class Operator:
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The implementation, by the call that was prepared for such operands."""
-        key = _key(args, kwargs)
+        key = (*map(_key_of, args), *[(name, _key_of(arg)) for name, arg in kwargs.items()])
         run = self.prepared.find(key) or self.prepare_as(key, *args, **kwargs)
         return run(*args, **kwargs)
 
@@ -87,10 +87,6 @@ def register(schema: str, prepare: Callable[..., Run], fake: Callable[..., Any])
 _libraries: list[Any] = []
 
 
-def _key(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    return (*map(_key_of, args), *[(name, _key_of(arg)) for name, arg in kwargs.items()])
-
-
 def _key_of(arg: Any) -> Any:
     if isinstance(arg, Tensor):
         return operands.layout(arg)
@@ -108,7 +104,8 @@ def _not_differentiable(operator: Operator) -> Callable[..., Any]:
 
     def autograd(keyset: Any, *args: Any, **kwargs: Any) -> Any:
         tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if forward_ad._current_level >= 0 and any(_tangent_of(tensor) is not None for tensor in tensors):
+        unpack: Any = forward_ad.unpack_dual
+        if forward_ad._current_level >= 0 and any(unpack(tensor).tangent is not None for tensor in tensors):
             remedy = "Detach it, or call the operation of torch."
             raise NotImplementedError(f"{message}: an operand has a tangent. {remedy}")
         graded = [tensor for tensor in tensors if tensor.requires_grad] if torch.is_grad_enabled() else []
@@ -129,11 +126,6 @@ def _not_differentiable(operator: Operator) -> Callable[..., Any]:
         return pytree.tree_map_only(Tensor, mark, result) if graded else result
 
     return autograd
-
-
-def _tangent_of(tensor: Tensor) -> Tensor | None:
-    tangent: Tensor | None = forward_ad.unpack_dual(tensor).tangent  # type: ignore[no-untyped-call]
-    return tangent
 
 
 class _NoGradient(torch.autograd.Function):

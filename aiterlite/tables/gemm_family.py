@@ -10,7 +10,6 @@ FAMILY = Family(
     tables=(gemm.WV_SPLIT_K, gemm.LLMM1, gemm_rc.WV_SPLIT_K_RC, gemm_fp8.WV_SPLIT_K_Q, linear.LINEAR),
     ops=(
         "aiterlite.ops.gemm",
-        "aiterlite.ops.llmm1",
         "aiterlite.ops.gemm_rc",
         "aiterlite.ops.gemm_fp8",
         "aiterlite.ops.linear",
@@ -20,7 +19,7 @@ FAMILY = Family(
         "linear": "aiterlite.ops.linear",
         "wvSplitK": "aiterlite.ops.gemm",
         "wvSplitKQ": "aiterlite.ops.gemm_fp8",
-        "LLMM1": "aiterlite.ops.llmm1",
+        "LLMM1": "aiterlite.ops.gemm",
         "wvSplitKrc": "aiterlite.ops.gemm_rc",
         "wvSplitKrc_workspace_size": "aiterlite.ops.gemm_rc",
     },

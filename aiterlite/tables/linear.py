@@ -33,6 +33,13 @@ def verdict(problem: gemm_rc.RcProblem, persona: Persona) -> Verdict:
     return Verdict(TORCH, f"{known} beyond {most} tokens")
 
 
+def most_tokens(persona: Persona, reduction: str) -> int:
+    """The tokens that a kernel may serve, whatever the shape: torch serves more, and nothing is left to decide."""
+    if persona.family == "cpu" and reduction != _BATCH_INVARIANT and not gemm_crossover.shipped(persona.target):
+        return gemm.CPU_LINEAR_TOKENS
+    return MAX_TOKENS
+
+
 def in_range(n: int, dtype: str) -> bool:
     """Whether any kernel of the family may serve so many tokens of a dtype; torch does where none may."""
     return 1 <= n <= MAX_TOKENS and dtype in gemm.DTYPES

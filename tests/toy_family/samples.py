@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
-from aiterlite.ops.samples import Arguments, Exact, Sample, Tensors, Within
+from aiterlite.ops.samples import Exact, Sample, Tensors, Within
 from toy_family.ops import toy_rows
 from toy_family.tables import RowsProblem
 
@@ -21,8 +23,7 @@ def _rows(problem: RowsProblem, seed: int) -> Sample:
     bound = problem.width * 2.0**-24 * x.double().abs().sum(-1)
     return Sample(
         inputs={"x": x, "peak": peak},
-        function=toy_rows,
-        arguments=lambda given: Arguments((given["x"], given["peak"])),
+        bind=lambda given: functools.partial(toy_rows, given["x"], given["peak"]),
         results=("total", "index"),
         outputs={
             "total": Within(x.double().sum(-1), bound),

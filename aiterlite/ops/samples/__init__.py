@@ -5,9 +5,10 @@ A file a family; its `SAMPLES` maps operators to what makes a `Sample` of (probl
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -56,30 +57,17 @@ class Within:
 
 
 @dataclass(frozen=True)
-class Arguments:
-    """What an operator is called with."""
-
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        return tuple(value for value in (*self.args, *self.kwargs.values()) if isinstance(value, Tensor))
-
-
-@dataclass(frozen=True)
 class Sample:
     """A call of an operator.
 
-    `inputs` are its tensors by name, on the CPU. `arguments` makes of such tensors, on any device and made anew for
-    each run, since a call may write to them, what the operator takes. `function` is the public one, whose arguments are
-    the operator's; `results` names what it returns. `outputs` says what each result must be, and each input that is
-    written to. `baseline` does the same by torch alone, of tensors by name, where there is a call of torch that does.
+    `inputs` are its tensors by name, on the CPU. `bind` makes of such tensors, on any device and made anew for each
+    run, since a call may write to them, the call of the public function, whose arguments are the operator's; `results`
+    names what it returns. `outputs` says what each result must be, and each input that is written to. `baseline` does
+    the same by torch alone, of tensors by name, where there is a call of torch that does.
     """
 
     inputs: Tensors
-    function: Callable[..., Any]
-    arguments: Callable[[Tensors], Arguments]
+    bind: Callable[[Tensors], functools.partial[Any]]
     results: tuple[str, ...]
     outputs: Mapping[str, Exact | Within]
     baseline: Callable[[Tensors], Any] | None = None
@@ -91,14 +79,10 @@ class Sample:
             for name, t in self.inputs.items()
         }
 
-    def call(self, given: Tensors) -> Tensors:
-        """The outputs of a call on these tensors."""
-        arguments = self.arguments(given)
-        return self.named(self.function(*arguments.args, **arguments.kwargs), given)
-
     def run(self, device: torch.device | str = "cpu") -> Tensors:
         """The outputs of one call on fresh inputs."""
-        return self.call(self.fresh(device))
+        given = self.fresh(device)
+        return self.named(self.bind(given)(), given)
 
     def named(self, returned: Any, given: Tensors) -> Tensors:
         """The outputs by name: what a call on `given` returned, and what it wrote to."""
@@ -120,13 +104,12 @@ def sample(op: str, problem: Any, seed: int = 0) -> Sample:
     """Operands of random numbers for a problem of an operator. Raises `ArgumentError`."""
     if op not in TABLES:
         raise ArgumentError("sample", "op", op, ", ".join(TABLES))
-    make = importlib.import_module(family_of(op).samples).SAMPLES[op]
+    make: Callable[[Any, int], Sample] = importlib.import_module(family_of(op).samples).SAMPLES[op]
     try:
         if any(isinstance(value, int) and value >= 1 << 63 for value in vars(problem).values()):
             raise OverflowError("sizes have 64 bits")
-        made: Sample = make(problem, seed)
+        return make(problem, seed)
     except (RuntimeError, OverflowError, MemoryError) as error:
         # torch allocated as much as it could.
         said = str(error).partition("\n")[0]
         raise ArgumentError("sample", "problem", f"{problem} ({said})", "one whose operands fit in memory") from None
-    return made

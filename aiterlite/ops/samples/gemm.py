@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aiterlite.ops import gemm, gemm_fp8, gemm_rc, linear, llmm1, operands
-from aiterlite.ops.samples import Arguments, Sample, Tensors, Within
+from aiterlite.ops import gemm, gemm_fp8, gemm_rc, linear, operands
+from aiterlite.ops.samples import Sample, Tensors, Within
 from aiterlite.reference import gemm as reference
 from aiterlite.tables.gemm import DTYPES, FLAVOURS, GemmProblem
 from aiterlite.tables.gemm_fp8 import NATIVE, SCALES_W, SCALES_X, ScaledGemmProblem
@@ -39,8 +40,7 @@ def _gemm(op: Callable[..., Tensor], *options: str) -> Callable[[GemmProblem, in
         exact = x.double() @ weight.double().T + (0 if bias is None else bias.double())
         return Sample(
             inputs=inputs,
-            function=op,
-            arguments=lambda given: Arguments(tuple(given.values()), keywords),
+            bind=lambda given: functools.partial(op, *given.values(), **keywords),
             results=("y",),
             outputs={"y": Within(exact, reference.error_bound(x, weight, exact))},
             baseline=lambda given: functional.linear(*given.values()),
@@ -70,15 +70,16 @@ def _scaled_gemm(problem: ScaledGemmProblem, seed: int) -> Sample:
     exact = x.double() @ weight.double().T * reference.scales(x, scale_x, scale_w)
     exact = exact if bias is None else exact + bias.double()
 
-    def arguments(given: Tensors) -> Arguments:
+    def bind(given: Tensors) -> functools.partial[Tensor]:
         device = given["x"].device
         own = persona_for(device.type, device.index).fp8 if problem.fp8 == NATIVE else problem.fp8
         flavour = operands.FP8_DTYPES[own]
         x, weight = given["x"].to(flavour), given["weight"].to(flavour)
-        return Arguments((x, weight, out_dtype, given["scale_x"], given["scale_w"], given.get("bias")))
+        scales = given["scale_x"], given["scale_w"]
+        return functools.partial(gemm_fp8.wvSplitKQ, x, weight, out_dtype, *scales, given.get("bias"))
 
     bound = reference.scaled_error_bound(x, weight, out_dtype, scale_x, scale_w, exact)
-    return Sample(inputs, gemm_fp8.wvSplitKQ, arguments, ("y",), {"y": Within(exact, bound)})
+    return Sample(inputs, bind, ("y",), {"y": Within(exact, bound)})
 
 
 SAMPLES: dict[str, Callable[[Any, int], Sample]] = {
@@ -86,5 +87,5 @@ SAMPLES: dict[str, Callable[[Any, int], Sample]] = {
     "wvSplitK": _gemm(gemm.wvSplitK),
     "wvSplitKQ": _scaled_gemm,
     "wvSplitKrc": _gemm(gemm_rc.wvSplitKrc, "reduction"),
-    "LLMM1": _gemm(llmm1.LLMM1),
+    "LLMM1": _gemm(gemm.LLMM1),
 }
