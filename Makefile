@@ -4,12 +4,15 @@
 #   VENV=path               where it is; default .venv
 #   TORCH='torch==2.13.0'   what to install as torch; empty uses the one that PYTHON already has
 #   USE_PYTHON=/path/python take this environment as it is and install nothing
+#   WORKERS=n               the processes that tests are spread over; default 2, 0 for none but pytest's own
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 USE_PYTHON ?=
 PYTEST_ARGS ?=
+# A file's tests stay in one process, as they share what was compiled for them.
+WORKERS ?= 2
 
 ifeq ($(USE_PYTHON),)
 PY := $(VENV)/bin/python
@@ -24,7 +27,7 @@ demo: $(ENVIRONMENT)
 	$(PY) -m aiterlite demo
 
 test: $(ENVIRONMENT)
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-lint
 	$(VENV)/bin/ruff check .

@@ -33,7 +33,7 @@ SELECTED = (
     "--ignore=tests/test_cli_emulate.py",
     "tests",
 )
-PACKAGES = ("pytest>=8", "hypothesis", "filelock", "ninja", "packaging")
+PACKAGES = ("pytest>=8", "pytest-xdist", "hypothesis", "filelock", "ninja", "packaging")
 
 
 def find(version: str) -> str | None:
@@ -90,7 +90,21 @@ def main(versions: tuple[str, ...]) -> int:
     for version, python in pythons.items():
         environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{compiler}"}
         chosen = "not torch and not gpu" + ("" if version in ends else " and not compile")
-        words = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", chosen, *SELECTED]
+        words = [
+            str(python),
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-n",
+            "2",
+            "--dist",
+            "loadfile",
+            "-m",
+            chosen,
+            *SELECTED,
+        ]
         done = subprocess.run(words, cwd=ROOT, env=environment)
         results[version] = "passed" if done.returncode == 0 else f"FAILED with status {done.returncode}"
         results[version] += "" if version in ends else ", without what starts compilers"
