@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aiterlite.launch import streams
 
-# What compiled graphs of torch allocate by: half the time of `new_empty`, on the current device only.
+# Compiled graphs of torch allocate by this: half the time of `new_empty`, on the current device only.
 _empty_cuda: Any = getattr(torch._C._dynamo.guards, "_empty_strided_cuda", None)
 
 

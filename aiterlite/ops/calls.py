@@ -50,7 +50,7 @@ class PreparedCalls:
     """Calls by what they were prepared for. The environment's snapshot is part of that.
 
     Beyond a limit the least recently used are forgotten: calls lie in two halves, and one that is used comes to the
-    younger half, which becomes the older one when it is full. (An order of all would cost each hit a second look.)
+    younger half, which becomes the older one when it is full. (Keeping all in order would cost each hit more.)
     """
 
     def __init__(self, most: int = 4096) -> None:

@@ -37,10 +37,10 @@ def wvSplitKQ(  # noqa: N802 (the operator's name in the field)
             take the type that their matrix unit has: float8_e4m3fnuz on gfx942, float8_e4m3fn on gfx950 and sm_90. CPUs
             take both.
         weight: [M, K] of x's dtype and device; the last dimension has stride 1, rows may be strided. Rows at multiples
-            of 16 bytes, as all are where K is one of 16, are read 16 bytes at a time; others byte by byte.
+            of 16 bytes (all, where K is a multiple of 16) are read 16 bytes at a time, others byte by byte.
         out_dtype: torch.bfloat16 or torch.float16.
         scale_x: float32 on x's device, the factor from x's stored numbers to its real ones: one element, or [N] or
-            [N, 1], one for each row of x. Strided ones too.
+            [N, 1], one for each row of x. It may be strided.
         scale_w: the same of the weight: one element, or [M] or [M, 1].
         bias: None, [M], [1, M] or [N, M] of out_dtype on x's device, N the number of rows of x.
         cu_count: plan as for a chip of this many compute units; 0 for as many as the device has.

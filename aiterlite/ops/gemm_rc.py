@@ -106,5 +106,5 @@ def _fake(x: Tensor, weight: Tensor, bias: Bias = None, *, reduction: str | None
 
 _SCHEMA = "wvSplitKrc{}(Tensor x, Tensor weight, Tensor? bias=None, *, {}str? reduction=None, int cu_count=0) -> Tensor"
 OPERATOR = register(_SCHEMA.format("", ""), _prepare, _fake)
-# A form of its own: torch's default backend compiles no call that may write to an argument and is given none.
+# A separate form: torch's default backend compiles no call whose writable argument is None.
 WITH_WORKSPACE = register(_SCHEMA.format(".workspace", "Tensor(a!) workspace, "), _prepare, _fake)

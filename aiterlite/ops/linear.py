@@ -32,12 +32,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reduction: 
         bias: None, [M], [1, M] or [N, M] of x's dtype and device, N the number of rows of x.
         reduction: `deterministic`, `fast` or `batch_invariant`, as `wvSplitKrc` has them; None takes
             AITERLITE_GEMM_REDUCTION. In `batch_invariant`, a row of bfloat16 or float16 gets the same bits whatever
-            the number of rows, 1 to 128: by `wvSplitKrc`, always. Where that cannot serve, the call is an error.
+            the number of rows, 1 to 128: `wvSplitKrc` serves every such call. Where it cannot, the call is an error.
 
-    Returns [..., M] of x's dtype: float32 sums, one rounding. For up to 128 rows in bfloat16 or float16 that is
-    `wvSplitK`, `wvSplitKrc` or torch, whichever is fastest as far as it was measured (docs/linear.md); for other
-    problems, and any that needs gradients or autocast, `torch.nn.functional.linear`, whose semantics these are.
-    `AITERLITE_STRICT=1` makes falling back to torch because of the shape or dtype, or for want of a compiler, an error.
+    Returns [..., M] of x's dtype: float32 sums, one rounding. Up to 128 rows in bfloat16 or float16 go to `wvSplitK`,
+    `wvSplitKrc` or torch, whichever is fastest as far as measured (docs/linear.md); other problems, and any that needs
+    gradients or autocast, go to `torch.nn.functional.linear`, whose semantics these are. `AITERLITE_STRICT=1` makes
+    falling back to torch because of the shape or dtype, or for want of a compiler, an error.
 
     Raises `ArgumentError` for operands that do not fit together, `DispatchError` under AITERLITE_STRICT=1 and where
     `batch_invariant` cannot be kept, and a `JitError` where a kernel cannot be built or loaded.
@@ -49,7 +49,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reduction: 
         and (x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad))
     ):
         return functional.linear(x, weight, bias)
-    # What no kernel takes, whatever the weight, is torch's.
+    # torch serves what no kernel takes, whatever the weight.
     rows = x.shape[0] if x.ndim == 2 else 0 if x.is_nested else operands.rows_of(x)
     torchs = x.dtype not in matmul.DTYPES or not 1 <= rows <= _most_tokens(x, reduction)
     if torchs and not torch.compiler.is_compiling() and calls.is_unobserved():
@@ -76,8 +76,8 @@ def _most_on_cpu(generation: int) -> int:
 
 
 def _prefill(x: Tensor, weight: Tensor, bias: Tensor | None, reduction: str | None) -> Tensor:
-    """A call that torch serves and nobody watches. Neither its decision nor the call itself is worth keeping, and its
-    operands are checked by torch; where torch takes what is no linear, or refuses, the checks here say why."""
+    """A call that torch serves and nobody watches. It keeps neither its decision nor the call, and torch checks its
+    operands; where torch refuses them, or takes what is no linear, the checks here say why."""
     gemm_rc.reduction_mode(_OP, reduction)
     if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]):
         matmul.check(_OP, x, weight, bias)
@@ -100,7 +100,7 @@ def _prepare(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reduction
     try:
         return matmul.run_of(decision, x, weight, bias)
     except ToolchainNotFoundError as error:
-        # Nobody asked for a kernel by name; what `batch_invariant` promises, torch does not keep.
+        # Nobody asked for a kernel by name; torch does not keep what `batch_invariant` promises.
         if envs.STRICT.get() or mode == "batch_invariant":
             raise
         warnings.warn(f"torch serves linear: {error}", RuntimeWarning, stacklevel=2)

@@ -102,8 +102,8 @@ def empty_result(x: Tensor, weight: Tensor) -> Run:
 
 
 def fake(function: str, x: Tensor, weight: Tensor, bias: Bias = None) -> Tensor:
-    """The result's shape and dtype, of operands that the kernels take but for their number of rows and their strides,
-    which a trace may not know."""
+    """The result's shape and dtype. Operands are checked but for their number of rows and their strides, which a trace
+    may not know."""
     check(function, x, weight, bias)
     operands.check_dtype(function, "x", x, DTYPES)
     return x.new_empty(result_shape(x, weight))
@@ -118,7 +118,7 @@ def run_of(decision: Decision, x: Tensor, weight: Tensor, bias: Bias) -> Run:
     rows = operands.flatten(x)
     empty, flat = results.allocator(result_shape(x, weight), x.dtype, x.device), x.dim() == 2
     absent = () if bias is not None else ("bias",)
-    # The strides are part of what a prepared call is kept under, so these never change for it.
+    # A prepared call is kept under its strides, among others, so they never change for it.
     fixed: Mapping[str, Any] = strides(rows, weight, bias)
     launch = launches.prepare(decision, x.device, OPERANDS, fixed, absent)
 

@@ -73,8 +73,8 @@ def is_dense(tensor: Tensor) -> bool:
 
 
 def is_aligned(matrix: Tensor, elements: int) -> bool:
-    """Whether a matrix starts at a 16-byte address and each row a multiple of `elements`, which 16 bytes hold, after
-    the one before it."""
+    """Whether a matrix starts at a 16-byte address and its row stride is a multiple of `elements`, which 16 bytes
+    hold."""
     one_row = matrix.shape[0] == 1
     return matrix.data_ptr() % 16 == 0 and (one_row or matrix.stride(0) % elements == 0)
 
@@ -90,7 +90,7 @@ def flatten(x: Tensor) -> Tensor:
 
 
 def layout(tensor: Tensor) -> tuple[Any, ...]:
-    """Shape, strides, dtype, device (a GPU's number, -1 for a CPU: implementations are called with no others) and
+    """Shape, strides, dtype, device (a GPU's number, -1 for a CPU: no other device reaches an implementation) and
     alignment of an operand."""
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.get_device(), tensor.data_ptr() & 15
 
@@ -104,13 +104,13 @@ _profiled: Any = torch._C._autograd._profiler_enabled
 
 
 def plain_layouts(*tensors: Tensor | None) -> tuple[Any, ...] | None:
-    """The layouts of a call's operands, if torch's dispatcher would do nothing for it but call this package's function,
-    which takes it some microseconds; else None.
+    """The layouts of a call's operands, if torch's dispatcher would only call this package's function, which takes it
+    some microseconds; else None.
 
-    So it is where nothing compiles, traces, transforms, differentiates forward, intercepts or profiles operators, and
+    That holds where nothing compiles, traces, transforms, differentiates forward, intercepts or profiles operators, and
     the operands are ordinary tensors of a CPU or a GPU. A negated view, a zero tensor without memory, a sparse, nested,
-    fake, meta or wrapped one is not: its memory is not what it stands for. (Complex operands, which may be conjugated,
-    are no kernel's.)
+    fake, meta or wrapped one is not ordinary: its memory is not what it stands for. (No kernel takes complex operands,
+    which may be conjugated.)
     """
     if (
         _is_compiling()

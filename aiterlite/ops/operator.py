@@ -25,7 +25,7 @@ _NAMESPACE = "aiterlite"
 
 @dataclass(frozen=True)
 class Operator:
-    """A registered operator. Called, it goes by torch's dispatcher; `run` passes that by."""
+    """A registered operator. A call goes through torch's dispatcher; `run` bypasses it."""
 
     name: str
     schema: str
@@ -38,7 +38,7 @@ class Operator:
         return self.overload(*args, **kwargs)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        """The implementation, by the call that was prepared for such operands."""
+        """Call the implementation that was prepared for such operands."""
         key = (*map(_key_of, args), *[(name, _key_of(arg)) for name, arg in kwargs.items()])
         run = self.prepared.find(key) or self.prepare_as(key, *args, **kwargs)
         return run(*args, **kwargs)
@@ -116,7 +116,7 @@ def _not_differentiable(operator: Operator) -> Callable[..., Any]:
             remedy = "Detach what requires grad, or use torch.no_grad()."
             raise NotImplementedError(f"{message}{writes}, and an operand requires grad. {remedy}")
         result = operator.overload.redispatch(keyset & torch._C._after_autograd_keyset, *args, **kwargs)
-        # What autograd saved of a tensor that is written to is stale: it finds out by this.
+        # Autograd learns by this that what it saved of a tensor that is written to is stale.
         if written:
             torch.autograd.graph.increment_version(list(written.values()))
 

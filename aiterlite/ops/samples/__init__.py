@@ -60,10 +60,10 @@ class Within:
 class Sample:
     """A call of an operator.
 
-    `inputs` are its tensors by name, on the CPU. `bind` makes of such tensors, on any device and made anew for each
-    run, since a call may write to them, the call of the public function, whose arguments are the operator's; `results`
-    names what it returns. `outputs` says what each result must be, and each input that is written to. `baseline` does
-    the same by torch alone, of tensors by name, where there is a call of torch that does.
+    `inputs` are its tensors by name, on the CPU. `bind` takes such tensors, on any device and new for each run, since a
+    call may write to them, and makes the call of the public function with the operator's arguments; `results` names
+    what it returns. `outputs` says what each result, and each input that is written to, must be. `baseline` takes
+    tensors by name and does the same by torch alone, where torch has such a call.
     """
 
     inputs: Tensors
