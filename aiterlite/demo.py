@@ -1,8 +1,8 @@
 """The demonstration: DeepSeek-R1's router projection and its q_a/kv_a projection, for 1, 4 and 16 tokens.
 
 On the CPU they are built, run and checked; for gfx942 they are compiled, and the machine code is run and checked in the
-emulator. Each target is built into a fresh cache, so that the cold figure is one, and loaded again by a fresh process,
-so that the warm figure is one. The emulator itself is a tool here, and lies in the user's own cache.
+emulator. Each target is built into a fresh cache, so that the cold figure is truly cold, and loaded again by a fresh
+process, so that the warm one is truly warm. The emulator itself is a tool here, and lies in the user's own cache.
 
 Run as a script with a request file, this module is that fresh process.
 """
@@ -42,7 +42,7 @@ _EMULATED = "gfx942"
 TARGETS = ("cpu", _EMULATED)
 _RUN_SECONDS = 0.2
 _FEWEST_RUNS = 5
-# What would make the fresh process do something else than load this cache.
+# Each of these would make the fresh process do something else than load this cache.
 _UNSET = ("AITERLITE_TARGET", "AITERLITE_CACHE_LAYERS", "AITERLITE_TRUSTED_LAYERS", "AITERLITE_RECORD")
 
 
@@ -159,7 +159,7 @@ def _fresh_process(cache: Path, units: list[Unit], emulator: str, errors: list[s
 def _child(request: str) -> dict[str, Any]:
     asked = json.loads(Path(request).read_text())
     units = [Unit.from_json(data) for data in asked["units"]]
-    # What a caller's process has done long before: host units link against torch's libraries.
+    # A caller's process has imported torch long before: host units link against its libraries.
     import torch  # noqa: F401
 
     loads = {}

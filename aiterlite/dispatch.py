@@ -119,7 +119,7 @@ class Between:
 
 @dataclass(frozen=True)
 class Holds:
-    """A flag of the problem has a value; `reason` says what it means that it has not."""
+    """A flag of the problem has a value; `reason` says what another value means."""
 
     name: str
     value: bool
@@ -171,8 +171,8 @@ def one_axis(name: str, *values: Any) -> Axis:
 class Table:
     """The rows of one operator, and the type of its problems.
 
-    `sweep` is what the operator is built, benchmarked and tried for where nobody names a problem: the product of its
-    axes. `derive` completes the fields that were named by those that follow from them or from the environment.
+    `sweep` gives the problems that the operator is built, benchmarked and tried for where nobody names one: the product
+    of its axes. `derive` adds to the named fields those that follow from them or from the environment.
     """
 
     op: str

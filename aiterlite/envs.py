@@ -89,9 +89,9 @@ def _text(name: str, allowed: str, help: str, default_text: str) -> Variable[str
 
 
 def absolute(text: str) -> str:
-    """A path with `~` filled in: what sets a variable is often no shell (ENV of an image, a unit file, YAML).
+    """A path with `~` filled in: a variable is often set without a shell (ENV of an image, a unit file, YAML).
 
-    Raises `ValueError` where nobody knows whose home is meant: a folder of the name `~` would be made.
+    Raises `ValueError` where nobody knows whose home is meant: it would make a folder named `~`.
     """
     expanded = os.path.expanduser(text)
     if expanded.startswith("~"):

@@ -1,8 +1,8 @@
 """Facts of the hardware: one row an architecture, one row a chip. Pure; nothing else in the package knows them.
 
 A number is here because a public document gives it, and the row says which. Where none does, it is 0 (None for yes or
-no): nothing is guessed. What was fitted to measurements is no fact but the weight of an estimate, and stays with the
-kernel whose plan weighs it. `target.py` makes personas of these rows and finds out which one a device is.
+no): nothing is guessed. A number that was fitted to measurements is no fact: it weighs an estimate, and stays with the
+kernel whose plan makes that. `target.py` makes personas of these rows and finds out which one a device is.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, replace
 
 KIB, MIB = 1 << 10, 1 << 20
-# Workgroups of a cluster that every chip with clusters holds; beyond, the driver must be told before a first launch.
+# The largest cluster that every chip with clusters holds; the driver must be told of larger ones before a first launch.
 PORTABLE_CLUSTER = 8
 
 
@@ -19,19 +19,20 @@ PORTABLE_CLUSTER = 8
 class Architecture:
     """What all chips of a target have in common. A compute unit is a CU (AMD) or a multiprocessor (NVIDIA).
 
-    `simds` of a compute unit, each with a matrix unit; `lane_registers` are the 32-bit vector registers that a SIMD has
-    for each lane, arch and accumulation together, given to a wave in steps of `register_granule`; `scalar_registers`
-    those of a SIMD, in steps of `scalar_granule`. `waves_per_simd` is how many a SIMD holds, `barriers` how many
-    workgroups of several waves a compute unit does.
+    A compute unit has `simds`, each with a matrix unit. `lane_registers` are the 32-bit vector registers that a SIMD
+    has for each lane, arch and accumulation together, given to a wave in steps of `register_granule`;
+    `scalar_registers` are a SIMD's scalar ones, in steps of `scalar_granule`. A SIMD holds `waves_per_simd` waves, a
+    compute unit `barriers` workgroups of several waves.
 
     `lds_bytes` is the shared memory that one workgroup may use, `lds_unit_bytes` that of a compute unit, which gives it
     out in steps of `lds_granule` and keeps `lds_overhead` for each workgroup. `l1_bytes` is the first cache of a
     compute unit, on NVIDIA together with its shared memory.
 
-    `portable_cluster` workgroups of a cluster fit every chip, up to `largest_cluster` must be asked for; 1 where there
-    are none. `fp8` is the e4m3 flavour of the target's software (empty: not known), `matrix_fp8` that of its matrix
-    unit (empty: it has none; None: not known), `mx` whether it multiplies block-scaled fp4, fp6 and fp8. `vskip_safe`
-    says whether kernels that use s_setvskip may be chosen unasked.
+    A cluster of `portable_cluster` workgroups fits every chip; the driver must be asked for larger ones, up to
+    `largest_cluster`. Both are 1 where there are no clusters. `fp8` is the e4m3 flavour of the target's software
+    (empty: not known), `matrix_fp8` that of its matrix unit (empty: it has none; None: not known), `mx` whether it
+    multiplies block-scaled fp4, fp6 and fp8. `vskip_safe` says whether kernels that use s_setvskip may be chosen
+    unasked.
     """
 
     target: str
@@ -91,7 +92,7 @@ class Chip:
     source: str = ""
 
     def dies_of(self, compute_units: int) -> int:
-        """The dies of a part of this chip: a partition has whole ones, and of any other part nobody knows."""
+        """The dies of a part of this chip. A partition has whole dies; nobody knows those of any other part."""
         each = self.compute_units // self.xcds if self.xcds else 0
         whole = each and compute_units <= self.compute_units and compute_units % each == 0
         return compute_units // each if whole else 0
@@ -135,8 +136,8 @@ _CDNA4 = replace(
     vskip_safe=True,
     source="CDNA4 ISA reference guide; CDNA 4 white paper; LLVM AMDGPU user guide",
 )
-# The table of compute capabilities in the CUDA C++ programming guide; the occupancy calculator's granules. NVIDIA's
-# registers are of threads and its barriers named ones, so that there are no scalar ones and no limit of the kind.
+# The table of compute capabilities in the CUDA C++ programming guide; the occupancy calculator's granules. NVIDIA gives
+# registers to threads and names its barriers, so it has no scalar registers and no limit of that kind.
 _AMPERE = Architecture(
     target="sm_80",
     family="cuda",
@@ -247,7 +248,7 @@ PCI_CHIPS = {number: chip for chip in CHIPS.values() for number in chip.pci}
 
 
 def architecture(target: str) -> Architecture:
-    """The facts of a target. Of one that has no row only the family and the size of a wave are known."""
+    """The facts of a target. Without a row, only the family and the size of a wave are known."""
     known = ARCHITECTURES.get(target)
     if known is not None:
         return known

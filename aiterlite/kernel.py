@@ -127,15 +127,15 @@ def along_x(count: int) -> Three:
     return count, 1, 1
 
 
-# Kernels that may start before those ahead of them on their stream have ended: sm_90's programmatic dependent launch. A
-# unit with this define is such a kernel (csrc/include/aiterlite/overlap.h). The launch goes by the same define: only a
-# kernel that waits for what it reads is launched so.
+# A kernel with this define may start before those ahead of it on its stream have ended: sm_90's programmatic dependent
+# launch. The define makes it wait for what it reads (csrc/include/aiterlite/overlap.h), and the launch checks the same
+# define, so only a kernel that waits starts early.
 OVERLAP = ("AITERLITE_OVERLAP", "1")
 _OVERLAP_TARGETS = ("sm_90a",)
 
 
 def overlap_defines(target: str) -> dict[str, str]:
-    """What a kernel that waits for its predecessors is compiled with for a target."""
+    """The defines that make a kernel wait for its predecessors on a target."""
     return dict((OVERLAP,)) if target in _OVERLAP_TARGETS else {}
 
 

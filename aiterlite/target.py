@@ -1,7 +1,7 @@
 """Targets (what code is compiled for) and personas (what dispatch may key on).
 
 A *target id* names an instruction set: `gfx942`, `gfx950`, `sm_90a`, `cpu-x86-64-v4`. A *persona* is a target as one
-chip shows it: CU count, LDS bytes, fp8 flavour. What is known of targets and chips is in `hardware.py`; here they get
+chip shows it: CU count, LDS bytes, fp8 flavour. `hardware.py` holds what is known of targets and chips; here they get
 their names, and devices their personas.
 """
 
@@ -103,20 +103,20 @@ def names() -> tuple[str, ...]:
 
 
 def split(text: str) -> list[str]:
-    """The names of a list, which commas, semicolons or white space part."""
+    """The names of a list that is separated by commas, semicolons or white space."""
     return [name for name in re.split(r"[,;\s]+", text) if name]
 
 
 def canonical(name: str) -> str:
     """The one spelling of a name: `MI308` is mi308x, `sm90` and `cuda:90` are sm_90a, features of an arch are dropped,
-    and a CU count stays behind its colon. Raises `TargetError` on a name that none is."""
+    and a CU count stays behind its colon. Raises `TargetError` on an unknown name."""
     base, count = _parse(name)
     return base if count is None else f"{base}:{count}"
 
 
 def resolve(name: str) -> Persona:
     """The persona of a target id or chip name, in any spelling that `canonical` takes; of a part of a chip where a CU
-    count is given (`mi300x:38`). Raises `TargetError` on a name that none is, with the nearest."""
+    count is given (`mi300x:38`). Raises `TargetError` on an unknown name, with the nearest."""
     base, count = _parse(name)
     if base == "cpu":
         return host_persona()
@@ -168,7 +168,7 @@ def _parse(name: str) -> tuple[str, int | None]:
 
 
 def _full(name: str, base: str) -> str:
-    """The target id or chip that is meant by what stands before the first colon of a name. Raises `TargetError`."""
+    """The target id or chip that the part of a name before its first colon means. Raises `TargetError`."""
     if f"{base}a" in USUAL_CHIP:
         return f"{base}a"
     if base == "cpu" or base in (*USUAL_CHIP, *CHIPS, *_CPUS, *hardware.OTHER_TARGETS):
@@ -241,8 +241,8 @@ def identify_amd_chip(arch: str, pci_device: int | None, name: str, cu_count: in
     """The persona of an AMD device: by PCI id, else by name, and by CU count only when neither says anything. A
     partitioned MI300X shows 152, 76 or 38 CUs, so the count alone would take it for another chip.
 
-    A device of an arch that no kernel here serves has a persona too: tables refuse it by its target, and what promises
-    torch can take torch. Raises `TargetError` where the driver names no arch.
+    A device of an arch that no kernel here serves has a persona too: tables refuse it by its target, and an operator
+    that promises torch can take torch. Raises `TargetError` where the driver names no arch.
     """
     target = arch.split(":")[0]
     if not re.fullmatch(r"gfx[0-9a-f]{3,}", target):

@@ -32,8 +32,8 @@ class ReadProblem:
 
 
 def read_floor(weights: list[Tensor], overlapped: bool = False) -> Contender:
-    """A contender that reads one of these [M, K] weights from end to end, on a GPU that has it launched `overlapped`,
-    as this package's kernels are there, or as usual."""
+    """A contender that reads one of these [M, K] weights from end to end. On a GPU that can, `overlapped` launches it
+    as this package's kernels are launched there; else it is launched as usual."""
     device = weights[0].device
     return _gpu_floor(weights, overlapped) if device.type == "cuda" else _cpu_floor(weights)
 

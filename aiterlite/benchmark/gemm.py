@@ -37,7 +37,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class Row:
     """One shape: times in microseconds, and what they mean. On sm_90 `floor_us` is a kernel that is launched as usual,
     and `ours_us` one that starts while its predecessor ends; `overlapped_floor_us` and `plain_us` are the other way
-    round. Elsewhere these equal the former."""
+    round. Elsewhere the latter two equal the former two."""
 
     m: int
     k: int

@@ -21,7 +21,7 @@ from aiterlite.dispatch import Table
 from aiterlite.ops.samples import Sample, Tensors, sample
 from aiterlite.wishes import wishes
 
-# Beyond so many copies the inputs of a small problem are measured in the cache, and the row says so.
+# A small problem that would need more copies is measured in the cache, and the row says so.
 _MOST_COPIES = 1024
 # What the bandwidths are measured with: so many rows of so many 16-bit elements, 64 MiB.
 _PROBE = (4096, 8192)
@@ -73,10 +73,10 @@ def run(found: Sequence[tuple[Table, Sequence[Any]]], device: torch.device, samp
 
 
 def bandwidths(device: torch.device, samples: int) -> dict[str, float]:
-    """Gigabytes a second that a kernel reads which only reads, and that torch's copy reads and writes together."""
+    """Gigabytes a second: what a kernel that only reads takes in, and what torch's copy reads and writes together."""
     rows, columns = _PROBE
     each = 2 * rows * columns
-    # Written, so that the pages are there: memory that was never touched is read from nowhere.
+    # Writing makes the pages exist: memory that was never touched is read from nowhere.
     held = [torch.ones(_PROBE, dtype=torch.bfloat16, device=device) for _ in range(copies_for(device, each))]
     contenders: dict[str, Contender] = {
         "read": read_floor(held),

@@ -1,4 +1,4 @@
-"""Options that benchmarks share. What is wrong with one is an error of the command line."""
+"""Options that benchmarks share. A wrong one is an error of the command line."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def counts(text: str) -> list[int]:
 
 
 def pair(names: str) -> Callable[[str], tuple[int, int]]:
-    """What reads two numbers that are called so, such as `M,K`."""
+    """A parser of two numbers, which its errors call by these names, such as `M,K`."""
 
     def read(text: str) -> tuple[int, int]:
         numbers = counts(text)

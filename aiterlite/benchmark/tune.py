@@ -1,7 +1,7 @@
 """`aiterlite bench --tune`: who is fastest of wvSplitK, wvSplitKrc and torch, as a table that `linear` goes by.
 
-On this device by measuring, or with --target for AMD chips that are not here by the plans' own cost models. The latter
-know nothing of torch, so there wvSplitK competes with wvSplitKrc only, up to the 128 tokens that it takes.
+It measures this device; with --target, it asks the plans' own cost models about AMD chips that are not here. These know
+nothing of torch, so there wvSplitK competes only with wvSplitKrc, up to the 128 tokens that the latter takes.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from aiterlite.target import Persona
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _COMMAND = "bench --tune"
 OPERATORS = ("linear",)
-# (M, K) that are measured where none is given: projections of DeepSeek-R1 and gpt-oss on one rank, and squares.
+# The (M, K) to measure where none is given: projections of DeepSeek-R1 and gpt-oss on one rank, and squares.
 SHAPES = (*gemm_plan.SHAPES, (128, 2880), (640, 2880), (2880, 2880), (1024, 1024), (8192, 8192))
-# Those that a model is asked about, which takes no time.
+# A cost model is asked about these, which takes no time.
 _ROWS = (64, 128, 256, 384, 576, 768, 1024, 1536, 2112, 2880, 4096, 7168, 12288, 16384, 32768, 129280)
 _DEPTHS = (256, 512, 1024, 1536, 2048, 2880, 4096, 7168, 12288, 16384)
 ESTIMATED_SHAPES = tuple((m, k) for m in _ROWS for k in _DEPTHS)
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def wanted(arguments: argparse.Namespace) -> bool:
-    """Whether --tune is given. Raises `ArgumentError` for what belongs to it where it is not."""
+    """Whether --tune is given. Raises `ArgumentError` for options that belong to it where it is not."""
     given = [f"--{name}" for name in ("ops", "write", "target") if getattr(arguments, name)]
     if given and not arguments.tune:
         raise ArgumentError(_COMMAND, given[0], "given without --tune", "with --tune only")

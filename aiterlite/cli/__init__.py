@@ -47,14 +47,14 @@ _MODULES = (
     *(env, doctor, listing, status, build, maintenance, bundles, explain, demo, bench, emulate, disasm, last_launches),
     completion,
 )
-# Of what --json prints. New fields leave it as it is; a field that is renamed, or means something else, raises it.
+# The version of what --json prints. New fields leave it as it is; renaming a field, or changing its meaning, raises it.
 SCHEMA = 1
 _CLOSED_PIPE = 128 + 13
 _INTERRUPTED = 128 + 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns its exit status: 0, 1 for what failed, 2 for a wrong command line, 128 and the number
+    """Run one command. Returns its exit status: 0, 1 for what failed, 2 for a wrong command line, 128 plus the number
     of the signal that ended it."""
     words = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in words
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail(as_json, "Interrupted", "interrupted", _INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read the output has enough. Python would complain once more when it flushes at exit.
+        # The reader of the output has enough. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _CLOSED_PIPE
 

@@ -19,8 +19,8 @@ _HEADERS = ("unit", "target", "result", "resources")
 
 
 def run(targets: Collection[str]) -> Report:
-    """Check the rows for some targets, or, where none is named, for all of theirs. Raises `UsageError` for targets that
-    no row is for."""
+    """Check the rows for some targets; where none is named, for all targets of each row. Raises `UsageError` for
+    targets without a row."""
     served = {target for kernel in tables.asm_kernels() for target in kernel.targets}
     if idle := sorted(set(targets) - served):
         raise UsageError(f"no assembly kernel is for {', '.join(idle)}; there are some for {', '.join(sorted(served))}")
@@ -72,7 +72,7 @@ def _variant(kernel: AsmKernel, variant: AsmVariant, target: str) -> dict[str, A
 
 
 def _struct(struct: ArgumentStruct) -> dict[str, Any]:
-    """The layout that launches fill, and that every object of the struct was held against."""
+    """The layout that launches fill, and that every object with this struct was compared with."""
     try:
         layout = struct.layout()
     except AiterliteError as error:

@@ -60,7 +60,7 @@ def command(
         name,
         help=help,
         description=help[0].upper() + help[1:] + ".",
-        # An epilog is written as it is to be read.
+        # An epilog is printed as it is written.
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")

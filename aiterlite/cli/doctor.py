@@ -126,7 +126,7 @@ def _drivers(found: Mapping[str, Any]) -> list[Check]:
 
 
 def _hip_driver(check: Check, version: int) -> Check:
-    """A HIP runtime with what it reads, which is a failure where that is less than what is built here."""
+    """A HIP runtime with what it reads. It is a failure where it does not read all that is built here."""
     reads = hints.newest_code_object(version)
     detail = f"{check.detail}, HIP {hints.hip_version(version)}, reads code objects up to version {reads}"
     fits = reads >= CODE_OBJECT_VERSION

@@ -21,7 +21,7 @@ class Ended(KeyboardInterrupt):
 
 @contextmanager
 def by_signals() -> Iterator[None]:
-    """A scope in which SIGTERM and SIGHUP raise `Ended`. What is ignored (nohup) or handled already stays so."""
+    """A scope in which SIGTERM and SIGHUP raise `Ended`. Signals ignored (nohup) or handled already stay so."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -56,7 +56,7 @@ def gather(environ: Mapping[str, str]) -> dict[str, Any]:
             }
         )
     unknown = [{"name": name, "nearest": near} for name, near in envs.unknown(environ).items()]
-    # What an unset variable stands for can only be asked while every other one can be read.
+    # The default of an unset variable can only be computed while every other variable can be read.
     readable = not any(item["error"] for item in variables)
     for item in variables:
         item["effective"] = _effective(item) if readable else item["text"] or item["default"]

@@ -19,7 +19,7 @@ from aiterlite.tables import TABLES
 from aiterlite.target import Persona
 from aiterlite.wishes import wishes
 
-# What no operator's table holds: it is built at first use by the emulator and by `bench`.
+# Units that no operator's table holds: the emulator and `bench` build them at first use.
 OTHER_UNITS = ("benchmark", "benchmark/read_floor", "emulator")
 
 
@@ -59,7 +59,7 @@ def _explain_build(name: str, lists: list[str], shape: Sequence[Word]) -> Report
         entries = [entry for _, _, entry in store.survey() if isinstance(entry, Entry)]
         wanted = known_units([name])[name] if name in TABLES else {name}
         units = _units_of_artifacts(entries, wanted, limit)
-    # Going through all sweeps takes a while: only to tell a unit that was not built yet from one that is none.
+    # Going through all sweeps takes a while: only to tell a unit that was not built yet from an unknown name.
     if not units and name not in TABLES:
         known = set().union(OTHER_UNITS, *known_units().values())
         if name not in known:
@@ -85,7 +85,7 @@ def known_units(ops: Iterable[str] = TABLES) -> dict[str, set[str]]:
 
 
 def _units_of_calls(name: str, personas: Sequence[Persona], shape: Sequence[Word]) -> list[Unit]:
-    """What a call compiles: of one operator all of it, of a unit's name that unit, whichever operator calls it."""
+    """The units of calls: all that an operator compiles, or the unit of this name, whichever operator compiles it."""
     units: dict[Unit, None] = {}
     tables = [TABLES[name]] if name in TABLES else list(TABLES.values())
     for table, problems in words.problems_of_all(tables, shape, named=name in TABLES):

@@ -16,7 +16,7 @@ _NARROWEST = 12
 
 
 def emit(text: str, file: TextIO, end: str = "\n") -> None:
-    """Print. Control characters of what came from elsewhere are spelled out, and what the output's encoding lacks."""
+    """Print. Spells out control characters, which may come from elsewhere, and what the output's encoding lacks."""
     encoding = getattr(file, "encoding", None) or "utf-8"
     print(printable(text).encode(encoding, "backslashreplace").decode(encoding), file=file, end=end)
 
@@ -57,7 +57,7 @@ def _wrap(cell: str, space: int) -> list[str]:
 
 
 def _fit(widths: list[int], headers: Sequence[str], right: Collection[str], limit: int) -> bool:
-    """Narrow the widest columns of text until all fit into a limit; whether they do."""
+    """Narrow the widest columns of text until all fit into a limit; returns whether they do."""
     texts = [column for column, name in enumerate(headers) if name not in right]
     while (over := sum(widths) + _GAP * (len(widths) - 1) - limit) > 0:
         widest, *others = sorted(texts, key=lambda column: -widths[column])

@@ -30,7 +30,7 @@ class Plan:
         self.units.setdefault(unit, []).append(reason)
 
     def add_call(self, table: Table, problem: Any, persona: Persona, needed: bool) -> None:
-        """The units of one call. `needed`: that no row serves it is a failure, not a remark."""
+        """Add the units of one call. Where no row serves it, that is a failure if it is `needed`, else a remark."""
         decision = decide(table, problem, persona, wishes(building=True))
         call = str(decision).splitlines()[0]
         for unit in decision.units:
@@ -57,9 +57,9 @@ def from_problems(operators: Sequence[str], personas: Iterable[Persona], words: 
 def from_manifest(manifest: Manifest, personas: Mapping[str, Persona]) -> Plan:
     """Without personas exactly the recorded units.
 
-    With them, by the names they were asked by: of a target that the recording used, its units; of any other target,
-    and of a chip or a part of one (the recording knows targets, and chips of one target dispatch differently), what
-    dispatch chooses for the recorded calls.
+    With them, by the names they were asked by: a target that the recording used has its recorded units. Any other
+    target, and a chip or a part of one, has what dispatch chooses for the recorded calls: the recording knows targets
+    only, and chips of one target dispatch differently.
     """
     plan = Plan()
     recorded = list(manifest.units.values())

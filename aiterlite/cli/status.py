@@ -125,7 +125,7 @@ def _is_local(entry: Entry, memo: Path) -> bool | None:
 
 
 def _code_object_version(artifact: Path) -> int | None:
-    """The version of an AMD code object, which a runtime that is older refuses; None of anything else."""
+    """The version of an AMD code object, which older runtimes refuse; None for anything else."""
     try:
         with artifact.open("rb") as file:
             return code_object.version(file.read(64))

@@ -42,7 +42,7 @@ def personas(lists: Sequence[str]) -> list[Persona]:
 
 
 def personas_or_default(lists: Sequence[str]) -> list[Persona]:
-    """The same, and where --target is not given that of AITERLITE_TARGET, else this machine's CPU."""
+    """The same; without --target, the persona of AITERLITE_TARGET, else this machine's CPU."""
     return personas(lists) if lists else [target.requested() or target.host_persona()]
 
 

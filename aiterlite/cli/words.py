@@ -1,7 +1,7 @@
 """Shape words: `field=v,v`, and `field:field=v:v,v:v` for fields that vary together.
 
-Words take the place of the axes of a table's sweep that hold their fields; fields of no axis are set. What fields there
-are, which go together and what is tried where none is named, the table says: no field is known here.
+Words take the place of the axes of a table's sweep that hold their fields; fields of no axis are set. The table says
+what fields there are, which go together and what is tried where none is named: no field is known here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from aiterlite.dispatch import Axis, Table
 from aiterlite.tables import problems
 
 _FLAGS = {"1": True, "true": True, "0": False, "false": False}
-# Of an axis, as many values as a usage line shows.
+# The most values of an axis that a usage line shows.
 _SHOWN = 3
 HELP = "FIELD=V,V or FIELD:FIELD=V:V,V:V"
 
@@ -109,7 +109,7 @@ def problems_of_all(
 
 
 def _meant(word: Word, tables: Sequence[Table]) -> str:
-    """What a field of a word that no table has may have been meant to be."""
+    """For a word with a field that no table has: what it may have meant."""
     known = {field.name for table in tables for field in fields(table.problem)}
     return next((near(name, sorted(known)) for name in word.fields if name not in known), "")
 

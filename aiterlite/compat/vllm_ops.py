@@ -1,13 +1,13 @@
 """The skinny GEMMs of vLLM's ROCm backend by the names and argument orders of `vllm._custom_ops`.
 
-The first operand `a` is the weight [M, K], the second `b` the activation rows [N, K]. Of `wvSplitKrc` vLLM has turned
-the two round: 0.15.0 to 0.17.1 pass (weight, x), later versions (x, weight). The function of this module follows the
+The first operand `a` is the weight [M, K], the second `b` the activation rows [N, K]. vLLM has swapped the two of
+`wvSplitKrc`: 0.15.0 to 0.17.1 pass (weight, x), later versions (x, weight). The function of this module follows the
 vLLM that is installed, and the newest order where none is; `for_version` gives the functions of any version. Operands
-that fit the other order alone are an error.
+that fit only the other order are an error.
 
-Only names and order differ from the operators of this package, whose docstrings say what they take: more than upstream
-does. A bias may also be [N, 1], strided, or of another float dtype: torch expands, copies and converts it before the
-launch, which is a kernel more a call. One without elements is none, as upstream has it.
+Only names and order differ from the operators of this package, which take more than upstream; their docstrings say
+what. A bias may also be [N, 1], strided, or of another float dtype: torch expands, copies and converts it before the
+launch, which costs a call one more kernel. A bias without elements counts as none, as upstream has it.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _reduced(
 
 
 def _check_order(x: Tensor, weight: Tensor, bias: Tensor | None, names: Mapping[str, str]) -> None:
-    """Operands that this order cannot take and the other one can were passed in that one."""
+    """Refuse operands that this order cannot take and the other one can: they were passed in that one."""
     if x.dim() != 2 or weight.dim() != 2 or x.shape[1] != weight.shape[1]:
         return
     n, m = x.shape[0], weight.shape[0]
@@ -115,8 +115,8 @@ def wvSplitKQ(  # noqa: N802 (upstream's name)
     """(b[N, K] · a[M, K]^T) · scale_a · scale_b + bias of fp8 operands: `aiterlite.ops.gemm_fp8.wvSplitKQ`.
 
     As upstream, scale_a belongs to the activation b, and scale_b to the weight a. With one element each, as upstream
-    takes them, nothing depends on it; scale_a may have one for each row of the activation, and scale_b one for each row
-    of the weight.
+    takes them, it does not matter which is which; scale_a may have one for each row of the activation, and scale_b one
+    for each row of the weight.
     """
     _check_cu_count("wvSplitKQ", cu_count)
     bias = _bias_of(bias, b, a, out_dtype)
@@ -132,7 +132,7 @@ def _bias_of(bias: Tensor | None, x: Tensor, weight: Tensor, dtype: torch.dtype)
     n, m = math.prod(x.shape[:-1]), weight.shape[0]
     if list(bias.shape) == [n, 1]:
         bias = bias.expand(n, m)
-    # Copies nothing that is as it must be.
+    # A bias that is already as it must be is not copied.
     return bias.to(dtype).contiguous() if bias.stride(-1) != 1 else bias.to(dtype)
 
 
@@ -149,9 +149,9 @@ class VllmOps:
 def for_version(version: str) -> VllmOps:
     """The functions in the orders of a vLLM: `for_version("0.16.0").wvSplitKrc(weight, x, cu_count, bias)`.
 
-    Only the release counts of `0.17.1rc2.dev3+g012345`. A build of a branch may call itself otherwise than it is: what
-    `vllm._custom_ops.wvSplitKrc` is called with, in its `rocm_unquantized_gemm_impl`, decides there. Raises
-    `ArgumentError` for what is no version.
+    Only the release counts of `0.17.1rc2.dev3+g012345`. A build of a branch may have a misleading version: how its
+    `rocm_unquantized_gemm_impl` calls `vllm._custom_ops.wvSplitKrc` decides there. Raises `ArgumentError` for what is
+    no version.
     """
     return VllmOps(LLMM1, wvSplitK, _reduced_for(version), wvSplitKQ)
 

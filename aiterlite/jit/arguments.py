@@ -1,7 +1,7 @@
 """Argument structs of kernels, declared once: in a C header, from which the rest follows. Pure but for reading it.
 
-Kernels in C++ include the header. What else needs the layout is derived from its text here: how Python fills the
-struct, what assembly spells of it (generated when an assembly unit is built), and what is in that unit's key.
+Kernels in C++ include the header. All else that needs the layout is derived from its text here: how Python fills the
+struct, what assembly spells of it (generated when an assembly unit is built), and what that unit's key holds.
 
 The grammar is small on purpose, so that a layout is the same for every compiler and can be told without one: fields of
 the types of `_TYPES`, pointers, structs of the same kind, and no gap between them; only the end of a struct may be
@@ -86,7 +86,7 @@ class Layout:
 
     @property
     def text(self) -> str:
-        """The whole layout in one line: what enters the key of a unit that reads it otherwise than by its header."""
+        """The whole layout in one line, for the key of a unit that does not read it from its header."""
         fields = [f"{f.name} {'*' if f.pointer else f.code or 'map'} {f.offset}+{f.size}" for f in self.fields]
         return f"{self.name} of {self.size} bytes: {', '.join(fields)}"
 
@@ -244,7 +244,7 @@ def _metadata(field: Field) -> str:
 
 
 def differences(declared: Iterable[Field], found: Iterable[Field]) -> list[tuple[str, str, str]]:
-    """(argument, found, declared) of each argument in which two lists differ; arguments are told by their names."""
+    """(argument, found, declared) of each argument in which two lists differ; arguments are matched by name."""
     wanted, given = {f.name: _words(f) for f in declared}, {f.name: _words(f) for f in found}
     names = [*wanted, *(name for name in given if name not in wanted)]
     result = [

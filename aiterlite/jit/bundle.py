@@ -7,10 +7,10 @@
 The file is a plain tar archive with one spelling only: the index first, the rest in sorted order, every header field
 that is not a name or a size at a fixed value. Reading therefore does not interpret an archive, it compares one: each
 header must be the bytes that writing would have made. A link, a device, an absolute path, a file that the index does
-not name, or a byte behind the end is then simply something else.
+not name, or a byte behind the end is then simply a mismatch.
 
-Digests protect against damage and against edits that do not know of them. Whoever can rewrite the whole bundle can
-rewrite its digests too; the SHA-256 of the file, which `export` prints and `import --sha256` demands, guards that.
+Digests protect against damage and against edits that do not know of them. Someone who rewrites the whole bundle can
+rewrite its digests too; the SHA-256 of the file, which `export` prints and `import --sha256` demands, prevents that.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def export(
 ) -> Exported:
     """Write the artifacts of all layers, or those of some targets or unit names, into one file.
 
-    Each is verified on the way. Raises `BundleError`, and no file is written, where nothing whole matches or the file
+    Each is verified on the way. Raises `BundleError`, and writes no file, where no whole artifact matches or the file
     cannot be written.
     """
     files: dict[str, bytes] = {}
@@ -94,7 +94,7 @@ def export(
                 units[folder] = unit
                 files[f"{folder}/{unit.artifact_name}"] = data
                 files.setdefault(f"{folder}/meta.json", json.dumps(found.meta, indent=1, sort_keys=True).encode())
-        # Of what cannot be read nobody knows the target.
+        # Nobody knows the target of an artifact that cannot be read.
         if isinstance(found, JitError) and (slugs is None or directory.parent.parent.name in slugs):
             refused.setdefault(folder, found)
     left_out = [error for folder, error in refused.items() if folder not in units]

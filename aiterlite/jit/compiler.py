@@ -151,15 +151,15 @@ def _compile_device(
 
 
 def _generate_arguments(unit: Unit, tree: SourceTree, staging: Path) -> None:
-    """What an assembly unit includes to learn of its argument struct; the layout is in the unit's key."""
+    """Write the file that tells an assembly unit of its argument struct; the layout is in the unit's key."""
     path = staging / _GENERATED / arguments.ASSEMBLY_INCLUDE
     path.parent.mkdir(parents=True)
     path.write_text(arguments.assembly(arguments.from_spec(unit.arguments).layout(tree)))
 
 
 def _check_nvcc_paths(unit: Unit, ccbin: str, tree: SourceTree, staging: Path) -> None:
-    """nvcc hands its own commands to a shell, with paths between double quotes as they are: of one such as `$(...)` the
-    shell runs a part. It also splits some paths at commas and quotes. Raises the error of what has to move."""
+    """nvcc hands its own commands to a shell, with paths as they are between double quotes: the shell runs a part of
+    one such as `$(...)`. It also splits some paths at commas and quotes. Raises an error that says what has to move."""
     for path, forbidden, kind, remedy in (
         (str(staging), '"$`\n', CacheDirectoryError, "point AITERLITE_CACHE_DIR at"),
         (str(tree.root), "\"$`\n',\\", SourceError, "install the package at"),

@@ -6,7 +6,7 @@ import re
 import signal
 
 _SIGNAL = re.compile(r"^(Killed|Terminated|Aborted|Segmentation fault|Bus error|Illegal instruction)\b")
-# What a line may be, from what says most to what says least; the first line of the first kind that there is counts.
+# Kinds of lines, from the one that says most to the one that says least; the first line of the first kind found counts.
 _KINDS = tuple(
     re.compile(pattern)
     for pattern in (
@@ -90,7 +90,7 @@ def first_error(output: str, fallback: str) -> str:
     for kind in _KINDS:
         for line in lines:
             if kind.search(line):
-                # Of a signal a shell says one word.
+                # A shell says only one word of a signal.
                 return told if told and kind.pattern == _SIGNAL.pattern else line
     return told or fallback
 
@@ -126,7 +126,7 @@ def signal_of(status: int) -> int | None:
 
 
 def hint(output: str, status: int | None, disk_full: bool = False) -> str:
-    """What a person can do about it, for known causes; else nothing. `disk_full`: it was, when the command ended."""
+    """What a person can do about a known cause; else nothing. `disk_full`: the disk was full when the command ended."""
     if status is None:
         return "the compiler was killed at its time limit: raise AITERLITE_BUILD_TIMEOUT, or look for a hung tool"
     said = "\n".join(_said(output))

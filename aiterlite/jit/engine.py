@@ -230,7 +230,7 @@ def prebuild_command(unit: Unit) -> str:
 def _build(want: Wanted, store: Store, excluded: Mapping[Path, str]) -> Artifact:
     from aiterlite.jit import failures, locks, progress
 
-    # What cannot be read back would end `export`, `verify` and a recording much later, far from who wrote the unit.
+    # A unit that cannot be read back would end `export`, `verify` and a recording much later, far from its author.
     if why := refusal(want.unit):
         raise SourceError(f"{want.unit.label} is not built: {why}; jit/spec.py says what a unit may hold")
     if want.unit.kind == HOST and (why := store.writable.noexec):

@@ -24,7 +24,7 @@ def keep(store: Store, key: str, staging: Path, error: BuildError) -> BuildError
     try:
         kept = store.keep_failure(staging)
         arguments = [text.replace(str(staging), str(kept)) for text in error.arguments]
-        # Nobody's clock tells whether a failure is new to who waited: the record does, by being another one.
+        # A waiter knows a failure as new because its record is another one; no clock could tell.
         record = {"id": staging.name, "type": type(error).__name__, "arguments": arguments}
         path = _file(store.writable.root, key)
         temporary = path.with_suffix(f".{os.getpid()}")
@@ -37,7 +37,7 @@ def keep(store: Store, key: str, staging: Path, error: BuildError) -> BuildError
 
 
 def last(root: Path, key: str) -> bytes:
-    """The record of a unit's last failed build, to be held against a later one; empty where there is none."""
+    """The record of a unit's last failed build, to be compared with a later one; empty where there is none."""
     try:
         return _file(root, key).read_bytes()
     except OSError:

@@ -31,7 +31,7 @@ def main(request_path: str) -> int:
             is_python_module=False,
         )
     except RuntimeError as error:
-        # The name that it begins with would stand before the compiler's first line.
+        # The error begins with a name, which would stand before the compiler's first line.
         print(str(error).removeprefix(f"Error building extension '{request['name']}': "))
         return 1
     library = ctypes.CDLL(os.path.join(request["directory"], request["name"] + ".so"))

@@ -13,7 +13,7 @@ from aiterlite import envs
 
 # A C++ or CUDA compiler of one unit stays below this; two that do not fit get each other killed.
 BYTES_PER_JOB = 2 * 2**30
-# What each of the builds that run at once may start; 0 where no scope says.
+# How many compilers each of the builds that run at once may start; 0 where no scope says.
 _each = 0
 
 

@@ -33,8 +33,8 @@ def host_abi() -> str:
 
 
 def key_parts(unit: Unit, source_digests: Mapping[str, str], layout: str = "") -> dict[str, Any]:
-    """Everything that the lookup key is the digest of; `layout` is that of the argument struct, of an assembly unit."""
-    # Absent and not empty where there is none: it says nothing about other units.
+    """Everything that the lookup key is the digest of; `layout` is that of an assembly unit's argument struct."""
+    # Absent, not empty, where there is none, so that the keys of other units stay as they were.
     arguments = {"arguments": layout} if layout else {}
     return {
         "schema": SCHEMA,

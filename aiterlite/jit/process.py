@@ -48,7 +48,7 @@ _stops = 0
 
 @contextmanager
 def stopping() -> Iterator[None]:
-    """A scope in which all compilers of this process are killed and none is started; who waits for one is `Stopped`."""
+    """A scope in which all compilers of this process are killed and none is started; waits for one raise `Stopped`."""
     global _stops
     with _guard:
         _stops += 1

@@ -14,8 +14,8 @@ from aiterlite.errors import SourceError
 PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 
 # Each of these reads a file, or asks whether one exists, in a way that a compiler's include list does not show; a
-# quoted include looks beside the including file first, where a new file could shadow an old one, and what a macro
-# includes cannot be told without the preprocessor. Torch headers would bind a unit to one torch version.
+# quoted include looks beside the including file first, where a new file could shadow an old one, and only the
+# preprocessor can tell what a macro includes. Torch headers would bind a unit to one torch version.
 _DIRECTIVE = rb"^[ \t]*(?:/\*.*?\*/[ \t]*)*(?:#|%:)[ \t]*"
 _FORBIDDEN = (
     (re.compile(rb"__has_include"), "__has_include is invisible to the compiler's include list"),

@@ -12,8 +12,8 @@ from typing import Any
 HOST, AMD, CUDA = "host", "amd", "cuda"
 _SUFFIX = {HOST: ".so", AMD: ".co", CUDA: ".cubin"}
 
-# Version 5 is what every runtime since ROCm 6.0 reads: a newer clang's own choice (6) is refused by ROCm 6.1 and older
-# without a word on versions.
+# Every runtime since ROCm 6.0 reads version 5; ROCm 6.1 and older refuse a newer clang's own choice (6) without a word
+# on versions.
 CODE_OBJECT_VERSION = 5
 _VERSION = f"-mcode-object-version={CODE_OBJECT_VERSION} "
 
@@ -44,8 +44,8 @@ _CUDA_TEXT = (
 _HOST_FLAGS = ("-O3", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti", "-fno-math-errno", "-Wall")
 _HOST_LINK = ("-Wl,--as-needed", "-Wl,--no-undefined")
 
-# Flags by name, since a pattern also lets through what makes a compiler load a library (-fpass-plugin), take the next
-# word for its own (-mllvm), or read a file that no include list shows (-fprofile-use).
+# Flags by name, since a pattern also lets through those that make a compiler load a library (-fpass-plugin), take the
+# next word for its own (-mllvm), or read a file that no include list shows (-fprofile-use).
 FLAGS = frozenset(
     (
         *("-O0", "-O1", "-O2", "-O3", "-Os", "-Werror", "-Wextra"),
@@ -98,8 +98,8 @@ def _defines(data: Any) -> tuple[tuple[str, str], ...]:
 class Form:
     """How one field of a unit is written as JSON and read back; `read` raises `ValueError`.
 
-    What is `optional` is left out where it is empty: it then says nothing about other units, whose JSON and keys stay
-    as they were before the field was.
+    An `optional` field is left out where it is empty, so that the JSON and the keys of other units stay as they were
+    before the field existed.
     """
 
     write: Callable[[Any], Any]

@@ -134,7 +134,7 @@ class Store:
                     try:
                         entry = read_entry(layer, leaf)
                     except UntrustedArtifactError:
-                        # Nothing is loaded from a relative: it only tells how long a build takes, or what changed.
+                        # Nothing is loaded from a sibling: it only tells how long a build takes, or what changed.
                         continue
                     if isinstance(entry, Entry):
                         yield entry
@@ -169,8 +169,8 @@ class Store:
         target = layer.leaves / slug(meta["unit"]["name"]) / key / leaf
         for parent in (target.parent.parent, target.parent):
             parent.mkdir(exist_ok=True, mode=0o755)
-        # What is staged is private. A leaf is as readable as its directory came to be under the umask, which a process
-        # of several threads cannot ask for without changing it.
+        # Staged files are private. A leaf becomes as readable as the umask made its directory: a process of several
+        # threads cannot ask for the umask without changing it.
         readable = target.parent.stat().st_mode & 0o055
         for file in staged.iterdir():
             file.chmod(0o600 | readable & 0o044)
@@ -243,7 +243,7 @@ def read_entry(layer: Layer, directory: Path) -> Entry | DamagedArtifactError:
 
 
 def open_regular(path: Path, flags: int = 0) -> BinaryIO:
-    """Open a file to read. Raises `OSError` where it is none: opening a pipe would wait for somebody to write to it."""
+    """Open a regular file to read, else raise `OSError`: opening a pipe would wait for somebody to write to it."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -358,7 +358,7 @@ def _writable(root: Path, trusted: tuple[str, ...], private: bool = False) -> La
 
 
 def mounted_noexec(path: Path) -> bool:
-    """Whether libraries cannot be mapped from where a path lies, or would be made."""
+    """Whether libraries cannot be mapped from where a path lies, or from where it would be made."""
     for place in (path, *path.parents):
         try:
             return bool(os.statvfs(place).f_flag & os.ST_NOEXEC)

@@ -45,7 +45,7 @@ class Location:
 class Toolchain:
     """A compiler that answered: where it is, what it calls itself, and the digest that stands for its version.
 
-    `targets` are the AMD targets that an AMDGPU clang names as its own; empty of others, and of one that names none.
+    `targets` are the AMD targets that an AMDGPU clang names as its own; empty where none are named.
     """
 
     location: Location
@@ -70,7 +70,7 @@ def require(kind: str) -> Location:
         raise ToolchainNotFoundError(f"no host C++ compiler, which nvcc needs: {_HOW_TO_GET[HOST]}")
     if location is None:
         named = _NAMED_BY[kind]
-        # A program without its linker is one only of an AMDGPU clang.
+        # A program that is there is refused only as an AMDGPU clang without its linker.
         lacks = "has no ld.lld beside it or on PATH" if shutil.which(named.get()) else "is no executable"
         asked = f" ({named.name}={named.get()!r} {lacks})" if named.get() else ""
         raise ToolchainNotFoundError(f"no compiler for {kind} units{asked}: {_HOW_TO_GET[kind]}")

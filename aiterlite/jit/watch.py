@@ -46,7 +46,7 @@ def kill_members(leader: int) -> None:
 
 
 def main(parent: int, words: list[str]) -> int:
-    # Blocked, so that the end of the command is waited for without missing it.
+    # Blocked, so that waiting for the end of the command cannot miss it.
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     try:
         child = os.posix_spawnp(words[0], words, os.environ, setsigmask=[])

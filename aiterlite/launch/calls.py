@@ -26,8 +26,8 @@ from aiterlite.launch import record as records
 from aiterlite.launch import workspace as workspaces
 from aiterlite.launch.record import LaunchRecord
 
-# Launches with tensors in the order of the names it was prepared for, None where one is absent, and a workspace of the
-# caller's or None.
+# Launches. Takes tensors in the order of the names it was prepared for, None where one is absent, and the caller's
+# workspace or None.
 Launch = Callable[..., None]
 
 _NO_MEMORY = -2
@@ -60,7 +60,7 @@ def prepare(
 
 
 def _pick(present: Sequence[int], count: int) -> Any:
-    """What takes the tensors that are there out of a call's."""
+    """A function that picks the tensors that are there from those of a call."""
     if len(present) == count:
         return tuple
     return operator.itemgetter(*present) if len(present) > 1 else lambda tensors: (tensors[present[0]],)
@@ -184,7 +184,7 @@ def launch_error(code: int, decision: Decision, driver: drivers.Driver) -> Launc
     """What the launch unit's answer means."""
     kernel, status = decision.kernels[code >> 32], code & 0xFFFFFFFF
     detail = driver.error_text(status)
-    # On the thread of the launch: the error is kept for each.
+    # On the thread of the launch: each thread has an error of its own.
     driver.forget_error()
     hint = hints.launch_failure_hint(decision.persona.family, status)
     detail = f"{detail}; {hint}" if hint else detail
@@ -232,7 +232,7 @@ def _emulated(decision: Decision, brings: Sequence[str], pick: Any, sizes: Mappi
     def launch(*tensors: Tensor | None, workspace: Tensor | None = None) -> None:
         named = dict(zip(brings, pick(tensors), strict=True))
         if need:
-            # No more than the launch needs, so that an access behind that is outside.
+            # No more than the launch needs, so that any access behind it is outside.
             held = _given(decision.op, workspace, tensors, need)
             named[WORKSPACE] = (workspaces.on_thread(need) if held is None else held)[: need.total]
         addresses = tuple(map(_data_ptr, named.values()))

@@ -16,17 +16,17 @@ from aiterlite.errors import LoadError
 from aiterlite.hardware import PORTABLE_CLUSTER
 from aiterlite.launch import hints
 
-# Beyond this much dynamic shared memory a CUDA kernel must be told so before its first launch.
+# CUDA must be told of a kernel with more dynamic shared memory than this before its first launch.
 _PLAIN_SHARED_BYTES = 48 * 1024
 
 
 @dataclass(frozen=True)
 class EntryPoints:
-    """A driver's library, by the names it may have, the names of the functions that are used, and the numbers of the
-    attributes of a function that are set: the most dynamic shared memory, and clusters of more than 8 workgroups (0
-    where there are none). `version` tells the driver's, `launch_ex` launches with attributes, `encode` describes a
-    tensor to the copy engine, and `last_error` forgets an error that a call left behind: each is empty where the driver
-    has no such thing."""
+    """The names that a driver's library may have, the names of its functions that are used, and the numbers of the
+    function attributes that are set: the most dynamic shared memory, and clusters of more than 8 workgroups (0 where
+    there are none). `version` tells the driver's, `launch_ex` launches with attributes, `encode` describes a tensor to
+    the copy engine, and `last_error` forgets an error that a call left behind: each is empty where the driver has no
+    such thing."""
 
     libraries: tuple[str, ...]
     initialize: str
@@ -129,7 +129,7 @@ class Driver:
         return handle.value or 0
 
     def allow(self, function: int, symbol: str, shared_bytes: int, cluster: int) -> None:
-        """Tell the driver of a kernel that takes more dynamic shared memory, or larger clusters, than any may."""
+        """Tell the driver of a kernel that takes more dynamic shared memory, or larger clusters, than all may."""
         if shared_bytes > _PLAIN_SHARED_BYTES:
             code = self._set_attribute(ctypes.c_void_p(function), self._points.max_dynamic_shared, shared_bytes)
             self._check(code, f"raising the shared memory of {symbol} to {shared_bytes} bytes")
@@ -139,13 +139,13 @@ class Driver:
 
     @property
     def launch_words(self) -> tuple[int, int, int]:
-        """The addresses that the launch unit calls: launch, launch with attributes, encode; 0 for what there is not."""
+        """The addresses that the launch unit calls: launch, launch with attributes, encode; 0 where there is none."""
         points = self._points
         optional = [self.entry(name) if name else 0 for name in (points.launch_ex, points.encode)]
         return self.launch_address, optional[0], optional[1]
 
     def forget_error(self) -> None:
-        """From ROCm 7.0 on an error of a call stays until somebody reads it, and torch would raise it elsewhere."""
+        """From ROCm 7.0 on an error stays until it is read, and torch would raise it elsewhere: so read it here."""
         if self._points.last_error:
             getattr(self._library, self._points.last_error, lambda: 0)()
 
@@ -162,7 +162,7 @@ class Driver:
         return text.value.decode("utf-8", "replace") if text.value else "unknown error"
 
     def capture_id(self, stream: int) -> int | None:
-        """The number of the capture that a stream is under, unlike that of any other in this process; None without one.
+        """The number of the capture that a stream is under, unique in this process; None without one.
 
         Raises `LoadError` where the driver does not say.
         """
@@ -182,10 +182,10 @@ class Driver:
         return number.value if query is not None and query(ctypes.byref(number)) == 0 else 0
 
     def _check(self, code: int, what: str, image: bytes | None = None) -> None:
-        """Raise `LoadError` for a call that failed; of one that starts the driver or loads `image`, with a hint."""
+        """Raise `LoadError` for a call that failed, with a hint where the call starts the driver or loads `image`."""
         if code != 0:
             text = self.error_text(code)
-            # On the thread of the call: the error is kept for each.
+            # On the thread of the call: each thread has an error of its own.
             self.forget_error()
             hint = hints.load_failure_hint(image, self.version(), code) if image is not None else ""
             raise LoadError(f"{what} failed: {text} (code {code})" + (f"; {hint}" if hint else ""))

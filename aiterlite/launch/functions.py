@@ -56,7 +56,7 @@ def _load(driver: Driver, kernel: Kernel, device: int, image: bytes) -> int:
         if module is None:
             module = _modules[kernel.unit, device] = driver.load(image, kernel.unit.label)
         handle = driver.function(module, kernel.symbol)
-    # What one launch needs must not be taken back by another that needs less.
+    # A launch that needs less must not take back what another one needs.
     shared_bytes, cluster = max(shared_bytes, kernel.lds), max(cluster, kernel.cluster)
     driver.allow(handle, kernel.symbol, shared_bytes, cluster)
     _functions[key] = (handle, shared_bytes, cluster)

@@ -1,7 +1,7 @@
 """What a GPU driver's status code does not say: why it may have refused an image, and whose fault a failed launch is.
 
-Pure: everything here follows from numbers and bytes. The versions that a runtime reads: the sources of ROCm's compiler
-support library (comgr) and of its loader. Codes: `hipError_t` and `CUresult`, which agree in those named here.
+Pure: everything here follows from numbers and bytes. The sources of ROCm's compiler support library (comgr) and of its
+loader say what versions a runtime reads. `hipError_t` and `CUresult` agree in the codes named here.
 """
 
 from __future__ import annotations

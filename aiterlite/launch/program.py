@@ -149,7 +149,7 @@ def _check_given(kernel: Kernel, layout: Layout) -> None:
 
 
 def _check_geometry(kernel: Kernel) -> None:
-    """What the launch unit reads in 32 bits. How much of it a device takes, its driver says."""
+    """Check what the launch unit reads in 32 bits. The driver says how much of it a device takes."""
     for name, sizes in (("grid", kernel.grid), ("block", kernel.block)):
         if len(sizes) != 3 or not all(1 <= size < 1 << 31 for size in sizes):
             raise ValueError(f"{kernel.symbol}: {name} is {sizes}; allowed: three sizes from 1 to 2^31 - 1")

@@ -1,7 +1,7 @@
 """reserve(op, problems): the workspaces of calls to come, taken before somebody else takes the memory.
 
-A workspace is allocated by the first call of a stream that needs one, or more of one. An engine that sizes its KV cache
-by what is free has to have it allocated by then.
+The first call of a stream that needs a workspace, or a larger one, allocates it. An engine that sizes its KV cache by
+what is free must have it allocated by then.
 """
 
 from __future__ import annotations

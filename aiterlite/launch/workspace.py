@@ -1,4 +1,4 @@
-"""Device memory that launches of an operator share, one after the other: partial sums, and the counters of who came.
+"""Device memory that launches of an operator share, one after the other: partial sums, and counters of arrivals.
 
 A launch finds the zeroed part of its workspace zero and leaves it zero, so a workspace may serve one launch after
 another, and must never serve two at once. Hence one for each stream, whose launches follow each other; one for each
@@ -35,8 +35,7 @@ def as_bytes(workspace: Tensor) -> Tensor:
 
 
 class Pool:
-    """Workspaces by who uses them. Kinds are kept apart: what one leaves behind its zeroed part, another would find in
-    its own."""
+    """Workspaces by who uses them. Kinds are kept apart: one may leave sums where another has its zeroed part."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,7 +1,7 @@
 """The dispatch tables, a file a family. They import no torch: they answer for any target on any machine.
 
-A family is a record (family.py) that `register` takes; what the command line, the prebuild, the tests and the public
-names know of operators, they read here.
+A family is a record (family.py) that `register` takes; the command line, the prebuild, the tests and the public names
+read here all that they know of operators.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from aiterlite.target import Persona
 # this package does, until counters show which is better.
 PREFERENCE = -1
 
-# Of waves, SIMDs and registers gfx950 has as many as gfx942.
+# gfx950 has as many waves, SIMDs and registers as gfx942.
 _ARCH = hardware.ARCHITECTURES["gfx942"]
 WAVE_SIZE, SIMDS = _ARCH.wave_size, _ARCH.simds
 
@@ -68,9 +68,9 @@ class AsmKernel:
     """An assembly kernel: its source, what it serves, and how it is called.
 
     `name` is that of its row in a dispatch table, `unit` that of its units, `symbol` the kernel's in the object.
-    `tokens` (a range, both ends included) and `heads` are what problems it takes, None where that does not apply;
+    `tokens` (a range, both ends included) and `heads` say what problems it takes, None where that does not apply;
     `requires` is what else a problem must be. `vskip` says that it uses s_setvskip. `dtype_define` is the define that
-    takes the problem's dtype, of a kernel that is assembled for one of several. `variants` gives those that the check
+    takes the problem's dtype, for a kernel that is assembled for one of several. `variants` gives those that the check
     assembles for a target: the ones that its family's plan makes of the models' shapes, for each dtype.
     """
 

@@ -38,7 +38,7 @@ def _wv_split_k_variants(target: str, element_bytes: int = 2) -> tuple[AsmVarian
 
 
 def _wv_split_k_q_variants(target: str) -> tuple[AsmVariant, ...]:
-    """Tilings are those of 16-bit elements of which a row has as many bytes."""
+    """The tilings are those of 16-bit elements whose rows have as many bytes."""
     cuts = _wv_split_k_variants(target, element_bytes=1)
     return tuple(WV_SPLIT_K_Q.for_dtype(cut, dtype) for cut, dtype in product(cuts, WV_SPLIT_K_Q.dtypes))
 

@@ -3,11 +3,11 @@
 The data is gemm_crossover.json, which `aiterlite bench --tune` writes (docs/cli.md): tables of points, each table for
 one chip. A point is (m, k) and a token bucket, and says who was fastest there. A problem is decided so:
 
-1. Of the tables of its target, the one of the nearest number of compute units counts (by ratio); of equal ones that of
-   the chip's name, then the first in the file. A chip cut into partitions so takes the table that its size is like.
+1. Among the tables of its target, the one with the nearest number of compute units counts (by ratio); among equals, the
+   one of the chip's name, then the first in the file. So a partition of a chip takes the table of a chip of its size.
 2. Its tokens belong to the smallest bucket that holds them.
-3. Of the table's points in that bucket the nearest one decides, by the distance of (log m, log k); of equally near ones
-   that of the least m, then of the least k.
+3. Among the table's points in that bucket, the nearest one decides, by the distance of (log m, log k); among equals,
+   the one of the least m, then of the least k.
 
 Contenders of equal time at a point: wvSplitK before wvSplitKrc before torch (the order of `CONTENDERS`).
 """
@@ -89,7 +89,7 @@ def _verdict(target: str, chip: str, units: int, bucket: int | None, m: int, k: 
 
 @functools.cache
 def shipped(target: str = "") -> tuple[CrossoverTable, ...]:
-    """The tables that this package brings, or of them those of one target, read once: a first call waits for them."""
+    """The tables that this package brings, all or those of one target, read once: a first call waits for them."""
     return load(SHIPPED, target)
 
 
@@ -108,7 +108,7 @@ def decide(table: CrossoverTable, bucket: int, m: int, k: int) -> Verdict | None
     """Who the nearest point of a table's bucket names (rule 3), or None where the bucket has none."""
 
     def distance(point: Point) -> tuple[float, int, int]:
-        # Rounded, so that a tie is one whatever the last bits of the logarithms.
+        # Rounded, so that the last bits of the logarithms break no tie.
         return round(math.log(point.m / m) ** 2 + math.log(point.k / k) ** 2, 9), point.m, point.k
 
     point = min((p for p in table.points if p.bucket == bucket), key=distance, default=None)
@@ -122,8 +122,8 @@ def decide(table: CrossoverTable, bucket: int, m: int, k: int) -> Verdict | None
 
 
 def load(path: Path, target: str = "") -> tuple[CrossoverTable, ...]:
-    """The tables of a file, or of them those of one target. Raises `CrossoverFormatError` for anything that `dump` does
-    not write, `OSError`."""
+    """The tables of a file, all or those of one target. Raises `CrossoverFormatError` for anything that `dump` does not
+    write, `OSError`."""
     try:
         data = json.loads(path.read_text())
         if data["format"] != FORMAT or data["buckets"] != list(BUCKETS) or data["contenders"] != CONTENDERS:
@@ -173,7 +173,7 @@ def _block(table: CrossoverTable) -> str:
 
 
 def merged(tables: Iterable[CrossoverTable], fresh: CrossoverTable) -> tuple[CrossoverTable, ...]:
-    """Tables with a fresh one in the place of that of its target, chip and size, or behind them."""
+    """Tables with a fresh one, in place of the one of the same target, chip and size, or behind them."""
 
     def same(table: CrossoverTable) -> bool:
         return (table.target, table.chip, table.compute_units) == (fresh.target, fresh.chip, fresh.compute_units)

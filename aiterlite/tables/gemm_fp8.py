@@ -83,7 +83,7 @@ def flavour(problem: ScaledGemmProblem, persona: Persona) -> str:
 
 
 def plan(problem: ScaledGemmProblem, persona: Persona) -> WvSplitKPlan:
-    """The tiling and geometry of a GPU launch: those of 16-bit elements of which a row has as many bytes."""
+    """The tiling and geometry of a GPU launch: those of 16-bit elements whose rows have as many bytes."""
     halves = -(-problem.k // 2)
     cut = _tiling(persona.target, problem.n, problem.m, halves, max(1, persona.cu_count), problem.aligned)
     return WvSplitKPlan(cut, problem.aligned, cut.workgroups(problem.m), cut.waves * persona.wave_size)
@@ -94,7 +94,7 @@ def _tiling(target: str, n: int, m: int, halves: int, compute_units: int, aligne
     chip = CHIPS[target]
     if target.startswith("sm_"):
         # ptxas multiplies 8-bit operands as halves where the chip has no instruction of its own; an eighth of the
-        # registers is for these. Half the bytes change what weighs how much: fitted to 24 problems on an H200.
+        # registers is for these. Half the bytes shift the costs: these are fitted to 24 problems on an H200.
         cost = replace(chip.cost, tokens=0.4, tiles=0.2, doubling=0.3)
         chip = replace(chip, registers=chip.registers // 8 * 7, cost=cost)
     cut = split_k(chip, ranked_cuts(chip, n, m, halves, compute_units)[0], m, halves, compute_units)

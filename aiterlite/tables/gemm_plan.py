@@ -1,11 +1,11 @@
 """The tiling of `wv_split_k`: how a problem is cut, as a pure function of it and of the chip.
 
-Two questions, answered apart. How are rows and K cut into workgroups (slices, tiles, cluster)? By the least of an
-estimated time. How does a workgroup cut its K (waves, unroll)? So that what a compute unit has in flight covers the
-memory latency (Little's law), in whole turns.
+Two questions are answered apart. How are rows and K cut into workgroups (slices, tiles, cluster)? By the least
+estimated time. How does a workgroup cut its K (waves, unroll)? In whole turns, so that the loads that a compute unit
+has in flight cover the memory latency (Little's law).
 
 What the estimate weighs is fitted to measurements on sm_90a (docs/perf/gemm-sm90.md). For the other chips the rates are
-derived from published ones, and no timing of this kernel stands behind them. Facts are hardware.py's.
+derived from published ones, and no timing of this kernel stands behind them. `hardware.py` has the facts.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ def _gpu_row(name: str, backend: str, prefix: str) -> Row:
     return Row(name, backend, (Targets(targets), *_SKINNY), 0, plan_wv_split_krc, _kernels, workspace_of)
 
 
-# On a CPU each output is summed by one thread in one order, which N does not change: it is all three reductions.
+# On a CPU one thread sums each output in one order, which N does not change: that is all three reductions.
 _CPU = Row(
     name="cpu",
     backend="host",
@@ -149,7 +149,7 @@ _WGMMA = Row(
 
 
 def derive(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a call takes that does not say: contiguous operands, and the reduction of AITERLITE_GEMM_REDUCTION."""
+    """The defaults of a call: contiguous operands, and the reduction of AITERLITE_GEMM_REDUCTION."""
     return gemm.derive({"reduction": envs.GEMM_REDUCTION.get(), **values})
 
 

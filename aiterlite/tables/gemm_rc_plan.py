@@ -196,7 +196,7 @@ def _time(target: str, c: Cut, n: int, m: int, k: int, compute_units: int) -> fl
 
 
 def _reduction_time(chip: Chip, rates: Rates, c: Cut, n: int, m: int) -> float:
-    """Microseconds to write and read the sums of all shards, and of the round trips of the workgroup that is last."""
+    """Microseconds to write and read the sums of all shards, and for the round trips of the last workgroup."""
     if c.shards == 1:
         return 0.0
     threads = c.tiling.waves * chip.wave_size

@@ -114,7 +114,7 @@ def tiling(n: int, m: int, k: int, compute_units: int, invariant: bool) -> Sm90T
     """The tiling for a problem on a chip of this many multiprocessors: the same for all tokens that need the same
     columns, so that a batch that grows and shrinks compiles five kernels at most."""
     cols = next(c for c in COLUMNS if c >= n)
-    # Not of this chip's multiprocessors: another H100 or H200 has another number, and gives the same bits.
+    # Independent of this chip's multiprocessors: an H100 or H200 with another number gives the same bits.
     usual = hardware.USUAL_CHIP[TARGET].compute_units
     clusters = (_best(INVARIANT_TOKENS, m, k, usual, CLUSTERS).cluster,) if invariant else CLUSTERS
     return _best(cols, m, k, compute_units, clusters)

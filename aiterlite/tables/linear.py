@@ -71,7 +71,7 @@ class Fastest:
                 return None
             reason = f"reduction is batch_invariant, and the bits of {self.operator} may depend on n"
             return Refusal(reason, "AITERLITE_GEMM_REDUCTION=deterministic")
-        # Where nothing else serves, torch does, however fast.
+        # torch serves where nothing else does, however fast it is.
         if self.operator == TORCH or (self.backend == "asm" and wishes.prefer == "asm"):
             return None
         found = verdict(problem, persona)

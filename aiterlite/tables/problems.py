@@ -26,15 +26,15 @@ def required(table: Table) -> tuple[str, ...]:
 def problem(table: Table, values: Mapping[str, Any]) -> Any:
     """One problem. Fields that `values` lacks are what the table derives, else their defaults.
 
-    Raises `ValueError` for a field that the problem has not, for a value that is not of its field's type, and where one
-    without default is missing. Lists, which is what JSON makes of tuples, are taken for tuples.
+    Raises `ValueError` for a field that the problem lacks, for a value of another type than its field's, and for a
+    missing field without default. Lists, which is what JSON makes of tuples, are taken for tuples.
     """
     known = field_types(table)
     unknown = [name for name in values if name not in known]
     if unknown:
         raise ValueError(f"{table.op} has no field {', '.join(unknown)}; it has {', '.join(known)}")
     given = {name: _checked(f"{table.op}: {name}", value, known[name]) for name, value in values.items()}
-    # A table derives from fields that are there: what is missing is said first.
+    # A table derives from fields that are there, so a missing one is reported first.
     missing = [name for name in required(table) if name not in given]
     if missing:
         raise ValueError(f"{table.op} needs {', '.join(missing)}")
@@ -57,7 +57,7 @@ def sweep(table: Table, named: Sequence[Axis] = ()) -> list[Any]:
 
 
 def _axes(table: Table, named: Sequence[Axis]) -> list[Axis]:
-    """The axes of a sweep, those that are named where the ones stood whose fields they hold."""
+    """The axes of a sweep, with each named axis in the place of those whose fields it holds."""
     given = {name for axis in named for name in axis.fields}
     axes: list[Axis] = []
     for axis in table.sweep:
