@@ -1,4 +1,4 @@
-// Reads the weights w[m, k] and does nothing with them: the lower bound of any GEMM that has to.
+// Reads the weights w[m, k] and does nothing with them: the lower bound of any GEMM, which has to read them.
 //
 // w is dense (stride_w == k) and 16-byte aligned, and M * K is a multiple of 8. Each thread reads 16 bytes per step of
 // AITERLITE_WAVES waves times args.n workgroups, AITERLITE_UNROLL steps at once, all issued before the first is used,

@@ -2,8 +2,8 @@
 //
 // Tiling. A cluster of C workgroups owns GROUPS * 64 weight rows by COLS token columns, and each of them one of C
 // neighbouring ranges of K, in steps of 64. In a workgroup one wave asks the copy engine for the steps of both
-// operands, into a ring of STAGES in shared memory, and GROUPS warpgroups multiply 64 rows each. Weights have no other
-// way to the matrix unit than through shared memory, and tokens are fetched once for all rows of the workgroup.
+// operands, into a ring of STAGES in shared memory, and GROUPS warpgroups multiply 64 rows each. Weights reach the
+// matrix unit only through shared memory, and tokens are fetched once for all rows of the workgroup.
 //
 // Traffic. Weights: M * K elements from memory, once. Tokens: COLS / (GROUPS * 64) elements per weight from the L2.
 // Sums: (C - 1) / C of COLS * GROUPS * 64 floats a workgroup through distributed shared memory. Bias and y once. No
@@ -132,7 +132,7 @@ AITERLITE_DEVICE void accumulate(float (&sums)[kSums], Shared& shared, const Ran
   aiterlite::await_group<0>();
 }
 
-// What a quad lies at: rows `row` and `row` + 8 of columns `column` and `column` + 1.
+// Where a quad lies: rows `row` and `row` + 8 of columns `column` and `column` + 1.
 struct Place {
   uint32_t row;
   uint32_t column;

@@ -190,10 +190,10 @@ struct Scales {
   AITERLITE_DEVICE float apply(uint32_t, float sum) const { return sum; }
 };
 
-// One after the other, since their product could overflow where what they scale does not; and so could the sum times
-// the first of them. So a power of two moves from one scale to the other until they are about as large: no bit of what
-// both scale depends on it as long as no number on the way is subnormal or infinite, and then none is where the result
-// is not. A sum that is not zero lies between 2^-20 and 2^49.
+// The scales are applied one after the other, since their product could overflow where the result does not; so could
+// the sum times the first of them. So a power of two moves from one scale to the other until they are about as large.
+// It changes no bit of the result as long as no number on the way is subnormal or infinite, and then none is where the
+// result is not. A sum that is not zero lies between 2^-20 and 2^49.
 template <>
 struct Scales<aiterlite_scaled_gemm_args> {
   float of_x[kFinishPasses];

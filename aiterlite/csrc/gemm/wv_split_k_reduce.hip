@@ -346,7 +346,7 @@ aiterlite_wv_split_k_reduce(aiterlite_gemm_reduce_args args) {
   if constexpr (kReduce != AITERLITE_REDUCE_NONE) {
     aiterlite::complete_published();
     aiterlite::workgroup_barrier();
-    // In the place of sums that nobody needs any more: two workgroups of 32 KiB then fit the LDS of gfx942.
+    // This overwrites sums that nobody needs any more: two workgroups of 32 KiB then fit the LDS of gfx942.
     float& earlier = partial[0].value[0];
     if (aiterlite::thread_id() == 0) earlier = __builtin_bit_cast(float, aiterlite::count_in(args.counters + tile));
     aiterlite::workgroup_barrier();

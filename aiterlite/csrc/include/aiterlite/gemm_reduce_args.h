@@ -4,7 +4,7 @@
 #include <aiterlite/gemm_args.h>
 
 // A workspace begins with the counters, and the partial sums follow. Its counters are zero whenever no launch runs on
-// it; what else is, depends on the reduction.
+// it; the reduction decides what else is zero.
 #define AITERLITE_REDUCE_COUNTERS 4096
 
 enum {
@@ -13,7 +13,7 @@ enum {
   AITERLITE_REDUCE_ATOMIC = 2,  // one region of float sums for each tile, zero between launches
 };
 
-// Shard s of `shards` sums k from s * shard_k on, shard_k of them, the last one what is left (at least 1).
+// Shard s of `shards` sums shard_k of k from s * shard_k on; the last one sums what is left (at least 1).
 struct aiterlite_gemm_reduce_args {
   struct aiterlite_gemm_args gemm;
   uint32_t* counters;

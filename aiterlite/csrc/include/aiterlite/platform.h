@@ -25,7 +25,7 @@ namespace aiterlite {
 // Kernels use one-dimensional workgroups whose size is a multiple of the wave.
 AITERLITE_DEVICE uint32_t lane_id() { return thread_id() % kWaveSize; }
 
-// The same in every lane of a wave, and known to be so by the compiler: what depends on it stays scalar.
+// The same in every lane of a wave, and the compiler knows it: what depends on it stays scalar.
 AITERLITE_DEVICE uint32_t wave_id() { return uniform(thread_id() / kWaveSize); }
 
 }  // namespace aiterlite

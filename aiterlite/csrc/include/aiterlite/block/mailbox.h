@@ -22,7 +22,7 @@ class Mailbox {
     if (thread_id() == 0) mailbox_open(shared_, count * sizeof(float));
     cluster_arrive();
   }
-  // Until it has started and opened its mailbox, another workgroup's shared memory may not be written.
+  // Another workgroup's shared memory may not be written until it has started and opened its mailbox.
   AITERLITE_DEVICE void await_start() { cluster_wait(); }
   // Writes to where `local`, in this workgroup's shared memory, lies in the workgroup of rank `to`.
   template <class Value>  // float, or Quad

@@ -1,5 +1,5 @@
-// Softmax over scores that arrive in pieces: the running maximum and sum, by what earlier sums are multiplied when the
-// maximum grows, and how two parts of a row become one.
+// Softmax over scores that arrive in pieces: the running maximum and sum, the factor of earlier sums when the maximum
+// grows, and how two parts of a row become one.
 //
 // Scores are in log2: multiplied by log2(e) where the scale is applied, so that each weight is one exp2. -inf is a
 // masked score and weighs 0, also where all are masked: then the sum is 0 and the logarithm -inf. A NaN or +inf score
@@ -19,7 +19,7 @@ class OnlineSoftmax {
   // of a wave (any_lane), rescale can be left out: weights grow up to 2^slack, 8 is safe for fp16 weights.
   AITERLITE_DEVICE bool has_grown(float piece_maximum, float slack) const { return piece_maximum > maximum_ + slack; }
 
-  // Takes a piece's maximum into account. What sums there are must be multiplied by the result, in [0, 1].
+  // Takes a piece's maximum into account. All sums so far must be multiplied by the result, in [0, 1].
   AITERLITE_DEVICE float rescale(float piece_maximum) {
     const float before = maximum_;
     maximum_ = __builtin_fmaxf(before, piece_maximum);
@@ -47,7 +47,7 @@ class OnlineSoftmax {
 
   AITERLITE_DEVICE float maximum() const { return maximum_; }
   AITERLITE_DEVICE float sum() const { return sum_; }
-  // By what the sums of weighted values are multiplied in the end; 0 for a row without scores.
+  // The final factor of the sums of weighted values; 0 for a row without scores.
   AITERLITE_DEVICE float normalizer() const { return sum_ == 0.0f ? 0.0f : 1.0f / sum_; }
   // The natural logarithm of the sum of exponentials; -inf for a row without scores.
   AITERLITE_DEVICE float log_sum_exp() const {

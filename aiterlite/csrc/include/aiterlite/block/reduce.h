@@ -45,7 +45,7 @@ AITERLITE_DEVICE Halves<T> both_halves(const T& value) {
   return {__builtin_bit_cast(T, first), __builtin_bit_cast(T, second)};
 }
 
-// The value of a lane, which may be another for each.
+// The value of a lane; each lane may name another one.
 template <class T>
 AITERLITE_DEVICE T shuffle_value(const T& value, uint32_t lane) {
   constexpr uint32_t kWords = sizeof(T) / 4;
@@ -78,8 +78,8 @@ AITERLITE_DEVICE T reduce_lanes(T value, Op op) {
     return value;
   }
 }
-// Over the lanes that differ in nothing but their number's bits from kStride (a power of two) on: for kStride 16 those
-// at the same place of their rows of 16, which hold one column of a matrix instruction's sums on AMD.
+// Over the lanes whose numbers differ only in the bits from kStride (a power of two) on: for kStride 16 those at the
+// same place of their rows of 16, which hold one column of a matrix instruction's sums on AMD.
 template <uint32_t kStride, class T, class Op>
 AITERLITE_DEVICE T reduce_strided(T value, Op op) {
 #pragma unroll
@@ -107,8 +107,8 @@ AITERLITE_DEVICE T reduce_workgroup(T value, Op op, T* shared) {
   return value;
 }
 
-// A float and where it was found, so that the greatest, and of equals the one of the lowest index, comes out: reduce
-// with First. -0 equals 0. NaN counts as greater than all numbers, as torch's argmax and topk have it.
+// A float and where it was found. Reduce with First to get the greatest, and of equals the one of the lowest index. -0
+// equals 0. NaN counts as greater than all numbers, as torch's argmax and topk have it.
 struct Ranked {
   uint32_t rank;  // in the order of the floats
   uint32_t index;
@@ -125,7 +125,7 @@ struct Ranked {
 struct First {
   AITERLITE_DEVICE Ranked operator()(const Ranked& a, const Ranked& b) const {
     const bool take_a = a.rank > b.rank || (a.rank == b.rank && a.index < b.index);
-    // Of words: a choice between two structs goes through memory on AMD.
+    // This chooses words, since a choice between two structs goes through memory on AMD.
     return {take_a ? a.rank : b.rank, take_a ? a.index : b.index};
   }
 };

@@ -2,9 +2,9 @@
 //
 // A policy has kStep, the elements of K in a step; Operand, a step of one row as the tile holds it; how weights are
 // read from memory and tokens from where pack() has put them, kStep numbers of 2 bytes a step; and add(), which adds a
-// step's products to the lanes of a sum. What both operands leave out is kFactor, a power of two by which a finished
-// sum is multiplied. kFlushes says that add() takes subnormal numbers for zero. kRows is the weight rows of a tile:
-// with few, tokens are read too often, with many, registers run out.
+// step's products to the lanes of a sum. kFactor, a power of two, is what both operands leave out: a finished sum is
+// multiplied by it. kFlushes says that add() takes subnormal numbers for zero. kRows is the weight rows of a tile: with
+// few, tokens are read too often, with many, registers run out.
 #pragma once
 #include <aiterlite/cpu/element.h>
 

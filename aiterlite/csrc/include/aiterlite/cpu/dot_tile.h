@@ -10,8 +10,8 @@ namespace aiterlite::cpu {
 constexpr int kTileTokens = kVectorRegisters / 8;
 constexpr int64_t kStrip = 1024;  // elements of K that one sum runs over
 
-// Which weights a tile asks for while it computes: those `bytes` beyond its own, of rows [first, last), into the
-// second-level cache. A line a step, not all at once: more than the core has miss buffers for would stop it.
+// The weights that a tile asks for while it computes: those `bytes` beyond its own, of rows [first, last), into the
+// second-level cache. It asks for a line a step: more at once than the core has miss buffers for would stop it.
 struct Ahead {
   int64_t bytes = 0;
   int first = 0;

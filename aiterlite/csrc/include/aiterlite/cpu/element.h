@@ -100,7 +100,7 @@ struct E4m3 {
     return {widen_part(raw), widen_part((i16v_half)((u16v_half)raw << 8))};
   }
 
-  // The bf16 of a code without its sign, which is exact. NaN where FNUZ has none, at 0x7f, is not asked for.
+  // The bf16 of a code without its sign, which is exact. FNUZ has no NaN at 0x7f, and its own is not asked for.
   static constexpr uint16_t to_bf16(int code) {
     int exponent = code >> 3, fraction = code & 7;
     if (!kFnuz && code == 0x7f) return 0x7fc0;

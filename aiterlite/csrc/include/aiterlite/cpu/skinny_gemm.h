@@ -83,7 +83,7 @@ void pack_tokens(const Problem& p, uint16_t* out) {
   }
 }
 
-// What a bf16 token's sums must reach so that flushed numbers are beyond doubt no part of them; NaN if nothing does. No
+// The least that a bf16 token's sums must reach so that no flushed number can matter to them; NaN if nothing does. No
 // product with a token of zeros is flushed.
 inline float least_sum(const uint16_t* x, int64_t k) {
   constexpr int kCount = 2 * kLanes;
@@ -107,7 +107,7 @@ inline float least_sum(const uint16_t* x, int64_t k) {
   return most == 0 ? 0.0f : 0x1p-102f * static_cast<float>(k) * (Bf16::to_float(most) + 1.0f);
 }
 
-// A step of each of some rows that K ends in, zero-filled.
+// The step in which K ends, of each of some rows, zero-filled.
 template <class Bits, int kRows, int kStep>
 struct RowEnds {
   const Bits* row[kRows];

@@ -1,5 +1,5 @@
 // NVIDIA: e4m3fn in shared memory to fp16 operands a of mma.sync and of a warpgroup's product, in registers. ldmatrix
-// moves pairs of bytes, so elements come out in an order of their own; that of k must be given to b too.
+// moves pairs of bytes, so elements come out in an order of their own; b must have the same order of k.
 //
 // The conversion is two values an instruction (cvt), 84 a cycle and multiprocessor of an H200 with what belongs to it;
 // doing it by shifts is slower. AMD multiplies 8-bit operands as they are: fragment/mfma.h.
@@ -22,7 +22,7 @@ struct E4m3Operand {
     MmaSync::load_a<Layout>(raw, tile, row, byte);
     widen_a(a, raw);
   }
-  // The conversion alone, of what load_matrices gave: so that the next load can be asked for before.
+  // Only converts what load_matrices gave, so that the next load can be asked for before.
   AITERLITE_DEVICE static void widen_a(uint32_t (&a)[2][4], const uint32_t (&raw)[4]) {
 #pragma unroll
     for (uint32_t half = 0; half < 2; ++half) {

@@ -5,7 +5,7 @@
 // numbers the k of a tile differently, which does not matter: a permutation of k that both operands share leaves the
 // product as it is. This one lets a lane load its operands straight from row-major memory, 16 bytes at a time.
 //
-// Of the 8-bit types only the one that the target's matrix unit has can be multiplied.
+// Only the 8-bit type that the target's matrix unit has can be multiplied.
 #pragma once
 #include <aiterlite/numeric/types.h>
 

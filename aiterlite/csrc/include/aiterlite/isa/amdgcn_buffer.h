@@ -18,7 +18,7 @@ class Buffer {
     asm("s_nop 4" : "+s"(words_));
   }
 
-  // At a multiple of 4. Of 16 bytes each 4 are inside or outside for themselves.
+  // At a multiple of 4. Each 4 of 16 bytes are inside or outside on their own.
   AITERLITE_DEVICE Vector16 load(uint32_t offset) const {
     return __builtin_bit_cast(Vector16,
                               __builtin_amdgcn_raw_buffer_load_b128(resource_, static_cast<int>(offset), 0, 0));

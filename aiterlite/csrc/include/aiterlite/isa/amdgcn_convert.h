@@ -19,7 +19,7 @@ AITERLITE_DEVICE uint32_t pick_bytes(uint32_t low, uint32_t high) {
   return __builtin_amdgcn_perm(high, low, a | b << 8 | c << 16 | d << 24);
 }
 
-// The chip's own 8-bit format, e4m3fnuz on gfx942 and e4m3fn on gfx950; what rounds beyond the largest is a NaN.
+// The chip's own 8-bit format, e4m3fnuz on gfx942 and e4m3fn on gfx950; what rounds beyond the largest becomes a NaN.
 #if defined(__gfx950__)
 inline constexpr bool kNativeFnuz = false, kNativeFn = true;
 #else
@@ -52,7 +52,7 @@ AITERLITE_DEVICE void native_unpack_fp8_to_bf16(uint32_t word, uint32_t (&pair)[
 }
 #endif
 
-// The nearest to x between least and most; not for NaN, of which it makes a number.
+// The nearest to x between least and most; not for NaN, which it turns into a number.
 AITERLITE_DEVICE float clamp(float x, float least, float most) { return __builtin_amdgcn_fmed3f(x, least, most); }
 
 // Two floats as a word of two 16-bit ones, to nearest even, the first in the lower half. gfx942 has no bf16 conversion.

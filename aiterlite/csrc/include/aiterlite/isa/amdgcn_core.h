@@ -11,7 +11,7 @@
   extern "C" __attribute__((global, visibility("default"), amdgpu_flat_work_group_size(threads, threads))) void
 
 #define AITERLITE_SHARED(type, name, count) static __attribute__((shared)) type name[count]
-// One object in LDS that the launch sizes: that of the object.
+// One object in LDS, whose size the launch gives: that of the object.
 #define AITERLITE_DYNAMIC_SHARED(type, name)                                   \
   extern __attribute__((shared, aligned(1024))) char aiterlite_shared_bytes[]; \
   type& name = *reinterpret_cast<type*>(aiterlite_shared_bytes)
@@ -44,7 +44,7 @@ AITERLITE_DEVICE void set_wave_priority() {
   __builtin_amdgcn_s_setprio(kPriority);
 }
 
-// The value, which the compiler cannot compute with any earlier than here.
+// The value. The compiler cannot compute with it before this point.
 AITERLITE_DEVICE uint16_t opaque(uint16_t value) {
   asm volatile("" : "+v"(value));
   return value;

@@ -21,7 +21,7 @@ AITERLITE_DEVICE uint32_t exchange_lanes(uint32_t value) {
 }
 }  // namespace amdgcn
 
-// The value of a lane, which may be another for each.
+// The value of a lane; each lane may name another one.
 AITERLITE_DEVICE uint32_t shuffle(uint32_t value, uint32_t lane) {
   return static_cast<uint32_t>(
       __builtin_amdgcn_ds_bpermute(static_cast<int32_t>(lane * 4), static_cast<int32_t>(value)));
@@ -66,9 +66,9 @@ AITERLITE_DEVICE WordHalves both_halves_word(uint32_t value) {
 #endif
 }
 
-// The greater of a value and what an instruction here made of it; a NaN gives way to any number. Written out, since of
-// values from other lanes the compiler first makes every NaN quiet, an instruction each. Not for what a matrix
-// instruction has just made: the compiler does not see that this reads it.
+// The greater of a value and what an instruction here made of it; a NaN gives way to any number. Written out, since the
+// compiler first makes every NaN from other lanes quiet, an instruction each. Not for what a matrix instruction has
+// just made: the compiler does not see that this reads it.
 AITERLITE_DEVICE float max_from_lanes(float a, float b) {
   float most;
   asm("v_max_f32 %0, %1, %2" : "=v"(most) : "v"(a), "v"(b));

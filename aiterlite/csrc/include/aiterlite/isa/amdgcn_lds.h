@@ -15,7 +15,7 @@ template <class T>
 AITERLITE_DEVICE Shared<T>* to_shared(const void* p) {
   return (Shared<T>*)p;
 }
-// Of a place that is the same in all lanes.
+// The place must be the same in all lanes.
 AITERLITE_DEVICE uint32_t lds_address(const void* p) {
   return uniform(static_cast<uint32_t>(reinterpret_cast<uintptr_t>(to_shared<char>(p))));
 }
@@ -35,10 +35,9 @@ AITERLITE_DEVICE void store_shared_8(void* p, const Vector8& v) {
 }
 
 // Lane l's kBytes at `from` (its own address) go to `to` + l * kBytes, where `to` is the same in all lanes of the wave.
-// Lanes that are switched off leave their place as it is. No register is touched; await_loads waits, and nothing else:
-// written out, because of the builtin the compiler knows that it writes LDS, and waits for all of them before each read
-// of LDS and at each workgroup_barrier. It then counts fewer loads than there are, and so waits longer for its own,
-// never less.
+// Lanes that are switched off leave their place as it is. No register is touched, and only await_loads waits. Written
+// out, because the compiler knows that the builtin writes LDS, and would wait for all of them before each read of LDS
+// and at each workgroup_barrier. Now it counts fewer loads than there are, and so waits longer for its own, never less.
 #if defined(__gfx950__)
 inline constexpr uint32_t kLoadToLdsBytes = 16;
 #else

@@ -1,9 +1,9 @@
 // AMD: matrix instructions (MFMA), d += a b, of a wave. Float sums. Here 16 x 16.
 //
-// M x N x K: a lane holds K * M / 64 consecutive k of row lane % M of a, and of column lane % N of b, from k on that
-// lane / M says. 16 x 16: d[i] is row 4 * (lane / 16) + i, column lane % 16. 32 x 32: d[i] is row 8 * (i / 4) + 4 *
-// (lane / 32) + i % 4, column lane % 32. A permutation of k that both operands share leaves the product as it is, so
-// the functions that take 16 or 32 bytes a lane say which k they hold only where scales make it matter.
+// M x N x K: a lane holds K * M / 64 consecutive k, from one on that lane / M chooses, of row lane % M of a and of
+// column lane % N of b. 16 x 16: d[i] is row 4 * (lane / 16) + i, column lane % 16. 32 x 32: d[i] is row 8 * (i / 4) +
+// 4 * (lane / 32) + i % 4, column lane % 32. A permutation of k that both operands share leaves the product as it is,
+// so the functions that take 16 or 32 bytes a lane say which k they hold only where scales make it matter.
 #pragma once
 #include <aiterlite/isa/amdgcn_memory.h>
 
@@ -56,7 +56,7 @@ AITERLITE_DEVICE void mfma_16x16_fp8(float (&d)[4], const Vector16& a, const Vec
     int64_t part[2];
   };
   auto sum = __builtin_bit_cast(amdgcn::Floats, d);
-  // Whole vectors up to here: told of its halves, the compiler loads one of them a second time by itself.
+  // Vectors stay whole up to here: if told of the halves, the compiler loads one of them a second time by itself.
   auto a_words = __builtin_bit_cast(amdgcn::Words, a), b_words = __builtin_bit_cast(amdgcn::Words, b);
   asm("" : "+v"(a_words), "+v"(b_words));
   const auto a2 = __builtin_bit_cast(Pair, a_words);

@@ -4,7 +4,7 @@
 // 16 x 16 x 128 and 32 x 32 x 64, at twice the rate of the shorter ones.
 // Lane group g holds 16 k from 16 g on in its first 16 bytes, and those K / 2 further on in the others. Scaled: each 32
 // neighbouring k of a row are a block, whose scale, a power of two (e8m0), is in the low byte of what lane i + 16 b
-// gives for row i and block b; so it is not always its own k that a lane's scale is for.
+// gives for row i and block b; so a lane's scale is not always for its own k.
 #pragma once
 #include <aiterlite/isa/amdgcn_matrix_32x32.h>
 

@@ -72,7 +72,7 @@ AITERLITE_DEVICE void native_unpack_fp8(uint32_t word, float (&value)[4]) {
   }
 }
 
-// The nearest to x between least and most; not for NaN, of which it makes a number.
+// The nearest to x between least and most; not for NaN, which it turns into a number.
 AITERLITE_DEVICE float clamp(float x, float least, float most) { return fminf(fmaxf(x, least), most); }
 
 // Two floats as a word of two 16-bit ones, to nearest even, the first in the lower half.

@@ -5,12 +5,12 @@
 #define AITERLITE_DEVICE __device__ __forceinline__
 #include <aiterlite/isa/registers.h>
 
-// The second bound, one resident workgroup, is what makes ptxas keep a batch of loads together: left to aim for
-// occupancy it sinks loads between the instructions that use the first ones, to save registers.
+// The second bound, one resident workgroup, makes ptxas keep a batch of loads together: left to aim for occupancy it
+// sinks loads between the instructions that use the first ones, to save registers.
 #define AITERLITE_KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads, 1)
 #define AITERLITE_CLUSTER_ATTRIBUTE(size) __cluster_dims__(size, 1, 1)
 #define AITERLITE_SHARED(type, name, count) __shared__ type name[count]
-// One object at a multiple of 1024 bytes, in shared memory that the launch sizes: that of the object and 1024 more.
+// One object at a multiple of 1024 bytes, in shared memory whose size the launch gives: the object's and 1024 more.
 #define AITERLITE_DYNAMIC_SHARED(type, name)       \
   extern __shared__ char aiterlite_shared_bytes[]; \
   type& name = *reinterpret_cast<type*>((reinterpret_cast<uintptr_t>(aiterlite_shared_bytes) + 1023) & ~uintptr_t{1023})
@@ -40,7 +40,7 @@ AITERLITE_DEVICE void launch_dependents() { asm volatile("griddepcontrol.launch_
 
 AITERLITE_ABSENT_FOR(uint32_t kPriority, set_wave_priority, "NVIDIA GPUs have no priorities of warps")
 
-// The value, which the compiler cannot compute with any earlier than here.
+// The value. The compiler cannot compute with it before this point.
 AITERLITE_DEVICE uint16_t opaque(uint16_t value) {
   asm volatile("" : "+h"(value));
   return value;

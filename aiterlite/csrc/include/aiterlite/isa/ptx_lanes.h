@@ -6,7 +6,7 @@ namespace aiterlite {
 
 inline constexpr uint32_t kAllLanes = 0xffffffffu;
 
-// The value of a lane, which may be another for each.
+// The value of a lane; each lane may name another one.
 AITERLITE_DEVICE uint32_t shuffle(uint32_t value, uint32_t lane) {
   return __shfl_sync(kAllLanes, value, static_cast<int>(lane));
 }

@@ -4,8 +4,8 @@
 
 namespace aiterlite {
 
-// Volatile keeps the loads in program order. What is streamed passes by L1, and comes from memory in whole lines. Not
-// the non-coherent loads: an overlapped kernel starts while its operands may still be written.
+// Volatile keeps the loads in program order. Streamed loads bypass L1, and come from memory in whole lines. They are
+// not the non-coherent loads, since an overlapped kernel starts while its operands may still be written.
 #define AITERLITE_LOAD_STREAMING "ld.global.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
 #define AITERLITE_LOAD_REUSED "ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
 #define AITERLITE_LOAD_IF(load)  \
@@ -62,7 +62,7 @@ AITERLITE_DEVICE void store_u32(void* p, uint32_t value) { *static_cast<uint32_t
 AITERLITE_DEVICE void store_quad(float* p, const Quad& value) { *reinterpret_cast<Quad*>(p) = value; }
 
 // One workgroup hands sums to another through memory: publish or publish_add, complete_published, a barrier of the
-// workgroup, count_in; whoever counts in last: accept_published, load_published. Loads pass by L1, which is not
+// workgroup, count_in; whoever counts in last: accept_published, load_published. Loads bypass L1, which is not
 // coherent.
 AITERLITE_DEVICE void publish(float* p, const Quad& value) { store_quad(p, value); }
 AITERLITE_DEVICE void publish_add(float* p, float value) {

@@ -10,8 +10,8 @@ AITERLITE_DEVICE Vector8 load_shared_8(const void* p) { return *static_cast<cons
 AITERLITE_DEVICE void store_shared_16(void* p, const Vector16& v) { *static_cast<Vector16*>(p) = v; }
 AITERLITE_DEVICE void store_shared_8(void* p, const Vector8& v) { *static_cast<Vector8*>(p) = v; }
 
-// Matrices of 8 rows of 16 bytes, which begin at the addresses that lanes 8 i to 8 i + 7 give for matrix i. Of matrix i
-// lane l gets in r[i] the elements 2 * (l % 4) and the next of row l / 4, 16 bits each; transposed, of column l / 4.
+// Matrices of 8 rows of 16 bytes, at the addresses that lanes 8 i to 8 i + 7 give for matrix i. In r[i] lane l gets two
+// elements of matrix i, 16 bits each: 2 * (l % 4) and the next of row l / 4; transposed, of column l / 4.
 AITERLITE_DEVICE void load_matrices(uint32_t (&r)[2], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
                : "=r"(r[0]), "=r"(r[1])
@@ -48,7 +48,7 @@ AITERLITE_DEVICE void store_matrices_transposed(void* row, const uint32_t (&r)[4
                : "memory");
 }
 
-// 16 bytes from memory to shared memory; nothing waits. Where not wanted zeros are written and nothing is read.
+// 16 bytes from memory to shared memory; nothing waits. Where it is not wanted, it writes zeros and reads nothing.
 AITERLITE_DEVICE void copy_async(void* to, const void* from, bool wanted = true) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
                "r"(wanted ? 16 : 0)

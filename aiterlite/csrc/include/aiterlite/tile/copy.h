@@ -5,7 +5,7 @@
 // filled by reading the row's last bytes again. sm_90's copy engine: tile/sm90_copy.h.
 //
 // row_of(row) gives a row's address, a multiple of 16, for every row of the tile: rows that do not exist must name one
-// that does, and whoever multiplies them selects.
+// that does, and the code that multiplies them selects.
 #pragma once
 #include <aiterlite/tile/layout.h>
 

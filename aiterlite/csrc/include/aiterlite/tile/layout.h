@@ -10,9 +10,8 @@
 //   gfx950  16 bytes a lane: groups of 16, {0-3,12-15,20-27} {4-11,16-19,28-31}, and the same + 32; 8 bytes: 32 lanes
 //   NVIDIA  8 lanes at a time, of 16 bytes; a matrix of ldmatrix and stmatrix
 // Free of conflicts (tests/device/test_layout.py), lanes reading rows as matrix operands do (fragment/):
-//   Swizzled        16 bytes a lane of 16 or 32 rows, and ldmatrix. For rows of 128, 64 and 32 bytes it is on NVIDIA
-//   what
-//                   sm_90's copy engine writes and its matrix unit reads
+//   Swizzled        16 bytes a lane of 16 or 32 rows, and ldmatrix. On NVIDIA, sm_90's copy engine writes rows of 128,
+//                   64 and 32 bytes so, and its matrix unit reads them
 //   Padded, with a pitch_for
 //     kOperand16    16 bytes a lane of 16 rows; gfx950's transposing reads of 16 bits; ldmatrix, transposed or not
 //     kOperand32    16 bytes a lane of 32 rows; gfx950's transposing reads of 8 bits; ldmatrix, transposed or not

@@ -81,8 +81,8 @@ AITERLITE_DEVICE void send_bytes(uint32_t rank, void* to, const void* from, uint
                : "memory");
 }
 
-// Shared memory to global memory. Closed in groups; await_stores returns when what at most `pending` groups store is
-// still being read from shared memory, which may not be written before.
+// Shared memory to global memory. Closed in groups; await_stores returns when at most `pending` groups are still being
+// read from shared memory, which may not be written before.
 AITERLITE_DEVICE void store_bytes(void* to, const void* from, uint32_t bytes) {
   asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(shared_address(from)),
                "r"(bytes)
