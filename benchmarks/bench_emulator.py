@@ -2,7 +2,7 @@
 
 Prints wave-instructions and matrix instructions a second on one core, the seconds that two bf16 GEMMs of 512^3 (one
 through MFMA, one without) take on all cores and on one, and how much longer launches take with sanitizers and counters.
-What runs on one core is timed by that core's clock, so other work on the machine matters less. `--json FILE` writes the
+Runs on one core are timed by that core's clock, so other work on the machine matters less. `--json FILE` writes the
 same figures. Each level runs in a process of its own.
 """
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Unpack AMD's HIP runtime and its library for code objects, with all that they need down to the C library, into DIR:
-# beside the system, of which nothing changes. The packages are Debian's of a suite that has them, from the place that
-# this machine's apt is configured to take Debian's packages from. tests/test_rocm_libraries.py loads them.
+# beside the system, which does not change. The packages are those of a Debian suite that has them, from where this
+# machine's apt is configured to take Debian's packages. tests/test_rocm_libraries.py loads them.
 #
 #   scripts/rocm_libraries.sh DIR [SUITE]
 set -eu
@@ -39,7 +39,7 @@ hip=$(newest libamdhip64-)
 comgr=$(newest libamd-comgr)
 apt-get install -q -y --no-install-recommends --download-only "$hip" "$comgr"
 
-# Whoever finds DIR finds all of it.
+# DIR appears at once, and whole.
 rm -rf "$folder" "$folder.new"
 mkdir -p "$folder.new"
 for package in "$work"/cache/archives/*.deb; do

@@ -2,8 +2,8 @@
 # Build the sdist and, from it, the wheel; install the wheel beside the tests' tools in an environment of its own, and
 # run the tests of an installed package (marker `installed`) there, from a directory without the checkout.
 #
-# All tests have run against the checkout. What can differ is what the wheel holds, so that is compared file by file,
-# every module is imported, and each path from source to result is gone once.
+# All tests have run against the checkout. Only what the wheel holds can differ, so this compares it file by file,
+# imports every module, and goes each path from source to result once.
 set -eu
 : "${VENV:=.venv}"
 root=$(cd "$(dirname "$0")/.." && pwd)

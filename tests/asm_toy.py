@@ -1,4 +1,4 @@
-"""A toy assembly kernel and its row of a manifest, and what of it a test may change.
+"""A toy assembly kernel, its row of a manifest, and what a test may change in it.
 
 The kernel writes bias[m] to y[m] for one token: what a skinny GEMM gives where x is zero.
 """

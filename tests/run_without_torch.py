@@ -1,7 +1,7 @@
 """Run the tests that need no torch, on each Python from 3.10 to 3.13 that is at hand: python tests/run_without_torch.py
 
-Those that start compilers run on the oldest and the newest of them: what a Python between lacks or has dropped, one of
-these does too, and what is compiled is the same.
+Tests that start compilers run on the oldest and the newest only: whatever a Python between them lacks or has dropped,
+one of these lacks too, and what is compiled is the same.
 
 Each version gets a small virtual environment under build/without-torch (what the tests import; no torch). The
 cross compiler of the running environment is linked in, so that AMD units are compiled there as well. Tests that need

@@ -1,6 +1,7 @@
 """Every AMDGPU clang of this machine compiles what the package ships, to objects that runtimes since ROCm 6.0 read.
 
-ROCm's clang is preferred where it is, and it is any from LLVM 17 on: what only the newest accepts would fail there.
+ROCm's clang is preferred where there is one, and may be any from LLVM 17 on: it would fail on what only the newest
+accepts.
 """
 
 from __future__ import annotations

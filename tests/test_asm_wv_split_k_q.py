@@ -1,5 +1,5 @@
 """The assembly skinny GEMM of 8-bit floats, executed by the emulator: against float64, and bit for bit against the HIP
-kernel. What the 16-bit kernel's tests show of the shared body is not shown again."""
+kernel. These tests do not repeat what the 16-bit kernel's tests show of the shared body."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: what its commands need, how they end, and what those that look say."""
+"""The command line: what its commands need, how they end, and what those that only look print."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The skinny GEMM of 8-bit operands in the host simulation: see test_gemm_hostsim.py, whose kernel source this is."""
+"""The skinny GEMM of 8-bit operands in the host simulation: the kernel source is that of test_gemm_hostsim.py."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 The model is made here, of seeded random weights in bfloat16: embedding; layers of RMSNorm, one head of causal
 attention, and a router that sends each token to two of eight experts; a head. Its width is such that `wvSplitKrc` cuts
 K into several shards in every reduction. The projections are all of the model's sums over K; the rest is torch, row by
-row, so that what differs between two runs comes from the projections. L2: cpu, emulated gfx942, a GPU where there is
+row, so that any difference between two runs comes from the projections. L2: cpu, emulated gfx942, a GPU where there is
 one.
 """
 

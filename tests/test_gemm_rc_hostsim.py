@@ -1,7 +1,7 @@
 """The source of the skinny GEMM that reduces over workgroups, executed on the host; see test_gemm_hostsim.py.
 
-Workgroups run one after the other in a random order, so what is found are wrong indices, missing barriers, reads
-outside a tensor or a slice, a workspace that is not left zero, and bits that depend on the order.
+Workgroups run one after the other in a random order, so these tests find wrong indices, missing barriers, reads outside
+a tensor or a slice, a workspace that is not left zero, and bits that depend on the order.
 """
 
 from __future__ import annotations

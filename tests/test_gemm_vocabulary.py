@@ -1,8 +1,8 @@
 """A head of 32,768 features decodes by each GEMM of this package: the tokens that a float64 model would take.
 
-The rest of the model is a running mean of embeddings, in torch and row by row, so that what two runs differ in comes
-from the head. Logits are made of two products (`wide`), which leaves them 16 bits: with the 8 of bfloat16 many of the
-vocabulary would be equal. test_gemm_language_model.py has whole layers, and a small vocabulary. L2: cpu, emulated
+The rest of the model is a running mean of embeddings, in torch and row by row, so that any difference between two runs
+comes from the head. Logits are made of two products (`wide`), which leaves them 16 bits: with the 8 of bfloat16 many of
+the vocabulary would be equal. test_gemm_language_model.py has whole layers, and a small vocabulary. L2: cpu, emulated
 gfx942 for one step, a GPU where there is one.
 """
 

@@ -1,7 +1,7 @@
 """What a driver keeps after a call: the code of a failure, and the bytes of an image (fake_driver.cpp): no GPU.
 
-torch reads HIP's last error after launches of its own. A code that a refused call of ours leaves there is raised by the
-next operator of torch, which has nothing to do with it.
+torch reads HIP's last error after launches of its own. If a refused call of ours left a code there, torch's next
+operator would raise it, which has nothing to do with it.
 """
 
 from __future__ import annotations

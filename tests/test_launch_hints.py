@@ -1,4 +1,4 @@
-"""What is said of a driver's refusal: images too new, of another target or none; faults of earlier kernels."""
+"""What errors say of a driver's refusal: images too new, of another target or none; faults of earlier kernels."""
 
 from __future__ import annotations
 

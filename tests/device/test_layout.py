@@ -1,4 +1,4 @@
-"""Layouts of tiles meet no bank twice: proved by the model of the banks, of what the header itself computes.
+"""Layouts of tiles meet no bank twice: the model of the banks proves it of what the header itself computes.
 
 The header's functions run in a small host program, once for each target that it distinguishes. The model is what
 `tile/layout.h` states, spelled out here as groups of lanes and banks.

@@ -3,7 +3,7 @@
 `toy_rows` has two results, one of them of integers, and an argument that it writes to; on a GPU a call is two kernels
 with three-dimensional grids and a workspace between them.
 
-    csrc/           kernels and their argument structs, which lie in the package's tree in earnest
+    csrc/           kernels and their argument structs, which a real family keeps in the package's tree
     tables.py       problem, rows, plan, sweep; the family's record
     ops.py          the operator
     samples.py      operands made up for a problem
