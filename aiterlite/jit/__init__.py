@@ -7,7 +7,7 @@ Modules, in reading order; each uses only those above it:
     arguments   argument structs of kernels, declared by their headers
     key         spec and digests -> lookup key (pure)
     depfile     what a compiler says it read (pure)
-    text        what of a text may reach a terminal (pure)
+    text        control characters spelled out, for terminals (pure)
     leaf        what an artifact's metadata may say (pure)
     watch       what ends a compiler whose parent is gone
     process     clean environments; starting and killing compilers

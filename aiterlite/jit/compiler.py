@@ -106,7 +106,7 @@ def _compile_host(
     words = [sys.executable, str(_HOST_BUILD), str(path)]
     # ninja would start a compiler for each source, up to the machine's CPUs, whatever the memory limit.
     extra = {"CXX": toolchain.location.executable, "MAX_JOBS": str(jobs.of_one_build())}
-    # torch would put a ccache or sccache of PATH in front: bytes of another cache, behind no fingerprint of this one.
+    # torch would put a ccache or sccache of PATH in front: bytes of another cache, which no fingerprint here covers.
     extra["TORCH_NO_COMPILER_WRAPPER"] = "1"
     environment = process.clean_environment(staging / "scratch", extra)
     ninja = find_ninja()

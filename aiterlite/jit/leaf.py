@@ -49,7 +49,7 @@ def _check_parts(unit: Unit, parts: dict[str, Any]) -> None:
     free = {"schema", "build_text", "host_abi", "arguments"}
     wrong = [name for name in sorted({*expected, *parts} - free) if parts.get(name) != expected.get(name)]
     wrong += [] if sorted(parts["sources"]) == sorted(unit.sources) else ["sources"]
-    # The layout of a struct, of which the unit has the name.
+    # The layout of a struct that the unit only names.
     layout = str(parts.get("arguments", ""))
     wrong += [] if layout.partition(" ")[0] == unit.arguments.rpartition(":")[2] else ["arguments"]
     if wrong:

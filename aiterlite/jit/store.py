@@ -115,7 +115,7 @@ class Store:
                 yield read_entry(layer, leaf)
 
     def survey(self) -> Iterator[tuple[Layer, Path, Entry | JitError]]:
-        """Every leaf of every layer. What is damaged, not to be trusted or not readable is given as its error."""
+        """Every leaf of every layer; one that is damaged, not to be trusted or not readable is given as its error."""
         for layer in self.layers:
             try:
                 for leaf in _leaves(layer):
@@ -295,7 +295,7 @@ def mark_used(entry: Entry) -> None:
 def collect(store: Store, max_bytes: int, dry_run: bool = False) -> list[Entry]:
     """Delete the longest unused artifacts of the writable layer until at most `max_bytes` remain.
 
-    Returns them; `dry_run` deletes nothing. What is not this user's is left alone.
+    Returns them; `dry_run` deletes nothing. Artifacts of other users are left alone.
     """
     kept = []
     for _, _, entry in Store((store.writable,)).survey():

@@ -1,4 +1,4 @@
-"""What of a text may reach a terminal. Pure."""
+"""Spells out control characters, so that a text may reach a terminal. Pure."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def _cubin_hint(image: bytes, driver_version: int) -> str:
 
 
 def launch_failure_hint(family: str, code: int) -> str:
-    """Whose fault a launch's status is where it is not the launch's own; empty where it is.
+    """Whose fault a launch's status is; empty where it is the launch's own.
 
     A kernel that faults is reported by whatever asks next (from ROCm 7.0 on; before, the runtime aborts the process).
     """

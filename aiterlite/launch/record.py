@@ -34,7 +34,7 @@ _HEADER = struct.Struct("<8sQQII224s")
 _KERNEL_BYTES, _DECISION_BYTES, _ARGUMENT_BYTES = 96, 96, 256
 # Number, nanoseconds, thread, grid, block, LDS bytes, bytes of the arguments, kernel, decision, arguments, number.
 _SLOT = struct.Struct(f"<QQQ3I3III{_KERNEL_BYTES}s{_DECISION_BYTES}s{_ARGUMENT_BYTES}sQ")
-# Names of their own, since a launch looks each up.
+# Each has a name of its own, since every launch looks them up.
 _FIRST, _SLOT_BYTES, _pack = _HEADER.size, _SLOT.size, _SLOT.pack_into
 
 

@@ -33,7 +33,7 @@ def reserve(
     Args:
         op: an operator, by the name of its table: "wvSplitKrc", "linear", ...
         problems: the calls to come, as fields of the table's problem: `{"n": 128, "m": 7168, "k": 2048}`. Fields that
-            are not given are what the command line takes for them; the reduction is AITERLITE_GEMM_REDUCTION's.
+            are not given have the command line's defaults; the reduction is AITERLITE_GEMM_REDUCTION's.
         device: where the calls will run, planned as for its own compute units.
         streams: the streams that they will be made on; None for the current one. On a CPU, where the emulator runs GPU
             kernels, a workspace is this thread's.

@@ -37,7 +37,7 @@ def make_ready(device: int) -> AbstractContextManager[None]:
 
     torch.cuda.set_device(torch.cuda.current_device())
     _thread.device = torch.cuda.current_device()
-    # What `torch.cuda.current_device` is once CUDA is initialized, which it asks each time.
+    # `torch.cuda.current_device` calls this, but first asks each time whether CUDA is initialized.
     _thread.current = torch._C._cuda_getDevice
     return torch.cuda.device(device)
 

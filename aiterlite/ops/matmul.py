@@ -86,7 +86,7 @@ def prepare(
 ) -> Run:
     """The call of an operator that kernels of one table serve. Errors name the operator."""
     n = check(table.op, x, weight, bias)
-    # What the kernels need and torch does not.
+    # The kernels need this, torch does not.
     operands.check_dtype(table.op, "x", x, DTYPES)
     operands.check_dense(table.op, x=x, weight=weight, bias=bias)
     persona = calls.persona_of(table.op, x.device, cu_count)

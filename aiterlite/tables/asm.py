@@ -30,9 +30,9 @@ WAVE_SIZE, SIMDS = _ARCH.wave_size, _ARCH.simds
 class AsmVariant:
     """One set of a kernel's knobs, and what the object that they give must be.
 
-    `tile` is what one workgroup makes; its family says of what. A workgroup has `waves` waves, takes at most
-    `lds_bytes` of LDS, and leaves registers for `waves_per_simd` waves on a SIMD. Raises `ValueError` for what no
-    object could meet.
+    `tile` is what one workgroup makes, in the family's terms. A workgroup has `waves` waves, takes at most `lds_bytes`
+    of LDS, and leaves registers for `waves_per_simd` waves on a SIMD. Raises `ValueError` for what no object could
+    meet.
     """
 
     defines: tuple[tuple[str, str], ...]

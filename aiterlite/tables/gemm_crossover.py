@@ -105,7 +105,7 @@ def choose(tables: Iterable[CrossoverTable], target: str, chip: str, units: int)
 
 
 def decide(table: CrossoverTable, bucket: int, m: int, k: int) -> Verdict | None:
-    """Who the nearest point of a table's bucket names (rule 3), or None where the bucket has none."""
+    """The contender that the nearest point of a table's bucket names (rule 3); None where the bucket has no point."""
 
     def distance(point: Point) -> tuple[float, int, int]:
         # Rounded, so that the last bits of the logarithms break no tie.

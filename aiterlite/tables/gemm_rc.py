@@ -103,7 +103,7 @@ def _kernels(problem: RcProblem, persona: Persona, plan: WvSplitKrcPlan) -> tupl
 
 
 def workspace_of(problem: RcProblem, persona: Persona, plan: WvSplitKrcPlan) -> Workspace | None:
-    """What a launch leaves behind its counters differs by reduction: sums, or zeros where atomics add."""
+    """A launch leaves sums behind its counters, or zeros where atomics add, so these are kinds of their own."""
     if plan.reduce == REDUCE_NONE:
         return None
     if plan.reduce == REDUCE_ATOMIC:

@@ -24,7 +24,7 @@ def required(table: Table) -> tuple[str, ...]:
 
 
 def problem(table: Table, values: Mapping[str, Any]) -> Any:
-    """One problem. Fields that `values` lacks are what the table derives, else their defaults.
+    """One problem. The table derives fields that `values` lacks, else they have their defaults.
 
     Raises `ValueError` for a field that the problem lacks, for a value of another type than its field's, and for a
     missing field without default. Lists, which is what JSON makes of tuples, are taken for tuples.

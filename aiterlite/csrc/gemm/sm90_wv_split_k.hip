@@ -211,8 +211,7 @@ aiterlite_sm90_wv_split_k(const __grid_constant__ aiterlite_sm90_gemm_args args)
     return;
   }
 
-  // What a thread finishes is in the same two rows of every pair of columns: its own, or those of the quads it is
-  // dealt.
+  // A thread finishes the same two rows of every pair of columns: its own, or those of the quads it is dealt.
   const uint32_t own_quad = wave * 8 + lane / 4;
   const uint32_t dealt_quad = thread % kPairQuads;
   Bias bias;

@@ -183,7 +183,7 @@ AITERLITE_DEVICE Output finished_output(const Args& args, uint32_t first_row, ui
   return {output.token, output.row, mine && number < kOutputs && live};
 }
 
-// What a sum is multiplied by. Fetched, like the bias, long before it is looked at.
+// The factors of a sum. Fetched, like the bias, long before they are looked at.
 template <class>
 struct Scales {
   AITERLITE_DEVICE void fetch(const Args&, uint32_t, const Output&) {}

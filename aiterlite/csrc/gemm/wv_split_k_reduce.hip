@@ -321,7 +321,7 @@ aiterlite_wv_split_k_reduce(aiterlite_gemm_reduce_args args) {
   if (k < k_end) accumulate<Bounds::kChecked>(sums, weights, tokens, k, k_end);
   aiterlite::admit_successors();
 
-  // One slice a shard, or one region a tile; nothing of either is touched where there is one shard.
+  // One slice a shard, or one region a tile; neither is touched where there is one shard.
   const uint64_t slice = kReduce == AITERLITE_REDUCE_SLICES ? uint64_t{tile} * shards + shard : tile;
   float* region = args.partials + slice * kTileFloats;
 #pragma unroll

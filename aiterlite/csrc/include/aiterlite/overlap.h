@@ -1,8 +1,8 @@
 // Kernels that start before those ahead of them on their stream have ended (sm_90's programmatic dependent launch).
 //
 // A kernel that is compiled with AITERLITE_OVERLAP may be launched so, and then every thread of it must call
-// await_predecessors before it reads or writes global memory. What needs none (addresses, barriers) can stand before.
-// Compiled without, or launched as usual, the calls do nothing.
+// await_predecessors before it reads or writes global memory. Work that needs none (addresses, barriers) can come
+// before. Compiled without, or launched as usual, the calls do nothing.
 #pragma once
 #include <aiterlite/platform.h>
 
@@ -19,8 +19,8 @@ AITERLITE_DEVICE void await_predecessors() {
 #endif
 }
 
-// Lets the kernel behind this one start, once every workgroup has called it or ended. Best when a workgroup has read
-// its operands: what starts sooner takes registers and shared memory from workgroups that still read.
+// Lets the kernel behind this one start, once every workgroup has called it or ended. Best called when a workgroup has
+// read its operands: a kernel that starts sooner takes registers and shared memory from workgroups that still read.
 AITERLITE_DEVICE void admit_successors() {
 #if AITERLITE_OVERLAP
   launch_dependents();

@@ -5,8 +5,8 @@
 namespace aiterlite {
 
 // One exchange of floats, or of Quads of them, between the kSize workgroups of a cluster: every thread calls open, then
-// await_start; then any thread sends, and whoever needs what was sent calls await. A sender does not wait, and may end
-// at once.
+// await_start; then any thread sends, and each one that needs what was sent calls await. A sender does not wait, and
+// may end at once.
 template <uint32_t kSize>
 class Mailbox {
  public:

@@ -58,7 +58,7 @@ AITERLITE_DEVICE T shuffle_value(const T& value, uint32_t lane) {
   return __builtin_bit_cast(T, words);
 }
 
-// Two values of which one came from other lanes.
+// Two values, one of which came from other lanes.
 template <class T, class Op>
 AITERLITE_DEVICE T combine_lanes(const T& a, const T& b, Op op) {
   return op(a, b);

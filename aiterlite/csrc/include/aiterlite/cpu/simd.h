@@ -7,7 +7,7 @@
 #include <string.h>
 #if defined(__AVX512F__) && defined(__AVX512BW__)
 #define AITERLITE_CPU_AVX512 1
-// Where 0, a unit for AVX-512 is as on a CPU without AVX512_BF16: for tests.
+// For tests: 0 makes a unit for AVX-512 act as on a CPU without AVX512_BF16.
 #ifndef AITERLITE_CPU_BF16_DOT
 #define AITERLITE_CPU_BF16_DOT 1
 #endif

@@ -2,11 +2,11 @@
 // k of bf16 or fp16, or 32 of e4m3fn. N is 8, 16, 24, 32, 40, 48, 64, 96, 128 or 256, twice the count of a thread's
 // sums.
 //
-// Of the sums, lane l of wave v holds d[4 j + 2 i + c] at row 16 v + l / 4 + 8 i and column 8 j + l % 4 * 2 + c.
-// b lies in shared memory; a there too, or in registers, which hold 16 rows a wave as mma.sync has them
-// (fragment/mma_sync.h, fragment/e4m3_operand.h; e4m3fn itself: ldmatrix's 16-byte rows as they are, load_a).
-// Operands in shared memory are described by a 64-bit descriptor. A descriptor must be the same in all lanes, and the
-// compiler must know it (take the wave's number from a shuffle): else each instruction waits for it, 20 cycles.
+// Lane l of wave v holds the sum d[4 j + 2 i + c] at row 16 v + l / 4 + 8 i and column 8 j + l % 4 * 2 + c. b lies in
+// shared memory; a there too, or in registers, which hold 16 rows a wave as mma.sync has them (fragment/mma_sync.h,
+// fragment/e4m3_operand.h; e4m3fn itself: ldmatrix's 16-byte rows as they are, load_a). Operands in shared memory are
+// described by a 64-bit descriptor. A descriptor must be the same in all lanes, and the compiler must know it (take the
+// wave's number from a shuffle): else each instruction waits for it, 20 cycles.
 //
 // On an H200 an instruction takes max(13, N / 2) cycles with a in registers, max(16 + N / 4, N / 2) with a in shared
 // memory; groups must be unrolled, and ptxas says C75xx where it serialized them. AMD: fragment/mfma.h.

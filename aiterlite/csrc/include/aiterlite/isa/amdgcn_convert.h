@@ -66,7 +66,7 @@ AITERLITE_DEVICE uint32_t native_pack_bf16(float a, float b) {
 AITERLITE_DEVICE uint32_t native_pack_fp16(float a, float b) {
   return float_to_half_bits(a) | static_cast<uint32_t>(float_to_half_bits(b)) << 16;
 }
-// Of floats that halves represent exactly, in one instruction.
+// For floats that halves represent exactly, in one instruction.
 AITERLITE_DEVICE uint32_t pack_exact_fp16(float a, float b) {
   return __builtin_bit_cast(uint32_t, __builtin_amdgcn_cvt_pkrtz(a, b));
 }

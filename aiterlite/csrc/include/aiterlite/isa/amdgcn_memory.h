@@ -52,9 +52,9 @@ AITERLITE_DEVICE void store_quad(float* p, const Quad& value) {
 }
 
 // One workgroup hands sums to another through memory: publish or publish_add, complete_published, a barrier of the
-// workgroup, count_in; whoever counts in last: accept_published, load_published.
-// The chip's dies have an L2 each. A release fence of the agent would write the whole L2 back; instead what is
-// published is written through it (agent-scope stores and atomics), so that it is visible once it is complete.
+// workgroup, count_in; the last one to count in: accept_published, load_published. The chip's dies have an L2 each. A
+// release fence of the agent would write the whole L2 back; instead what is published is written through it
+// (agent-scope stores and atomics), so that it is visible once it is complete.
 AITERLITE_DEVICE void publish(float* p, const Quad& value) {
   struct Halves {
     uint64_t part[2];

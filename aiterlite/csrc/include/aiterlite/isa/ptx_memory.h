@@ -62,7 +62,7 @@ AITERLITE_DEVICE void store_u32(void* p, uint32_t value) { *static_cast<uint32_t
 AITERLITE_DEVICE void store_quad(float* p, const Quad& value) { *reinterpret_cast<Quad*>(p) = value; }
 
 // One workgroup hands sums to another through memory: publish or publish_add, complete_published, a barrier of the
-// workgroup, count_in; whoever counts in last: accept_published, load_published. Loads bypass L1, which is not
+// workgroup, count_in; the last one to count in: accept_published, load_published. Loads bypass L1, which is not
 // coherent.
 AITERLITE_DEVICE void publish(float* p, const Quad& value) { store_quad(p, value); }
 AITERLITE_DEVICE void publish_add(float* p, float value) {
