@@ -274,7 +274,7 @@ def reload() -> None:
 def override(**values: str | None) -> Iterator[None]:
     """Set variables by name for a scope (None unsets), for this whole process, without writing `os.environ`.
 
-    Scopes of several threads may overlap in any order: while several set one variable, the last begun decides.
+    Scopes of several threads may overlap in any order: while several set one variable, the one that began last decides.
     """
     global _current
     layer = {name: value or "" for name, value in values.items()}

@@ -35,9 +35,9 @@ Value = int | float | Operand
 class TensorMap:
     """A tensor as sm_90's copy engine sees it, in the field `field` of an argument struct.
 
-    `address` is the field that holds the tensor's address. Sizes are in elements, innermost dimension first, and so is
-    the `box` that one copy takes; `strides`, between elements of the outer dimensions, are in elements. Sizes and
-    strides are numbers, or names of what the call brings. The stride of a dimension of one element may be anything.
+    `address` is the field that holds the tensor's address. `sizes`, and the `box` that one copy takes, are in elements,
+    innermost dimension first; `strides` are in elements too, one for each outer dimension. Sizes and strides are
+    numbers, or names of what the call brings. The stride of a dimension of one element may be anything.
     """
 
     field: str

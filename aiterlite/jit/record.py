@@ -143,9 +143,9 @@ def _try_to_write(manifest: Manifest, path: str | Path) -> None:
 def recording(path: str | Path) -> Iterator[Manifest]:
     """Record the units and calls of a scope into `path`; the API twin of AITERLITE_RECORD.
 
-    Only what is loaded or dispatched for the first time in this process inside the scope is noted; start before the
-    first call that you want recorded. Raises `BundleError` at the start of the scope, and at its end, where the file
-    cannot be written; in between that is a warning.
+    The scope notes only what this process loads or dispatches for the first time, so start it before the first call
+    that you want recorded. Raises `BundleError` where the file cannot be written at the start or the end of the scope;
+    in between that is a warning.
     """
     try:
         target = Path(envs.absolute(str(path)))

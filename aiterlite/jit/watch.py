@@ -2,7 +2,7 @@
 
 Run as a script: the process to watch, then the command. A compiler is a session of its own, so that all of it can be
 killed at a time limit; for the same reason no signal of a terminal or of a service manager reaches it, and a process
-that dies cannot kill what it started. This one is the session's leader and looks whether its parent still lives.
+that dies cannot kill what it started. This script leads the session and looks whether its parent still lives.
 
 It imports nothing of this package and is started before each compile, so it is short.
 """

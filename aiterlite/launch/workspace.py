@@ -6,8 +6,8 @@ capture of a graph, whose replays follow each other but not those of another gra
 
 A capture's workspace comes from the memory pool of the graph and is zeroed by the graph itself, once a replay, so that
 a replay depends on nothing that happened before it. It stays reserved in that pool until the stream captures again or
-launches eagerly; after that the pool may give it to a later capture that shares the pool, and whose graphs by torch's
-rules are not replayed at the same time.
+launches eagerly; after that the pool may give it to a later capture that shares the pool. By torch's rules, graphs of
+one pool are not replayed at the same time.
 """
 
 from __future__ import annotations
