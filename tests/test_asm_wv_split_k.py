@@ -262,7 +262,7 @@ def test_rows_far_apart(stride: int, target: str) -> None:
 # What is issued. Times are not claimed: an instruction is counted as the 4 cycles that a SIMD takes to accept it, a
 # matrix instruction as its 4 passes of 4 cycles, s_nop as the wait states that it stands for.
 
-_INSTRUCTION = re.compile(r"^ *\d+ [0-9a-f]+ +([a-z]\w*)(?: (\S+))?", re.MULTILINE)
+_INSTRUCTION = re.compile(r"^ *\d+ [0-9a-f]+ [0-9a-f]+ +([a-z]\w*)(?: (\S+))?", re.MULTILINE)
 
 
 def issued(traced: Callable[[int], Report], waves: int) -> Counter[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,7 @@ from aiterlite import emulator, envs
 from aiterlite.cli import kernel_args, main
 from aiterlite.cli.command import UsageError
 from aiterlite.emulator import coverage
+from aiterlite.emulator.arguments import Argument, pack
 
 pytestmark = [pytest.mark.emulated, pytest.mark.torch, pytest.mark.compile]
 Both = Callable[..., tuple[str, Any, int]]
@@ -93,6 +96,12 @@ def test_a_trace(both: Both, make: Callable[..., str], target: str) -> None:
     assert code == 0 and data["target"] == {"gfx942": "mi300x", "gfx950": "mi355x"}[target]
     wrote = "v_mul_f32_e32 v2, 0x40400000, v2\n    v2 = 00000000 40400000 40c00000"
     assert wrote in data["trace"] and wrote in text
+    # Each line has the address that listings have, and its distance from the start of the code.
+    listing = both("disasm", make(TRIPLE, target))[1]["listing"]
+    for line in re.findall(r"^ +\d+ .*", data["trace"], re.MULTILINE):
+        _, listed, pc, instruction = line.split(maxsplit=3)
+        assert int(listed, 16) - int(pc, 16) == int(listing[0].split()[0], 16)
+        assert any(item.split("//")[0].strip() == instruction and listed.upper() in item for item in listing[1:])
     short = both("emulate", make(TRIPLE, target), "--trace", "0,0", "--trace-lines", "2", *TENSORS)[1]["trace"]
     assert short.count("\n     1 ") == 1 and "\n     2 " not in short and "\n     2 " in data["trace"]
 
@@ -101,6 +110,26 @@ def test_an_access_outside_is_an_error(make: Callable[..., str], capsys: pytest.
     assert main(["emulate", make(TRIPLE), "--arg", "inputs=f32[63]", "--arg", "outputs=f32[64]"]) == 1
     message = capsys.readouterr().err
     assert "kernel `k`" in message and "lane 63" in message and "global_load_dword" in message
+
+
+def test_an_error_says_where_listings_have_it(make: Callable[..., str], both: Both) -> None:
+    """`listed` is the address in the listing, `pc` the distance from the start of the code, and messages have both."""
+    args = {"inputs": torch.zeros(64), "outputs": torch.zeros(64)}
+    path = make(TRIPLE.replace("0x40400000, v2", "0x40400000, v2\nv_mov_b32_e32 v1, -1"), name="outside")
+    with pytest.raises(emulator.MemoryViolation) as outside:
+        emulator.Device("gfx942").load(path).launch("k", 1, 64, args)
+    error = outside.value
+    data = both("disasm", path)[1]
+    line = next(line for line in data["listing"] if f"// {error.listed:012X}:" in line)
+    assert line.split("//")[0].strip() == error.instruction and error.listed - error.pc == data["code_base"]
+    assert f", at {error.listed:#x} (pc {error.pc:#x}) `{error.instruction}`" in str(error)
+    # Into the literal of s_mov_b32.
+    jump = "s_getpc_b64 s[4:5]\ns_add_u32 s4, s4, 12\ns_setpc_b64 s[4:5]\ns_mov_b32 s6, 0x12345678\ns_endpgm"
+    path = make(jump, name="jump")
+    with pytest.raises(emulator.ControlFlowError) as astray:
+        emulator.Device("gfx942").load(path).launch("k", 1, 64, args)
+    place = f"{both('disasm', path)[1]['code_base'] + 16:#x} (pc 0x10)"
+    assert f"control went to {place}, where no instruction begins" in str(astray.value)
 
 
 def test_races_between_waves(both: Both, make: Callable[..., str]) -> None:
@@ -155,7 +184,7 @@ HASTY = TRIPLE.replace("s_waitcnt vmcnt(0)\n", "")
 def test_sanitizers_name_the_fault_and_its_mending(both: Both, make: Callable[..., str]) -> None:
     text, data, code = both("emulate", make(HASTY), *TENSORS, "--sanitize")
     assert code == 1 and [finding["check"] for finding in data["findings"]] == ["waits"]
-    assert "FOUND waits: kernel `k`" in text and "s_waitcnt vmcnt(0)" in text and "v_mul_f32_e32" in text
+    assert "FOUND waits 1\n  waits: v2 is read" in text and "s_waitcnt vmcnt(0)" in text and "`v_mul_f32_e32" in text
     text, data, code = both("emulate", make(TRIPLE), *TENSORS, "--sanitize")
     assert code == 0 and data["findings"] == [] and "nothing found by the sanitizers (all)" in text
 
@@ -188,7 +217,11 @@ def test_an_operator_watched(both: Both) -> None:
     assert counted["arguments"]["weight"]["unique_read"] == 32 * 256 * 2
 
 
-def test_the_fixture_fails_a_test_with_a_finding(pytester: pytest.Pytester, make: Callable[..., str]) -> None:
+def test_the_fixture_fails_a_test_with_a_finding(
+    pytester: pytest.Pytester, make: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The child starts in another directory, and takes this package from where it is tested.
+    monkeypatch.setenv("PYTHONPATH", str(Path(emulator.__file__).parents[2]))
     pytester.makepyfile(
         f"""
         import torch
@@ -209,7 +242,7 @@ def test_the_fixture_fails_a_test_with_a_finding(pytester: pytest.Pytester, make
     )
     result = pytester.runpytest_subprocess("-p", "aiterlite.emulator.pytest_plugin", "-p", "no:cacheprovider")
     result.assert_outcomes(passed=2, errors=1)
-    result.stdout.fnmatch_lines(["*waits: kernel `k`*v2 is*s_waitcnt vmcnt(0)*"])
+    result.stdout.fnmatch_lines(["*the sanitizers found waits 1*", "*waits: v2 is*s_waitcnt vmcnt(0)*"])
 
 
 # Coverage and listing -------------------------------------------------------------------------------------------------
@@ -231,7 +264,9 @@ def test_coverage_names_what_cannot_run(both: Both, make: Callable[..., str]) ->
     assert [place[1] - found["unknown"][0][1] for place in found["unknown"]] == [0]
     refused = [form for form in found["forms"] if form["refusal"]]
     assert [form["op"] for form in refused] == ["ds_gws_barrier"]
-    assert "refused: ds_gws_barrier DS, 1 times" in text and "unknown: k at " in text
+    ((_, listed, _),) = found["unknown"]
+    assert "refused: ds_gws_barrier DS, 1 times" in text
+    assert f"unknown: k at {listed:#x} (pc {listed - found['code_base']:#x}): " in text and listed > found["code_base"]
 
 
 def test_coverage_adds_the_functions_of_an_object_up(make: Callable[..., str]) -> None:
@@ -242,6 +277,8 @@ def test_coverage_adds_the_functions_of_an_object_up(make: Callable[..., str]) -
 def test_a_listing(both: Both, make: Callable[..., str]) -> None:
     text, data, code = both("disasm", make(TRIPLE))
     assert code == 0 and data["listing"][0].endswith("<k>:") and text.count("s_waitcnt") == 2
+    assert text.startswith(f"code at {data['code_base']:#x}, from which reports count pc\n")
+    assert int(data["listing"][0].split()[0], 16) == data["code_base"]
 
 
 def test_a_file_that_is_no_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -269,6 +306,13 @@ def test_a_file_that_is_no_object(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["FILE", "--target", "gfx942,gfx950"], "a file runs on one chip"),
         (["FILE", "n=4"], "give one file, or one operator"),
         (["FILE", "--frobnicate"], "unrecognized arguments: --frobnicate"),
+        (["FILE", "--save", "x", *TENSORS], "--save takes NAME=..., each name once"),
+        (["FILE", "--save", "x=y.bin", *TENSORS], "--save: no tensor 'x'; there are inputs, outputs"),
+        (["wvSplitK", "n=1", "m=1", "k=8", "--save", "x=y"], "--save is for a FILE; wvSplitK makes its own operands"),
+        (
+            ["wvSplitK", "n=1,2", "m=1", "k=8", "--write-baseline", "x"],
+            "--write-baseline takes the findings of one run",
+        ),
         (["FILE", "--arg", "inputs=&none"], "no tensor 'none'"),
         (["FILE", "--arg", "inputs={i32:1"], "lacks its closing brace"),
     ],
@@ -312,9 +356,104 @@ def test_tensors_in_words() -> None:
     assert torch.equal(normal, kernel_args.tensor("f64[1000]:normal", generator())) and 0.9 < float(normal.std()) < 1.1
     uniform = kernel_args.tensor("f32[1000]:uniform", generator())
     assert 0 <= float(uniform.min()) < 0.1 and 0.9 < float(uniform.max()) < 1
+    given = {"x": made, "y": normal}
+    assert kernel_args.tensor("f32[4]:1,-2,0.5,3", generator()).tolist() == [1, -2, 0.5, 3]
+    assert kernel_args.tensor("bf16[2,2]:7", generator()).tolist() == [[7, 7], [7, 7]]
+    assert kernel_args.tensor("i8[3]:-128,0x7f,0", generator()).tolist() == [-128, 127, 0]
+    assert kernel_args.tensor("u64[1]:0xffffffffffffffff", generator()).view(torch.int64).tolist() == [-1]
+    assert kernel_args.tensor("fp8[2]:1,-0.5", generator()).float().tolist() == [1, -0.5]
+    table = kernel_args.tensor("ptr[2,2]:&x,null,&y+16,&x", generator(), given)
+    x, y = made.data_ptr(), normal.data_ptr()
+    assert table.dtype == torch.int64 and table.tolist() == [[x, 0], [y + 16, x]]
+    assert kernel_args.tensor("ptr[3]:&x", generator(), given).tolist() == [x] * 3
+    assert kernel_args.tensor("ptr[2]", generator(), given).tolist() == [0, 0]
+    for wrong in ("i8[1]:128", "u8[1]:-1", "i32[1]:0.5", "f32[3]:1,2", "f32[2]:1,x", "ptr[1]:&z", "ptr[2]:&x,&y,&x",
+                  "ptr[1]:x", "ptr[1]:&x+y", "ptr[1]:5"):  # fmt: skip
+        with pytest.raises(UsageError, match="tensor"):
+            kernel_args.tensor(wrong, generator(), given)
     for wrong in ("bf16", "bf17[4]", "bf16[4]:full", "bf16[x]", "i32[4]:nan", "i32[4]:uniform"):
         with pytest.raises(UsageError, match="tensor"):
             kernel_args.tensor(wrong, generator())
+
+
+def test_tensors_from_files(tmp_path: Path) -> None:
+    def read(text: str) -> torch.Tensor:
+        made: torch.Tensor = kernel_args.tensor(text, generator())
+        return made
+
+    half = torch.randn(2, 3, generator=generator()).bfloat16()
+    array = np.arange(6, dtype=np.float16).reshape(2, 3)
+    for name, value in {"a.pt": half, "a.bin": half, "b.npy": torch.from_numpy(array)}.items():
+        kernel_args.write_tensor(value, tmp_path / name)
+    assert torch.equal(read(f"@{tmp_path}/a.pt"), half) and torch.equal(read(f"bf16[2,3]:@{tmp_path}/a.bin"), half)
+    assert read(f"@{tmp_path}/b.npy").dtype == torch.float16 and read(f"@{tmp_path}/b.npy").tolist() == array.tolist()
+    (tmp_path / "list.pt").write_bytes(b"")
+    torch.save([half], tmp_path / "tuple.pt")
+    (tmp_path / "c.npy").write_bytes(b"no array")
+    for wrong, message in {
+        f"bf16[2,4]:@{tmp_path}/a.bin": "has 12 bytes, and .* is 16",
+        f"@{tmp_path}/a.bin": "only .npy and .pt files know dtype and shape",
+        f"@{tmp_path}/absent.npy": "cannot be read",
+        f"@{tmp_path}/list.pt": "holds no tensor",
+        f"@{tmp_path}/tuple.pt": "it holds a list, not a tensor",
+        f"@{tmp_path}/c.npy": "holds no tensor",
+    }.items():
+        with pytest.raises(UsageError, match=message):
+            read(wrong)
+    with pytest.raises(UsageError, match=r"numpy has no torch.bfloat16; save it as .pt"):
+        kernel_args.write_tensor(half, tmp_path / "d.npy")
+
+
+def test_contents_go_in_and_results_come_out(both: Both, make: Callable[..., str], tmp_path: Path) -> None:
+    np.save(tmp_path / "in.npy", np.linspace(0, 1, 64, dtype=np.float32))
+    words = ("--arg", f"inputs=@{tmp_path}/in.npy", "--arg", "outputs=f32[64]:nan")
+    text, data, code = both("emulate", make(TRIPLE), *words, "--save", f"outputs={tmp_path}/out.npy")
+    assert code == 0 and data["saved"] == {"outputs": f"{tmp_path}/out.npy"} and "outputs saved as" in text
+    assert np.array_equal(np.load(tmp_path / "out.npy"), 3 * np.load(tmp_path / "in.npy"))
+
+
+def test_a_table_of_pointers(both: Both, make: Callable[..., str]) -> None:
+    follow = TRIPLE.replace("s_waitcnt lgkmcnt(0)", "s_waitcnt lgkmcnt(0)\ns_load_dwordx2 s[4:5], s[4:5], 8\n"
+                            "s_waitcnt lgkmcnt(0)", 1)  # fmt: skip
+    words = ("--tensor", "x=f32[64]:ones", "--tensor", "y=f32[64]:2", "--arg", "inputs=ptr[2]:&x,&y")
+    _, data, code = both("emulate", make(follow, name="table"), *words, "--arg", "outputs=f32[64]", "--races")
+    assert code == 0 and (data["tensors"]["outputs"]["least"], data["tensors"]["outputs"]["most"]) == (6, 6)
+
+
+def test_a_launch_is_written_and_replayed(both: Both, make: Callable[..., str], tmp_path: Path) -> None:
+    dump = tmp_path / "launch.json"
+    path, words = make(TRIPLE), ("--arg", "inputs=f32[64]:normal", "--arg", "outputs=f32[64]")
+    text, made, _ = both("emulate", path, *words, "--dump-kernarg", str(dump))
+    assert f"launch written to {dump}" in text and json.loads(dump.read_text())["pointers"] == [0, 8]
+    _, replayed, code = both("emulate", path, "--kernarg", str(dump), "--races")
+    assert code == 0 and replayed["tensors"] == made["tensors"] and replayed["races"] == []
+    # What the words name comes before what the file says.
+    assert both("emulate", path, "--kernarg", str(dump), "--grid", "2")[1]["instructions"] == 16
+
+
+def test_padding_is_zero_and_counted() -> None:
+    layout = (("pad", 8, 8), ("n", 16, 4), ("pad", 20, 4), ("_pad3", 24, 16))
+    arguments = [Argument("x", "global_buffer", 0, 8), *(Argument(name, "by_value", *at) for name, *at in layout)]
+    by_name, by_order = pack("k", arguments, {"x": None, "n": 7}, 40), pack("k", arguments, [None, 7], 40)
+    assert by_name == by_order and by_name[0] == struct.pack("<16xI20x", 7)
+    assert pack("k", arguments, {"x": None, "n": 7, "pad": 1}, 40)[0] == struct.pack("<8xQII16x", 1, 7, 1)
+    with pytest.raises(emulator.KernelArgumentError) as missing:
+        pack("k", arguments, {"x": None}, 40)
+    assert str(missing.value) == "k takes (x, n, and 3 of padding, 0 by default): missing n"
+    with pytest.raises(emulator.KernelArgumentError, match="takes 2, or with padding 5, arguments"):
+        pack("k", arguments, [None], 40)
+    # A pointer is no padding, whatever its name.
+    with pytest.raises(emulator.KernelArgumentError, match="missing pad"):
+        pack("k", [Argument("pad", "global_buffer", 0, 8)], {}, 8)
+
+
+def test_a_baseline(both: Both, make: Callable[..., str], tmp_path: Path) -> None:
+    known = str(tmp_path / "known.json")
+    assert both("emulate", make(HASTY), *TENSORS, "--sanitize", "--write-baseline", known)[2] == 0
+    text, data, code = both("emulate", make(HASTY), *TENSORS, "--sanitize", "--baseline", known)
+    assert code == 0 and data["findings"] == [] and len(data["known"]) == 1 and "known: waits 1" in text
+    _, data, code = both("emulate", make(HASTY), *TENSORS, "--sanitize")
+    assert code == 1 and data["known"] == []
 
 
 def test_values_in_words() -> None:

@@ -14,7 +14,9 @@ def add(commands: Commands) -> None:
 
 
 def _run(args: argparse.Namespace) -> Report:
-    from aiterlite.emulator import disassemble
+    from aiterlite.emulator import describe, disassemble
 
-    text = disassemble(read(args.file))
-    return Report({"file": str(args.file), "listing": text.splitlines()}, text.rstrip("\n"))
+    image = read(args.file)
+    text, base = disassemble(image), describe(image)["code_base"]
+    data = {"file": str(args.file), "code_base": base, "listing": text.splitlines()}
+    return Report(data, f"code at {base:#x}, from which reports count pc\n\n" + text.rstrip("\n"))

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from aiterlite.cli import emulate_file, emulate_op, kernel_args, output, targets, words
-from aiterlite.cli.command import Commands, Report, UsageError, command
+from aiterlite.cli import emulate_file, emulate_op, launch_words, output, targets, words
+from aiterlite.cli import emulate_watch as watch
+from aiterlite.cli.command import Commands, Report, UsageError, command, path
 from aiterlite.cli.emulate_file import read
 from aiterlite.tables import TABLES
 
@@ -36,16 +37,16 @@ def add(commands: Commands) -> None:
     parser.add_argument("--races", action="store_true", help="run under several schedules and compare bit for bit")
     parser.add_argument("--quantum", type=int, default=1, help="instructions of a wave before the next one's turn")
     parser.add_argument("--seed", type=int, default=0, help="draw the order of waves and workgroups from this")
-    parser.add_argument("--data-seed", type=int, default=0, help="draw the contents of tensors from this")
-    parser.add_argument("--kernel", metavar="NAME", help="the kernel of FILE; not needed where there is one")
-    parser.add_argument("--grid", metavar="X,Y,Z", default="1", help="workgroups")
-    parser.add_argument("--block", metavar="X,Y,Z", default="64", help="work-items of a workgroup")
-    parser.add_argument("--lds", type=int, default=0, metavar="BYTES", help="dynamic LDS")
-    parser.add_argument("--tensor", action="append", default=[], metavar="NAME=SPEC", help="make a tensor for a struct")
-    parser.add_argument("--arg", action="append", default=[], metavar="NAME=VALUE", help="an argument of the kernel")
+    launch_words.add_options(parser)
+    parser.add_argument(
+        "--dump-kernarg", type=path, metavar="FILE", help="write the launch, to be replayed by --kernarg"
+    )
+    parser.add_argument(
+        "--save", action="append", default=[], metavar="NAME=FILE", help="write a tensor as it is after"
+    )
+    watch.add_baseline_options(parser)
     parser.add_argument("--trace", metavar="GROUP,WAVE", help="print what a wave executes, and what it writes")
     parser.add_argument("--trace-lines", type=int, default=1000, metavar="N", help="at most so many (default 1000)")
-    parser.epilog = kernel_args.__doc__
 
 
 def _run(args: argparse.Namespace) -> Report:
@@ -83,5 +84,8 @@ def _coverage(files: Sequence[str]) -> Report:
             f"  refused: {form.op} {form.encoding}, {form.count} times, as `{form.example}`: {form.refusal}"
             for form in item.refused
         ]
-        lines += [f"  unknown: {function} at {pc:#x}: {reason}" for function, pc, reason in item.unknown]
+        lines += [
+            f"  unknown: {function} at {listed:#x} (pc {listed - item.code_base:#x}): {reason}"
+            for function, listed, reason in item.unknown
+        ]
     return Report(data, "\n".join(lines), failed=not all(item.complete for item in found.values()))

@@ -28,6 +28,11 @@ def run(args: argparse.Namespace, name: str, given: Sequence[str]) -> Report:
         if persona.family != "amd":
             amd = [name for name in target.names() if target.resolve(name).family == "amd"]
             raise UsageError(f"--target: {chip} is no AMD target; allowed: {', '.join(amd)}")
+    for option in ("kernarg", "dump_kernarg", "save", "arg", "tensor"):
+        if getattr(args, option):
+            raise UsageError(f"--{option.replace('_', '-')} is for a FILE; {name} makes its own operands")
+    if args.write_baseline and len(problems) * len(named) > 1:
+        raise UsageError("--write-baseline takes the findings of one run: name one problem and one target")
     runs = [_run_operator(args, table, problem, *item) for problem in problems for item in named.items()]
     failed = any(not run.data["of_bound"] <= 1 or run.data["races"] or run.data["findings"] for run in runs)
     data = {"op": name, "runs": [run.data for run in runs]}
@@ -50,6 +55,7 @@ def _run_operator(args: argparse.Namespace, table: Table, problem: Any, chip: st
             with emulator.watching(sanitize=False, schedule=schedule):
                 if not _same_bits(outputs, made.run()):
                     races.append(str(schedule))
+    found = watch.judge(args, seen.findings)
     data = {
         "target": chip,
         "problem": asdict(problem),
@@ -67,12 +73,12 @@ def _run_operator(args: argparse.Namespace, table: Table, problem: Any, chip: st
             }
             for name, wanted in made.outputs.items()
         },
-        "findings": [asdict(finding) for finding in seen.findings],
+        **watch.data(found),
         "counters": seen.counters,
         "races": races,
         "schedules": len(emulator.SCHEDULES) + 1 if args.races else 1,
     }
-    return Report(data, "\n".join([*_lines(data), *watch.lines(args, seen.findings, seen.counters, persona)]))
+    return Report(data, "\n".join([*_lines(data), *watch.lines(args, found, seen.counters, persona)]))
 
 
 def _same_bits(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:

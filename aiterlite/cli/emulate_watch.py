@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from aiterlite.cli.command import UsageError
+from aiterlite.cli.command import UsageError, path
 from aiterlite.target import Persona
 
 if TYPE_CHECKING:
     from aiterlite.emulator import Finding, Schedule
+    from aiterlite.emulator.baseline import Split
 
 
 def schedule(args: argparse.Namespace) -> Schedule:
@@ -35,13 +37,38 @@ def checks(args: argparse.Namespace) -> bool | list[str]:
     return names
 
 
-def lines(
-    args: argparse.Namespace, findings: Iterable[Finding], counters: Iterable[Mapping[str, Any]], persona: Persona
-) -> list[str]:
+def add_baseline_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--baseline", type=path, metavar="FILE", help="findings that are known: only others are told")
+    parser.add_argument("--write-baseline", type=path, metavar="FILE", help="write all findings there as known")
+
+
+def judge(args: argparse.Namespace, findings: Iterable[Finding]) -> Split:
+    """The findings held against the known ones. All of them are known once they were written down."""
+    from aiterlite.emulator import baseline, grouping
+
+    found = grouping.merged(findings)
+    if args.write_baseline:
+        baseline.write(args.write_baseline, found)
+        return baseline.Split((), tuple(found), ())
+    return baseline.split(found, baseline.read(args.baseline) if args.baseline else {})
+
+
+def data(found: Split) -> dict[str, Any]:
+    return {
+        "findings": [asdict(finding) for finding in found.new],
+        "known": [asdict(finding) for finding in found.known],
+    }
+
+
+def lines(args: argparse.Namespace, found: Split, counters: Iterable[Mapping[str, Any]], persona: Persona) -> list[str]:
     """What was found and counted, as text."""
     from aiterlite.emulator import counters as tables
+    from aiterlite.emulator import grouping
 
-    text = [f"  FOUND {finding}" for finding in findings]
+    text = [f"  FOUND {grouping.summary(found.new)}"] if found.new else []
+    text += ["  " + line for line in grouping.lines(found.new, width=grouping.WIDTH - 2)]
+    if found.known:
+        text.append(f"  known: {grouping.summary(found.known)}")
     if args.sanitize and not text:
         text.append(f"  nothing found by the sanitizers ({args.sanitize})")
     for counted in counters:

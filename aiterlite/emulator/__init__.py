@@ -7,6 +7,9 @@ observe     sanitizer findings and counters
 counters    a launch's counters as a table
 coverage    what an object uses, and what of that can be run
 races       the same launch under different schedules
+grouping    findings by kind, worst first, in a number of lines
+baseline    findings that are known
+launch_file a launch in files, to be replayed
 errors      what can go wrong
 library     the shared library behind it
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,8 @@ from aiterlite.emulator.errors import KernelArgumentError
 
 _POINTERS = ("global_buffer", "dynamic_shared_pointer")
 _FLOATS = {2: "<e", 4: "<f", 8: "<d"}
+# Hand-written kernels declare what lies between their arguments, each piece by such a name.
+_PADDING = re.compile(r"_*(pad|padding|reserved|unused)_*\d*_*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,11 @@ class Argument:
     @property
     def is_pointer(self) -> bool:
         return self.kind in _POINTERS
+
+    @property
+    def is_padding(self) -> bool:
+        """Whether nothing is lost when it is 0."""
+        return not self.is_pointer and _PADDING.fullmatch(self.name) is not None
 
 
 @dataclass(frozen=True)
@@ -131,30 +139,42 @@ def _pack_pointer(kernel: str, argument: Argument, value: Any) -> tuple[bytes, M
     return pointer.to_bytes(argument.size, "little"), Memory(base, size, argument.name, not _is_read_only(value))
 
 
+def signature(arguments: Sequence[Argument]) -> str:
+    """`(D, C, alpha, and 4 of padding, 0 by default)`: the names in their order, padding counted."""
+    names = [argument.name for argument in arguments if not argument.is_padding]
+    padding = len(arguments) - len(names)
+    return f"({', '.join([*names, *([f'and {padding} of padding, 0 by default'] if padding else [])])})"
+
+
 def pack(
     kernel: str, arguments: Sequence[Argument], values: Mapping[str, Any] | Sequence[Any], size: int
 ) -> tuple[bytes, list[Memory]]:
     """The kernel argument segment, `size` bytes, and the memory that its pointers name. Raises `KernelArgumentError`.
 
     An object compiled without argument names (HIP's are) takes a mapping in its order; its keys then are the names.
+    Padding (`Argument.is_padding`) is 0 where it is not given.
     """
     if isinstance(values, Mapping) and not any(a.name for a in arguments) and len(values) == len(arguments):
         arguments = [replace(a, name=str(name)) for a, name in zip(arguments, values, strict=True)]
     arguments = [a if a.name else replace(a, name=f"#{number}") for number, a in enumerate(arguments)]
     if isinstance(values, Mapping):
         known = {argument.name for argument in arguments}
-        missing = [argument.name for argument in arguments if argument.name not in values]
+        missing = [a.name for a in arguments if a.name not in values and not a.is_padding]
         extra = [name for name in values if name not in known]
         if missing or extra:
             parts = [f"missing {', '.join(missing)}"] if missing else []
             parts += [f"unknown {', '.join(map(str, extra))}"] if extra else []
-            raise KernelArgumentError(f"{kernel} takes ({', '.join(a.name for a in arguments)}): {'; '.join(parts)}")
-        ordered = [values[argument.name] for argument in arguments]
+            raise KernelArgumentError(f"{kernel} takes {signature(arguments)}: {'; '.join(parts)}")
+        ordered = [values.get(argument.name, bytes(argument.size)) for argument in arguments]
     else:
         ordered = list(values)
+        needed = sum(not argument.is_padding for argument in arguments)
+        if len(ordered) == needed != len(arguments):
+            given = iter(ordered)
+            ordered = [bytes(a.size) if a.is_padding else next(given) for a in arguments]
         if len(ordered) != len(arguments):
-            names = ", ".join(a.name for a in arguments)
-            raise KernelArgumentError(f"{kernel} takes {len(arguments)} arguments ({names}), {len(ordered)} given")
+            count = f"{len(arguments)}" if needed == len(arguments) else f"{needed}, or with padding {len(arguments)},"
+            raise KernelArgumentError(f"{kernel} takes {count} arguments {signature(arguments)}, {len(ordered)} given")
     segment = bytearray(size)
     memory: list[Memory] = []
     for argument, value in zip(arguments, ordered, strict=True):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiterlite.emulator import library
 
 
 @dataclass(frozen=True)
 class FormUse:
-    """One mnemonic in one encoding: how often an object has it, in which functions, and why it cannot be run.
+    """One mnemonic in one encoding: how often an object has it, in which functions, first where in listings, and why it
+    cannot be run.
 
     `refusal` is empty where it can. An operand or modifier of another use may still be refused when it is executed.
     """
@@ -21,17 +22,20 @@ class FormUse:
     functions: tuple[str, ...]
     example: str
     refusal: str
+    listed: int = -1
 
 
 @dataclass(frozen=True)
 class ObjectCoverage:
-    """`unknown` are the places that the decoder does not know: (function, address, reason)."""
+    """`unknown` are the places that the decoder does not know: (function, address in listings, reason). The code starts
+    at `code_base`: reports of runs count `pc` from there."""
 
     target: str
     functions: int
     instructions: int
     forms: tuple[FormUse, ...]
     unknown: tuple[tuple[str, int, str], ...]
+    code_base: int = 0
 
     @property
     def refused(self) -> tuple[FormUse, ...]:
@@ -55,14 +59,15 @@ def coverage(data: bytes) -> ObjectCoverage:
             if before is None:
                 code = struct.pack(f"<{len(use['code'])}I", *use["code"])
                 why = library.refusal(raw["arch"], code)
-                forms[key] = FormUse(*key, use["count"], (function["name"],), use["example"], why)
+                forms[key] = FormUse(*key, use["count"], (function["name"],), use["example"], why, use["first_pc"])
             else:
                 functions = (*before.functions, function["name"])
-                forms[key] = FormUse(*key, before.count + use["count"], functions, before.example, before.refusal)
+                forms[key] = replace(before, count=before.count + use["count"], functions=functions)
     return ObjectCoverage(
         target=raw["arch"],
         functions=len(raw["functions"]),
         instructions=sum(function["instructions"] for function in raw["functions"]),
         forms=tuple(forms[key] for key in sorted(forms)),
         unknown=tuple(unknown),
+        code_base=raw["code_base"],
     )

@@ -28,6 +28,7 @@ class BufferFinding:
     """A buffer access outside its resource, which the hardware answers with zeros or drops."""
 
     pc: int
+    listed: int
     instruction: str
     lane: int
     offset: int
@@ -96,6 +97,11 @@ class Module:
     kernels: dict[str, KernelInfo]
     _handle: Any = field(repr=False)
 
+    @property
+    def handle(self) -> Any:
+        """The loaded object, as the library's calls take it; not to be kept longer than this."""
+        return self._handle
+
     def launch(
         self,
         kernel: str,
@@ -113,14 +119,16 @@ class Module:
         trace_lines: int = 100_000,
         sanitize: bool | str | Iterable[str] = False,
         counters: bool = False,
+        dump: str | os.PathLike[str] | None = None,
     ) -> Report:
         """Run a kernel to its end.
 
         `grid` counts workgroups, `block` work-items of one; `lds` is dynamic LDS in bytes. `args` go by the metadata's
         names or order: CPU tensors (or numpy arrays, addresses, None) for pointers, numbers for values; or the packed
-        segment as bytes. `extra` are tensors, or (address, bytes, name), that the kernel reaches through pointers in
-        memory. `trace` is (linear workgroup, wave). `sanitize` names sanitizers (`observe.CHECKS`), or is True for all
-        of them; what they find is in the report, and is no error. Raises `EmulatorError`: `MemoryViolation` for an
+        segment as bytes. `extra` are tensors, (address, bytes, name) or `Memory`, that the kernel reaches through
+        pointers in memory. `trace` is (linear workgroup, wave). `sanitize` names sanitizers (`observe.CHECKS`), or is
+        True for all of them; what they find is in the report, and is no error. `dump` is a file to which the launch is
+        written before it runs, its memory beside it (`launch_file`). Raises `EmulatorError`: `MemoryViolation` for an
         access outside the tensors given.
         """
         info = self.kernels.get(kernel)
@@ -136,7 +144,15 @@ class Module:
         else:
             kernarg, memory = b"", []
         memory += [_extra_memory(item, number) for number, item in enumerate(extra)]
-        ranges = [(m.base, m.size, m.name, m.writable) for m in merge(memory)]
+        disjoint = merge(memory)
+        ranges = [(m.base, m.size, m.name, m.writable) for m in disjoint]
+        if dump is not None:
+            from aiterlite.emulator import launch_file
+
+            sizes = _three(grid, "grid"), _three(block, "block")
+            given: Any = args.values() if isinstance(args, Mapping) else args
+            shown = [value for value in given if hasattr(value, "data_ptr")]
+            launch_file.write(Path(dump), kernel, *sizes, lds, kernarg, disjoint, shown)
         recording = observe.current()
         watched_schedule = recording.schedule if recording else None
         options = _options(self.device.persona, schedule or watched_schedule or self.device.schedule)
@@ -210,6 +226,8 @@ def raise_last_error(status: int) -> None:
 
 
 def _extra_memory(item: Any, number: int) -> Memory:
+    if isinstance(item, Memory):
+        return item
     if isinstance(item, tuple):
         base, size, name = item
         return Memory(base, size, name)

@@ -36,7 +36,8 @@ class LaunchConfigurationError(EmulatorError, ValueError):
 class ExecutionError(EmulatorError, RuntimeError):
     """A kernel stopped before its end.
 
-    `kernel`, `workgroup`, `wave`, `pc` (bytes from the start of the code) and `instruction` say where.
+    `kernel`, `workgroup`, `wave`, `pc` (bytes from the start of the code), `listed` (its address in listings) and
+    `instruction` say where.
     """
 
     def __init__(self, message: str, report: Mapping[str, Any] | None = None) -> None:
@@ -46,6 +47,7 @@ class ExecutionError(EmulatorError, RuntimeError):
         self.workgroup: tuple[int, ...] = tuple(fault.get("workgroup", ()))
         self.wave: int = fault.get("wave", -1)
         self.pc: int = fault.get("pc", -1)
+        self.listed: int = fault.get("listed", -1)
         self.instruction: str = fault.get("instruction", "")
 
 

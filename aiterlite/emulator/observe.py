@@ -20,8 +20,9 @@ class Finding:
     """A fault of a kernel that hardware would hide, or show elsewhere and later.
 
     `pc` and `other_pc` are offsets in the code object's first segment of code (`other_pc` -1: there is no other
-    instruction); `workgroup`, `wave` and `lane` (-1: the whole wave) are where it was met first, of `count` times.
-    `what` says what is wrong, `mend` what would mend it.
+    instruction), `listed` and `other_listed` the same places' addresses in listings. `workgroup`, `wave` (-1: nothing
+    was run) and `lane` (-1: the whole wave) are where it was met first, of `count` times. `what` says what is wrong,
+    `mend` what would mend it.
     """
 
     check: str
@@ -36,15 +37,22 @@ class Finding:
     lane: int
     count: int
     kernel: str = ""
+    listed: int = -1
+    other_listed: int = -1
+
+    def ran_in(self) -> str:
+        """`workgroup (0, 0, 0), wave 1, lane 3`; empty where nothing was run."""
+        if self.wave < 0:
+            return ""
+        lane = f", lane {self.lane}" if self.lane >= 0 else ""
+        return f"workgroup ({', '.join(map(str, self.workgroup))}), wave {self.wave}{lane}"
 
     def __str__(self) -> str:
-        group = ", ".join(map(str, self.workgroup))
-        lane = f", lane {self.lane}" if self.lane >= 0 else ""
+        at = f", at {self.listed:#x} (pc {self.pc:#x}) `{self.instruction}`" if self.pc >= 0 else ""
         times = f", {self.count} times" if self.count > 1 else ""
-        return (
-            f"{self.check}: kernel `{self.kernel}`, pc {self.pc:#x} `{self.instruction}`: {self.what}; {self.mend}"
-            f" (first in workgroup ({group}), wave {self.wave}{lane}{times})"
-        )
+        ran = f" (first in {self.ran_in()}{times})" if self.wave >= 0 else ""
+        kernel = f"kernel `{self.kernel}`" if self.kernel else "the object"
+        return f"{self.check}: {kernel}{at}: {'; '.join(filter(None, (self.what, self.mend)))}{ran}"
 
 
 @dataclass

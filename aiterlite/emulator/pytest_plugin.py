@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from aiterlite.emulator import grouping
 from aiterlite.emulator.observe import Recording, watching
 
 
@@ -18,4 +19,5 @@ def sanitized() -> Iterator[Recording]:
     with watching(sanitize=True) as seen:
         yield seen
     if seen.findings:
-        pytest.fail("\n".join(map(str, seen.findings)), pytrace=False)
+        text = [f"the sanitizers found {grouping.summary(seen.findings)}", *grouping.lines(seen.findings)]
+        pytest.fail("\n".join(text), pytrace=False)

@@ -26,7 +26,7 @@ def find_races(
     kernel: str,
     grid: Size,
     block: Size,
-    args: Mapping[str, Any],
+    args: Mapping[str, Any] | Sequence[Any] | bytes,
     lds: int = 0,
     schedules: Sequence[Schedule] = SCHEDULES,
     reached: Mapping[str, Any] | None = None,
@@ -38,7 +38,11 @@ def find_races(
     The tensors are left as the default schedule leaves them. Kernels that add floats atomically differ without being
     wrong. Raises what `Module.launch` raises.
     """
-    tensors = {name: value for name, value in args.items() if hasattr(value, "data_ptr")} | dict(reached or {})
+    if isinstance(args, Mapping):
+        given = dict(args)
+    else:
+        given = {} if isinstance(args, (bytes, bytearray)) else {f"#{at}": value for at, value in enumerate(args)}
+    tensors = {name: value for name, value in given.items() if hasattr(value, "data_ptr")} | dict(reached or {})
     before = {name: value.clone() for name, value in tensors.items()}
 
     def run(schedule: Schedule) -> dict[str, bytes]:

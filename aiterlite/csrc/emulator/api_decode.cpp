@@ -81,7 +81,7 @@ std::string describe_object(const CodeObject& object) {
   json.open('{').field("arch", name(object.arch)).field("target", object.target);
   json.field("abi_version", int{object.abi_version});
   json.field("xnack", feature(object.xnack)).field("sramecc", feature(object.sramecc));
-  json.field("image_size", object.image_size);
+  json.field("image_size", object.image_size).field("code_base", object.code_base());
   json.field("relocations", static_cast<uint64_t>(object.relocations.size()));
   json.key("kernels").open('[');
   for (const Kernel& k : object.kernels) write_kernel(json, k);
@@ -91,7 +91,7 @@ std::string describe_object(const CodeObject& object) {
 
 std::string describe_coverage(const CodeObject& object, const uint8_t* data) {
   JsonWriter json;
-  json.open('{').field("arch", name(object.arch)).key("functions").open('[');
+  json.open('{').field("arch", name(object.arch)).field("code_base", object.code_base()).key("functions").open('[');
   for (const FunctionCoverage& f : cover_object(object, data)) {
     json.open('{').field("name", f.name).field("kernel", f.kernel).field("instructions", f.instructions);
     json.key("forms").open('[');

@@ -430,6 +430,14 @@ const Kernel* CodeObject::find_kernel(std::string_view name) const {
   return nullptr;
 }
 
+uint64_t CodeObject::code_base() const {
+  uint64_t first = ~0ull;
+  for (const Segment& s : segments) {
+    if (s.executable && s.memory_size) first = std::min(first, s.vaddr);
+  }
+  return first == ~0ull ? 0 : first;
+}
+
 LoadResult load_code_object(const uint8_t* data, size_t size, CodeObject* out) { return Loader(data, size, out).run(); }
 
 void build_image(const CodeObject& object, const uint8_t* data, uint64_t base, uint8_t* image) {

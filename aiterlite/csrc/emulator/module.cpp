@@ -152,6 +152,7 @@ std::unique_ptr<Module> Module::load(const uint8_t* data, size_t size, std::stri
     return nullptr;
   }
   m->program_ = std::make_unique<Program>(m->object_.arch, m->base() + first, last - first);
+  m->program_->listed = first;
   return m;
 }
 

@@ -84,8 +84,10 @@ void write_findings(JsonWriter& json, const Launch& launch) {
   for (const Finding& f : launch.observations->findings()) {
     json.open('{');
     json.field("check", name(f.check)).field("pc", f.pc - launch.program->base);
+    json.field("listed", listed(*launch.program, f.pc));
     json.field("instruction", text_at(launch, f.pc));
     json.field("other_pc", f.other_pc ? static_cast<int64_t>(f.other_pc - launch.program->base) : int64_t{-1});
+    json.field("other_listed", f.other_pc ? static_cast<int64_t>(listed(*launch.program, f.other_pc)) : int64_t{-1});
     json.field("other_instruction", f.other_pc ? text_at(launch, f.other_pc) : "");
     json.field("what", f.what).field("mend", f.mend);
     json.key("workgroup").open('[');

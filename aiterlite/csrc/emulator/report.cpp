@@ -59,6 +59,11 @@ bool is_memory(FaultKind k) {
 }
 bool has_own_limit(const Fault& f) { return f.space == Space::lds || f.space == Space::scratch; }
 
+// "0x1924 (pc 0x24)": an address of the code in listings, and from its start.
+std::string place_in_code(const Program& program, uint64_t address) {
+  return hex(listed(program, address)) + " (pc " + hex(address - program.base) + ")";
+}
+
 // Where the address lies: "17 bytes past the end of `weights` (0x... + 4096 bytes)".
 std::string place(const Launch& launch, const Fault& f) {
   if (has_own_limit(f)) {
@@ -89,7 +94,10 @@ std::string what(const Launch& launch, const Fault& f) {
     case FaultKind::unsupported:
       return "cannot execute: " + f.detail;
     case FaultKind::bad_jump:
-      return "control went to " + hex(f.address) + ", where no instruction begins";
+      return "control went to " +
+             (f.address - launch.program->base < launch.program->bytes ? place_in_code(*launch.program, f.address)
+                                                                       : hex(f.address)) +
+             ", where no instruction begins";
     case FaultKind::limit:
       return "the limit of " + std::to_string(f.limit) + " instructions was reached";
     case FaultKind::deadlock:
@@ -112,7 +120,10 @@ void write_fault(JsonWriter& j, const Launch& l) {
       .value(l.failure_group_id[1])
       .value(l.failure_group_id[2])
       .close(']');
-  j.field("wave", l.failure_wave).field("pc", l.failure_pc - l.program->base).field("instruction", l.failure_text);
+  j.field("wave", l.failure_wave)
+      .field("pc", l.failure_pc - l.program->base)
+      .field("listed", listed(*l.program, l.failure_pc))
+      .field("instruction", l.failure_text);
   if (is_memory(f.kind)) {
     j.field("space", space_name(f.space))
         .field("write", f.write)
@@ -142,7 +153,7 @@ std::string failure_text(const Launch& l, const std::string& kernel) {
                      std::to_string(l.failure_group_id[1]) + ", " + std::to_string(l.failure_group_id[2]) + "), wave " +
                      std::to_string(l.failure_wave);
   if (is_memory(f.kind) && f.lane != 0xff) text += ", lane " + std::to_string(f.lane);
-  text += ", pc " + hex(l.failure_pc - l.program->base);
+  text += ", at " + place_in_code(*l.program, l.failure_pc);
   if (!l.failure_text.empty()) text += " `" + l.failure_text + "`";
   return text + ": " + what(l, f);
 }
@@ -157,6 +168,7 @@ std::string run_json(const Launch& l, const std::string& kernel, Status status, 
   for (const BufferFinding& f : l.findings) {
     j.open('{');
     j.field("pc", f.pc - l.program->base)
+        .field("listed", listed(*l.program, f.pc))
         .field("lane", f.lane)
         .field("offset", f.offset)
         .field("num_records", f.num_records);

@@ -47,6 +47,7 @@ void trace_instruction(Wave& w, const MicroOp* op, const TraceState& before) {
   --launch.options.trace_lines;
   std::string& text = launch.trace;
   append(&text, "%6llu ", w.executed);
+  append(&text, "%06llx ", listed(*launch.program, op->address));
   append(&text, "%06llx  ", op->address - launch.program->base);
   if (!op->inst) {
     text += "(no instruction)\n";

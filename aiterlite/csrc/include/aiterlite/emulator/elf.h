@@ -127,6 +127,8 @@ struct CodeObject {
   std::string target;  // amdhsa.target of the metadata, empty without
 
   const Kernel* find_kernel(std::string_view name) const;
+  // Virtual address of the first executable byte, from which reports count `pc`; 0 if there is none.
+  uint64_t code_base() const;
 };
 
 struct LoadResult {

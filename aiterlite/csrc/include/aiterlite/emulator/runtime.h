@@ -27,6 +27,7 @@ struct Program {
   Arch arch = Arch::gfx942;
   uint64_t base = 0;  // address of the first byte, as the code sees it
   uint64_t bytes = 0;
+  uint64_t listed = 0;  // address of the first byte in listings: its virtual address in the file
   std::vector<MicroOp> ops;
   std::deque<Inst> insts;
   std::unordered_map<uint64_t, const uint32_t*> constants;
@@ -46,6 +47,9 @@ struct Program {
   // 64 lanes of a constant, low dwords then high ones.
   const uint32_t* spread_constant(uint64_t value);
 };
+
+// Where listings of the object have what the program has at `address`.
+inline uint64_t listed(const Program& program, uint64_t address) { return address - program.base + program.listed; }
 
 // What code does that decides how it may be run.
 struct CodeTraits {
