@@ -38,6 +38,7 @@ from aiterlite.cli import (
     listing,
     maintenance,
     status,
+    vet,
 )
 from aiterlite.cli.command import Parser, ParserError, UsageError
 from aiterlite.cli.output import emit
@@ -45,7 +46,7 @@ from aiterlite.errors import AiterliteError
 
 _MODULES = (
     *(env, doctor, listing, status, build, maintenance, bundles, explain, demo, bench, emulate, disasm, last_launches),
-    completion,
+    *(vet, completion),
 )
 # The version of what --json prints. New fields leave it as it is; renaming a field, or changing its meaning, raises it.
 SCHEMA = 1

@@ -10,6 +10,8 @@ races       the same launch under different schedules
 grouping    findings by kind, worst first, in a number of lines
 baseline    findings that are known
 launch_file a launch in files, to be replayed
+inspection  what an object shows without being run
+vet         all of it on one page
 errors      what can go wrong
 library     the shared library behind it
 """

@@ -5,6 +5,7 @@
 // what a driver would know by itself, the memory that may be touched and the chip, is set per thread beforehand.
 #include <aiterlite/emulator/json.h>
 #include <aiterlite/emulator/module.h>
+#include <aiterlite/emulator/straight.h>
 #include <stdlib.h>
 
 using namespace aiterlite::emulator;
@@ -188,6 +189,12 @@ int aiterlite_emulator_launch(void* module, const char* kernel, const uint32_t g
     context().error = result.message;
     return static_cast<Status>(give(result.status, result.json, report, report_size));
   });
+}
+
+// What the code of a loaded object shows without being run, as JSON.
+int aiterlite_emulator_inspect(void* module, char** out, size_t* out_size) {
+  return guarded(
+      [&] { return static_cast<Status>(give(Status::ok, inspect(*static_cast<Module*>(module)), out, out_size)); });
 }
 
 // Why the executor cannot run an instruction, or an empty text if it can. Takes one encoded instruction.

@@ -141,14 +141,14 @@ void write_coalescing(JsonWriter& j, const char* key, const Coalescing& c) {
   j.field("segments128", c.segments128).field("minimum128", c.minimum128).close('}');
 }
 
+}  // namespace
+
 void write_occupancy(JsonWriter& j, const Occupancy& o) {
   j.key("occupancy").open('{');
   j.field("vgprs", o.vgprs).field("agprs", o.agprs).field("sgprs", o.sgprs).field("lds_bytes", o.lds_bytes);
   j.field("waves_per_workgroup", o.waves_per_workgroup).field("waves_per_simd", o.waves_per_simd);
   j.field("workgroups_per_cu", o.workgroups_per_cu).field("limit", o.limit).close('}');
 }
-
-}  // namespace
 
 Occupancy occupancy(const Launch& launch) {
   const KernelDescriptor& d = launch.descriptor;

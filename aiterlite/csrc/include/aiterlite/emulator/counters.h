@@ -1,6 +1,7 @@
 // What a launch did, counted. One host thread at a time.
 #pragma once
 #include <aiterlite/emulator/inst.h>
+#include <aiterlite/emulator/json.h>
 #include <aiterlite/emulator/memory.h>
 #include <stdint.h>
 
@@ -69,6 +70,7 @@ struct Occupancy {
   const char* limit;  // what allows no more
 };
 Occupancy occupancy(const Launch& launch);
+void write_occupancy(JsonWriter& json, const Occupancy& o);
 
 // LDS cycles of one access: what it takes, and what it would take without bank conflicts.
 LdsTime lds_time(const uint64_t* at, uint64_t mask, uint32_t size, bool atomic);
