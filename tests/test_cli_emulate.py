@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from emulator import executor
 from emulator.assembly import Kernel, assemble, kernel_text
 
 from aiterlite import emulator, envs
@@ -60,10 +59,6 @@ s_endpgm
 @pytest.fixture(autouse=True)
 def use(emulator_library: str) -> None:
     emulator.use_library(emulator_library)
-
-
-def emulator_path() -> str:
-    return str(executor.library())
 
 
 @pytest.fixture
@@ -217,17 +212,11 @@ def test_an_operator_watched(both: Both) -> None:
     assert counted["arguments"]["weight"]["unique_read"] == 32 * 256 * 2
 
 
-def test_the_fixture_fails_a_test_with_a_finding(
-    pytester: pytest.Pytester, make: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The child starts in another directory, and takes this package from where it is tested.
-    monkeypatch.setenv("PYTHONPATH", str(Path(emulator.__file__).parents[2]))
+def test_the_fixture_fails_a_test_with_a_finding(pytester: pytest.Pytester, make: Callable[..., str]) -> None:
     pytester.makepyfile(
         f"""
         import torch
         from aiterlite import emulator
-
-        emulator.use_library({str(emulator_path())!r})
 
         def launch(path):
             module = emulator.Device("gfx942").load(path)
@@ -240,7 +229,8 @@ def test_the_fixture_fails_a_test_with_a_finding(
             launch({make(TRIPLE, name="twin")!r})
         """
     )
-    result = pytester.runpytest_subprocess("-p", "aiterlite.emulator.pytest_plugin", "-p", "no:cacheprovider")
+    # In this process, which has the emulator: another one takes ten seconds to start.
+    result = pytester.runpytest_inprocess("-p", "aiterlite.emulator.pytest_plugin", "-p", "no:cacheprovider")
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(["*the sanitizers found waits 1*", "*waits: v2 is*s_waitcnt vmcnt(0)*"])
 

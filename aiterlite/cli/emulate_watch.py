@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 from aiterlite.cli.command import UsageError, path
 from aiterlite.target import Persona
 
+# Lines of findings: what is read in a minute.
+_ROOM = 38
+
 if TYPE_CHECKING:
     from aiterlite.emulator import Finding, Schedule
     from aiterlite.emulator.baseline import Split
@@ -54,7 +57,10 @@ def judge(args: argparse.Namespace, findings: Iterable[Finding]) -> Split:
 
 
 def data(found: Split) -> dict[str, Any]:
+    from aiterlite.emulator import grouping
+
     return {
+        "kinds": grouping.data(found.new),
         "findings": [asdict(finding) for finding in found.new],
         "known": [asdict(finding) for finding in found.known],
     }
@@ -66,7 +72,7 @@ def lines(args: argparse.Namespace, found: Split, counters: Iterable[Mapping[str
     from aiterlite.emulator import grouping
 
     text = [f"  FOUND {grouping.summary(found.new)}"] if found.new else []
-    text += ["  " + line for line in grouping.lines(found.new, width=grouping.WIDTH - 2)]
+    text += ["  " + line for line in grouping.lines(found.new, _ROOM, grouping.WIDTH - 2)]
     if found.known:
         text.append(f"  known: {grouping.summary(found.known)}")
     if args.sanitize and not text:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
+from typing import Any
 
 from aiterlite.emulator.observe import Finding
 
@@ -81,12 +82,13 @@ def _kind(group: Sequence[Finding]) -> Kind:
     return Kind(first, len({(f.kernel, f.pc) for f in group}), sum(f.count for f in group))
 
 
-def _severity(check: str) -> int:
+def severity(check: str) -> int:
+    """Where a check stands, the worst first."""
     return ORDER.index(check) if check in ORDER else len(ORDER)
 
 
 def _rank(kind: Kind) -> tuple[int, int, int]:
-    return _severity(kind.check), -kind.times, kind.first.pc
+    return severity(kind.check), -kind.times, kind.first.pc
 
 
 def summary(findings: Iterable[Finding]) -> str:
@@ -95,6 +97,20 @@ def summary(findings: Iterable[Finding]) -> str:
     for kind in kinds(findings):
         counts[kind.check] = counts.get(kind.check, 0) + kind.places
     return ", ".join(f"{check} {count}" for check, count in counts.items())
+
+
+def data(findings: Iterable[Finding]) -> list[dict[str, Any]]:
+    """The kinds as plain data."""
+    return [
+        {
+            "check": kind.check,
+            "cause": cause(kind.first.what),
+            "places": kind.places,
+            "times": kind.times,
+            "first": asdict(kind.first),
+        }
+        for kind in kinds(findings)
+    ]
 
 
 def lines(findings: Iterable[Finding], room: int = 0, width: int = WIDTH) -> list[str]:
@@ -107,7 +123,7 @@ def lines(findings: Iterable[Finding], room: int = 0, width: int = WIDTH) -> lis
     several = len({finding.kernel for finding in found if finding.kernel}) > 1
     shown = kinds(found)
     text = [_text(kind, several, width) for kind in shown]
-    checks = sorted({kind.check for kind in shown}, key=_severity, reverse=True)
+    checks = sorted({kind.check for kind in shown}, key=severity, reverse=True)
     for kept, check in product(_KEPT, checks):
         if not room or sum(map(len, text)) <= room:
             break

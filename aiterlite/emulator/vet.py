@@ -35,7 +35,7 @@ _OTHER_ORDER = Schedule(quantum=16, seed=1, fill=0x7FC0_5A5A)
 
 @dataclass(frozen=True)
 class Vetting:
-    """What was found. `findings` are those that no baseline has; `facts` describe the object's kernels."""
+    """What was found. `findings`, the worst first, are those that no baseline has; `facts` describe the kernels."""
 
     name: str
     target: str
@@ -74,10 +74,7 @@ class Vetting:
             "code_base": self.code_base,
             "kernels": [dict(fact) for fact in self.facts],
             "ran": list(self.ran),
-            "kinds": [
-                {"places": kind.places, "times": kind.times, "first": asdict(kind.first)}
-                for kind in grouping.kinds(self.findings)
-            ],
+            "kinds": grouping.data(self.findings),
             "findings": [asdict(finding) for finding in self.findings],
             "known": [asdict(finding) for finding in self.known],
             "gone": [list(name) for name in self.gone],
@@ -142,7 +139,8 @@ def _vetting(
     found: Sequence[Finding],
     known: dict[baselines.Name, int],
 ) -> Vetting:
-    parts = baselines.split(grouping.merged(found), known)
+    order = sorted(grouping.merged(found), key=lambda f: (grouping.severity(f.check), f.kernel, f.pc, f.other_pc))
+    parts = baselines.split(order, known)
     return Vetting(name, *target, tuple(facts), tuple(ran), parts.new, parts.known, parts.gone)
 
 
