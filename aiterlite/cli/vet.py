@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
     targets.add_target_option(parser, "run as on this (default: the first chip that the file is for)")
     launch_words.add_options(parser)
     parser.add_argument(
-        "--max-instructions", type=int, default=0, metavar="N", help="stop a run after so many (default: no limit)"
+        "--max-instructions", type=int, metavar="N", help="end a run that executes more, 0 for none that does"
     )
     watch.add_baseline_options(parser)
 
@@ -32,7 +32,7 @@ def _run(args: argparse.Namespace) -> Report:
     named = targets.named_personas(args.target)
     if len(named) > 1:
         raise UsageError("--target: a file runs on one chip")
-    if args.max_instructions < 0:
+    if args.max_instructions is not None and args.max_instructions < 0:
         raise UsageError("--max-instructions must be at least 0")
     chip = next(iter(named.values()), None)
     runs = args.arg or args.kernarg or args.tensor or args.grid or args.block

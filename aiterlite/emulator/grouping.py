@@ -171,4 +171,4 @@ def _text(kind: Kind, several: bool, width: int) -> list[str]:
 
 def place(pc: int, listed: int, instruction: str) -> str:
     """`0x1924 (pc 0x24) ...`: where listings have it, and its distance from the start of the code."""
-    return f"{listed:#x} (pc {pc:#x}) `{instruction}`"
+    return f"{listed:#x} (pc {pc:#x})" + (f" `{instruction}`" if instruction else "")

@@ -92,14 +92,15 @@ def vet(
     chip: str | Persona | None = None,
     extra: Iterable[Any] = (),
     reached: Mapping[str, Any] | None = None,
-    max_instructions: int = 0,
+    max_instructions: int | None = None,
     baseline: str | os.PathLike[str] | None = None,
 ) -> Vetting:
     """Look at a code object, and, where `args` are given, run one of its kernels as `Module.launch` takes it.
 
     With `kernel` and no `args`, only that one is looked at. `chip` is what it runs on, by default the first of the
     object's target. `reached` are tensors that the kernel gets to through pointers in memory or in a struct. Tensors
-    are left as the default schedule leaves them. `baseline` is a file of known findings.
+    are left as the default schedule leaves them. `max_instructions` is for each run as for `Module.launch`.
+    `baseline` is a file of known findings.
 
     Raises `KernelArgumentError` and `LaunchConfigurationError` for a launch that cannot be made, `UnknownKernelError`
     and `BaselineError`; whatever is wrong with the object is a finding.
@@ -126,7 +127,9 @@ def vet(
         extra = list(extra)
         args = _shared(args)
         ran.append(f"run on {module.device.persona.chip}: {chosen}, grid {_by(grid)}, block {_by(block)}")
-        options = {"extra": extra, "max_instructions": max_instructions}
+        options: dict[str, Any] = {"extra": extra}
+        if max_instructions is not None:
+            options["max_instructions"] = max_instructions
         found += _run(module, chosen, grid, block, args, lds, dict(reached or {}), options, ran)
     return _vetting(name, (module.device.persona.target, inspection.code_base(image)), facts, ran, found, known)
 
