@@ -1,6 +1,7 @@
 """Kernel arguments in words: numbers, tensors, structs, for `emulate FILE` and `vet`.
 
-n=16                         a number, of the size that the kernel's metadata gives the argument
+n=16                         an integer, of the size that the kernel's metadata gives the argument
+scale=2.0                    a float of that size; without the point it would be an integer
 x=bf16[4,7168]:normal        a pointer to a new tensor: dtype, shape, contents
 x=f32[4]:1,-2,0.5,3          the same with these elements; one number fills it
 x=fp8[4,128]:@x.bin          the same with the bytes of a file
