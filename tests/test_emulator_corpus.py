@@ -17,6 +17,7 @@ from emulator.corpus import KERNELS, LEVELS
 from emulator.launches import Buffer, Kernel, Work, read, u32, write
 
 from aiterlite.emulator import Schedule
+from aiterlite.emulator.vet import vet
 
 needs_compilers = pytest.mark.skipif(bool(session.missing()), reason=session.missing())
 pytestmark = [pytest.mark.compile, pytest.mark.emulated]
@@ -119,6 +120,17 @@ def test_the_sanitizers_of_registers_on_all_cores(target: str) -> None:
         module = session.module(kernel.source, target, "-O3")
         report = corpus.run(module, kernel, target, sanitize=("waits", "hazards", "registers", "barriers"))
         assert not report.findings, "\n".join(map(str, report.findings))
+
+
+@needs_compilers
+@pytest.mark.parametrize("target", corpus.TARGETS)
+def test_nothing_is_found_without_a_run(target: str) -> None:
+    """The compiler waits as it must along every line and branch, and says the same in descriptor and metadata."""
+    session.device(target)
+    for source in (name for name in corpus.sources() if target in corpus.targets_of(name)):
+        for level in ("-O0", "-O3"):
+            found = vet(corpus.compile_object(source, target, level, session.folder()))
+            assert found.ok, f"{source} {level}:\n{found.page()}"
 
 
 def test_every_schedule_is_drawn_for_every_kernel() -> None:
