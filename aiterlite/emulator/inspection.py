@@ -9,7 +9,7 @@ from typing import Any
 from aiterlite.amdgpu import metadata
 from aiterlite.emulator import library
 from aiterlite.emulator.arguments import signature
-from aiterlite.emulator.coverage import coverage
+from aiterlite.emulator.coverage import ObjectCoverage, coverage
 from aiterlite.emulator.device import Module
 from aiterlite.emulator.observe import Finding, findings_of
 
@@ -52,12 +52,26 @@ def inspect(image: bytes, module: Module) -> tuple[list[dict[str, Any]], list[Fi
         # Nothing was run: no wave met them, and each stands in the code once.
         found += [replace(item, wave=-1, lane=-1, count=1) for item in findings_of(seen)]
     found += _metadata(image, described)
-    found += _unknown(image, described["code_base"])
+    seen_forms = coverage(image)
+    found += _unknown(seen_forms)
+    found += _scratch(described, seen_forms)
     return facts, found
 
 
-def _unknown(image: bytes, base: int) -> Iterator[Finding]:
-    seen = coverage(image)
+def _scratch(described: Mapping[str, Any], seen: ObjectCoverage) -> Iterator[Finding]:
+    """Scratch that the code uses, and that the descriptor does not ask for."""
+    for kernel in described["kernels"]:
+        told = kernel["descriptor"]
+        if told["private_segment_size"] or told["uses_dynamic_stack"]:
+            continue
+        used = [form for form in seen.forms if form.op.startswith("scratch_") and kernel["name"] in form.functions]
+        if used:
+            what = f"the code uses scratch ({used[0].op}), and the descriptor has 0 bytes of it"
+            yield finding("descriptor", what, "state .amdhsa_private_segment_fixed_size", kernel["name"])
+
+
+def _unknown(seen: ObjectCoverage) -> Iterator[Finding]:
+    base = seen.code_base
     for function, listed, reason in seen.unknown:
         yield finding("unknown", reason, "", function, listed - base, listed, "(no instruction)")
     for form in seen.refused:
