@@ -143,16 +143,6 @@ def coverage(data: bytes) -> dict[str, Any]:
     return result
 
 
-def inspect(handle: ctypes.c_void_p) -> list[dict[str, Any]]:
-    """Of each kernel of a loaded object its occupancy, and the findings in the straight lines of its code."""
-    library = open_library()
-    text, size = ctypes.c_void_p(), ctypes.c_size_t()
-    if library.aiterlite_emulator_inspect(handle, ctypes.byref(text), ctypes.byref(size)):
-        raise EmulatorError(library.aiterlite_emulator_error().decode("latin-1"))
-    kernels: list[dict[str, Any]] = json.loads(_take(text, size))["kernels"]
-    return kernels
-
-
 def refusal(arch: str, code: bytes) -> str:
     """Why the executor cannot run one encoded instruction; empty if it can."""
     text, size = ctypes.c_void_p(), ctypes.c_size_t()
@@ -174,6 +164,16 @@ def load(data: bytes) -> ctypes.c_void_p:
 
 def unload(handle: ctypes.c_void_p) -> None:
     open_library().aiterlite_emulator_unload(handle)
+
+
+def inspect(handle: ctypes.c_void_p) -> list[dict[str, Any]]:
+    """Of each kernel of a loaded object its occupancy, and the findings in the straight lines of its code."""
+    library = open_library()
+    text, size = ctypes.c_void_p(), ctypes.c_size_t()
+    if library.aiterlite_emulator_inspect(handle, ctypes.byref(text), ctypes.byref(size)):
+        raise EmulatorError(library.aiterlite_emulator_error().decode("latin-1"))
+    kernels: list[dict[str, Any]] = json.loads(_take(text, size))["kernels"]
+    return kernels
 
 
 def launch(

@@ -5,7 +5,6 @@
 // what a driver would know by itself, the memory that may be touched and the chip, is set per thread beforehand.
 #include <aiterlite/emulator/json.h>
 #include <aiterlite/emulator/module.h>
-#include <aiterlite/emulator/straight.h>
 #include <stdlib.h>
 
 using namespace aiterlite::emulator;

@@ -120,10 +120,8 @@ void write_fault(JsonWriter& j, const Launch& l) {
       .value(l.failure_group_id[1])
       .value(l.failure_group_id[2])
       .close(']');
-  j.field("wave", l.failure_wave)
-      .field("pc", l.failure_pc - l.program->base)
-      .field("listed", listed(*l.program, l.failure_pc))
-      .field("instruction", l.failure_text);
+  j.field("listed", listed(*l.program, l.failure_pc));
+  j.field("wave", l.failure_wave).field("pc", l.failure_pc - l.program->base).field("instruction", l.failure_text);
   if (is_memory(f.kind)) {
     j.field("space", space_name(f.space))
         .field("write", f.write)

@@ -8,7 +8,7 @@
 // registers at run time: what it may move is passed over.
 #include <aiterlite/emulator/check.h>
 #include <aiterlite/emulator/counters.h>
-#include <aiterlite/emulator/straight.h>
+#include <aiterlite/emulator/module.h>
 
 #include <algorithm>
 #include <memory>

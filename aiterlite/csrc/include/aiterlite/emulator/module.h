@@ -83,4 +83,8 @@ LaunchReport launch(Module& module, const LaunchRequest& request);
 // Explicit arguments from pointers to them, in the metadata's order; false if the kernel has no metadata.
 bool pack_arguments(const Kernel& kernel, void** params, std::vector<uint8_t>* kernarg);
 
+// What the code shows without being run (straight.cpp), as JSON: for each kernel its occupancy, at its largest
+// workgroup and without dynamic LDS, and the findings in the straight lines of its code.
+std::string inspect(Module& module);
+
 }  // namespace aiterlite::emulator
