@@ -84,6 +84,16 @@ def _positive(name: str, default: float, help: str, default_text: str = "") -> V
     return _declare(Variable(name, parse, default, "a number above 0", help, default_text or f"{default:g}"))
 
 
+def _whole(name: str, default: int, help: str) -> Variable[int]:
+    def parse(text: str) -> int:
+        value = int(text)
+        if not 0 <= value < 1 << 64:
+            raise ValueError(text)
+        return value
+
+    return _declare(Variable(name, parse, default, "a whole number from 0", help))
+
+
 def _text(name: str, allowed: str, help: str, default_text: str) -> Variable[str]:
     return _declare(Variable(name, str, "", allowed, help, default_text))
 
@@ -190,6 +200,13 @@ LAST_LAUNCHES = _path(
     "Each process keeps a record of its last launches there, which outlives an abort; `aiterlite last-launches` prints "
     "it. The newest files are the ones to read; nothing deletes old ones.",
     "(off)",
+)
+MAX_INSTRUCTIONS = _whole(
+    "AITERLITE_MAX_INSTRUCTIONS",
+    10_000_000_000,
+    "Instructions that the waves of one emulated launch may execute in all before it is taken for endless; 0 is no "
+    "limit. The default is what an MI300X executes in some 15 ms, and the emulator in minutes. The argument of a "
+    "launch wins.",
 )
 CXX = _command("AITERLITE_CXX", "The host C++ compiler.", "c++, g++ or clang++ on PATH")
 NVCC = _command("AITERLITE_NVCC", "The CUDA compiler.", "$CUDA_HOME/bin/nvcc or nvcc on PATH")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
+from aiterlite import envs
 from aiterlite.cli import emulate_file, emulate_op, launch_words, output, targets, words
 from aiterlite.cli import emulate_watch as watch
 from aiterlite.cli.command import Commands, Report, UsageError, command, path
@@ -47,6 +49,12 @@ def add(commands: Commands) -> None:
     watch.add_baseline_options(parser)
     parser.add_argument("--trace", metavar="GROUP,WAVE", help="print what a wave executes, and what it writes")
     parser.add_argument("--trace-lines", type=int, default=1000, metavar="N", help="at most so many (default 1000)")
+    parser.add_argument(
+        "--max-instructions",
+        type=int,
+        metavar="N",
+        help="end a launch that executes more, 0 for none that does (default: AITERLITE_MAX_INSTRUCTIONS)",
+    )
 
 
 def _run(args: argparse.Namespace) -> Report:
@@ -56,11 +64,21 @@ def _run(args: argparse.Namespace) -> Report:
         raise UsageError(f"unrecognized arguments: {' '.join(options)}")
     if args.coverage:
         return _coverage(given)
-    if given[0] in TABLES and not Path(given[0]).is_file():
-        return emulate_op.run(args, given[0], given[1:])
-    if len(given) != 1:
-        raise UsageError(f"give one file, or one operator ({', '.join(TABLES)}) with its shape words")
-    return emulate_file.run(args, Path(given[0]))
+    with _limit(args.max_instructions):
+        if given[0] in TABLES and not Path(given[0]).is_file():
+            return emulate_op.run(args, given[0], given[1:])
+        if len(given) != 1:
+            raise UsageError(f"give one file, or one operator ({', '.join(TABLES)}) with its shape words")
+        return emulate_file.run(args, Path(given[0]))
+
+
+def _limit(instructions: int | None) -> AbstractContextManager[None]:
+    """Every launch of the command goes by the environment's limit."""
+    if instructions is None:
+        return nullcontext()
+    if not 0 <= instructions < 1 << 64:
+        raise UsageError(f"--max-instructions is {instructions}; allowed: a number from 0 (no limit)")
+    return envs.override(AITERLITE_MAX_INSTRUCTIONS=str(instructions))
 
 
 def _coverage(files: Sequence[str]) -> Report:

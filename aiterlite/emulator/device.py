@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aiterlite import envs
 from aiterlite.emulator import library, observe
 from aiterlite.emulator.arguments import Argument, Memory, merge, pack, span
 from aiterlite.emulator.errors import CodeObjectError, KernelArgumentError, UnknownKernelError
@@ -114,7 +115,7 @@ class Module:
         schedule: Schedule | None = None,
         check_memory: bool = True,
         buffer_findings: bool = False,
-        max_instructions: int = 0,
+        max_instructions: int | None = None,
         trace: tuple[int, int] | None = None,
         trace_lines: int = 100_000,
         sanitize: bool | str | Iterable[str] = False,
@@ -158,7 +159,8 @@ class Module:
         options = _options(self.device.persona, schedule or watched_schedule or self.device.schedule)
         options.check_memory = check_memory
         options.buffer_findings = buffer_findings
-        options.max_instructions = max_instructions
+        if max_instructions is not None:
+            options.max_instructions = _limit(max_instructions)
         options.trace_lines = trace_lines
         if trace is not None:
             options.trace_group, options.trace_wave = trace
@@ -185,8 +187,15 @@ class Module:
             library.unload(handle)
 
 
+def _limit(max_instructions: int) -> int:
+    if not 0 <= max_instructions < 1 << 64:
+        raise KernelArgumentError(f"max_instructions is {max_instructions}; allowed: a number from 0 (no limit)")
+    return max_instructions
+
+
 def _options(persona: Persona, how: Schedule) -> library.Options:
     return library.Options(
+        max_instructions=envs.MAX_INSTRUCTIONS.get(),
         threads=how.threads,
         quantum=how.quantum,
         seed=how.seed,

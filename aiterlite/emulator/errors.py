@@ -93,7 +93,7 @@ class ControlFlowError(ExecutionError):
 
 
 class InstructionLimitError(ExecutionError):
-    """The launch executed more instructions than `max_instructions`."""
+    """The launch executed more instructions than `max_instructions`, or AITERLITE_MAX_INSTRUCTIONS, allows."""
 
 
 class DeadlockError(ExecutionError):
@@ -104,7 +104,9 @@ class TrapError(ExecutionError):
     """The kernel executed s_trap: an assertion, or code that must not be reached."""
 
 
-# By the library's status codes.
+# The library's status where what it polls (`emulator.interrupt`) ended the launch.
+INTERRUPTED = 11
+# By the library's other status codes.
 BY_STATUS: dict[int, type[EmulatorError]] = {
     1: CodeObjectError,
     2: UnknownKernelError,

@@ -7,7 +7,8 @@ import functools
 import json
 from typing import Any
 
-from aiterlite.emulator.errors import BY_STATUS, CodeObjectError, EmulatorError
+from aiterlite.emulator import interrupt
+from aiterlite.emulator.errors import BY_STATUS, INTERRUPTED, CodeObjectError, EmulatorError
 from aiterlite.jit import loader
 from aiterlite.jit.sources import PACKAGE_ROOT
 from aiterlite.jit.spec import Unit
@@ -87,6 +88,8 @@ def open_library() -> ctypes.CDLL:
 
     library = loader.host_library(unit()) if _path is None else ctypes.CDLL(_path)
     text, size = ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_size_t)
+    library.aiterlite_emulator_set_poll.argtypes = [interrupt.POLL]
+    library.aiterlite_emulator_set_poll.restype = None
     library.aiterlite_emulator_free.argtypes = [ctypes.c_void_p]
     library.aiterlite_emulator_free.restype = None
     library.aiterlite_emulator_error.restype = ctypes.c_char_p
@@ -188,9 +191,10 @@ def launch(
 ) -> dict[str, Any]:
     """Run a kernel to its end and return the report; `ranges` are (base, bytes, name, writable).
 
-    Raises `EmulatorError`.
+    Raises `EmulatorError`, and what the handler of a signal raises meanwhile.
     """
     library = open_library()
+    interrupt.watch(library)
     table = (Range * len(ranges))(
         *[Range(base, size, name.encode(), writable) for base, size, name, writable in ranges]
     )
@@ -210,6 +214,8 @@ def launch(
         ctypes.byref(size),
     )
     report: dict[str, Any] = json.loads(_take(text, size)) if text else {}
+    if status == INTERRUPTED:
+        raise interrupt.take_raised()
     if status:
         message = report.get("message") or library.aiterlite_emulator_error().decode("latin-1")
         raise BY_STATUS.get(status, EmulatorError)(message, report)
@@ -219,6 +225,7 @@ def launch(
 def set_launch(ranges: list[tuple[int, int, str, bool]], options: Options) -> None:
     """What this thread's launches through the driver-shaped calls may touch, and how they run."""
     library = open_library()
+    interrupt.watch(library)
     table = (Range * len(ranges))(
         *[Range(base, size, name.encode(), writable) for base, size, name, writable in ranges]
     )
@@ -236,8 +243,10 @@ def last_report() -> dict[str, Any]:
     return report
 
 
-def last_error(status: int) -> EmulatorError:
-    """The error of this thread's last launch through the driver-shaped calls."""
+def last_error(status: int) -> BaseException:
+    """The error of this thread's last launch through the driver-shaped calls; what interrupted it, where one did."""
+    if status == INTERRUPTED:
+        return interrupt.take_raised()
     library = open_library()
     report = last_report()
     message = library.aiterlite_emulator_error().decode("latin-1")

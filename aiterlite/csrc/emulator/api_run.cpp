@@ -49,6 +49,7 @@ struct Context {
   std::vector<Range> ranges;
   LaunchOptions options;
   Persona persona;
+  int (*poll)() = nullptr;
   std::string error;
   std::string report;
 };
@@ -184,6 +185,7 @@ int aiterlite_emulator_launch(void* module, const char* kernel, const uint32_t g
     r.kernarg.assign(kernarg, kernarg + kernarg_bytes);
     r.ranges = to_ranges(ranges, range_count);
     set_options(*options, &r.options, &r.persona);
+    r.options.poll = context().poll;
     const LaunchReport result = launch(*static_cast<Module*>(module), r);
     context().error = result.message;
     return static_cast<Status>(give(result.status, result.json, report, report_size));
@@ -221,6 +223,10 @@ int aiterlite_emulator_set_options(const aiterlite_emulator_options* options) {
   set_options(*options, &context().options, &context().persona);
   return 0;
 }
+
+// What launches of this thread ask now and then, on this thread; an answer that is not 0 ends the launch with
+// Status::interrupted. Null: nothing is asked.
+void aiterlite_emulator_set_poll(int (*poll)()) { context().poll = poll; }
 
 // The report of this thread's last launch through the call below.
 const char* aiterlite_emulator_report() { return context().report.c_str(); }
@@ -275,6 +281,7 @@ int aiterlite_emulator_launch_kernel(void* function, unsigned gx, unsigned gy, u
     if (packed != Status::ok) return packed;
     r.ranges = c.ranges;
     r.options = c.options;
+    r.options.poll = c.poll;
     r.persona = c.persona;
     LaunchReport result = launch(*f.module, r);
     c.error = std::move(result.message);

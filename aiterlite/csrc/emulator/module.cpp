@@ -92,6 +92,7 @@ uint64_t occupancy(const KernelDescriptor& d, uint32_t waves, uint64_t lds, cons
 }
 
 Status status_of(const Launch& launch) {
+  if (launch.interrupted) return Status::interrupted;
   if (launch.out_of_memory) return Status::out_of_memory;
   switch (launch.failure.kind) {
     case FaultKind::none:

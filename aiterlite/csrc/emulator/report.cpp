@@ -99,7 +99,9 @@ std::string what(const Launch& launch, const Fault& f) {
                                                                        : hex(f.address)) +
              ", where no instruction begins";
     case FaultKind::limit:
-      return "the limit of " + std::to_string(f.limit) + " instructions was reached";
+      return "the launch executed more than its limit of " + std::to_string(f.limit) +
+             " instructions: either it has no end, or the limit is to be raised (max_instructions of the launch, "
+             "AITERLITE_MAX_INSTRUCTIONS, or `emulate --max-instructions`; 0 is no limit)";
     case FaultKind::deadlock:
       return "no wave of the workgroup can continue";
     case FaultKind::trap:
@@ -145,6 +147,7 @@ void write_fault(JsonWriter& j, const Launch& l) {
 }  // namespace
 
 std::string failure_text(const Launch& l, const std::string& kernel) {
+  if (l.interrupted) return "kernel `" + kernel + "`: interrupted";
   if (l.out_of_memory) return "kernel `" + kernel + "`: out of host memory";
   const Fault& f = l.failure;
   std::string text = "kernel `" + kernel + "`, workgroup (" + std::to_string(l.failure_group_id[0]) + ", " +

@@ -3,12 +3,19 @@
 // A workgroup gets a turn of a bounded number of instructions. One that has not finished by then stays resident and
 // comes again after the others, while further workgroups are started up to what the chip would hold: so workgroups that
 // wait for one another make progress.
+//
+// A turn is run in slices. Between them a thread looks whether the launch was stopped, and the thread that launched
+// asks its caller whether it shall go on, so a kernel without an end can be interrupted.
 #include <aiterlite/emulator/runtime.h>
 
 #include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <exception>
 #include <memory>
 #include <new>
 #include <numeric>
+#include <system_error>
 #include <thread>
 
 namespace aiterlite::emulator {
@@ -16,6 +23,8 @@ namespace {
 
 constexpr uint64_t kLongTurn = 1u << 20;  // instructions; for workgroups that do not wait for each other
 constexpr uint64_t kShortTurn = 1u << 12;
+constexpr uint64_t kSlice = 1u << 14;  // of slow instructions, about 20 ms
+constexpr std::chrono::milliseconds kPollInterval{50};
 
 struct WaveDeleter {
   void operator()(Wave* w) const {
@@ -140,17 +149,50 @@ void start_wave(Launch& launch, Workgroup& group, uint32_t index, uint32_t items
   w.set_pair(exec_lo, exec);
 }
 
+// Asks the caller of a launch now and then whether it shall go on. For the thread that launched.
+class Poll {
+ public:
+  explicit Poll(Launch& launch) : launch_(launch), csr_(read_float_csr()), next_(Clock::now() + kPollInterval) {}
+
+  void ask() {
+    if (!launch_.options.poll || launch_.stopped.load() || Clock::now() < next_) return;
+    // What is asked runs code of the caller's, which rounds as the caller does.
+    const uint32_t csr = read_float_csr();
+    write_float_csr(csr_);
+    const bool stop = launch_.options.poll() != 0;
+    write_float_csr(csr);
+    next_ = Clock::now() + kPollInterval;
+    if (!stop) return;
+    launch_.interrupted.store(true);
+    launch_.stopped.store(true);
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Launch& launch_;
+  uint32_t csr_;
+  Clock::time_point next_;
+};
+
+// Gives the thread its floating-point mode back, however the scope is left.
+struct FloatModeScope {
+  const uint32_t csr = read_float_csr();
+  ~FloatModeScope() { write_float_csr(csr); }
+};
+
 class Worker {
  public:
-  Worker(Launch& launch, Order& order, uint64_t resident, uint64_t turn)
-      : launch_(launch), order_(order), limit_(std::max<uint64_t>(resident, 1)), turn_(turn) {}
+  // `resident` is how many workgroups this thread keeps, which may rise while it runs; `poll` is null on other threads
+  // than the one that launched.
+  Worker(Launch& launch, Order& order, const std::atomic<uint64_t>& resident, uint64_t turn, Poll* poll)
+      : launch_(launch), order_(order), limit_(resident), turn_(turn), poll_(poll) {}
 
   void work() {
-    const uint32_t csr = read_float_csr();
+    const FloatModeScope mode;
     size_t at = 0;
     bool more = true;
-    while (!launch_.stopped.load(std::memory_order_relaxed)) {
-      if (more && residents_.size() < limit_ && at == residents_.size()) {
+    while (!stopped()) {
+      if (more && residents_.size() < limit_.load(std::memory_order_relaxed) && at == residents_.size()) {
         more = start();
         if (!more && residents_.empty()) break;
       }
@@ -163,10 +205,33 @@ class Worker {
         ++at;
       }
     }
-    write_float_csr(csr);
   }
 
  private:
+  bool stopped() const { return launch_.stopped.load(std::memory_order_relaxed); }
+
+  // Called after `executed` instructions; true where the launch was stopped.
+  bool pause(uint64_t executed) {
+    unpolled_ += executed;
+    if (unpolled_ >= kSlice) {
+      unpolled_ = 0;
+      if (poll_) poll_->ask();
+    }
+    return stopped();
+  }
+
+  // Runs a wave for its turn, in slices.
+  void run_slices(Wave& w, uint64_t budget) {
+    while (budget > kSlice) {
+      const uint64_t before = w.executed;
+      run_wave(w, kSlice);
+      const uint64_t ran = w.executed - before;
+      if (w.stop != Stop::running || pause(ran)) return;
+      budget -= std::min(ran, budget);
+    }
+    run_wave(w, budget);
+  }
+
   bool start() {
     uint64_t linear;
     if (!order_.take(&linear)) return false;
@@ -235,7 +300,12 @@ class Worker {
     const LaunchOptions& options = launch_.options;
     const uint64_t turn = options.max_instructions ? std::min(turn_, options.max_instructions + 1) : turn_;
     bool finished = false;
+    uint64_t next_pause = kSlice;
     while (used < turn && !finished) {
+      if (used >= next_pause) {
+        if (pause(kSlice)) break;
+        next_pause = used + kSlice;
+      }
       Wave* w = pick(g);
       if (!w) {
         Fault f;
@@ -245,7 +315,12 @@ class Worker {
       const uint64_t before = w->executed;
       const uint64_t quantum = g.random ? next_random(&g.random) % options.quantum + 1 : options.quantum;
       // The last live wave needs no turns.
-      run_wave(*w, g.live == 1 ? std::max<uint64_t>(turn - used, 1) : quantum);
+      const uint64_t budget = g.live == 1 ? std::max<uint64_t>(turn - used, 1) : quantum;
+      if (budget > kSlice) {
+        run_slices(*w, budget);
+      } else {
+        run_wave(*w, budget);
+      }
       used += w->executed - before;
       switch (w->stop) {
         case Stop::ended:
@@ -267,7 +342,8 @@ class Worker {
       }
     }
     const uint64_t total = launch_.executed.fetch_add(used, std::memory_order_relaxed) + used;
-    if (options.max_instructions && total > options.max_instructions && !finished) {
+    pause(used < kSlice ? used : 0);
+    if (options.max_instructions && total > options.max_instructions && !stopped()) {
       Fault f;
       f.kind = FaultKind::limit;
       f.limit = options.max_instructions;
@@ -295,40 +371,120 @@ class Worker {
 
   Launch& launch_;
   Order& order_;
-  uint64_t limit_;
+  const std::atomic<uint64_t>& limit_;
   uint64_t turn_;
+  Poll* poll_;
+  uint64_t unpolled_ = 0;  // instructions since `poll_` was asked
   std::vector<std::unique_ptr<Resident>> residents_;
   std::vector<std::unique_ptr<Resident>> spare_;
 };
+
+// Threads beside the one that launched. What one of them throws is thrown by `wait`.
+class Team {
+ public:
+  explicit Team(Launch& launch) : launch_(launch) {}
+  // Also when the thread that launched leaves by an exception: a thread that nobody waits for would end the process.
+  ~Team() {
+    launch_.stopped.store(true);
+    join();
+  }
+
+  // False where the system gives no further thread.
+  template <class F>
+  bool start(F work) {
+    try {
+      threads_.reserve(threads_.size() + 1);
+      std::lock_guard<std::mutex> lock(mutex_);
+      threads_.emplace_back([this, work] { run(work); });
+      ++running_;
+      return true;
+    } catch (const std::system_error&) {
+    } catch (const std::bad_alloc&) {
+    }
+    return false;
+  }
+
+  // Returns when all have ended; asks `poll` meanwhile.
+  void wait(Poll& poll) {
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      while (!idle_.wait_for(lock, kPollInterval, [this] { return running_ == 0; })) {
+        lock.unlock();
+        poll.ask();
+        lock.lock();
+      }
+    }
+    join();
+    if (thrown_) std::rethrow_exception(thrown_);
+  }
+
+ private:
+  template <class F>
+  void run(F work) {
+    std::exception_ptr thrown;
+    try {
+      work();
+    } catch (const std::exception&) {
+      thrown = std::current_exception();
+      launch_.stopped.store(true);
+    }
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (thrown && !thrown_) thrown_ = thrown;
+    --running_;
+    idle_.notify_all();
+  }
+
+  void join() {
+    for (std::thread& t : threads_) t.join();
+    threads_.clear();
+  }
+
+  Launch& launch_;
+  std::vector<std::thread> threads_;
+  std::mutex mutex_;  // guards what follows
+  std::condition_variable idle_;
+  uint64_t running_ = 0;
+  std::exception_ptr thrown_;
+};
+
+uint64_t thread_count(const Launch& launch, uint64_t groups) {
+  const LaunchOptions& options = launch.options;
+  const uint64_t threads =
+      options.threads > 0 ? static_cast<uint64_t>(options.threads) : std::max(1u, std::thread::hardware_concurrency());
+  if (launch.ordered && options.threads <= 0) return 1;
+  // A trace is of one thread. A limit within a turn is met at the same place in each run only there, and soon.
+  if ((options.max_instructions && options.max_instructions <= kLongTurn) || options.trace_group >= 0) return 1;
+  if (needs_one_thread(launch)) return 1;
+  return std::min(threads, groups);
+}
 
 }  // namespace
 
 bool run(Launch& launch) {
   const uint64_t groups = static_cast<uint64_t>(launch.grid[0]) * launch.grid[1] * launch.grid[2];
   Order order(groups, launch.options.seed);
-  uint64_t threads = launch.options.threads > 0 ? static_cast<uint64_t>(launch.options.threads)
-                                                : std::max(1u, std::thread::hardware_concurrency());
-  if (launch.ordered && launch.options.threads <= 0) threads = 1;
-  // The instruction limit and the trace are exact on one thread only.
-  if (launch.options.max_instructions || launch.options.trace_group >= 0) threads = 1;
-  if (needs_one_thread(launch)) threads = 1;
-  threads = std::min(threads, groups);
+  const uint64_t threads = thread_count(launch, groups);
   const uint64_t turn = launch.ordered ? kShortTurn : kLongTurn;
-  const uint64_t share = (launch.resident + threads - 1) / std::max<uint64_t>(threads, 1);
-  const auto work = [&] {
+  const auto share = [&](uint64_t among) { return std::max<uint64_t>((launch.resident + among - 1) / among, 1); };
+  std::atomic<uint64_t> resident{share(threads)};
+  const auto work = [&](Poll* poll) {
     try {
-      Worker(launch, order, share, turn).work();
+      Worker(launch, order, resident, turn, poll).work();
     } catch (const std::bad_alloc&) {
       std::lock_guard<std::mutex> lock(launch.mutex);
       launch.out_of_memory = true;
       launch.stopped.store(true);
     }
   };
-  std::vector<std::thread> others;
-  for (uint64_t t = 1; t < threads; ++t) others.emplace_back(work);
-  work();
-  for (std::thread& t : others) t.join();
-  return !launch.failed && !launch.out_of_memory;
+  Poll poll(launch);
+  Team team(launch);
+  uint64_t running = 1;
+  while (running < threads && team.start([&work] { work(nullptr); })) ++running;
+  // With fewer threads than were wanted, the workgroups that a chip would hold are shared by those that there are.
+  resident.store(share(running), std::memory_order_relaxed);
+  work(&poll);
+  team.wait(poll);
+  return !launch.failed && !launch.out_of_memory && !launch.interrupted;
 }
 
 }  // namespace aiterlite::emulator

@@ -22,6 +22,7 @@ enum class Status : int32_t {
   deadlock = 8,
   trap = 9,
   out_of_memory = 10,
+  interrupted = 11,  // by the caller, which knows why
 };
 
 // What the launch runs on.

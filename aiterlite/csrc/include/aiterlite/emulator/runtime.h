@@ -84,6 +84,8 @@ struct LaunchOptions {
   uint64_t trace_lines = 100000;
   uint32_t sanitize = 0;  // a set of Check
   bool count = false;     // keep counters
+  // Asked now and then on the thread that launched; what is not 0 ends the launch as interrupted. Null: never asked.
+  int (*poll)() = nullptr;
 };
 
 struct Launch {
@@ -105,6 +107,7 @@ struct Launch {
 
   std::atomic<uint64_t> executed{0};
   std::atomic<bool> stopped{false};
+  std::atomic<bool> interrupted{false};
   std::mutex mutex;  // guards what follows
   bool failed = false;
   bool out_of_memory = false;
