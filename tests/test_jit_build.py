@@ -13,6 +13,7 @@ import threading
 import time
 import types
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,85 @@ def test_a_header_of_any_name_is_tracked(source_tree: SourceTree) -> None:
 def test_an_editor_s_dangling_lock_link_is_no_source(source_tree: SourceTree) -> None:
     (source_tree.root / "csrc/toy/.#toy.hip").symlink_to("user@host.1234:567")
     assert obtain(toy_unit(AMD_TARGET), tree=source_tree).built
+
+
+# Preludes -------------------------------------------------------------------------------------------------------------
+
+PRELUDE = replace(toy_unit(HOST_TARGET), prelude="aiterlite/plain.h")
+HOST_COMPILERS = [path for name in ("g++", "clang++", "clang++-19") if (path := shutil.which(name))]
+
+
+def compiler_that(folder: Path, real: str, on_prelude: str = ":", on_source: str = ":") -> Path:
+    """A host compiler that first runs a line of shell where it compiles a prelude, or what begins with one, and logs
+    each of these commands."""
+    folder.mkdir()
+    path = folder / "c++"
+    path.write_text(
+        f"""#!/bin/sh
+case "$*" in
+*c++-header*) echo "prelude" >> {folder}/log; "{real}" "$@" && {{ {on_prelude}; }} ;;
+*" prelude.h "*) echo "source" >> {folder}/log; {on_source}; exec "{real}" "$@" ;;
+*) exec "{real}" "$@" ;;
+esac
+"""
+    )
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("real", HOST_COMPILERS)
+def test_a_prelude_is_compiled_once_and_tracked(
+    source_tree: SourceTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, real: str
+) -> None:
+    """Each source takes the compiled form: its text is gone by then, where the compiler does not hold it against it.
+    It counts as a header that the unit reads, though no source includes it."""
+    gone = "echo '#error read again' > prelude.h" if "clang" not in real else ":"
+    use_compiler(monkeypatch, "host", compiler_that(tmp_path / "real", real, on_prelude=gone))
+    unit = replace(PRELUDE, sources=(*PRELUDE.sources, "csrc/toy/plain.cpp"), symbols=("toy_scale", "plain_value"))
+    first = obtain(unit, tree=source_tree)
+    assert first.built and {PLAIN_HEADER, SCALE_HEADER} <= first.entry.meta["headers"].keys()
+    assert sorted((tmp_path / "real" / "log").read_text().split()) == ["prelude", "source", "source", "source"]
+    assert not obtain(unit, tree=source_tree).built
+    append(source_tree, PLAIN_HEADER, "#define PLAIN_OTHER 8\n")
+    assert obtain(unit, tree=source_tree).built
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        {"on_prelude": "exit 1"},
+        {"on_source": 'if [ -e prelude.h.gch ]; then echo "fatal error: had to relocate PCH"; exit 1; fi'},
+    ],
+    ids=["not compiled", "not usable"],
+)
+def test_a_unit_is_built_where_its_prelude_cannot_be_compiled(
+    source_tree: SourceTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: dict[str, str]
+) -> None:
+    real = toolchain.find("host")
+    assert isinstance(real, toolchain.Location)
+    use_compiler(monkeypatch, "host", compiler_that(tmp_path / "real", real.executable, **trouble))
+    assert PLAIN_HEADER in obtain(PRELUDE, tree=source_tree).entry.meta["headers"]
+
+
+@pytest.mark.torch
+def test_an_error_in_a_prelude_is_told_as_any_other(source_tree: SourceTree) -> None:
+    append(source_tree, PLAIN_HEADER, "#error no such thing\n")
+    with pytest.raises(BuildError, match=r"plain\.h:3:2: error: #error no such thing"):
+        obtain(PRELUDE, tree=source_tree)
+
+
+@pytest.mark.torch
+def test_the_steps_of_a_host_unit_are_counted(source_tree: SourceTree, tmp_path: Path) -> None:
+    """The prelude, each source, and the link."""
+    staging = tmp_path / "staging"
+    staging.mkdir()
+    told: list[compiler.Steps] = []
+    local = toolchain.probe("host", tmp_path)
+    digests = source_tree.digests(PRELUDE.sources)
+    compiler.compile_unit(PRELUDE, local, source_tree, digests, staging, told.append)
+    assert told[0]() == (2, 3) and compiler.host_steps(PRELUDE, tmp_path) == (0, 3)
 
 
 # Toolchains -----------------------------------------------------------------------------------------------------------

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -50,6 +52,78 @@ def test_a_long_build_has_a_heartbeat(log: pytest.LogCaptureFixture, monkeypatch
     with progress.announce("toy", "no artifact"):
         time.sleep(0.3)
     assert sum(line.startswith("still building toy, ") for line in lines(log)) >= 2
+
+
+def test_a_build_of_steps_says_how_many_are_done(
+    log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its heartbeats, and each of them under debug; a folder that went away meanwhile is no failure."""
+    monkeypatch.setattr(progress, "HEARTBEAT_SECONDS", 0.05)
+    counts = iter([(0, 3), (1, 3), (1, 3)])
+
+    def steps() -> tuple[int, int]:
+        for count in counts:
+            return count
+        raise FileNotFoundError
+
+    with envs.override(AITERLITE_LOG="debug"), progress.announce("toy", "no artifact") as tell:
+        tell(steps)
+        time.sleep(0.4)
+    said = lines(log)
+    assert [line for line in said if line.startswith("building toy, ")] == [
+        "building toy, 0 of 3 steps",
+        "building toy, 1 of 3 steps",
+    ]
+    assert any(line.startswith("still building toy, 1 of 3 steps, 0 s") for line in said)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("level", ["info", "warning"])
+def test_on_a_terminal_a_line_counts_the_steps(monkeypatch: pytest.MonkeyPatch, level: str) -> None:
+    """It is written over, and gone at the end."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(progress, "LOOK_SECONDS", 0.01)
+    count = [0, 71]
+    with envs.override(AITERLITE_LOG=level), progress.announce("emulator for cpu", "no artifact") as tell:
+        tell(lambda: (count[0], count[1]))
+        for done in range(1, 4):
+            time.sleep(0.1)
+            count[0] = done
+        time.sleep(0.1)
+    drawn = [text for text in terminal.getvalue().split("\r\x1b[K") if not text.startswith("aiterlite: built")]
+    expected = [f"aiterlite: building emulator for cpu: {done} of 71 steps" for done in range(4)]
+    assert [text for text in drawn if "steps" in text] == (expected if level == "info" else [])
+    assert level != "info" or "\r\x1b[K" in terminal.getvalue().rpartition("steps")[2]
+
+
+def test_a_bar_tells_the_steps_in_its_own_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rich")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(progress, "LOOK_SECONDS", 0.01)
+    with envs.override(AITERLITE_LOG="info"), progress.bar("building", 2) as step:
+        with progress.announce("toy", "no artifact") as tell:
+            tell(lambda: (5, 9))
+            time.sleep(0.3)
+        step("toy")
+    assert "toy: 5 of 9 steps" in terminal.getvalue() and "aiterlite: building toy: 5" not in terminal.getvalue()
+
+
+def test_a_build_goes_on_where_no_thread_can_be_started(
+    log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with progress.announce("toy", "no artifact"):
+        pass
+    assert lines(log)[1].startswith("built toy in ")
 
 
 @pytest.mark.parametrize(("level", "count"), [("debug", 3), ("info", 2), ("warning", 1), ("error", 1), ("quiet", 0)])

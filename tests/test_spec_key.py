@@ -47,6 +47,8 @@ CHANGES: list[dict[str, Any]] = [
     {"symbols": ()},
     {"arguments": "aiterlite/args.h:one"},
     {"arguments": "aiterlite/args.h:other"},
+    {"target": "cpu-x86-64", "prelude": "aiterlite/args.h"},
+    {"target": "cpu-x86-64", "prelude": "aiterlite/other.h"},
 ]
 
 
@@ -238,6 +240,9 @@ HOSTILE = [
     {"arguments": ""},
     {"arguments": "../args.h:one"},
     {"arguments": None},
+    {"prelude": "aiterlite/args.h"},  # of a device unit
+    {"target": "cpu-x86-64", "prelude": "../args.h"},
+    {"target": "cpu-x86-64", "prelude": ""},
     {"name": 5},
     {"flags": "-O3"},
     {"sources": "csrc/toy/toy.hip"},
@@ -261,6 +266,12 @@ def test_a_field_that_only_some_units_have_is_in_their_keys_alone() -> None:
     assert "arguments" not in key.key_parts(UNIT, DIGESTS)
     struct = dataclasses.replace(UNIT, arguments="aiterlite/args.h:one")
     assert key.key_parts(struct, DIGESTS, "a layout")["arguments"] == "a layout"
+    plain = dataclasses.replace(UNIT, target="cpu-x86-64")
+    begun = dataclasses.replace(plain, prelude="aiterlite/args.h")
+    assert spec.build_text(begun).endswith("\nprelude aiterlite/args.h")
+    assert "prelude" not in spec.build_text(plain) + json.dumps(plain.to_json()) and "-std=" not in spec.build_text(
+        plain
+    )
 
 
 @pytest.mark.parametrize("data", [None, [], "x", 1, {}, {"name": "x"}])

@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,10 @@ _FULL_DISK_BYTES = 2**16
 _HOST_BUILD = Path(__file__).with_name("host_build.py")
 # Beside the artifact in the staging directory, by a relative name, so that no path enters the object.
 _GENERATED = "generated"
+# As host_build.py names a compiled prelude and its include list.
+_PRELUDE, _PRELUDE_DEPENDENCIES = "prelude.h.gch", "prelude.d"
+# (steps done, all steps) of a compile that is under way.
+Steps = Callable[[], tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,15 @@ class _CommandError(Exception):
 
 
 def compile_unit(
-    unit: Unit, toolchain: Toolchain, tree: SourceTree, keyed: Mapping[str, str], staging: Path
+    unit: Unit,
+    toolchain: Toolchain,
+    tree: SourceTree,
+    keyed: Mapping[str, str],
+    staging: Path,
+    tell: Callable[[Steps], None] = lambda steps: None,
 ) -> Compiled:
-    """Compile into `staging`. `keyed` are the digests of the unit's sources that its key was made of.
+    """Compile into `staging`. `keyed` are the digests of the unit's sources that its key was made of; `tell` is given
+    what counts the steps of a compile of several, before it starts.
 
     Raises `BuildError` (whose `log` lies in `staging`) or `SourceError`.
     """
@@ -61,6 +71,7 @@ def compile_unit(
     log: list[str] = []
     try:
         if unit.kind == HOST:
+            tell(lambda: host_steps(unit, staging))
             commands, read = _compile_host(unit, toolchain, tree, staging, log)
         else:
             commands, read = _compile_device(unit, toolchain, tree, staging, log)
@@ -84,6 +95,12 @@ def compile_unit(
     )
 
 
+def host_steps(unit: Unit, staging: Path) -> tuple[int, int]:
+    """How many of the steps of a host unit's compile are done, of how many: the prelude, each source, the link."""
+    done = sum(name.endswith((".o", ".gch")) for name in os.listdir(staging))
+    return done, len(unit.sources) + bool(unit.prelude) + 1
+
+
 def _compile_host(
     unit: Unit, toolchain: Toolchain, tree: SourceTree, staging: Path, log: list[str]
 ) -> tuple[tuple[str, ...], list[str]]:
@@ -97,6 +114,7 @@ def _compile_host(
         "ldflags": list(spec.host_link_flags()),
         "include": [str(tree.include)],
         "directory": str(staging),
+        "prelude": unit.prelude,
         "symbols": list(unit.symbols),
         "sys_path": [path or str(Path.cwd()) for path in sys.path],
     }
@@ -115,6 +133,9 @@ def _compile_host(
     repeat = shlex.join([ninja or "ninja", "-C", str(staging), "-v", "-j", extra["MAX_JOBS"]])
     _run(words, staging, environment, repeat, log)
     read = _dependencies(unit, staging / "dependencies.txt", depfile.parse_ninja)
+    if (staging / _PRELUDE).exists():
+        # Of what is compiled already a compiler need not tell when it compiles the sources.
+        read += _dependencies(unit, staging / _PRELUDE_DEPENDENCIES, depfile.parse)
     return (repeat,), read
 
 

@@ -247,8 +247,8 @@ def _build(want: Wanted, store: Store, excluded: Mapping[Path, str]) -> Artifact
             progress.logger().warning("%s; it is built anew", damage)
             store.discard(Path(damage.directory))
         local = toolchains.probe(want.unit.kind, root, want.unit.target)
-        with progress.announce(want.unit.label, "; ".join(found.reasons), _expected(store, want.unit)):
-            return _compile_and_publish(want, local, store)
+        with progress.announce(want.unit.label, "; ".join(found.reasons), _expected(store, want.unit)) as tell:
+            return _compile_and_publish(want, local, store, tell)
 
 
 @contextmanager
@@ -274,7 +274,9 @@ def _thread_turn(want: Wanted) -> Iterator[None]:
         turn.release()
 
 
-def _compile_and_publish(want: Wanted, local: toolchains.Toolchain, store: Store) -> Artifact:
+def _compile_and_publish(
+    want: Wanted, local: toolchains.Toolchain, store: Store, tell: Callable[[Callable[[], tuple[int, int]]], None]
+) -> Artifact:
     from aiterlite.jit import compiler, diagnose, failures
 
     store.sweep()
@@ -282,7 +284,7 @@ def _compile_and_publish(want: Wanted, local: toolchains.Toolchain, store: Store
     try:
         made_in += [store.staging(want.unit.name), store.staging(want.unit.name)]
         staging, leaf = made_in
-        made = compiler.compile_unit(want.unit, local, want.tree, want.parts["sources"], staging)
+        made = compiler.compile_unit(want.unit, local, want.tree, want.parts["sources"], staging, tell)
         data = made.artifact.read_bytes()
         os.rename(made.artifact, leaf / want.unit.artifact_name)
         meta = _describe(want, local, made, data)

@@ -53,6 +53,7 @@ FLAGS = frozenset(
         *("-ffp-contract=off", "-ffp-contract=on", "-ffp-contract=fast", "-ffast-math", "-fno-fast-math"),
         *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fno-finite-math-only"),
         *("-funroll-loops", "-fno-unroll-loops", "-fno-slp-vectorize", "-munsafe-fp-atomics", "-mcumode"),
+        *("-Wno-uninitialized", "-Wno-maybe-uninitialized", "-Wno-ignored-attributes"),
     )
 )
 
@@ -66,6 +67,7 @@ _SAFE = {
     "define value": re.compile(r"[A-Za-z0-9_.+-]*"),
     "flag": re.compile("|".join(map(re.escape, sorted(FLAGS)))),
     "symbol": re.compile(r"[A-Za-z_][A-Za-z0-9_]*"),
+    "prelude": re.compile(r"aiterlite(/[A-Za-z0-9_]+)+\.h"),
     "argument struct": re.compile(r"aiterlite(/[A-Za-z0-9_]+)+\.h:[A-Za-z_][A-Za-z0-9_]*"),
 }
 
@@ -115,6 +117,7 @@ FORM: Mapping[str, Form] = {
     "flags": Form(list, partial(_texts, "flag")),
     "symbols": Form(list, partial(_texts, "symbol")),
     "arguments": Form(str, partial(_text, "argument struct"), optional=True),
+    "prelude": Form(str, partial(_text, "prelude"), optional=True),
 }
 _REQUIRED = {name for name, form in FORM.items() if not form.optional}
 
@@ -125,8 +128,10 @@ class Unit:
 
     `name` is the family for a host unit and `family/kernel` for a device unit. `sources` are relative to the package
     directory. `symbols` are what callers look up in the artifact. `arguments` names the argument struct whose layout an
-    assembly unit is given (`ArgumentStruct.spec`), since it cannot read the C header; empty for others. The order of
-    `defines` means nothing; `ValueError` is raised where one is given twice.
+    assembly unit is given (`ArgumentStruct.spec`), since it cannot read the C header; empty for others. `prelude` is a
+    header that each source of a host unit begins with, compiled once for all of them; empty where there is none. The
+    order of `defines` means nothing; `ValueError` is raised where one is given twice, and for the prelude of a device
+    unit.
     """
 
     name: str
@@ -136,12 +141,15 @@ class Unit:
     flags: tuple[str, ...] = ()
     symbols: tuple[str, ...] = ()
     arguments: str = ""
+    prelude: str = ""
 
     def __post_init__(self) -> None:
         names = [name for name, _ in self.defines]
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise ValueError(f"{self.name} defines {', '.join(sorted(twice))} twice")
+        if self.prelude and self.kind != HOST:
+            raise ValueError(f"{self.name} for {self.target} has a prelude, which only a unit for a CPU may have")
         object.__setattr__(self, "defines", tuple(sorted(self.defines)))
 
     @property
@@ -195,7 +203,9 @@ def host_flags(unit: Unit) -> tuple[str, ...]:
     """Compiler flags of a host unit. The target id carries the instruction set; -march=native never appears."""
     level = unit.target.removeprefix("cpu-")
     march = ("-march=armv8-a",) if level == "aarch64" else (f"-march={level}",)
-    return (*_HOST_FLAGS, *march, *define_flags(unit), *unit.flags)
+    # A compiled header is of one version of C++, and torch's choice for the sources changes with torch.
+    standard = ("-std=c++20",) if unit.prelude else ()
+    return (*_HOST_FLAGS, *standard, *march, *define_flags(unit), *unit.flags)
 
 
 def host_link_flags() -> tuple[str, ...]:
@@ -214,6 +224,8 @@ def build_text(unit: Unit) -> str:
     if unit.kind == HOST:
         words = shlex.join((*host_flags(unit), *host_link_flags(), *unit.sources))
         lines: tuple[str, ...] = (f"cpp_extension {words}",)
+        if unit.prelude:
+            lines += (f"prelude {unit.prelude}",)
     else:
         words = shlex.join((*define_flags(unit), *unit.flags, *unit.sources))
         lines = (*device_templates(unit), f"flags {words}", f"target {unit.target}")

@@ -77,6 +77,15 @@ bool one_encoding(Op op) {
   }
 }
 
+// No lambda: one is a constant expression where it can be, and the compiler would sort, for seconds.
+std::array<uint16_t, kNumOps> sorted_ops() {
+  std::array<uint16_t, kNumOps> order;
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(),
+            [](uint16_t a, uint16_t b) { return std::string_view(kOpNames[a]) < kOpNames[b]; });
+  return order;
+}
+
 }  // namespace
 
 const char* name(Op op) { return kOpNames[static_cast<size_t>(op)]; }
@@ -110,13 +119,7 @@ std::string form(const Inst& inst) {
 }
 
 bool find_op(std::string_view wanted, Op* op) {
-  static const auto sorted = [] {
-    std::array<uint16_t, kNumOps> order;
-    std::iota(order.begin(), order.end(), 0);
-    std::sort(order.begin(), order.end(),
-              [](uint16_t a, uint16_t b) { return std::string_view(kOpNames[a]) < kOpNames[b]; });
-    return order;
-  }();
+  static const auto sorted = sorted_ops();
   const auto at = std::lower_bound(sorted.begin(), sorted.end(), wanted,
                                    [](uint16_t a, std::string_view b) { return std::string_view(kOpNames[a]) < b; });
   if (at == sorted.end() || kOpNames[*at] != wanted) return false;
