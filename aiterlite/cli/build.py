@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +38,8 @@ def add(commands: Commands) -> None:
     )
     parser.usage = (
         f"aiterlite build [--target T,T] [--ops OP,OP] [{words.HELP}]... [options]\n"
-        "       aiterlite build (--from FILE [--target T,T] | --unit JSON... | --check-asm) [options]"
+        "       aiterlite build (--from FILE [--target T,T] | --unit JSON... | --check-asm) [options]\n"
+        "       aiterlite build --emulator [--target T,T] [options]"
     )
     parser.epilog = (
         "Words say for which problems; `aiterlite list` shows the fields of each operator and their defaults."
@@ -48,6 +49,9 @@ def add(commands: Commands) -> None:
     parser.add_argument("--ops", type=_names, default=[], metavar="OP,OP", help=f"operators (default: {default})")
     parser.add_argument("--from", dest="manifest", type=path, metavar="FILE", help="what a run recorded")
     parser.add_argument("--unit", type=_unit, action="append", metavar="JSON", help="exactly this unit; repeatable")
+    parser.add_argument(
+        "--emulator", action="store_true", help="the emulator too, for the CPUs of --target, else for this one"
+    )
     parser.add_argument("--check", action="store_true", help="build nothing; exit 1 if anything would be built")
     parser.add_argument(
         "--check-asm", action="store_true", help="assemble every assembly kernel and compare it with its declaration"
@@ -74,7 +78,7 @@ def _unit(text: str) -> Unit:
 
 def _run(args: argparse.Namespace) -> Report:
     if args.check_asm:
-        if args.check or args.manifest or args.unit or args.ops or args.words or args.jobs:
+        if args.check or args.manifest or args.unit or args.ops or args.words or args.jobs or args.emulator:
             raise UsageError("--check-asm takes --target only: it assembles every row of the manifest")
         return check_asm.run({persona.target for persona in personas(args.target)})
     todo = _plan(args)
@@ -96,6 +100,18 @@ def _run(args: argparse.Namespace) -> Report:
 
 def _plan(args: argparse.Namespace) -> plan.Plan:
     shape = words.read(args.words)
+    asked = args.manifest or args.unit or args.ops or shape
+    if not args.emulator:
+        return _operators(args, shape)
+    # Alone it is all that is built, with GPUs among the targets what these bring.
+    named = {} if args.unit else named_personas(args.target)
+    gpus = [persona for persona in named.values() if persona.family != "cpu"]
+    todo = _operators(args, shape) if asked else plan.from_problems((), gpus)
+    plan.add_emulator(todo, [persona for persona in named.values() if persona.family == "cpu"])
+    return todo
+
+
+def _operators(args: argparse.Namespace, shape: Sequence[words.Word]) -> plan.Plan:
     ways = [bool(args.manifest), bool(args.unit), bool(args.ops or shape)]
     if sum(ways) > 1 or (args.unit and args.target):
         raise UsageError("give one of --from, --unit, or operators and shape words; a unit has its own target")

@@ -78,6 +78,14 @@ def from_manifest(manifest: Manifest, personas: Mapping[str, Persona]) -> Plan:
     return plan
 
 
+def add_emulator(plan: Plan, cpus: Iterable[Persona]) -> None:
+    """The emulator for these CPUs, or for this one where there are none."""
+    from aiterlite.emulator import library
+
+    for target in [persona.target for persona in cpus] or [""]:
+        plan.add(library.unit(target), "--emulator")
+
+
 def _recorded_call(call: Mapping[str, Any]) -> tuple[Table, Any]:
     if call["op"] not in TABLES:
         raise BundleError(f"the manifest calls {call['op']!r}; this version has {', '.join(TABLES)}")
