@@ -42,9 +42,11 @@ def watch(library: ctypes.CDLL) -> None:
         library.aiterlite_emulator_set_poll(_thread.callback)
 
 
-def take_raised() -> BaseException:
+def take_raised(library: ctypes.CDLL) -> BaseException:
     """What ended this thread's last launch."""
     raised = _thread.raised or KeyboardInterrupt()
+    # A generator that has raised answers no more.
+    library.aiterlite_emulator_set_poll(POLL())
     _thread.callback = _thread.raised = None
     return raised
 

@@ -218,7 +218,7 @@ def launch(
     )
     report: dict[str, Any] = json.loads(_take(text, size)) if text else {}
     if status == INTERRUPTED:
-        raise interrupt.take_raised()
+        raise interrupt.take_raised(library)
     if status:
         message = report.get("message") or library.aiterlite_emulator_error().decode("latin-1")
         raise BY_STATUS.get(status, EmulatorError)(message, report)
@@ -248,9 +248,9 @@ def last_report() -> dict[str, Any]:
 
 def last_error(status: int) -> BaseException:
     """The error of this thread's last launch through the driver-shaped calls; what interrupted it, where one did."""
-    if status == INTERRUPTED:
-        return interrupt.take_raised()
     library = open_library()
+    if status == INTERRUPTED:
+        return interrupt.take_raised(library)
     report = last_report()
     message = library.aiterlite_emulator_error().decode("latin-1")
     return BY_STATUS.get(status, EmulatorError)(message, report)
