@@ -59,6 +59,25 @@ def test_cut_off_instructions_are_truncated(library: native.Library) -> None:
                 assert decoded.status == "truncated" or data[2:4] == b"\xac\xd3"
 
 
+@pytest.mark.parametrize("behind", [(), (0xBF800000, 0xBF810000)])
+@pytest.mark.parametrize(("prefix", "text"), [
+    ((0xD3AC0000, 0x00023318), "v_mfma_ld_scale_b32 v24, v25 op_sel_hi:[0,0]"),
+    ((0xD3AC4000, 0x00023318), "v_mfma_ld_scale_b32 v24, v25 op_sel_hi:[0,0]"),
+    ((0xD3AC1000, 0x18023318), "v_mfma_ld_scale_b32 v24, v25 op_sel:[0,1]"),
+    ((0xD3AC0800, 0x10000080), "v_mfma_ld_scale_b32 0, s0 op_sel:[1,0] op_sel_hi:[0,1]"),
+])  # fmt: skip
+def test_a_scale_prefix_alone(
+    library: native.Library, prefix: tuple[int, int], text: str, behind: tuple[int, ...]
+) -> None:
+    """One instruction of 8 bytes with bit 14, which belongs to a source that is not there, set or clear, as
+    llvm-objdump 22 reads it."""
+    decoded = library.decode("gfx950", words(*prefix, *behind))
+    assert (decoded.status, decoded.text, decoded.size) == ("ok", text, 8)
+    with_bit_13 = library.decode("gfx950", words(prefix[0] | 1 << 13, prefix[1], *behind))
+    assert with_bit_13.status == "reserved_bits"
+    assert library.decode("gfx942", words(*prefix, *behind)).status == "other_arch"
+
+
 def test_one_target_only(library: native.Library) -> None:
     checked = 0
     for targets, data, text in stored():

@@ -121,8 +121,8 @@ bool Decoder::scaled_mai() {
     if (field(next, 31, 23) == kVop3pPrefix && field(next, 14, 11) == kAbidScaled) row = find_mai(field(next, 22, 16));
   }
   if (!row || !(row->flags & kF8f6f4)) {
+    // Alone, LLVM takes bit 14 either way, and bit 13 only clear.
     if (!zero(field(w, 13, 13), "op_sel of the source that is not there")) return false;
-    if (!field(w, 14, 14)) return fail(DecodeStatus::reserved_bits, "op_sel_hi of the source that is not there");
     inst_.src[0] = scale[0];
     inst_.src[1] = scale[1];
     return true;
