@@ -173,12 +173,13 @@ AITERLITE_DEVICE void accumulate(Sums& sums, const Operand (&weights)[kTiles][kL
   }
 }
 
-// Where four neighbouring rows of a token lie in a wave's part. Two tokens fill all LDS banks; the exclusive or
-// permutes the eight quads of such a pair, so that lanes that write one quad of several tokens, and lanes that read all
-// quads of a pair, each meet eight different ones.
+// Where four neighbouring rows of a token lie in a wave's part. Two tokens fill 32 banks of LDS; the exclusive or
+// permutes the quads of each token among themselves, so that lanes that write one quad of eight tokens meet eight
+// different ones. Lanes that read all quads of two tokens are served with those of an even and an odd token, on AMD not
+// of the same pair (tile/layout.h): each token keeps its half of the banks.
 AITERLITE_DEVICE uint32_t quad_of(uint32_t token, uint32_t row_quad) {
   const uint32_t pair = token / 2;
-  return pair * 8 + ((token % 2 * 4 + row_quad) ^ (pair % 2 * 2 | pair / 2 % 2 * 5));
+  return pair * 8 + token % 2 * 4 + (row_quad ^ (pair % 2 * 2 | pair / 2 % 2));
 }
 
 // The outputs of a tile are numbered in the order in which its parts meet in LDS: by tile of rows, columns' part, row
