@@ -165,47 +165,112 @@ def test_vskip(target: str) -> None:
     assert c["arguments"] == {}
 
 
-# What writes LDS and reads it back: LDS bytes read and written, cycles, least cycles.
-LDS = {
+# What writes LDS and reads it back: LDS bytes read and written, cycles, least cycles, on both targets or by target.
+LDS: dict[str, tuple[str, int, int, tuple[int, int] | dict[str, tuple[int, int]]]] = {
     # 256 bytes in two groups of 32 lanes, each a cycle.
-    "consecutive dwords": ("ds_write_b32 v1, v0\nds_read_b32 v2, v1", 256, 256, 4, 4),
+    "consecutive dwords": ("ds_write_b32 v1, v0\nds_read_b32 v2, v1", 256, 256, (4, 4)),
     # 8 bytes apart: 32 lanes on 16 banks, two cycles a group.
-    "every other dword": ("v_lshlrev_b32_e32 v2, 3, v0\nds_read_b32 v3, v2", 256, 0, 4, 2),
+    "every other dword": ("v_lshlrev_b32_e32 v2, 3, v0\nds_read_b32 v3, v2", 256, 0, (4, 2)),
     # 128 bytes apart: all lanes on bank 0.
-    "one bank": ("v_lshlrev_b32_e32 v2, 7, v0\nds_read_b32 v3, v2", 256, 0, 64, 2),
-    "one dword": ("v_mov_b32_e32 v2, 4\nds_read_b32 v3, v2", 256, 0, 2, 2),
+    "one bank": ("v_lshlrev_b32_e32 v2, 7, v0\nds_read_b32 v3, v2", 256, 0, (64, 2)),
+    "one dword": ("v_mov_b32_e32 v2, 4\nds_read_b32 v3, v2", 256, 0, (2, 2)),
     # Padding of a dword a row of 32 takes the conflict away: 132 bytes apart.
-    "padded rows": ("v_mul_u32_u24_e32 v2, 0x84, v0\nds_read_b32 v3, v2", 256, 0, 2, 2),
+    "padded rows": ("v_mul_u32_u24_e32 v2, 0x84, v0\nds_read_b32 v3, v2", 256, 0, (2, 2)),
     # Bytes: 32 lanes in 8 dwords.
-    "consecutive bytes": ("ds_read_u8 v3, v0", 64, 0, 2, 2),
-    # 16 bytes a lane: eight groups of 8 lanes.
-    "consecutive quads": ("v_lshlrev_b32_e32 v2, 4, v0\nds_read_b128 v[4:7], v2", 1024, 0, 8, 8),
-    # 128 bytes apart: the 8 lanes of a group share four banks.
-    "quads on the same banks": ("v_lshlrev_b32_e32 v2, 7, v0\nds_read_b128 v[4:7], v2", 1024, 0, 64, 8),
+    "consecutive bytes": ("ds_read_u8 v3, v0", 64, 0, (2, 2)),
+    # 16 bytes a lane: eight groups of 8 lanes on 32 banks, or four of 16 on 64.
+    "consecutive quads": (
+        "v_lshlrev_b32_e32 v2, 4, v0\nds_read_b128 v[4:7], v2", 1024, 0, {"gfx942": (8, 8), "gfx950": (4, 4)}
+    ),
+    # 128 bytes apart: the 8 lanes of a group share four banks. On 64 banks every other lane does: 8 of 16.
+    "quads on the same banks": (
+        "v_lshlrev_b32_e32 v2, 7, v0\nds_read_b128 v[4:7], v2", 1024, 0, {"gfx942": (64, 8), "gfx950": (32, 4)}
+    ),
+    # Lanes 4n to 4n + 3 read half of row n of 128 bytes, the first 16 lanes of 32 the left half. Of neighbours every
+    # second four would meet; the lanes that go together read left and right halves, on 64 banks of even and odd rows.
+    "halves of rows": (
+        "v_and_b32_e32 v2, 3, v0\nv_lshlrev_b32_e32 v2, 4, v2\nv_bfe_u32 v3, v0, 4, 1\nv_lshl_or_b32 v2, v3, 6, v2\n"
+        "v_lshrrev_b32_e32 v3, 2, v0\nv_lshl_or_b32 v2, v3, 7, v2\nds_read_b128 v[4:7], v2",
+        1024, 0, {"gfx942": (8, 8), "gfx950": (4, 4)},
+    ),
+    # Written, 8 neighbouring lanes go together on both.
+    "quads written to the same banks": ("v_lshlrev_b32_e32 v2, 7, v0\nds_write_b128 v2, v[4:7]", 0, 1024, (64, 8)),
     # 12 bytes apart, 8 lanes at a time: 24 dwords on 24 banks.
-    "three dwords": ("v_mul_u32_u24_e32 v2, 12, v0\nds_write_b96 v2, v[4:6]", 0, 768, 8, 8),
-    "pairs": ("v_lshlrev_b32_e32 v2, 3, v0\nds_read_b64 v[4:5], v2", 512, 0, 4, 4),
-    # 64 bytes apart: 16 lanes on two pairs of banks, 8 each.
-    "pairs on the same banks": ("v_lshlrev_b32_e32 v2, 6, v0\nds_read_b64 v[4:5], v2", 512, 0, 32, 4),
+    "three dwords": ("v_mul_u32_u24_e32 v2, 12, v0\nds_write_b96 v2, v[4:6]", 0, 768, (8, 8)),
+    # Lanes 0 to 3 are on banks 0 to 11, and lanes 20 to 23, of their group on gfx950, on 28 to 31 and 0 to 7.
+    "three dwords read": (
+        "v_mul_u32_u24_e32 v2, 12, v0\nds_read_b96 v[4:6], v2", 768, 0, {"gfx942": (8, 8), "gfx950": (16, 8)}
+    ),
+    # 16 lanes on 32 banks, or 32 on 64.
+    "pairs": ("v_lshlrev_b32_e32 v2, 3, v0\nds_read_b64 v[4:5], v2", 512, 0, {"gfx942": (4, 4), "gfx950": (2, 2)}),
+    # 64 bytes apart: 16 lanes on two pairs of banks, 8 each; 32 lanes on four pairs.
+    "pairs on the same banks": (
+        "v_lshlrev_b32_e32 v2, 6, v0\nds_read_b64 v[4:5], v2", 512, 0, {"gfx942": (32, 4), "gfx950": (16, 2)}
+    ),
+    "pairs written to the same banks": ("v_lshlrev_b32_e32 v2, 6, v0\nds_write_b64 v2, v[4:5]", 0, 512, (32, 4)),
     # Two accesses of 64 dwords, four groups.
-    "two addresses": ("ds_read2_b32 v[2:3], v1 offset0:0 offset1:64", 512, 0, 4, 4),
+    "two addresses": ("ds_read2_b32 v[2:3], v1 offset0:0 offset1:64", 512, 0, (4, 4)),
     # An atomic takes its turn for each lane: 32 cycles a group.
-    "an atomic on one dword": ("v_mov_b32_e32 v2, 4\nds_add_u32 v2, v0", 256, 256, 64, 2),
+    "an atomic on one dword": ("v_mov_b32_e32 v2, 4\nds_add_u32 v2, v0", 256, 256, (64, 2)),
     # Half a wave: the second group has no lane.
-    "16 lanes": ("s_mov_b64 exec, 0xffff\nds_read_b32 v2, v1", 64, 0, 1, 1),
-}
+    "16 lanes": ("s_mov_b64 exec, 0xffff\nds_read_b32 v2, v1", 64, 0, (1, 1)),
+}  # fmt: skip
+
+
+def lds_time(accesses: int, cycles: int, least: int) -> dict[str, int]:
+    return {"accesses": accesses, "cycles": cycles, "minimum_cycles": least, "conflict_cycles": cycles - least}
 
 
 @each_target
 @pytest.mark.parametrize("name", LDS)
 def test_lds_cycles(name: str, target: str) -> None:
-    body, read, written, cycles, least = LDS[name]
+    body, read, written, cycles = LDS[name]
     c = count(target, body, lds=16384)
     assert c["bytes"]["lds"] == {"read": read, "written": written}
     accesses = 2 if name in ("consecutive dwords", "two addresses") else 1
-    assert c["lds"] == {
-        "accesses": accesses, "cycles": cycles, "minimum_cycles": least, "conflict_cycles": cycles - least
-    }  # fmt: skip
+    assert c["lds"] == lds_time(accesses, *(cycles[target] if isinstance(cycles, dict) else cycles))
+
+
+# The lanes that are served together, where that was measured: each group as (first, last) of lanes 0 to 31. Lanes 32 to
+# 63 form the same.
+EIGHTS = (((0, 3), (20, 23)), ((4, 7), (16, 19)), ((8, 11), (28, 31)), ((12, 15), (24, 27)))
+NEIGHBOURS8 = (((0, 7),), ((8, 15),), ((16, 23),), ((24, 31),))
+GROUPS = {
+    ("gfx942", "ds_read_b128 v[4:7], v2", 32): EIGHTS,
+    ("gfx942", "ds_write_b128 v2, v[4:7]", 32): NEIGHBOURS8,
+    ("gfx950", "ds_read_b128 v[4:7], v2", 64): (((0, 3), (12, 15), (20, 27)), ((4, 11), (16, 19), (28, 31))),
+    ("gfx950", "ds_read_b96 v[4:6], v2", 32): EIGHTS,
+    ("gfx950", "ds_read_b64 v[4:5], v2", 64): (((0, 31),),),
+    ("gfx950", "ds_write_b64 v2, v[4:5]", 32): (((0, 15),), ((16, 31),)),
+    # Not measured: by 128 bytes of neighbouring lanes.
+    ("gfx942", "ds_read_b96 v[4:6], v2", 32): NEIGHBOURS8,
+    ("gfx942", "ds_read_b64 v[4:5], v2", 32): (((0, 15),), ((16, 31),)),
+    ("gfx950", "ds_write_b128 v2, v[4:7]", 32): NEIGHBOURS8,
+    ("gfx950", "ds_read_b32 v4, v2", 32): (((0, 31),),),
+}
+
+
+@pytest.mark.parametrize(("target", "access", "banks"), GROUPS)
+def test_lds_groups(target: str, access: str, banks: int) -> None:
+    """Two lanes that want different dwords of one bank lose a cycle if they are of one group, and else none: all pairs
+    with three lanes, told by EXEC. Half as many banks apart, neighbours of one group do not meet."""
+    groups = GROUPS[target, access, banks]
+    group_of = {lane: i for i, group in enumerate(groups) for first, last in group for lane in range(first, last + 1)}
+    assert sorted(group_of) == list(range(32))
+
+    def pairs(dwords: int, lanes: list[tuple[int, int]]) -> dict[str, Any]:
+        lines = [f"v_mul_u32_u24_e32 v2, {4 * dwords}, v0"]
+        for mask in (1 << lane | 1 << other for lane, other in lanes):
+            lines += [f"s_mov_b32 exec_lo, {mask & 0xFFFFFFFF:#x}", f"s_mov_b32 exec_hi, {mask >> 32:#x}", access]
+        lds: dict[str, Any] = count(target, "\n".join(lines), lds=32768)["lds"]
+        return lds
+
+    every = [(lane, other) for lane in (0, 5, 38) for other in range(64) if other != lane]
+    meet = [(x, y) for x, y in every if x // 32 == y // 32 and group_of[x % 32] == group_of[y % 32]]
+    apart = [pair for pair in every if pair not in meet]
+    assert pairs(banks, meet) == lds_time(len(meet), 2 * len(meet), len(meet))
+    assert pairs(banks, apart) == lds_time(len(apart), 2 * len(apart), 2 * len(apart))
+    assert pairs(banks // 2, [(0, 1)]) == lds_time(1, 1, 1)
 
 
 @each_target

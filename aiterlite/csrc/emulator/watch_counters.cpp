@@ -3,11 +3,7 @@
 // Coalescing. A vector memory access touches segments of 64 and of 128 bytes; the least that it could touch is its
 // distinct bytes, packed.
 //
-// LDS has 32 banks, each a dword wide, and so gives 128 bytes a cycle. An access is served in groups of neighbouring
-// lanes whose data is 128 bytes: 32 lanes of up to a dword, 16 of two dwords, 8 of three or four. A group takes as many
-// cycles as its busiest bank has different dwords; lanes that want the same dword share it, except in atomics. Loads to
-// LDS are not counted here. (The order in which hardware picks the lanes of wide reads has not been published by the
-// vendor, and gfx950 has more banks for reads; the model is the same for both, to compare layouts by.)
+// LDS cycles are those of lds_banks.cpp. Loads to LDS are not counted.
 #include <aiterlite/emulator/counters.h>
 #include <aiterlite/emulator/runs.h>
 #include <aiterlite/emulator/runtime.h>
@@ -43,40 +39,6 @@ Counters::Counters(const Launch& launch)
       skipped(launch.program->ops.size()),
       ranges(launch.memory->ranges().size()) {}
 
-LdsTime lds_time(const uint64_t* at, uint64_t mask, uint32_t size, bool atomic) {
-  constexpr uint32_t kBanks = 32, kWidth = 128;
-  const uint32_t lanes = size <= 4 ? 32 : size == 8 ? 16 : 8;
-  // Naturally aligned data of a power of two: a lane takes `unit` bytes, and that many banks, as a whole.
-  const bool whole = size >= 4 && (size & (size - 1)) == 0;
-  uint64_t low_bits = 0;
-  for (uint64_t m = mask; m; m &= m - 1) low_bits |= at[__builtin_ctzll(m)];
-  const uint32_t unit = whole && !(low_bits & (size - 1)) ? size : 4;
-  const uint32_t slots = kWidth / unit;
-  LdsTime t;
-  t.accesses = 1;
-  for (uint32_t first = 0; first < static_cast<uint32_t>(kWave); first += lanes) {
-    const uint64_t group = mask >> first & ((1ull << lanes) - 1);
-    if (!group) continue;
-    uint64_t held[kBanks][kWave];
-    uint8_t count[kBanks] = {};
-    uint32_t most = 1;
-    for (uint64_t m = group; m; m &= m - 1) {
-      const uint64_t begin = at[first + static_cast<uint32_t>(__builtin_ctzll(m))];
-      for (uint64_t u = begin / unit; u <= (begin + size - 1) / unit; ++u) {
-        const uint32_t slot = static_cast<uint32_t>(u % slots);
-        bool shared = false;
-        for (uint32_t i = 0; i < count[slot] && !atomic; ++i) shared |= held[slot][i] == u;
-        if (shared) continue;
-        held[slot][count[slot]++] = u;
-        most = std::max<uint32_t>(most, count[slot]);
-      }
-    }
-    t.cycles += most;
-    ++t.minimum_cycles;
-  }
-  return t;
-}
-
 namespace {
 
 class CounterWatch final : public Watch {
@@ -105,7 +67,7 @@ class CounterWatch final : public Watch {
         return;
       case Space::lds:
         add(c_.lds, bytes, a.write, t.atomic);
-        if (t.lgkm) count_lds(a, t.atomic);
+        if (t.lgkm) count_lds(op->inst->op, a, t.atomic);
         return;
       default:
         break;
@@ -119,13 +81,15 @@ class CounterWatch final : public Watch {
     if (!write || atomic) to.read += bytes;
   }
 
-  void count_lds(const MemoryAccess& a, bool atomic) {
+  void count_lds(Op op, const MemoryAccess& a, bool atomic) {
+    const LdsGroups groups = lds_groups(launch_.program->arch, op, a.size);
     LdsTime t;
     const uint32_t natural = a.size & (a.size - 1) ? 1 : a.size;
     if (a.size >= 4 && natural > 1 && is_consecutive(a) && a.at[0] % natural == 0) {
-      t = {1, kWave * a.size / 128, kWave * a.size / 128};
+      // No group of the table has two lanes whose consecutive data meet in a bank.
+      t = {1, 2 * groups.count, 2 * groups.count};
     } else {
-      t = lds_time(a.at, a.mask, a.size, atomic);
+      t = lds_time(groups, a.at, a.mask, a.size, atomic);
     }
     c_.lds_time.accesses += t.accesses;
     c_.lds_time.cycles += t.cycles;

@@ -72,7 +72,16 @@ struct Occupancy {
 Occupancy occupancy(const Launch& launch);
 void write_occupancy(JsonWriter& json, const Occupancy& o);
 
+// The lanes that LDS serves together: `count` groups of lanes 0 to 31, and the same of lanes 32 to 63. A group without
+// conflicts takes a cycle, and the lanes of every group together have each lane once.
+struct LdsGroups {
+  uint32_t banks;
+  uint32_t count;
+  const uint32_t* of_half;
+};
+LdsGroups lds_groups(Arch arch, Op op, uint32_t size);
+
 // LDS cycles of one access: what it takes, and what it would take without bank conflicts.
-LdsTime lds_time(const uint64_t* at, uint64_t mask, uint32_t size, bool atomic);
+LdsTime lds_time(const LdsGroups& groups, const uint64_t* at, uint64_t mask, uint32_t size, bool atomic);
 
 }  // namespace aiterlite::emulator
