@@ -11,7 +11,7 @@ from typing import Any
 import asm_toy
 import pytest
 
-from aiterlite import dispatch, envs, tables
+from aiterlite import dispatch, emulator, envs, tables
 from aiterlite.dispatch import Table, Wishes
 from aiterlite.jit import engine, sources, spec
 from aiterlite.jit.sources import SourceTree
@@ -37,7 +37,9 @@ def each_target() -> list[tuple[AsmKernel, str]]:
 
 @pytest.mark.compile
 @pytest.mark.torch
-def test_every_kernel_is_what_the_manifest_says(both: Both) -> None:
+@pytest.mark.emulated
+def test_every_kernel_is_what_the_manifest_says(both: Both, emulator_library: str) -> None:
+    emulator.use_library(emulator_library)
     text, data, code = both("build", "--check-asm")
     assert code == 0, text
     assert len(data["variants"]) == sum(len(kernel.variants(target)) for kernel, target in each_target())
@@ -327,8 +329,11 @@ def test_s_setvskip_in_a_marked_row_passes_and_in_a_literal_does_not_count(
 
 
 @pytest.fixture
-def toy_manifest(toy_store: Store, source_tree: SourceTree, monkeypatch: pytest.MonkeyPatch) -> SourceTree:
-    """A manifest of the toy alone."""
+def toy_manifest(
+    emulator_library: str, toy_store: Store, source_tree: SourceTree, monkeypatch: pytest.MonkeyPatch
+) -> SourceTree:
+    """A manifest of the toy alone, and the emulator, whose decoder walks its code."""
+    emulator.use_library(emulator_library)
     asm_toy.write(source_tree)
     monkeypatch.setattr(tables, "asm_kernels", lambda: (asm_toy.kernel(),))
     return source_tree
@@ -344,6 +349,16 @@ def test_the_command_names_what_is_wrong(toy_manifest: SourceTree, both: Both) -
     assert data["variants"][0]["mismatches"][0]["found"] == "88 bytes"
     assert data["variants"][0]["resources"]["toy_checked"]["vgprs"] == 12
     assert text.endswith("0 of 1 object as declared")
+
+
+@pytest.mark.compile
+@pytest.mark.emulated
+def test_registers_that_the_descriptor_does_not_allocate_are_told(toy_manifest: SourceTree, both: Both) -> None:
+    asm_toy.write(toy_manifest, ("  s_endpgm\n", "  v_mov_b32_e32 v18, v40\n  v_mov_b32_e32 v17, 0\n  s_endpgm\n"))
+    text, data, code = both("build", "--check-asm", "--target", "gfx950")
+    assert code == 1 and data["variants"][0]["result"] == "wrong"
+    assert "register v40: found `v_mov_b32_e32 v18, v40` at toy_checked+0x" in text
+    assert "and 1 more, declared v0 to v15; raise .amdhsa_next_free_vgpr to 41 at least" in text
 
 
 @pytest.mark.compile

@@ -13,7 +13,7 @@ from aiterlite.errors import AiterliteError
 from aiterlite.jit import engine, progress
 from aiterlite.jit.arguments import ArgumentStruct
 from aiterlite.tables.asm import AsmKernel, AsmVariant
-from aiterlite.tables.asm_check import check
+from aiterlite.tables.asm_check import check, check_registers
 
 _HEADERS = ("unit", "target", "result", "resources")
 
@@ -60,7 +60,7 @@ def _variant(kernel: AsmKernel, variant: AsmVariant, target: str) -> dict[str, A
     }
     try:
         artifact = engine.obtain(unit, build=True)
-        mismatches = check(kernel, variant, target, artifact.data)
+        mismatches = (*check(kernel, variant, target, artifact.data), *check_registers(artifact.data))
     except (AiterliteError, OSError, ValueError) as error:
         return {**item, "result": "failed", "error": str(error)}
     return {

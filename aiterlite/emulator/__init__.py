@@ -36,11 +36,12 @@ from aiterlite.emulator.errors import (
     KernelArgumentError,
     LaunchConfigurationError,
     MemoryViolation,
+    RegisterAllocationError,
     TrapError,
     UnknownKernelError,
     UnsupportedInstructionError,
 )
-from aiterlite.emulator.library import describe, disassemble, open_library, use_library
+from aiterlite.emulator.library import describe, disassemble, open_library, unallocated_registers, use_library
 from aiterlite.emulator.observe import CHECKS, Finding, Recording, watching
 from aiterlite.emulator.races import Difference, find_races
 from aiterlite.emulator.schedule import SCHEDULES, Schedule
@@ -66,6 +67,7 @@ __all__ = [
     "Module",
     "ObjectCoverage",
     "Recording",
+    "RegisterAllocationError",
     "Report",
     "Schedule",
     "TrapError",
@@ -78,6 +80,7 @@ __all__ = [
     "open_library",
     "prepare_launch",
     "raise_last_error",
+    "unallocated_registers",
     "use_library",
     "watching",
 ]

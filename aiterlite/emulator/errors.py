@@ -88,6 +88,18 @@ class UnsupportedInstructionError(ExecutionError, NotImplementedError):
     """An encoding that the decoder does not know, or an instruction that the executor has no semantics for."""
 
 
+class RegisterAllocationError(ExecutionError):
+    """Code that a kernel reaches names registers that its descriptor does not allocate.
+
+    Raised before the kernel starts, with no workgroup and wave, or where a jump or an index in M0 leads there. The
+    hardware would read v0 or s0 in their place, and drop what is written. `register` is the name of the first one.
+    """
+
+    def __init__(self, message: str, report: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message, report)
+        self.register: str = self.report.get("fault", {}).get("register", "")
+
+
 class ControlFlowError(ExecutionError):
     """Control left the decoded code."""
 
@@ -118,4 +130,5 @@ BY_STATUS: dict[int, type[EmulatorError]] = {
     8: DeadlockError,
     9: TrapError,
     10: EmulatorError,
+    12: RegisterAllocationError,
 }

@@ -149,6 +149,13 @@ def coverage(data: bytes) -> dict[str, Any]:
     return result
 
 
+def unallocated_registers(data: bytes) -> list[dict[str, Any]]:
+    """Registers that the kernels of a code object name and their descriptors do not allocate: for each kernel and kind
+    of register the number of instructions, the first one, and what to do. Raises `CodeObjectError`."""
+    result: list[dict[str, Any]] = json.loads(_object_text(open_library().aiterlite_emulator_unallocated, data))
+    return result
+
+
 def refusal(arch: str, code: bytes) -> str:
     """Why the executor cannot run one encoded instruction; empty if it can."""
     text, size = ctypes.c_void_p(), ctypes.c_size_t()

@@ -12,6 +12,7 @@ from typing import Any
 
 from aiterlite.amdgpu import code_object, encoding
 from aiterlite.amdgpu.metadata import read as read_metadata
+from aiterlite.emulator import unallocated_registers
 from aiterlite.jit.arguments import Field, Layout, differences
 from aiterlite.jit.sources import SourceTree
 from aiterlite.jit.spec import CODE_OBJECT_VERSION
@@ -40,6 +41,21 @@ def check(
     Raises `ValueError` on bytes that are no code object, and `SourceError` where the argument struct's header is wrong.
     """
     return tuple(_check(kernel, variant, target, image, kernel.arguments.layout(tree)))
+
+
+def check_registers(image: bytes) -> tuple[Mismatch, ...]:
+    """Registers that the object's code names and its descriptors do not allocate: a wave would read v0 or s0 in their
+    place, and lose what it writes.
+
+    The emulator's decoder walks the code, so that its library is built if need be. Raises `CodeObjectError`.
+    """
+    found = []
+    for item in unallocated_registers(image):
+        what, _, mend = item["what"].rpartition(": raise ")
+        more = f" and {item['count'] - 1} more" if item["count"] > 1 else ""
+        place = f"`{item['instruction']}` at {item['kernel']}+{item['pc']:#x}{more}"
+        found.append(Mismatch(f"register {item['highest']}", place, what.rpartition("allocates, ")[2], f"raise {mend}"))
+    return tuple(found)
 
 
 def _check(kernel: AsmKernel, variant: AsmVariant, target: str, image: bytes, struct: Layout) -> Iterator[Mismatch]:

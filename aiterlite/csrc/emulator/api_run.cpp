@@ -5,6 +5,7 @@
 // what a driver would know by itself, the memory that may be touched and the chip, is set per thread beforehand.
 #include <aiterlite/emulator/json.h>
 #include <aiterlite/emulator/module.h>
+#include <aiterlite/emulator/report.h>
 #include <stdlib.h>
 
 using namespace aiterlite::emulator;
@@ -209,6 +210,16 @@ int aiterlite_emulator_refusal(int arch, const uint8_t* data, size_t size, char*
   std::string reason;
   const bool ok = build_microop(&scratch, inst, &op, &reason);
   return give(ok ? Status::ok : Status::unsupported, reason, out, out_size);
+}
+
+// JSON: registers that kernels name and their descriptors do not allocate. Takes the bytes of a code object.
+int aiterlite_emulator_unallocated(const uint8_t* data, size_t size, char** out, size_t* out_size) {
+  return guarded([&] {
+    std::string error;
+    const std::unique_ptr<Module> module = Module::load(data, size, &error);
+    if (!module) return static_cast<Status>(give(Status::bad_object, error, out, out_size));
+    return static_cast<Status>(give(Status::ok, list_unallocated(*module), out, out_size));
+  });
 }
 
 // The memory that kernels launched by this thread may touch, until it is set again.

@@ -31,8 +31,10 @@ struct Moved {
   Effects effects;
 };
 
+bool is_vector_register(const Operand& o) { return o.kind == OperandKind::vgpr || o.kind == OperandKind::agpr; }
+
 void move_operand(Operand* o, uint32_t step) {
-  if (o->kind != OperandKind::vgpr || o->index + step + o->dwords > static_cast<uint32_t>(kVgprs)) return;
+  if (!is_vector_register(*o) || o->index + step + o->dwords > static_cast<uint32_t>(kVgprs)) return;
   o->index = static_cast<uint16_t>(o->index + step);
 }
 
@@ -88,7 +90,7 @@ class RegisterWatch final : public Watch {
     if (control >> 15 & 1) {
       const uint16_t before = m.inst.dst[0].index;
       move_operand(&m.inst.dst[0], step);
-      if (m.inst.dst[0].kind == OperandKind::vgpr) {
+      if (is_vector_register(m.inst.dst[0])) {
         m.op.dst += static_cast<uint32_t>(m.inst.dst[0].index - before) * kRegisterBytes;
       }
     }

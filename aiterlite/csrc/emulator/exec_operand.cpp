@@ -2,6 +2,7 @@
 // it, and results that are clamped, scaled, and merged into their register after it.
 #include <aiterlite/emulator/float.h>
 #include <aiterlite/emulator/lanes.h>
+#include <aiterlite/emulator/runtime.h>
 
 namespace aiterlite::emulator {
 
@@ -15,6 +16,14 @@ const MicroOp* unsupported(Wave& w, const MicroOp* op, const char* detail) {
   f.kind = FaultKind::unsupported;
   f.detail = detail;
   return fault(w, op, std::move(f));
+}
+
+const MicroOp* unallocated(Wave& w, const Unallocated& found, const std::string& how) {
+  Fault f;
+  f.kind = FaultKind::unallocated;
+  f.reg = register_name(found.file, found.number);
+  f.detail = how + describe(found, w.launch->reach->allocation());
+  return fault(w, found.op, std::move(f));
 }
 
 uint64_t special_source(const Wave& w, uint64_t which) {

@@ -120,9 +120,16 @@ const MicroOp* branch(Wave& w, const MicroOp* op) {
   return fault(w, op, std::move(f));
 }
 
+// Code that the kernel was not known to reach is held to its registers before it runs.
+const MicroOp* reach(Wave& w, const MicroOp* to) {
+  std::vector<Unallocated> found;
+  w.launch->reach->follow({to}, &found);
+  return found.empty() ? to : unallocated(w, found.front());
+}
+
 const MicroOp* jump(Wave& w, const MicroOp* op, uint64_t address) {
   const MicroOp* to = find_code(w, address);
-  if (to) return to;
+  if (to) return w.launch->reach->covers(to) ? to : reach(w, to);
   Fault f;
   f.kind = FaultKind::bad_jump;
   f.address = address;
@@ -197,28 +204,41 @@ const MicroOp* bitset(Wave& w, const MicroOp* op) {
   return next(op);
 }
 
+// Where M0 moves the scalar operand `base` of `count` registers; false, with the wave stopped, if there is no such.
+bool movrel(Wave& w, const MicroOp* op, const Operand& base, uint32_t count, uint32_t* at) {
+  const uint64_t i = static_cast<uint64_t>(base.index) + w.s[m0];
+  if (i + count > 128) {
+    unsupported(w, op, "scalar register index past the register file");
+    return false;
+  }
+  *at = static_cast<uint32_t>(i);
+  const uint32_t last = *at + count - 1;
+  if (base.kind != OperandKind::sgpr || last < w.launch->reach->allocation().sgprs) return true;
+  unallocated(w, {op, RegisterFile::sgpr, last, false}, "with " + std::to_string(w.s[m0]) + " in M0, ");
+  return false;
+}
 const MicroOp* movrels32(Wave& w, const MicroOp* op) {
-  const uint64_t i = op->src[0].value + w.s[m0];
-  if (i > 127) return unsupported(w, op, "scalar register index past the register file");
+  uint32_t i;
+  if (!movrel(w, op, op->inst->src[0], 1, &i)) return nullptr;
   w.s[op->sdst] = w.s[i];
   return next(op);
 }
 const MicroOp* movrels64(Wave& w, const MicroOp* op) {
-  const uint64_t i = op->src[0].value + w.s[m0];
-  if (i > 126) return unsupported(w, op, "scalar register index past the register file");
-  w.set_pair(op->sdst, w.pair(static_cast<uint32_t>(i)));
+  uint32_t i;
+  if (!movrel(w, op, op->inst->src[0], 2, &i)) return nullptr;
+  w.set_pair(op->sdst, w.pair(i));
   return next(op);
 }
 const MicroOp* movreld32(Wave& w, const MicroOp* op) {
-  const uint64_t i = static_cast<uint64_t>(op->sdst) + w.s[m0];
-  if (i > 127) return unsupported(w, op, "scalar register index past the register file");
+  uint32_t i;
+  if (!movrel(w, op, op->inst->dst[0], 1, &i)) return nullptr;
   w.s[i] = scalar32(w, op->src[0]);
   return next(op);
 }
 const MicroOp* movreld64(Wave& w, const MicroOp* op) {
-  const uint64_t i = static_cast<uint64_t>(op->sdst) + w.s[m0];
-  if (i > 126) return unsupported(w, op, "scalar register index past the register file");
-  w.set_pair(static_cast<uint32_t>(i), scalar64(w, op->src[0]));
+  uint32_t i;
+  if (!movrel(w, op, op->inst->dst[0], 2, &i)) return nullptr;
+  w.set_pair(i, scalar64(w, op->src[0]));
   return next(op);
 }
 

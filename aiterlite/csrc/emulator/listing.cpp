@@ -7,7 +7,6 @@
 #include <utility>
 
 namespace aiterlite::emulator {
-namespace {
 
 bool is_direct_branch(Op op) {
   switch (op) {
@@ -29,6 +28,8 @@ bool is_direct_branch(Op op) {
       return false;
   }
 }
+
+namespace {
 
 // Fill behind code: zeros, s_nop, s_code_end.
 bool is_padding(uint32_t dword) { return dword == 0 || dword == 0xbf800000 || dword == 0xbf9f0000; }

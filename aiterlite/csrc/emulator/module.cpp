@@ -103,6 +103,8 @@ Status status_of(const Launch& launch) {
       return Status::memory_violation;
     case FaultKind::unsupported:
       return Status::unsupported;
+    case FaultKind::unallocated:
+      return Status::unallocated;
     case FaultKind::bad_jump:
       return Status::bad_jump;
     case FaultKind::limit:
@@ -120,6 +122,14 @@ LaunchReport refuse(Status status, std::string message) {
   report.status = status;
   report.message = std::move(message);
   report.json = refusal_json(status, report.message);
+  return report;
+}
+
+LaunchReport refuse_registers(const Program& program, const ReadyKernel& ready) {
+  LaunchReport report;
+  report.status = Status::unallocated;
+  report.message = unallocated_text(program, ready);
+  report.json = unallocated_json(program, ready, report.message);
   return report;
 }
 
@@ -154,6 +164,10 @@ std::unique_ptr<Module> Module::load(const uint8_t* data, size_t size, std::stri
   }
   m->program_ = std::make_unique<Program>(m->object_.arch, m->base() + first, last - first);
   m->program_->listed = first;
+  for (const Symbol& s : m->object_.symbols) {
+    if (s.defined && s.function) m->program_->functions.push_back(m->base() + s.vaddr);
+  }
+  std::sort(m->program_->functions.begin(), m->program_->functions.end());
   return m;
 }
 
@@ -182,6 +196,8 @@ const ReadyKernel* Module::prepare(const std::string& name) {
   r->ordered = traits.ordered;
   r->entry = program_->at(begin + (kernel->descriptor.kernarg_preload_length ? 256 : 0));
   if (!r->entry) r->entry = program_->at(begin);
+  r->reach = std::make_unique<Reach>(*program_, allocation_of(kernel->descriptor));
+  r->reach->follow({program_->at(begin), r->entry}, &r->unallocated);
   ready_.push_back(std::move(r));
   return ready_.back().get();
 }
@@ -221,6 +237,7 @@ LaunchReport launch(Module& module, const LaunchRequest& request) {
                   "no kernel `" + request.kernel + "` in the object; it has: " + (known.empty() ? "none" : known));
   }
   const Kernel& kernel = *ready->kernel;
+  if (!ready->unallocated.empty()) return refuse_registers(module.program(), *ready);
   const uint64_t lds = static_cast<uint64_t>(kernel.descriptor.group_segment_size) + request.dynamic_lds;
   std::string wrong = check_request(request, kernel, lds);
   if (!wrong.empty()) return refuse(Status::bad_launch, wrong);
@@ -263,6 +280,7 @@ LaunchReport launch(Module& module, const LaunchRequest& request) {
   l.options = request.options;
   if (l.options.quantum == 0) l.options.quantum = 1;
   l.entry = ready->entry;
+  l.reach = ready->reach.get();
   std::copy(request.grid, request.grid + 3, l.grid);
   std::copy(request.block, request.block + 3, l.block);
   l.lds_bytes = static_cast<uint32_t>(lds);

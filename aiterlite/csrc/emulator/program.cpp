@@ -202,6 +202,24 @@ bool in_file(const Operand& operand) {
   return operand.kind == OperandKind::special ? operand.index >= 128 || end <= 128 : end <= 108;
 }
 
+// The manuals' section on VGPR indexing (CDNA3 and CDNA4, 6.6) is about vector ALU instructions with one result, and
+// lists those that use their operands in other ways. It says nothing of swaps, whose operands are sources and results,
+// nor of matrix instructions; AMD's own emulator moves the VGPRs of those and leaves AGPRs. That v_accvgpr_read_b32 is
+// moved is seen in production kernels, which walk through their accumulators so.
+bool indexing_is_unknown(const Inst& inst) {
+  switch (inst.op) {
+    case Op::v_swap_b32:
+    case Op::v_permlane16_swap_b32:
+    case Op::v_permlane32_swap_b32:
+      return true;
+    case Op::v_accvgpr_read_b32:
+    case Op::v_accvgpr_write_b32:
+      return false;
+    default:
+      return inst.format == Format::MAI || inst.format == Format::MAIX;
+  }
+}
+
 // Modifiers that prepare() has to apply.
 bool needs_prepare(const Inst& inst) {
   if (inst.dpp.present) return true;
@@ -297,9 +315,8 @@ bool build_microop(Program* program, const Inst& inst, MicroOp* op, std::string*
   }
   if (is_vector(inst.format)) op->flags |= kVector;
   if (valu) {
-    const bool moves_lanes =
-        inst.op == Op::v_readlane_b32 || inst.op == Op::v_writelane_b32 || inst.op == Op::v_readfirstlane_b32;
-    if (!moves_lanes && inst.format <= Format::VOP3P) op->flags |= kIndexable;
+    op->flags |= kIndexable;
+    if (indexing_is_unknown(inst)) op->flags |= kNotIndexed;
     if (!applies_own_modifiers(inst)) {
       const bool keep = keeps_high(inst) && !inst.sdwa.present;
       if (needs_prepare(inst)) op->flags |= kPrepare;

@@ -42,6 +42,8 @@ const char* kind_name(FaultKind k) {
       return "misaligned";
     case FaultKind::unsupported:
       return "unsupported";
+    case FaultKind::unallocated:
+      return "unallocated";
     case FaultKind::bad_jump:
       return "bad_jump";
     case FaultKind::limit:
@@ -104,6 +106,7 @@ std::string what(const Launch& launch, const Fault& f) {
              "AITERLITE_MAX_INSTRUCTIONS, or `emulate --max-instructions`; 0 is no limit)";
     case FaultKind::deadlock:
       return "no wave of the workgroup can continue";
+    case FaultKind::unallocated:
     case FaultKind::trap:
       return f.detail;
     case FaultKind::none:
@@ -124,6 +127,7 @@ void write_fault(JsonWriter& j, const Launch& l) {
       .close(']');
   j.field("listed", listed(*l.program, l.failure_pc));
   j.field("wave", l.failure_wave).field("pc", l.failure_pc - l.program->base).field("instruction", l.failure_text);
+  if (f.kind == FaultKind::unallocated) j.field("register", f.reg);
   if (is_memory(f.kind)) {
     j.field("space", space_name(f.space))
         .field("write", f.write)
@@ -191,6 +195,52 @@ std::string refusal_json(Status status, const std::string& message) {
   j.open('{');
   j.field("status", static_cast<int>(status)).field("message", message);
   j.close('}');
+  return j.text();
+}
+
+std::string unallocated_text(const Program& program, const ReadyKernel& ready) {
+  const Unallocated& first = ready.unallocated.front();
+  std::string text = "kernel `" + ready.kernel->name + "`, pc " + hex(first.op->address - program.base) + " `" +
+                     disassemble(program.arch, *first.op->inst) + "`: " + describe(first, ready.reach->allocation());
+  const size_t more = ready.unallocated.size() - 1;
+  return more ? text + " (and " + std::to_string(more) + " more like it)" : text;
+}
+
+std::string unallocated_json(const Program& program, const ReadyKernel& ready, const std::string& message) {
+  const Unallocated& first = ready.unallocated.front();
+  JsonWriter j;
+  j.open('{').field("status", static_cast<int>(Status::unallocated)).field("kernel", ready.kernel->name);
+  j.field("message", message).key("fault").open('{');
+  j.field("kind", kind_name(FaultKind::unallocated)).field("what", describe(first, ready.reach->allocation()));
+  j.field("pc", first.op->address - program.base).field("instruction", disassemble(program.arch, *first.op->inst));
+  j.field("register", register_name(first.file, first.number)).close('}').close('}');
+  return j.text();
+}
+
+std::string list_unallocated(Module& module) {
+  const Program& program = module.program();
+  JsonWriter j;
+  j.open('[');
+  for (const Kernel& kernel : module.object().kernels) {
+    const ReadyKernel& ready = *module.prepare(kernel.name);
+    for (const RegisterFile file : {RegisterFile::vgpr, RegisterFile::agpr, RegisterFile::sgpr}) {
+      const Unallocated* first = nullptr;
+      Unallocated highest;
+      uint64_t count = 0;
+      for (const Unallocated& u : ready.unallocated) {
+        if (u.file != file) continue;
+        if (!first) first = &u;
+        if (!count++ || u.number > highest.number) highest = u;
+      }
+      if (!first) continue;
+      const uint64_t at = first->op->address;
+      j.open('{').field("kernel", kernel.name).field("count", count).field("pc", at - program.base);
+      j.field("address", at - module.base()).field("instruction", disassemble(program.arch, *first->op->inst));
+      j.field("register", register_name(file, first->number)).field("highest", register_name(file, highest.number));
+      j.field("what", describe(highest, ready.reach->allocation())).close('}');
+    }
+  }
+  j.close(']');
   return j.text();
 }
 

@@ -109,10 +109,9 @@ void start_scalars(const Launch& launch, const Workgroup& group, Wave& w) {
 void start_wave(Launch& launch, Workgroup& group, uint32_t index, uint32_t items, Wave& w) {
   const KernelDescriptor& d = launch.descriptor;
   const uint32_t fill = launch.options.fill;
-  const uint32_t vgprs = std::min<uint32_t>(d.accum_offset ? d.accum_offset : d.vgprs, kVgprs);
-  const uint32_t agprs = d.vgprs > vgprs ? std::min<uint32_t>(d.vgprs - vgprs, kVgprs) : 0;
-  fill_words(w.regs[0], static_cast<size_t>(std::max<uint32_t>(vgprs, 1)) * kRegisterBytes, fill);
-  if (agprs) fill_words(w.regs[kVgprs], static_cast<size_t>(agprs) * kRegisterBytes, fill);
+  const Allocation has = allocation_of(d);
+  fill_words(w.regs[0], static_cast<size_t>(std::max<uint32_t>(has.vgprs, 1)) * kRegisterBytes, fill);
+  if (has.agprs) fill_words(w.regs[kVgprs], static_cast<size_t>(has.agprs) * kRegisterBytes, fill);
   fill_words(w.s, sizeof(w.s), fill);
   w.set_pair(vcc_lo, 0);
   w.s[m0] = 0;

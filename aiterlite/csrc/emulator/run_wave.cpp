@@ -5,24 +5,32 @@
 namespace aiterlite::emulator {
 namespace {
 
+// How far GPR_IDX mode moves a register operand, or -1 for what it leaves alone. `bit` is the operand's bit in M0.
+int index_step(uint32_t control, int bit, const Operand& o) {
+  const bool vector = o.kind == OperandKind::vgpr || o.kind == OperandKind::agpr;
+  return vector && (control >> bit & 1) ? static_cast<int>(control & 0xff) : -1;
+}
+
 // Executes `op` with the vector register numbers of its operands moved by M0, as GPR_IDX mode asks.
 const MicroOp* run_indexed(Wave& w, const MicroOp* op) {
   MicroOp moved = *op;
   const uint32_t control = w.s[m0];
-  const uint64_t step = static_cast<uint64_t>(control & 0xff) * kRegisterBytes;
-  const uint64_t end = static_cast<uint64_t>(kVgprs) * kRegisterBytes;
-  bool outside = false;
-  for (int i = 0; i < 3; ++i) {
-    if (!(control >> (12 + i) & 1) || moved.src[i].ref != Ref::reg || moved.src[i].value >= end) continue;
-    moved.src[i].value += step;
-    outside |= moved.src[i].value + static_cast<uint64_t>(moved.src[i].dwords) * kRegisterBytes > end;
-  }
-  const bool vector_result = op->inst->dst[0].kind == OperandKind::vgpr;
-  if (control >> 15 & 1 && vector_result) {
-    moved.dst += static_cast<uint32_t>(step);
-    outside |= moved.dst + static_cast<uint64_t>(moved.dst_dwords) * kRegisterBytes > end;
-  }
-  if (outside) return unsupported(w, op, "GPR indexing leaves the vector registers");
+  const char* refused = nullptr;
+  Unallocated past;
+  const auto move = [&](const Operand& o, int bit) -> uint32_t {
+    const int step = index_step(control, bit, o);
+    if (step < 0) return 0;
+    if (op->flags & kNotIndexed) refused = "what GPR indexing makes of the registers of this instruction is not public";
+    const RegisterFile file = o.kind == OperandKind::vgpr ? RegisterFile::vgpr : RegisterFile::agpr;
+    const uint32_t last = o.index + static_cast<uint32_t>(step) + (o.dwords ? o.dwords : 1u) - 1;
+    if (last >= static_cast<uint32_t>(kVgprs)) refused = "GPR indexing leaves the vector registers";
+    if (!past.op) w.launch->reach->allows(op, file, o.index + static_cast<uint32_t>(step), last, &past);
+    return static_cast<uint32_t>(step) * kRegisterBytes;
+  };
+  for (int i = 0; i < 3; ++i) moved.src[i].value += move(op->inst->src[i], 12 + i);
+  moved.dst += move(op->inst->dst[0], 15);
+  if (refused) return unsupported(w, op, refused);
+  if (past.op) return unallocated(w, past, "with the GPR index " + std::to_string(control & 0xff) + ", ");
   const MicroOp* after = moved.fn(w, &moved);
   if (after) return next(op);
   if (w.pc == &moved) w.pc = op;

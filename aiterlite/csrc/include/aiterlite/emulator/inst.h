@@ -243,6 +243,9 @@ constexpr uint64_t branch_target(const Inst& inst, uint64_t pc) {
   return pc + 4 + static_cast<uint64_t>(static_cast<int64_t>(static_cast<int16_t>(inst.simm16)) * 4);
 }
 
+// Whether `branch_target` is where the instruction may go.
+bool is_direct_branch(Op op);
+
 const char* name(Op op);
 const char* name(Format format);
 const char* name(Arch arch);

@@ -23,6 +23,7 @@ enum class FaultKind : uint8_t {
   read_only,     // a store to a range registered without write permission
   misaligned,    // an atomic whose address is not a multiple of its size
   unsupported,   // an instruction or a form of one that the executor does not have
+  unallocated,   // a register past the end of what the kernel descriptor allocates
   bad_jump,      // control left the decoded code
   limit,         // the launch's instruction limit was reached
   deadlock,      // every live wave waits and none can continue
@@ -38,6 +39,7 @@ struct Fault {
   uint64_t address = 0;  // LDS and scratch: the offset
   uint64_t limit = 0;    // LDS and scratch: bytes allocated
   std::string detail;
+  std::string reg;  // the register that is not allocated
 };
 
 // Registered ranges, sorted by base. They may touch but not overlap.

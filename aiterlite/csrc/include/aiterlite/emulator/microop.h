@@ -1,6 +1,7 @@
 // A pre-decoded instruction: a handler and operands resolved to register offsets and constants, and the helpers that
 // handlers fetch sources and deliver results with.
 #pragma once
+#include <aiterlite/emulator/allocation.h>
 #include <aiterlite/emulator/inst.h>
 #include <aiterlite/emulator/wave.h>
 #include <stdint.h>
@@ -22,12 +23,13 @@ struct Source {
 };
 
 enum OpFlag : uint16_t {
-  kPrepare = 1,    // sources carry modifiers, DPP or SDWA
-  kFinish = 2,     // the result is clamped, scaled, or merged into a part of the register
-  kVector = 4,     // dropped under VSKIP
-  kIndexable = 8,  // takes part in GPR indexing
-  kHalf = 16,      // the result is 16 bits wide: op_sel may put it into the high half
-  kKeepHigh = 32,  // and leaves the other half of its register alone wherever it goes
+  kPrepare = 1,      // sources carry modifiers, DPP or SDWA
+  kFinish = 2,       // the result is clamped, scaled, or merged into a part of the register
+  kVector = 4,       // dropped under VSKIP
+  kIndexable = 8,    // takes part in GPR indexing
+  kHalf = 16,        // the result is 16 bits wide: op_sel may put it into the high half
+  kKeepHigh = 32,    // and leaves the other half of its register alone wherever it goes
+  kNotIndexed = 64,  // with kIndexable: what GPR indexing makes of its registers is not public
 };
 
 struct MicroOp {
@@ -51,6 +53,7 @@ inline const MicroOp* next(const MicroOp* op) { return op + op->len; }
 // Stops the wave with a fault at this instruction.
 const MicroOp* fault(Wave& w, const MicroOp* op, Fault f);
 const MicroOp* unsupported(Wave& w, const MicroOp* op, const char* detail);
+const MicroOp* unallocated(Wave& w, const Unallocated& found, const std::string& how = "");
 
 // Leaves the run loop; the wave goes on at `resume`.
 inline const MicroOp* leave(Wave& w, const MicroOp* resume, Stop why) {

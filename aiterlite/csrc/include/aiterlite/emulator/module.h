@@ -16,7 +16,8 @@ enum class Status : int32_t {
   unknown_kernel = 2,
   bad_launch = 3,  // grid, block, arguments or LDS do not fit the kernel or the persona
   memory_violation = 4,
-  unsupported = 5,  // an instruction, or a form of one, that the executor does not have
+  unsupported = 5,   // an instruction, or a form of one, that the executor does not have
+  unallocated = 12,  // a register past the end of what the kernel descriptor allocates
   bad_jump = 6,
   limit = 7,
   deadlock = 8,
@@ -36,6 +37,8 @@ struct ReadyKernel {
   const Kernel* kernel = nullptr;
   const MicroOp* entry = nullptr;
   bool ordered = false;
+  std::unique_ptr<Reach> reach;
+  std::vector<Unallocated> unallocated;  // in what can be followed before the kernel runs, by address
 };
 
 class Module {

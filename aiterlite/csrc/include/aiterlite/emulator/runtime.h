@@ -1,5 +1,6 @@
 // A program ready to run, a launch of it, and what handlers ask of both.
 #pragma once
+#include <aiterlite/emulator/allocation.h>
 #include <aiterlite/emulator/convert.h>
 #include <aiterlite/emulator/effects.h>
 #include <aiterlite/emulator/elf.h>
@@ -34,6 +35,7 @@ struct Program {
   std::deque<Spread> constant_pool;
   std::unordered_map<const MicroOp*, std::string> refused;  // why a slot cannot be executed
   std::unique_ptr<EffectsCache> effects;                    // for the sanitizers
+  std::vector<uint64_t> functions;                          // where the object's functions begin, in order
 
   Program(Arch arch, uint64_t base, uint64_t bytes);
   // Decodes [begin, end) in a straight line. What cannot be decoded or executed gets a handler that faults.
@@ -93,6 +95,7 @@ struct Launch {
   const MemoryMap* memory = nullptr;
   LaunchOptions options;
   const MicroOp* entry = nullptr;
+  Reach* reach = nullptr;         // the code of the kernel, as far as it is known to keep to its registers
   uint32_t grid[3] = {1, 1, 1};   // workgroups
   uint32_t block[3] = {1, 1, 1};  // work-items of a workgroup
   uint32_t lds_bytes = 0;
