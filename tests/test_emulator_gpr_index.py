@@ -143,6 +143,16 @@ def test_what_is_refused(name: str, target: str) -> None:
         launch(target, "SRC2", instruction)
 
 
+@each_target
+def test_a_trace_shows_the_moved_result(target: str) -> None:
+    body = "s_mov_b32 s20, 3\ns_set_gpr_idx_on s20, gpr_idx(DST)\nv_mov_b32_e32 v32, 7\nv_accvgpr_write_b32 a1, 9\n" \
+           "s_set_gpr_idx_off\ns_endpgm"  # fmt: skip
+    module = device(target).load(assemble(target, kernel_text(target, "k", body, Kernel(), ("out",))))
+    trace = module.launch("k", 1, 64, {"out": np.zeros(1, np.uint32)}, trace=(0, 0)).trace
+    assert "v35 = all 00000007" in trace and "a4 = all 00000009" in trace
+    assert "v32 = " not in trace and "a1 = " not in trace
+
+
 # Two loads are under way; the first has been waited for.
 LOADED = """
 global_load_dword a0, v2, s[4:5]

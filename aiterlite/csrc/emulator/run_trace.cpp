@@ -37,6 +37,15 @@ void append_operand(std::string* to, Wave& w, const Operand& d) {
   }
 }
 
+// The result as GPR indexing has moved it. What it would have moved past the end was not executed.
+Operand moved(const MicroOp* op, const TraceState& before, Operand d) {
+  const bool vector = d.kind == OperandKind::vgpr || d.kind == OperandKind::agpr;
+  const bool indexed = (before.mode & kModeGprIdx) && (op->flags & kIndexable) && (before.m0_value >> 15 & 1);
+  const uint32_t index = d.index + (before.m0_value & 0xff);
+  if (vector && indexed && index + d.dwords <= static_cast<uint32_t>(kVgprs)) d.index = static_cast<uint16_t>(index);
+  return d;
+}
+
 }  // namespace
 
 TraceState trace_state(const Wave& w) { return {w.exec(), w.vcc(), w.s[m0], w.mode, w.scc}; }
@@ -58,7 +67,7 @@ void trace_instruction(Wave& w, const MicroOp* op, const TraceState& before) {
     text += "  (skipped)\n";
     return;
   }
-  for (const Operand& d : op->inst->dst) append_operand(&text, w, d);
+  for (const Operand& d : op->inst->dst) append_operand(&text, w, moved(op, before, d));
   if (w.exec() != before.exec) append(&text, "\n    exec = %016llx", w.exec());
   if (w.vcc() != before.vcc) append(&text, "\n    vcc = %016llx", w.vcc());
   if (w.s[m0] != before.m0_value) append(&text, "\n    m0 = %08llx", w.s[m0]);
