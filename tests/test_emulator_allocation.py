@@ -99,7 +99,7 @@ def test_past_the_end(name: str, target: str) -> None:
     assert error.kernel == "k" and error.register == case.register and error.workgroup == ()
     assert error.instruction.startswith(case.instruction)
     message = str(error)
-    for part in ("kernel `k`", f"pc {error.pc:#x} `{error.instruction}`", case.register, case.mend):
+    for part in ("kernel `k`", f"(pc {error.pc:#x}) `{error.instruction}`", case.register, case.mend):
         assert part in message, message
     (listed,) = emulator.unallocated_registers(code)
     assert (listed["kernel"], listed["count"], listed["pc"]) == ("k", 1, error.pc)

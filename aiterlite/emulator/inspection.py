@@ -55,6 +55,10 @@ def inspect(image: bytes, module: Module) -> tuple[list[dict[str, Any]], list[Fi
     seen_forms = coverage(image)
     found += _unknown(seen_forms)
     found += _scratch(described, seen_forms)
+    for wrong in library.unallocated_registers(image):
+        more = f"; {wrong['count']} instructions have such, up to {wrong['highest']}" if wrong["count"] > 1 else ""
+        place = (wrong["pc"], wrong["listed"], wrong["instruction"])
+        found.append(finding("descriptor", wrong["what"] + more, "", wrong["kernel"], *place))
     return facts, found
 
 

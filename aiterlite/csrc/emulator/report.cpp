@@ -200,7 +200,7 @@ std::string refusal_json(Status status, const std::string& message) {
 
 std::string unallocated_text(const Program& program, const ReadyKernel& ready) {
   const Unallocated& first = ready.unallocated.front();
-  std::string text = "kernel `" + ready.kernel->name + "`, pc " + hex(first.op->address - program.base) + " `" +
+  std::string text = "kernel `" + ready.kernel->name + "`, at " + place_in_code(program, first.op->address) + " `" +
                      disassemble(program.arch, *first.op->inst) + "`: " + describe(first, ready.reach->allocation());
   const size_t more = ready.unallocated.size() - 1;
   return more ? text + " (and " + std::to_string(more) + " more like it)" : text;
@@ -212,7 +212,8 @@ std::string unallocated_json(const Program& program, const ReadyKernel& ready, c
   j.open('{').field("status", static_cast<int>(Status::unallocated)).field("kernel", ready.kernel->name);
   j.field("message", message).key("fault").open('{');
   j.field("kind", kind_name(FaultKind::unallocated)).field("what", describe(first, ready.reach->allocation()));
-  j.field("pc", first.op->address - program.base).field("instruction", disassemble(program.arch, *first.op->inst));
+  j.field("listed", listed(program, first.op->address)).field("pc", first.op->address - program.base);
+  j.field("instruction", disassemble(program.arch, *first.op->inst));
   j.field("register", register_name(first.file, first.number)).close('}').close('}');
   return j.text();
 }
@@ -235,7 +236,7 @@ std::string list_unallocated(Module& module) {
       if (!first) continue;
       const uint64_t at = first->op->address;
       j.open('{').field("kernel", kernel.name).field("count", count).field("pc", at - program.base);
-      j.field("address", at - module.base()).field("instruction", disassemble(program.arch, *first->op->inst));
+      j.field("listed", listed(program, at)).field("instruction", disassemble(program.arch, *first->op->inst));
       j.field("register", register_name(file, first->number)).field("highest", register_name(file, highest.number));
       j.field("what", describe(highest, ready.reach->allocation())).close('}');
     }
