@@ -528,6 +528,53 @@ def test_misaligned_atomics(target: str) -> None:
     assert caught.value.kind == "misaligned" and caught.value.lane == 0
 
 
+# Atomics on LDS at v3, which is a multiple of four: faulty at an offset that is none of their size, legal at one.
+LDS_ATOMICS = [
+    ("ds_add_u32 v3, v1", 2, 4),
+    ("ds_add_rtn_u32 v4, v3, v1", 1, 8),
+    ("ds_cmpst_b32 v3, v1, v1", 6, 0),
+    ("ds_add_f32 v3, v1", 2, 4),
+    ("ds_pk_add_f16 v3, v1", 2, 4),
+    ("ds_add_u64 v3, v[6:7]", 4, 8),
+    ("ds_wrxchg_rtn_b64 v[8:9], v3, v[6:7]", 12, 16),
+    ("ds_append v4", 2, 4),
+]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("text, faulty, legal", LDS_ATOMICS, ids=[text.split()[0] for text, *_ in LDS_ATOMICS])
+def test_misaligned_atomics_on_lds(text: str, faulty: int, legal: int, target: str) -> None:
+    data, out = np.zeros(128, np.uint32), np.zeros(64, np.uint32)
+    start = "s_mov_b32 m0, 0\nv_mov_b32_e32 v3, 32\n"
+    launch(target, f"{start}{text} offset:{legal}", data, out, Kernel(lds=256))
+    with pytest.raises(MemoryViolation) as caught:
+        launch(target, f"{start}{text} offset:{faulty}", data, out, Kernel(lds=256))
+    error = caught.value
+    assert (error.kind, error.space, error.write, error.lane) == ("misaligned", "LDS", True, 0)
+    assert error.address == faulty + (0 if text.startswith("ds_append") else 32) and error.address % error.size
+    assert "is not aligned to its size: the workgroup's LDS has 256 bytes" in str(error)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_misaligned_loads_of_lds_are_legal(target: str) -> None:
+    """The driver sets the chips up to take them."""
+    body = "v_mov_b32_e32 v3, 33\nds_write_b32 v3, v1\nds_read_b64 v[8:9], v3 offset:4\ns_waitcnt lgkmcnt(0)"
+    launch(target, body, np.zeros(128, np.uint32), np.zeros(64, np.uint32), Kernel(lds=256))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_misaligned_flat_atomic_on_lds(target: str) -> None:
+    body = (
+        "s_mov_b64 s[12:13], src_shared_base\nv_mov_b32_e32 v5, s13\nv_mov_b32_e32 v4, {}\nflat_atomic_add v[4:5], v1"
+    )
+    data, out = np.zeros(128, np.uint32), np.zeros(64, np.uint32)
+    launch(target, body.format(8), data, out, Kernel(lds=256))
+    with pytest.raises(MemoryViolation) as caught:
+        launch(target, body.format(10), data, out, Kernel(lds=256))
+    error = caught.value
+    assert (error.kind, error.space, error.address, error.lane) == ("misaligned", "LDS", 10, 0)
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_scalar_memory(target: str) -> None:
     data = generator("smem").integers(0, 1 << 32, 128, dtype=np.uint64).astype(np.uint32)

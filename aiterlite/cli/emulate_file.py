@@ -58,6 +58,7 @@ def run(args: argparse.Namespace, path: Path) -> Report:
         "tensors": summaries,
         "races": [asdict(item) for item in differences] if args.races else [],
         **watch.data(found),
+        "notes": list(report.notes),
         "counters": report.counters,
         "trace": report.trace,
         "saved": {name: str(file) for name, file in saves.items()},
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace, path: Path) -> Report:
         lines += [f"  RACE: {d.argument} differs in {d.bytes_different} bytes under {d.schedule}" for d in differences]
         if not differences:
             lines.append(f"  the same bits under {len(emulator.SCHEDULES) + 1} schedules")
-    lines += watch.lines(args, found, [report.counters] if args.counters else [], persona)
+    lines += watch.lines(args, found, [report.counters] if args.counters else [], persona, report.notes)
     return Report(result, "\n".join(lines), failed=bool(result["races"] or found.new))
 
 

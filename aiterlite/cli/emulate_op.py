@@ -74,11 +74,13 @@ def _run_operator(args: argparse.Namespace, table: Table, problem: Any, chip: st
             for name, wanted in made.outputs.items()
         },
         **watch.data(found),
+        "notes": seen.notes,
         "counters": seen.counters,
         "races": races,
         "schedules": len(emulator.SCHEDULES) + 1 if args.races else 1,
     }
-    return Report(data, "\n".join([*_lines(data), *watch.lines(args, found, seen.counters, persona)]))
+    lines = watch.lines(args, found, seen.counters, persona, seen.notes)
+    return Report(data, "\n".join([*_lines(data), *lines]))
 
 
 def _same_bits(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:

@@ -66,8 +66,14 @@ def data(found: Split) -> dict[str, Any]:
     }
 
 
-def lines(args: argparse.Namespace, found: Split, counters: Iterable[Mapping[str, Any]], persona: Persona) -> list[str]:
-    """What was found and counted, as text."""
+def lines(
+    args: argparse.Namespace,
+    found: Split,
+    counters: Iterable[Mapping[str, Any]],
+    persona: Persona,
+    notes: Iterable[str] = (),
+) -> list[str]:
+    """What was found, noted and counted, as text."""
     from aiterlite.emulator import counters as tables
     from aiterlite.emulator import grouping
 
@@ -77,6 +83,7 @@ def lines(args: argparse.Namespace, found: Split, counters: Iterable[Mapping[str
         text.append(f"  known: {grouping.summary(found.known)}")
     if args.sanitize and not text:
         text.append(f"  nothing found by the sanitizers ({args.sanitize})")
+    text += [f"  NOTE {note}" for note in notes]
     for counted in counters:
         text += ["  " + line for line in tables.to_text(counted, persona).splitlines()]
     return text

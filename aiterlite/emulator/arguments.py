@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 import numbers
 import re
 import struct
@@ -11,6 +13,8 @@ from typing import Any
 
 from aiterlite.emulator.errors import KernelArgumentError
 
+# Bytes of a strided tensor up to which its padding is told apart: it takes an eighth of that, and for a moment as much.
+MOST_TOLD_APART = 1 << 28
 _POINTERS = ("global_buffer", "dynamic_shared_pointer")
 _FLOATS = {2: "<e", 4: "<f", 8: "<d"}
 # Hand-written kernels declare what lies between their arguments, each piece by such a name.
@@ -44,6 +48,58 @@ class Memory:
     size: int
     name: str
     writable: bool = True
+    # A bit for each byte that may be touched, lowest first; None where that is all of them.
+    elements: bytes | None = None
+    # The elements have padding between them that is too long to be told apart, and may be touched.
+    with_padding: bool = False
+
+
+def memory_of(value: Any, name: str, writable: bool = True) -> Memory | None:
+    """The bytes of a tensor's or array's elements, or None for anything else.
+
+    Rows that do not lie side by side leave padding between them, which is no part of it. Elements that overlap, or that
+    are the same one (broadcast), count once.
+    """
+    where = span(value)
+    if where is None:
+        return None
+    import torch
+
+    base, size = where
+    item = value.element_size() if hasattr(value, "data_ptr") else value.itemsize
+    strides = [n * item for n in value.stride()] if hasattr(value, "data_ptr") else value.strides
+    # From the lowest address on, the direction of a dimension plays no part.
+    dims = [(n, abs(stride)) for n, stride in zip(value.shape, strides, strict=True) if n > 1 and stride]
+    if not size or not _has_padding(dims, item):
+        return Memory(base, size, name, writable)
+    if max(size, math.prod(n for n, _ in dims) * item) > MOST_TOLD_APART:
+        return Memory(base, size, name, writable, with_padding=True)
+    touched = torch.zeros(size, dtype=torch.uint8)
+    touched.as_strided((*(n for n, _ in dims), item), (*(stride for _, stride in dims), 1)).fill_(1)
+    return Memory(base, size, name, writable, _packed(touched))
+
+
+def _has_padding(dims: Iterable[tuple[int, int]], item: int) -> bool:
+    """Whether blocks of elements that lie side by side are further apart than they are long."""
+    block = item
+    for n, stride in sorted(dims, key=lambda dim: dim[1]):
+        if stride > block:
+            return True
+        block += (n - 1) * stride
+    return False
+
+
+def _packed(touched: Any) -> bytes | None:
+    """A bit for each byte of 0 or 1; None where all are 1."""
+    import torch
+
+    if touched.all():
+        return None
+    rows = torch.nn.functional.pad(touched, (0, -touched.numel() % 8)).view(-1, 8)
+    bits = torch.zeros(rows.shape[0], dtype=torch.uint8)
+    for bit in range(8):
+        bits |= rows[:, bit] << bit
+    return ctypes.string_at(bits.data_ptr(), bits.numel())
 
 
 def span(value: Any) -> tuple[int, int] | None:
@@ -88,10 +144,28 @@ def merge(memory: Iterable[Memory]) -> list[Memory]:
             last = merged[-1]
             names = last.name if item.name in last.name.split("+") else f"{last.name}+{item.name}"
             size = max(last.base + last.size, item.base + item.size) - last.base
-            merged[-1] = Memory(last.base, size, names, last.writable or item.writable)
+            elements = _both(last, item, size) if last.elements or item.elements else None
+            padding = last.with_padding or item.with_padding
+            merged[-1] = Memory(last.base, size, names, last.writable or item.writable, elements, padding)
         else:
             merged.append(item)
     return merged
+
+
+def _both(a: Memory, b: Memory, size: int) -> bytes | None:
+    """The elements of either, in the `size` bytes from the first one's base on."""
+    import torch
+
+    touched = torch.zeros(size, dtype=torch.uint8)
+    for item in (a, b):
+        part = touched[item.base - a.base :][: item.size]
+        if item.elements is None:
+            part.fill_(1)
+            continue
+        bits = torch.frombuffer(bytearray(item.elements), dtype=torch.uint8)
+        for bit in range(8):
+            part[bit::8] |= (bits >> bit & 1)[: part[bit::8].numel()]
+    return _packed(touched)
 
 
 def _pack_scalar(kernel: str, argument: Argument, value: Any) -> bytes:
@@ -128,15 +202,14 @@ def _pack_pointer(kernel: str, argument: Argument, value: Any) -> tuple[bytes, M
         return bytes(argument.size), None
     if isinstance(value, numbers.Integral):
         return int(value).to_bytes(argument.size, "little"), None
-    where = span(value)
-    if where is None:
+    memory = memory_of(value, argument.name, not _is_read_only(value))
+    if memory is None:
         raise KernelArgumentError(
             f"{kernel}: argument `{argument.name}` is a pointer and cannot be {type(value).__name__}; allowed: a CPU "
             "tensor, a numpy array, an address as int, None"
         )
-    base, size = where
     pointer = value.data_ptr() if hasattr(value, "data_ptr") else value.__array_interface__["data"][0]
-    return pointer.to_bytes(argument.size, "little"), Memory(base, size, argument.name, not _is_read_only(value))
+    return pointer.to_bytes(argument.size, "little"), memory
 
 
 def signature(arguments: Sequence[Argument]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from aiterlite import envs
 from aiterlite.emulator import library, observe
-from aiterlite.emulator.arguments import Argument, Memory, merge, pack, span
+from aiterlite.emulator.arguments import MOST_TOLD_APART, Argument, Memory, memory_of, merge, pack
 from aiterlite.emulator.errors import CodeObjectError, KernelArgumentError, UnknownKernelError
 from aiterlite.emulator.observe import Finding
 from aiterlite.emulator.schedule import Schedule
@@ -49,6 +49,8 @@ class Report:
     trace: str = ""
     findings: tuple[Finding, ...] = ()
     counters: dict[str, Any] = field(default_factory=dict)
+    # What the checks let pass or stopped looking for, in words: a limit that was reached, a race that the data hide.
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,9 @@ class Module:
             raise UnknownKernelError(f"no kernel `{kernel}` in the object; it has: {known}")
         if isinstance(args, (bytes, bytearray)):
             kernarg, memory = bytes(args), list[Memory]()
+            least = max((a.offset + a.size for a in info.arguments), default=info.kernarg_bytes)
+            if len(kernarg) < least:
+                raise KernelArgumentError(f"{kernel} declares {least} bytes of arguments, {len(kernarg)} given")
         elif info.has_metadata:
             kernarg, memory = pack(kernel, info.arguments, args, info.kernarg_bytes)
         elif args:
@@ -145,15 +150,14 @@ class Module:
         else:
             kernarg, memory = b"", []
         memory += [_extra_memory(item, number) for number, item in enumerate(extra)]
-        disjoint = merge(memory)
-        ranges = [(m.base, m.size, m.name, m.writable) for m in disjoint]
+        memory = merge(memory)
         if dump is not None:
             from aiterlite.emulator import launch_file
 
             sizes = _three(grid, "grid"), _three(block, "block")
             given: Any = args.values() if isinstance(args, Mapping) else args
             shown = [value for value in given if hasattr(value, "data_ptr")]
-            launch_file.write(Path(dump), kernel, *sizes, lds, kernarg, disjoint, shown)
+            launch_file.write(Path(dump), kernel, *sizes, lds, kernarg, memory, shown)
         recording = observe.current()
         watched_schedule = recording.schedule if recording else None
         options = _options(self.device.persona, schedule or watched_schedule or self.device.schedule)
@@ -167,8 +171,9 @@ class Module:
         options.sanitize = observe.check_bits(sanitize) | (recording.sanitize if recording else 0)
         options.count = counters or (recording is not None and recording.count)
         report = library.launch(
-            self._handle, kernel, _three(grid, "grid"), _three(block, "block"), lds, kernarg, ranges, options
+            self._handle, kernel, _three(grid, "grid"), _three(block, "block"), lds, kernarg, _ranges(memory), options
         )
+        report["notes"] += _padding_notes(memory)
         if recording is not None:
             recording.add(report)
         return Report(
@@ -179,6 +184,7 @@ class Module:
             trace=report.get("trace", ""),
             findings=observe.findings_of(report),
             counters=report.get("counters", {}),
+            notes=tuple(report["notes"]),
         )
 
     def __del__(self) -> None:
@@ -208,21 +214,33 @@ def _options(persona: Persona, how: Schedule) -> library.Options:
     )
 
 
+def _ranges(memory: Iterable[Memory]) -> list[library.Named]:
+    return [(m.base, m.size, m.name, m.writable, m.elements) for m in memory]
+
+
+def _padding_notes(memory: Iterable[Memory]) -> list[str]:
+    return [
+        f"memory: the padding between the rows of `{m.name}` may be touched; it is told apart in tensors of up to "
+        f"{MOST_TOLD_APART} bytes"
+        for m in memory
+        if m.with_padding
+    ]
+
+
 def prepare_launch(persona: Persona, tensors: Mapping[str, Any]) -> None:
     """Name the CPU tensors that this thread's next launches through the driver-shaped calls may touch.
 
     Memory outside them is a `MemoryViolation`; `raise_last_error` raises what a launch met.
     """
-    memory = [
-        Memory(where[0], where[1], name)
-        for name, tensor in tensors.items()
-        if tensor is not None and (where := span(tensor)) is not None
-    ]
+    memory = merge(
+        item for name, tensor in tensors.items() if tensor is not None and (item := memory_of(tensor, name)) is not None
+    )
     recording = observe.current()
     options = _options(persona, (recording.schedule if recording else None) or Schedule())
     if recording is not None:
         options.sanitize, options.count = recording.sanitize, recording.count
-    library.set_launch([(m.base, m.size, m.name, m.writable) for m in merge(memory)], options)
+        recording.note(_padding_notes(memory))
+    library.set_launch(_ranges(memory), options)
 
 
 def raise_last_error(status: int) -> None:
@@ -240,12 +258,12 @@ def _extra_memory(item: Any, number: int) -> Memory:
     if isinstance(item, tuple):
         base, size, name = item
         return Memory(base, size, name)
-    where = span(item)
-    if where is None:
+    memory = memory_of(item, f"extra[{number}]")
+    if memory is None:
         raise KernelArgumentError(
             f"extra[{number}] is {type(item).__name__}; allowed: a tensor or (address, bytes, name)"
         )
-    return Memory(where[0], where[1], f"extra[{number}]")
+    return memory
 
 
 class Device:

@@ -51,7 +51,18 @@ class Range(ctypes.Structure):
         ("bytes", ctypes.c_uint64),
         ("name", ctypes.c_char_p),
         ("writable", ctypes.c_int32),
+        ("elements", ctypes.c_char_p),
     ]
+
+
+# Base, bytes, name, writable, and a bit for each byte that may be touched (None: all of them).
+Named = tuple[int, int, str, bool, bytes | None]
+
+
+def _table(ranges: list[Named]) -> ctypes.Array[Range]:
+    return (Range * len(ranges))(
+        *[Range(base, size, name.encode(), writable, elements) for base, size, name, writable, elements in ranges]
+    )
 
 
 class Options(ctypes.Structure):
@@ -196,18 +207,16 @@ def launch(
     block: tuple[int, int, int],
     lds: int,
     kernarg: bytes,
-    ranges: list[tuple[int, int, str, bool]],
+    ranges: list[Named],
     options: Options,
 ) -> dict[str, Any]:
-    """Run a kernel to its end and return the report; `ranges` are (base, bytes, name, writable).
+    """Run a kernel to its end and return the report; `ranges` are what it may touch.
 
     Raises `EmulatorError`, and what the handler of a signal raises meanwhile.
     """
     library = open_library()
     interrupt.watch(library)
-    table = (Range * len(ranges))(
-        *[Range(base, size, name.encode(), writable) for base, size, name, writable in ranges]
-    )
+    table = _table(ranges)
     text, size = ctypes.c_void_p(), ctypes.c_size_t()
     status = library.aiterlite_emulator_launch(
         handle,
@@ -232,13 +241,11 @@ def launch(
     return report
 
 
-def set_launch(ranges: list[tuple[int, int, str, bool]], options: Options) -> None:
+def set_launch(ranges: list[Named], options: Options) -> None:
     """What this thread's launches through the driver-shaped calls may touch, and how they run."""
     library = open_library()
     interrupt.watch(library)
-    table = (Range * len(ranges))(
-        *[Range(base, size, name.encode(), writable) for base, size, name, writable in ranges]
-    )
+    table = _table(ranges)
     library.aiterlite_emulator_set_options(ctypes.byref(options))
     if library.aiterlite_emulator_set_ranges(table, ctypes.c_size_t(len(ranges))):
         raise EmulatorError(library.aiterlite_emulator_error().decode("latin-1"))

@@ -65,12 +65,17 @@ class Recording:
     findings: list[Finding] = field(default_factory=list)
     counters: list[dict[str, Any]] = field(default_factory=list)
     launches: list[Mapping[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, report: Mapping[str, Any]) -> None:
         self.launches.append(report)
         self.findings += findings_of(report)
         if "counters" in report:
             self.counters.append({"kernel": report["kernel"], **report["counters"]})
+        self.note(report.get("notes", ()))
+
+    def note(self, notes: Iterable[str]) -> None:
+        self.notes += [text for text in notes if text not in self.notes]
 
 
 _recording: ContextVar[Recording | None] = ContextVar("recording", default=None)

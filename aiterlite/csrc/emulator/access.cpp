@@ -17,6 +17,29 @@ bool MemoryMap::add(Range range) {
   return true;
 }
 
+bool Range::covers(uint64_t address, uint64_t size) const {
+  if (address < base || address > end || size > end - address) return false;
+  if (!elements) return true;
+  const uint8_t* bits = elements->data();
+  const uint64_t first = address - base, last = first + size;
+  for (uint64_t at = first; at < last;) {
+    if (at % 8 == 0 && last - at >= 8) {
+      if (bits[at / 8] != 0xff) return false;
+      at += 8;
+    } else {
+      if (!(bits[at / 8] >> (at % 8) & 1)) return false;
+      ++at;
+    }
+  }
+  return true;
+}
+
+uint64_t Range::padding_before(uint64_t address) const {
+  uint64_t n = 0;
+  while (address - n > base && !covers(address - n - 1, 1)) ++n;
+  return n;
+}
+
 const Range* MemoryMap::find(uint64_t address) const {
   const auto at =
       std::upper_bound(ranges_.begin(), ranges_.end(), address, [](uint64_t a, const Range& r) { return a < r.base; });
@@ -41,6 +64,8 @@ const Range* MemoryMap::nearest(uint64_t address, int64_t* distance) const {
 bool check_range(Wave& w, uint64_t address, uint64_t size, bool write) {
   const Range* r = w.launch->memory->find(address);
   if (!r || size > r->end - address || (write && !r->writable)) return false;
+  if (__builtin_expect(r->elements != nullptr, 0)) return r->covers(address, size);
+  // Only a range without padding is remembered: in_range() looks at nothing but its ends.
   (write ? w.write_hit : w.hit) = r;
   return true;
 }
@@ -48,7 +73,7 @@ bool check_range(Wave& w, uint64_t address, uint64_t size, bool write) {
 bool violation(Wave& w, const MicroOp* op, Space space, uint64_t address, Extent e, int lane) {
   Fault f;
   const Range* r = w.launch->memory->find(address);
-  const bool inside = r && e.size <= r->end - address;
+  const bool inside = r && r->covers(address, e.size);
   f.kind = inside && e.write && !r->writable ? FaultKind::read_only : FaultKind::out_of_range;
   f.space = space;
   f.write = e.write;
@@ -70,6 +95,28 @@ bool lds_violation(Wave& w, const MicroOp* op, Space space, uint64_t offset, uin
   f.limit = limit;
   fault(w, op, std::move(f));
   return false;
+}
+
+bool misaligned(Wave& w, const MicroOp* op, Space space, uint64_t address, uint32_t size, int lane) {
+  Fault f;
+  f.kind = FaultKind::misaligned;
+  f.space = space;
+  f.write = true;
+  f.lane = static_cast<uint8_t>(lane);
+  f.size = size;
+  f.address = address;
+  f.limit = space == Space::lds ? w.lds_bytes : 0;
+  fault(w, op, std::move(f));
+  return false;
+}
+
+bool aligned_in_lds(Wave& w, const MicroOp* op, const Access& x, uint32_t size) {
+  for (uint64_t m = x.mask; m; m &= m - 1) {
+    const int l = __builtin_ctzll(m);
+    const uint64_t offset = x.at[l] - reinterpret_cast<uint64_t>(w.lds);
+    if (__builtin_expect(offset % size != 0, 0)) return misaligned(w, op, Space::lds, offset, size, l);
+  }
+  return true;
 }
 
 namespace {
@@ -225,12 +272,16 @@ Resource read_resource(const Wave& w, uint32_t s) {
 }
 
 void report_finding(Wave& w, const MicroOp* op, const Access& x, const Resource& r, Extent e) {
-  std::lock_guard<std::mutex> lock(w.launch->mutex);
-  for (uint64_t m = x.out_of_bounds; m && w.launch->findings.size() < kMaxFindings; m &= m - 1) {
-    const int l = __builtin_ctzll(m);
-    w.launch->findings.push_back(
-        {op->address, static_cast<uint32_t>(l), static_cast<uint32_t>(x.at[l] - r.base), r.records, e.size, e.write});
+  uint64_t left = x.out_of_bounds;
+  {
+    std::lock_guard<std::mutex> lock(w.launch->mutex);
+    for (; left && w.launch->findings.size() < kMaxFindings; left &= left - 1) {
+      const int l = __builtin_ctzll(left);
+      w.launch->findings.push_back(
+          {op->address, static_cast<uint32_t>(l), static_cast<uint32_t>(x.at[l] - r.base), r.records, e.size, e.write});
+    }
   }
+  if (left) note(*w.launch, "buffers: the first " + std::to_string(kMaxFindings) + " accesses outside are listed");
 }
 
 }  // namespace

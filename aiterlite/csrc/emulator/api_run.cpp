@@ -17,6 +17,7 @@ struct aiterlite_emulator_range {
   uint64_t bytes;
   const char* name;
   int32_t writable;
+  const uint8_t* elements;  // a bit for each byte that may be touched, lowest first; null: all of them
 };
 
 struct aiterlite_emulator_options {
@@ -73,7 +74,9 @@ std::vector<Range> to_ranges(const aiterlite_emulator_range* ranges, size_t coun
   out.reserve(count);
   for (size_t i = 0; i < count; ++i) {
     out.push_back({ranges[i].base, ranges[i].base + ranges[i].bytes, ranges[i].writable != 0,
-                   ranges[i].name ? ranges[i].name : ""});
+                   ranges[i].name ? ranges[i].name : "", nullptr});
+    if (const uint8_t* bits = ranges[i].elements)
+      out.back().elements = std::make_shared<const std::vector<uint8_t>>(bits, bits + (ranges[i].bytes + 7) / 8);
   }
   return out;
 }

@@ -23,17 +23,6 @@ uint32_t packed_add_bf16(uint32_t a, uint32_t b) {
 
 namespace {
 
-const MicroOp* misaligned(Wave& w, const MicroOp* op, Space space, uint64_t address, uint32_t size, int lane) {
-  Fault f;
-  f.kind = FaultKind::misaligned;
-  f.space = space;
-  f.write = true;
-  f.lane = static_cast<uint8_t>(lane);
-  f.size = size;
-  f.address = address;
-  return fault(w, op, std::move(f));
-}
-
 template <Rmw kOp, class T>
 const MicroOp* apply(Wave& w, const MicroOp* op, const Access& x, uint64_t in_lds, Space space) {
   const uint32_t* data = vector_source(w, op, 1);
@@ -43,7 +32,12 @@ const MicroOp* apply(Wave& w, const MicroOp* op, const Access& x, uint64_t in_ld
   T old[kWave];
   for (uint64_t m = x.mask; m; m &= m - 1) {
     const int l = __builtin_ctzll(m);
-    if (x.at[l] % sizeof(T)) return misaligned(w, op, space, x.at[l], sizeof(T), l);
+    if (x.at[l] % sizeof(T)) {
+      const bool shared = in_lds >> l & 1;
+      misaligned(w, op, shared ? Space::lds : space, shared ? x.at[l] - reinterpret_cast<uint64_t>(w.lds) : x.at[l],
+                 sizeof(T), l);
+      return nullptr;
+    }
     const T value = lane_value<T>(data + l);
     const T second = needs_second(kOp) ? lane_value<T>(other + l) : 0;
     old[l] = in_lds >> l & 1 ? rmw_private<kOp, T>(w, x.at[l], value, second)

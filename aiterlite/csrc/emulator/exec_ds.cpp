@@ -171,6 +171,10 @@ const MicroOp* append(Wave& w, const MicroOp* op) {
     lds_violation(w, op, Space::lds, at, w.lds_bytes, {4, true}, 0);
     return nullptr;
   }
+  if (at % 4) {
+    misaligned(w, op, Space::lds, at, 4, 0);
+    return nullptr;
+  }
   if (w.watched && w.exec()) observe_access(w, op, {Space::lds, true, 4, 1, &at});
   uint32_t old;
   memcpy(&old, w.lds + at, 4);

@@ -12,6 +12,7 @@ template <Rmw kOp, class T, bool kReturn>
 const MicroOp* atomic(Wave& w, const MicroOp* op) {
   Access x;
   if (!resolve_lds(w, op, static_cast<uint32_t>(op->inst->offset), {sizeof(T), true}, &x)) return nullptr;
+  if (!aligned_in_lds(w, op, x, sizeof(T))) return nullptr;
   const uint32_t* data0 = vector_source(w, op, 1);
   const uint32_t* data1 = needs_second(kOp) ? vector_source(w, op, 2) : data0;
   FloatGuard guard(w, sizeof(T) == 8);
@@ -34,6 +35,9 @@ const MicroOp* exchange2(Wave& w, const MicroOp* op) {
   Access x[2];
   if (!resolve_lds(w, op, op->inst->offset0 * kStep, {sizeof(T), true}, &x[0])) return nullptr;
   if (!resolve_lds(w, op, op->inst->offset1 * kStep, {sizeof(T), true}, &x[1])) return nullptr;
+  for (const Access& one : x) {
+    if (!aligned_in_lds(w, op, one, sizeof(T))) return nullptr;
+  }
   T old[2][kWave];
   for (int k = 0; k < 2; ++k) {
     const uint32_t* data = vector_source(w, op, 1 + k);

@@ -77,6 +77,11 @@ template <Rmw kOp, class T>
 const MicroOp* atomic(Wave& w, const MicroOp* op) {
   const uint64_t at = plain_address(w, op, scalar64(w, op->src[0]));
   if (!checked(w, op, at, {sizeof(T), true})) return nullptr;
+  // The low two bits of a scalar address do not count.
+  if (at % sizeof(T)) {
+    misaligned(w, op, Space::scalar, at, sizeof(T), 0xff);
+    return nullptr;
+  }
   const uint32_t* data = &w.s[op->src[1].value];
   T value, second = 0;
   memcpy(&value, data, sizeof(T));

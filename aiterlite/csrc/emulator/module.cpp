@@ -41,6 +41,17 @@ void fill_hidden(const LaunchRequest& r, const Kernel& kernel, std::vector<uint8
   }
 }
 
+// The bytes that a caller must give: up to the end of the last argument that is not the runtime's, or all where the
+// object does not say which these are.
+size_t explicit_bytes(const Kernel& kernel) {
+  if (kernel.args.empty()) return kernel.kernarg_bytes();
+  size_t bytes = 0;
+  for (const KernelArg& arg : kernel.args) {
+    if (!arg.hidden()) bytes = std::max<size_t>(bytes, static_cast<size_t>(arg.offset) + arg.size);
+  }
+  return bytes;
+}
+
 // The packet that a kernel with a dispatch pointer reads its sizes from (HSA kernel dispatch packet).
 struct DispatchPacket {
   uint16_t header, setup;
@@ -242,12 +253,19 @@ LaunchReport launch(Module& module, const LaunchRequest& request) {
   std::string wrong = check_request(request, kernel, lds);
   if (!wrong.empty()) return refuse(Status::bad_launch, wrong);
 
-  const size_t needed = kernel.kernarg_bytes();
-  std::vector<uint8_t> kernarg(std::max(needed, request.kernarg.size()), 0);
-  std::copy(request.kernarg.begin(), request.kernarg.end(), kernarg.begin());
+  const size_t given = request.kernarg.size(), least = explicit_bytes(kernel);
+  if (given < least) {
+    return refuse(Status::bad_launch, "kernel `" + kernel.name + "` declares " + number(least) +
+                                          " bytes of arguments, " + number(given) + " are given; give all of them");
+  }
+  // An object that declares nothing takes what it is given; of any other, a driver passes what it declares.
+  const size_t declared = kernel.kernarg_bytes() ? kernel.kernarg_bytes() : given;
+  std::vector<uint8_t> kernarg(declared, 0);
+  std::copy_n(request.kernarg.begin(), std::min(given, declared), kernarg.begin());
   fill_hidden(request, kernel, &kernarg);
-  // The hardware aligns the segment, and loads of whole cache lines may reach past its last argument.
-  kernarg.resize((kernarg.size() + 127) / 64 * 64, 0);
+  // The hardware aligns the segment, and loads of whole cache lines may reach past its last argument. What lies there
+  // is no argument, and is made to look like none.
+  kernarg.resize((kernarg.size() + 127) / 64 * 64, 0xa5);
   std::vector<uint64_t> aligned(kernarg.size() / 8 + 8);
   const uint64_t at = (reinterpret_cast<uint64_t>(aligned.data()) + 63) & ~63ull;
   memcpy(reinterpret_cast<void*>(at), kernarg.data(), kernarg.size());
@@ -289,6 +307,11 @@ LaunchReport launch(Module& module, const LaunchRequest& request) {
     l.scratch_bytes = std::max(l.scratch_bytes, kDynamicStack);
   l.descriptor = kernel.descriptor;
   l.kernarg = at;
+  l.kernarg_bytes = static_cast<uint32_t>(declared);
+  if (given > declared) {
+    note(l, "arguments: " + number(given) + " bytes are given, and a driver passes the " + number(declared) +
+                " that the kernel declares; the others were not passed");
+  }
   l.dispatch_packet = packet_at;
   const uint32_t items = request.block[0] * request.block[1] * request.block[2];
   l.resident = occupancy(kernel.descriptor, (items + kWave - 1) / kWave, lds, request.persona);

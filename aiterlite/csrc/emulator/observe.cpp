@@ -6,6 +6,8 @@
 #include <aiterlite/emulator/runtime.h>
 #include <aiterlite/emulator/watches.h>
 
+#include <algorithm>
+
 namespace aiterlite::emulator {
 
 const char* name(Check check) {
@@ -24,6 +26,12 @@ const char* name(Check check) {
       return "lds";
   }
   return "";
+}
+
+void note(Launch& launch, std::string text) {
+  const std::lock_guard<std::mutex> lock(launch.mutex);
+  if (std::find(launch.notes.begin(), launch.notes.end(), text) == launch.notes.end())
+    launch.notes.push_back(std::move(text));
 }
 
 Observations::Observations() = default;

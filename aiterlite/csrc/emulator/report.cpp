@@ -78,7 +78,14 @@ std::string place(const Launch& launch, const Fault& f) {
   const std::string range = "`" + r->name + "` (" + hex(r->base) + ", " + std::to_string(r->end - r->base) + " bytes)";
   if (distance > 0) return std::to_string(distance - 1) + " bytes past the end of " + range;
   if (distance < 0) return std::to_string(-distance) + " bytes before " + range;
-  return "at byte " + std::to_string(f.address - r->base) + " of " + range;
+  const std::string at = "byte " + std::to_string(f.address - r->base) + " of " + range;
+  if (r->covers(f.address, f.size)) return "at " + at;
+  // The first byte of the access that may not be touched.
+  uint64_t first = f.address;
+  while (first < r->end && r->covers(first, 1)) ++first;
+  if (first == r->end) return "past the end of " + range;
+  return "at " + at + ", " + std::to_string(r->padding_before(first)) +
+         " bytes into the padding between its rows; name the whole tensor in extra= if the kernel may touch it";
 }
 
 std::string what(const Launch& launch, const Fault& f) {
@@ -182,6 +189,9 @@ std::string run_json(const Launch& l, const std::string& kernel, Status status, 
     j.field("instruction", op && op->inst ? disassemble(l.program->arch, *op->inst) : std::string());
     j.close('}');
   }
+  j.close(']');
+  j.key("notes").open('[');
+  for (const std::string& text : l.notes) j.value(text);
   j.close(']');
   if (l.observations) write_findings(j, l);
   if (l.options.count) write_counters(j, l);

@@ -34,6 +34,12 @@ inline bool in_range(Wave& w, uint64_t first, uint64_t size, bool write) {
 bool violation(Wave& w, const MicroOp* op, Space space, uint64_t address, Extent e, int lane);
 bool lds_violation(Wave& w, const MicroOp* op, Space space, uint64_t offset, uint64_t limit, Extent e, int lane);
 
+// Records that an atomic's address is no multiple of its size; always false.
+bool misaligned(Wave& w, const MicroOp* op, Space space, uint64_t address, uint32_t size, int lane);
+// The same of the lanes of an atomic on LDS; true where all are aligned. Loads and stores of LDS need not be, as the
+// driver sets the chips up.
+bool aligned_in_lds(Wave& w, const MicroOp* op, const Access& x, uint32_t size);
+
 // Checks every active lane's pointer against the registered ranges.
 bool check_lanes(Wave& w, const MicroOp* op, const Access& x, Space space, Extent e);
 

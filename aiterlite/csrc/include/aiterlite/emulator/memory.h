@@ -3,6 +3,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,14 @@ struct Range {
   uint64_t end = 0;  // one past the last byte
   bool writable = false;
   std::string name;
+  // A bit for each byte that may be touched, lowest first; null where that is all of them. Views whose rows do not lie
+  // side by side have padding between them.
+  std::shared_ptr<const std::vector<uint8_t>> elements{};
+
+  // Whether all of [address, address + size) may be touched.
+  bool covers(uint64_t address, uint64_t size) const;
+  // Bytes of padding that lie before `address`, back to the last byte that may be touched.
+  uint64_t padding_before(uint64_t address) const;
 };
 
 enum class Space : uint8_t { global, buffer, flat, scratch, lds, scalar };
@@ -21,7 +30,7 @@ enum class FaultKind : uint8_t {
   none,
   out_of_range,  // outside every registered range (or outside LDS, or outside the lane's scratch)
   read_only,     // a store to a range registered without write permission
-  misaligned,    // an atomic whose address is not a multiple of its size
+  misaligned,    // an atomic whose address, in LDS as in global memory, is not a multiple of its size
   unsupported,   // an instruction or a form of one that the executor does not have
   unallocated,   // a register past the end of what the kernel descriptor allocates
   bad_jump,      // control left the decoded code

@@ -103,6 +103,7 @@ struct Launch {
   uint32_t mode = 0;
   KernelDescriptor descriptor;
   uint64_t kernarg = 0;          // address of the kernel arguments
+  uint32_t kernarg_bytes = 0;    // that the kernel declares; what lies behind them nobody has written
   uint64_t dispatch_packet = 0;  // address of an AQL dispatch packet, for kernels that ask for one
   uint32_t xcds = 1;             // dies, to which workgroups are dealt in turn
   uint64_t resident = 1;         // workgroups that fit on the persona at a time
@@ -122,8 +123,12 @@ struct Launch {
   std::string failure_text;  // the instruction
   std::vector<BufferFinding> findings;
   std::string trace;
+  std::vector<std::string> notes;              // see note()
   std::unique_ptr<Observations> observations;  // when the options ask for any
 };
+
+// Keeps, once, what the reader of the report must know of what the run's checks let pass or stopped looking for.
+void note(Launch& launch, std::string text);
 
 // Runs every workgroup; false when the launch failed, with the reason in `launch`.
 bool run(Launch& launch);
