@@ -102,6 +102,155 @@ CLEAN = {
     "cleared by itself": "v_sub_u32_e32 v10, v1, v1\n" + _STORE.format("v10"),
 }  # fmt: skip
 
+# Instructions whose result does not depend on what nothing wrote (v9, s30, s31): the result is in v10, or s20 and s21.
+MOOT = """
+v_xor_b32 v10, v9, v9
+v_sub_u32 v10, v9, v9
+v_subrev_u32 v10, v9, v9
+v_sub_co_u32 v10, vcc, v9, v9
+v_subrev_co_u32 v10, vcc, v9, v9
+v_subb_co_u32 v10, vcc, v9, v9, s[24:25]
+v_sub_i32 v10, v9, v9
+v_sub_u16 v10, v9, v9
+v_xor_b32_sdwa v10, v9, v9 dst_sel:DWORD dst_unused:UNUSED_PAD src0_sel:BYTE_1 src1_sel:BYTE_1
+v_pk_sub_u16 v10, v9, v9
+v_pk_sub_i16 v10, v9, v9 op_sel:[1,1] op_sel_hi:[0,0]
+v_sad_u32 v10, v9, v9, v1
+v_and_b32 v10, 0, v9
+v_and_b32 v10, v9, v3
+v_or_b32 v10, -1, v9
+v_or3_b32 v10, v1, -1, v9
+v_and_or_b32 v10, v9, 0, v1
+v_mul_lo_u32 v10, v9, 0
+v_mul_lo_u32 v10, v3, v9
+v_mul_hi_u32 v10, v9, 0
+v_mul_hi_i32 v10, 0, v9
+v_mul_u32_u24 v10, 0, v9
+v_mul_i32_i24 v10, 0, v9
+v_mul_hi_u32_u24 v10, 0, v9
+v_mad_u32_u24 v10, v9, 0, v1
+v_mul_legacy_f32 v10, 0, v9
+v_mad_u64_u32 v[10:11], vcc, v9, 0, v[2:3]
+v_min_u32 v10, 0, v9
+v_max_u32 v10, -1, v9
+v_bfe_u32 v10, v9, 3, 0
+v_bfe_i32 v10, v9, v9, 0
+v_cndmask_b32 v10, v1, v1, s[30:31]
+v_cndmask_b32 v10, 5, 5, s[30:31]
+v_cmp_eq_u32 s[20:21], v9, v9
+v_cmp_lt_i16 s[20:21], v9, v9
+v_cmp_f_f32 s[20:21], v9, v1
+v_cmp_tru_f32 s[20:21], v9, v1
+v_cmp_t_u32 s[20:21], v9, v1
+v_cmp_gt_u32 s[20:21], 0, v9
+v_cmp_le_u32 s[20:21], v9, -1
+s_mul_i32 s20, 0, s30
+s_mul_i32 s20, s30, 0
+s_mul_hi_u32 s20, s30, 0
+s_mul_hi_i32 s20, 0, s30
+s_xor_b32 s20, s30, s30
+s_xor_b64 s[20:21], s[30:31], s[30:31]
+s_xnor_b32 s20, s30, s30
+s_sub_u32 s20, s30, s30
+s_sub_i32 s20, s30, s30
+s_absdiff_i32 s20, s30, s30
+s_andn2_b32 s20, s30, s30
+s_orn2_b32 s20, s30, s30
+s_and_b32 s20, s30, 0
+s_or_b32 s20, -1, s30
+s_nand_b32 s20, 0, s30
+s_nor_b32 s20, s30, -1
+s_min_u32 s20, s30, 0
+s_max_u32 s20, -1, s30
+s_bfe_u32 s20, s30, 5
+s_bfe_i32 s20, 0, s30
+s_lshl_b32 s20, 0, s30
+s_ashr_i32 s20, 0, s30
+s_cselect_b32 s20, s24, s24
+s_cmp_eq_u32 s30, s30
+s_cmp_lt_i32 s30, s30
+s_cmp_eq_u64 s[30:31], s[30:31]
+s_cmp_lt_u32 s30, 0
+s_cmp_le_u32 0, s30
+s_mulk_i32 s30, 0
+""".strip().splitlines()
+# Their neighbours, whose result does depend on it.
+TELLING = """
+v_xor_b32 v10, v9, v1
+v_sub_f32 v10, v9, v9
+v_subb_co_u32 v10, vcc, v9, v9, s[30:31]
+v_xor_b32_sdwa v10, v9, v9 dst_sel:DWORD dst_unused:UNUSED_PAD src0_sel:BYTE_1 src1_sel:BYTE_2
+v_pk_sub_u16 v10, v9, v9 op_sel:[1,0]
+v_sad_u32 v10, v1, v1, v9
+v_and_b32 v10, v9, v9
+v_and_b32 v10, 1, v9
+v_or_b32 v10, 1, v9
+v_mul_lo_u32 v10, v9, v1
+v_mul_f32 v10, 0, v9
+v_mad_u32_u24 v10, v1, 0, v9
+v_min_u32 v10, 1, v9
+v_bfe_u32 v10, v9, 3, 1
+v_cndmask_b32 v10, 5, 6, s[30:31]
+v_cmp_eq_f32 s[20:21], v9, v9
+v_cmp_ge_u32 s[20:21], 0, v9
+v_cmp_gt_i32 s[20:21], 0, v9
+s_mul_i32 s20, 1, s30
+s_xor_b64 s[20:21], s[30:31], s[24:25]
+s_subb_u32 s20, s30, s24
+s_and_b32 s20, s30, s30
+s_bfe_u32 s20, s30, 0x10005
+s_min_i32 s20, s30, 0
+s_cmp_le_u32 s30, 0
+s_cmp_eq_u32 s30, s24
+s_addk_i32 s30, 0
+""".strip().splitlines()
+_MOOT_START = "s_mov_b64 s[24:25], 5\nv_mov_b32_e32 v3, 0\n"
+
+
+def _used(number: int, instruction: str) -> str:
+    """The instruction, and a use of what it writes."""
+    if instruction.startswith("s_cmp"):
+        return f"{instruction}\ns_cbranch_scc1 .Lnext{number}\ns_nop 0\n.Lnext{number}:"
+    words = instruction.replace(",", " ").replace("[", " ").replace(":", " ").split()
+    store = _STORE.format("v10")
+    uses = [store] if words[1].startswith("v") else [f"v_mov_b32_e32 v10, {words[1].replace('s ', 's')}", store]
+    if words[1] == "s":  # a pair
+        uses = ["v_mov_b32_e32 v10, s20", store]
+    if "vcc" in words:
+        uses += ["v_mov_b32_e32 v10, vcc_lo", store]
+    # SCC says which side a minimum is, and is not what others write.
+    if instruction.startswith("s_") and not instruction.startswith(("s_mul", "s_min", "s_max", "s_cselect", "s_addk")):
+        uses += ["s_cselect_b32 s22, 1, 0", "v_mov_b32_e32 v10, s22", store]
+    return "\n".join([instruction, *uses])
+
+
+def _all_used(instructions: list[str]) -> str:
+    return _MOOT_START + "\n".join(_used(number, text) for number, text in enumerate(instructions))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_results_that_do_not_depend_on_it_are_clean(target: str) -> None:
+    found = findings(target, _all_used(MOOT), "registers")
+    assert not found, "\n".join(map(str, found))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_results_that_depend_on_it_are_found(target: str) -> None:
+    found = findings(target, _all_used(TELLING), "registers")
+    named = sorted({f.other_pc: f.other_instruction.split()[0].removesuffix("_e32").removesuffix("_e64")
+                    for f in found}.values())  # fmt: skip
+    assert named == sorted(text.split()[0] for text in TELLING), "\n".join(map(str, found))
+
+
+def test_a_truth_table_that_leaves_a_source_out() -> None:
+    """v_bitop3: 0x00 asks for nothing, 0xcc for the second source, 0x5a for the first and the third."""
+    for table, sources, clean in (
+        (0x00, "v9, v9, v9", True), (0xCC, "v9, v1, v9", True), (0xCC, "v1, v9, v1", False),
+        (0x5A, "v9, v1, v9", True), (0x5A, "v9, v1, v3", False),
+    ):  # fmt: skip
+        body = f"{_MOOT_START}v_bitop3_b32 v10, {sources} bitop3:{table:#x}\n{_STORE.format('v10')}"
+        assert (not findings("gfx950", body, "registers")) == clean, (table, sources)
+
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("planted", FAULTS, ids=str)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from emulator.assembly import Kernel, assemble, device, kernel_text
 
-from aiterlite.emulator import Finding
+from aiterlite.emulator import Finding, Report
 
 # Work-item in v1, 4 times that in v2, `data` at s[4:5], `out` at s[6:7].
 PROLOGUE = """
@@ -40,10 +40,14 @@ class Planted:
 
 def findings(target: str, body: str, check: str, items: int = 64, kernel: Kernel | None = None) -> list[Finding]:
     """What one sanitizer finds in `body`, run by one workgroup behind PROLOGUE."""
+    return list(report(target, body, check, items, kernel).findings)
+
+
+def report(target: str, body: str, check: str, items: int = 64, kernel: Kernel | None = None) -> Report:
+    """The report of such a run."""
     text = kernel_text(target, "k", f"{PROLOGUE}{body}\ns_endpgm", kernel or Kernel(lds=4096), ("data", "out"))
     arrays = {"data": np.arange(4096, dtype=np.uint32), "out": np.zeros(4096, np.uint32)}
-    report = device(target).load(assemble(target, text)).launch("k", 1, items, arrays, sanitize=check)
-    return list(report.findings)
+    return device(target).load(assemble(target, text)).launch("k", 1, items, arrays, sanitize=check)
 
 
 def expect(target: str, planted: Planted, check: str) -> None:

@@ -65,6 +65,24 @@ class RegisterWatch final : public Watch {
     if (checks_ & kCheckBarriers) barriers_.step(at);
   }
 
+  // Behind before(), which has taken what is loaded to be defined.
+  void access(Wave& w, const MicroOp* op, const MemoryAccess& a) override {
+    if (!(checks_ & kCheckRegisters) || a.write) return;
+    const uint64_t end = w.launch->kernarg + w.launch->kernarg_bytes;
+    // The range behind the declared bytes is less than two lines long.
+    const auto behind = [=](uint64_t at) { return at + a.size > end && at < end + 128; };
+    if (a.space == Space::scalar) {
+      // Of a load through a buffer resource each dword is an access of its own, and which is not told.
+      const bool whole = a.size == 4u * op->inst->dst[0].dwords;
+      if (whole && behind(a.at[0])) undefined_[w.index]->load_argument(w, op, a.at[0], a.size, -1);
+    } else if (a.space == Space::global) {
+      for (uint64_t m = a.mask; m; m &= m - 1) {
+        const int l = __builtin_ctzll(m);
+        if (behind(a.at[l])) undefined_[w.index]->load_argument(w, op, a.at[l], a.size, l);
+      }
+    }
+  }
+
   void barrier(Workgroup& group) override {
     if (checks_ & kCheckBarriers) barriers_.met(group);
   }

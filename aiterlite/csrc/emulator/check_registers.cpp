@@ -97,12 +97,42 @@ void UndefinedState::sink(const Step& at, uint16_t number, const std::string& us
   const std::string used = name_of(number);
   const std::string source = from.number == kNone ? used : name_of(from.number);
   const MicroOp* first = from.op && from.op->address != at.op->address ? from.op : nullptr;
+  if (from.number == kArgumentOrigin) {
+    const std::string declared = std::to_string(at.w.launch->kernarg_bytes);
+    report(at, kCheckRegisters, from.op,
+           used + ", " + use + ", is undefined: " + quoted(at.w, from.op) + " reads behind the " + declared +
+               " bytes of arguments that the kernel declares",
+           "declare all of them (kernarg_segment_size), or leave out what is none", lane);
+    return;
+  }
   std::string what = used + ", " + use + ", is undefined";
   what += first ? ": it comes from " + source + ", which nothing had written when " + quoted(at.w, first) + " read it"
                 : ": nothing has written " + source;
   if (lane >= 0) what += first ? " (for a lane)" : " for a lane that uses it";
   report(at, kCheckRegisters, first, std::move(what),
          "write " + source + " before " + (first ? quoted(at.w, first) : std::string("it")), lane);
+}
+
+void UndefinedState::load_argument(const Wave& w, const MicroOp* op, uint64_t address, uint32_t bytes, int lane) {
+  const uint64_t end = w.launch->kernarg + w.launch->kernarg_bytes;
+  const MicroOp* original = w.launch->program->at(op->address);
+  const Operand& to = op->inst->dst[0];
+  for (uint32_t i = address < end ? static_cast<uint32_t>(end - address) : 0; i < bytes; ++i) {
+    const uint32_t dword = i / 4, byte = i % 4;
+    if (lane < 0) {
+      const uint32_t reg = op->sdst + dword;
+      if (reg >= 128) return;
+      put_scalar(reg, s_[reg] | 0xffu << (8 * byte));
+      origin_[kScalarOrigin + reg] = {kArgumentOrigin, original};
+    } else if (to.kind == OperandKind::vgpr || to.kind == OperandKind::agpr) {
+      const uint32_t reg = to.index + dword + (to.kind == OperandKind::agpr ? static_cast<uint32_t>(kVgprs) : 0);
+      Bytes x = v_[reg];
+      // A byte or short is extended to its register, or put into a half of it.
+      for (uint32_t b = bytes < 4 ? 0 : byte; b < (bytes < 4 ? 4 : byte + 1); ++b) x.b[b] |= 1ull << lane;
+      put(reg, 1ull << lane, x);
+      origin_[reg] = {kArgumentOrigin, original};
+    }
+  }
 }
 
 // Bytes [from_byte, from_byte + bytes) of each register of `span` must be defined in `lanes`.

@@ -64,14 +64,29 @@ bool UndefinedState::move_lanes(const Step& at) {
   }
 }
 
+// The active lanes where one side of an unsigned comparison decides it in all of them: nothing is below zero or above
+// all ones.
+uint64_t UndefinedState::settled_lanes(const Step& at) const {
+  const std::string_view n = name(at.op->inst->op);
+  if (!n.ends_with("_u32") || at.op->flags & kPrepare || at.op->inst->dpp.present) return 0;
+  const uint64_t exec = at.w.exec();
+  const auto all = [&](int slot, uint32_t wanted) {
+    return (known_lanes(at, slot, wanted, ~0u) & exec) == exec ? exec : 0;
+  };
+  const auto is = [&](std::string_view relation) { return n.find(relation) != std::string_view::npos; };
+  if (is("_lt_") || is("_ge_")) return all(1, 0) | all(0, ~0u);
+  if (is("_gt_") || is("_le_")) return all(0, 0) | all(1, ~0u);
+  return 0;
+}
+
 void UndefinedState::compare(const Step& at) {
   const Inst& inst = *at.op->inst;
   uint64_t mask = at.w.exec();
   uint64_t bad = 0;
-  for (int slot = 0; slot < 2; ++slot) {
+  for (int slot = 0; slot < 2 && !is_moot(inst); ++slot) {
     for (int d = 0; d < std::max<int>(1, inst.src[slot].dwords); ++d) bad |= source(at, slot, d, &mask).any();
   }
-  bad &= at.w.exec();
+  bad &= at.w.exec() & ~settled_lanes(at);
   if (at.e.scalar_writes.has(exec_lo) && bad) {
     const int v = at.e.source[0].count ? at.e.source[0].first : at.e.source[1].first;
     if (dirty_.has(static_cast<uint32_t>(v))) {

@@ -16,6 +16,71 @@ struct Known {
 uint64_t of_and(Known a, Known b) { return (a.bad & (b.bad | b.value)) | (b.bad & (a.bad | a.value)); }
 uint64_t of_or(Known a, Known b) { return of_and({~a.value, a.bad}, {~b.value, b.bad}); }
 
+bool is_zero(Known k) { return !k.bad && !k.value; }
+// The low bits that are known to be zero.
+int known_zeros(Known k) {
+  const uint64_t other = k.value | k.bad;
+  return other ? __builtin_ctzll(other) : 64;
+}
+// Bits of a product below the lowest one that an undefined bit reaches are known; times zero is zero.
+uint64_t of_product(Known a, Known b) {
+  const int from_a = a.bad ? __builtin_ctzll(a.bad) + known_zeros(b) : 64;
+  const int from_b = b.bad ? __builtin_ctzll(b.bad) + known_zeros(a) : 64;
+  const int lowest = from_a < from_b ? from_a : from_b;
+  return lowest < 64 ? ~0ull << lowest : 0;
+}
+
+// Instructions whose result is the same for any value of a register that is both of their sources.
+bool cancels_itself(Op op) {
+  switch (op) {
+    case Op::s_xor_b32:
+    case Op::s_xor_b64:
+    case Op::s_xnor_b32:
+    case Op::s_xnor_b64:
+    case Op::s_sub_u32:
+    case Op::s_sub_i32:
+    case Op::s_absdiff_i32:
+    case Op::s_andn2_b32:
+    case Op::s_andn2_b64:
+    case Op::s_orn2_b32:
+    case Op::s_orn2_b64:
+    case Op::s_subb_u32:  // leaves SCC alone
+    case Op::s_cmp_eq_i32:
+    case Op::s_cmp_lg_i32:
+    case Op::s_cmp_gt_i32:
+    case Op::s_cmp_ge_i32:
+    case Op::s_cmp_lt_i32:
+    case Op::s_cmp_le_i32:
+    case Op::s_cmp_eq_u32:
+    case Op::s_cmp_lg_u32:
+    case Op::s_cmp_gt_u32:
+    case Op::s_cmp_ge_u32:
+    case Op::s_cmp_lt_u32:
+    case Op::s_cmp_le_u32:
+    case Op::s_cmp_eq_u64:
+    case Op::s_cmp_lg_u64:
+      return true;
+    default:
+      return false;
+  }
+}
+
+// Comparisons that only one side decides: nothing is below zero or above all ones.
+bool is_settled(Op op, Known a, Known b) {
+  const bool a_most = !a.bad && static_cast<uint32_t>(a.value) == ~0u;
+  const bool b_most = !b.bad && static_cast<uint32_t>(b.value) == ~0u;
+  switch (op) {
+    case Op::s_cmp_lt_u32:
+    case Op::s_cmp_ge_u32:
+      return is_zero(b) || a_most;
+    case Op::s_cmp_gt_u32:
+    case Op::s_cmp_le_u32:
+      return is_zero(a) || b_most;
+    default:
+      return false;
+  }
+}
+
 }  // namespace
 
 void UndefinedState::scalar_alu(const Step& at) {
@@ -28,8 +93,11 @@ void UndefinedState::scalar_alu(const Step& at) {
     if (s.ref == Ref::none) return Known{0, 0};
     return Known{wide ? scalar64(w, s) : scalar32(w, s), scalar_bits(inst.src[i])};
   };
-  const Known a = known(0);
-  const Known b = known(1);
+  Known a = known(0);
+  Known b = known(1);
+  const bool same =
+      inst.src[0].is_scalar_register() && inst.src[1].is_scalar_register() && inst.src[0].index == inst.src[1].index;
+  if (same && cancels_itself(inst.op)) a.bad = b.bad = 0;
   const uint64_t exec = w.exec();
   const uint64_t any = a.bad | b.bad;
   const uint64_t all = any ? ~0ull : 0;
@@ -60,7 +128,7 @@ void UndefinedState::scalar_alu(const Step& at) {
       break;
     case Op::s_cselect_b32:
     case Op::s_cselect_b64:
-      out = scc_ ? (a.value ^ b.value) | any : w.scc ? a.bad : b.bad;
+      out = scc_ && !same ? (a.value ^ b.value) | any : w.scc ? a.bad : b.bad;
       break;
     case Op::s_and_b32:
     case Op::s_and_b64:
@@ -112,21 +180,23 @@ void UndefinedState::scalar_alu(const Step& at) {
       break;
     case Op::s_lshl_b32:
     case Op::s_lshl_b64:
-      out = shift_bad ? ~0ull : a.bad << shift;
+      out = is_zero(a) ? 0 : shift_bad ? ~0ull : a.bad << shift;
       value = a.value << shift;
       logical = true;
       break;
     case Op::s_lshr_b32:
     case Op::s_lshr_b64:
-      out = shift_bad ? ~0ull : a.bad >> shift;
+      out = is_zero(a) ? 0 : shift_bad ? ~0ull : a.bad >> shift;
       value = a.value >> shift;
       logical = true;
       break;
     case Op::s_ashr_i32:
-      out = shift_bad ? ~0ull : static_cast<uint64_t>(static_cast<int32_t>(a.bad) >> shift);
+      out = is_zero(a) ? 0 : shift_bad ? ~0ull : static_cast<uint64_t>(static_cast<int32_t>(a.bad) >> shift);
+      scc_bad = out != 0;
       break;
     case Op::s_ashr_i64:
-      out = shift_bad ? ~0ull : static_cast<uint64_t>(static_cast<int64_t>(a.bad) >> shift);
+      out = is_zero(a) ? 0 : shift_bad ? ~0ull : static_cast<uint64_t>(static_cast<int64_t>(a.bad) >> shift);
+      scc_bad = out != 0;
       break;
     case Op::s_bfe_u32:
     case Op::s_bfe_i32:
@@ -137,7 +207,10 @@ void UndefinedState::scalar_alu(const Step& at) {
       const uint64_t field = size >= 64 ? ~0ull : (1ull << size) - 1;
       const uint64_t bits = a.bad >> offset & field;
       const bool is_signed = inst.op == Op::s_bfe_i32 || inst.op == Op::s_bfe_i64;
-      out = b.bad ? ~0ull : is_signed && size && (bits >> (size - 1) & 1) ? bits | ~field : bits;
+      // Only the offset's and the width's own bits count; a field without bits, or of zeros, is zero.
+      const uint64_t control = b.bad & (0x7f0000 | static_cast<uint64_t>(width - 1));
+      const bool empty = is_zero(a) || (!(b.bad & 0x7f0000) && !size);
+      out = empty ? 0 : control ? ~0ull : is_signed && size && (bits >> (size - 1) & 1) ? bits | ~field : bits;
       scc_bad = out != 0;
       break;
     }
@@ -160,16 +233,37 @@ void UndefinedState::scalar_alu(const Step& at) {
     case Op::s_add_i32:
     case Op::s_sub_u32:
     case Op::s_sub_i32:
-    case Op::s_mul_i32:
       out = upward(any);
+      scc_bad = out != 0;
+      break;
+    case Op::s_absdiff_i32:
+      out = all;
+      scc_bad = out != 0;
+      break;
+    case Op::s_mul_i32:
+      out = of_product(a, b);
+      break;
+    case Op::s_mul_hi_u32:
+    case Op::s_mul_hi_i32:
+      out = is_zero(a) || is_zero(b) ? 0 : all;
+      break;
+    case Op::s_min_u32:  // SCC says which of the two it is
+      out = is_zero(a) || is_zero(b) ? 0 : all;
+      break;
+    case Op::s_max_u32:
+      out = (!a.bad && static_cast<uint32_t>(a.value) == ~0u) || (!b.bad && static_cast<uint32_t>(b.value) == ~0u)
+                ? 0
+                : all;
       break;
     case Op::s_addc_u32:
     case Op::s_subb_u32:
       out = scc_ ? ~0ull : upward(any);
       scc_bad = scc_ || any;
       break;
-    case Op::s_addk_i32:
     case Op::s_mulk_i32:
+      out = inst.simm16 ? upward(scalar_bits(d)) : 0;
+      break;
+    case Op::s_addk_i32:
       out = upward(scalar_bits(d));
       scc_bad = out != 0;
       break;
@@ -186,6 +280,16 @@ void UndefinedState::scalar_alu(const Step& at) {
     case Op::s_cmp_eq_u64:
     case Op::s_cmp_lg_u64:
       scc_bad = any && !((a.value ^ b.value) & ~any);
+      break;
+    case Op::s_cmp_lt_u32:
+    case Op::s_cmp_le_u32:
+    case Op::s_cmp_gt_u32:
+    case Op::s_cmp_ge_u32:
+    case Op::s_cmp_lt_i32:
+    case Op::s_cmp_le_i32:
+    case Op::s_cmp_gt_i32:
+    case Op::s_cmp_ge_i32:
+      scc_bad = any && !is_settled(inst.op, a, b);
       break;
     case Op::s_bitcmp0_b32:
     case Op::s_bitcmp1_b32:

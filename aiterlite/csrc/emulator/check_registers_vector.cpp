@@ -67,8 +67,87 @@ Bytes of_and(const Bytes& a, const uint32_t* va, const Bytes& b, const uint32_t*
   }
   return r;
 }
+// Likewise of a disjunction, a defined byte of ones.
+Bytes of_or(const Bytes& a, const uint32_t* va, const Bytes& b, const uint32_t* vb) {
+  Bytes r = a | b;
+  for (int i = 0; i < 4; ++i) {
+    if (!r.b[i]) continue;
+    r.b[i] &= ~(lanes_equal(va, i, 0xff) & ~a.b[i]) & ~(lanes_equal(vb, i, 0xff) & ~b.b[i]);
+  }
+  return r;
+}
+
+// Integer instructions whose result is the same for any value of a register that is both of their sources.
+bool cancels_itself(Op op) {
+  switch (op) {
+    case Op::v_xor_b32:
+    case Op::v_xnor_b32:
+    case Op::v_sub_u32:
+    case Op::v_subrev_u32:
+    case Op::v_sub_co_u32:
+    case Op::v_subrev_co_u32:
+    case Op::v_subb_co_u32:  // leaves the borrow alone
+    case Op::v_subbrev_co_u32:
+    case Op::v_sub_u16:
+    case Op::v_subrev_u16:
+    case Op::v_sub_i16:
+    case Op::v_sub_i32:
+    case Op::v_pk_sub_u16:
+    case Op::v_pk_sub_i16:
+    case Op::v_sad_u32:  // adds nothing to the third
+    case Op::v_xad_u32:
+      return true;
+    default:
+      return false;
+  }
+}
+
+// Integers are equal to themselves; a NaN is not.
+bool compares_integers(std::string_view n) {
+  return n.ends_with("_i16") || n.ends_with("_u16") || n.ends_with("_i32") || n.ends_with("_u32") ||
+         n.ends_with("_i64") || n.ends_with("_u64");
+}
+bool is_always_or_never(std::string_view n) {
+  return n.starts_with("v_cmp_f_") || n.starts_with("v_cmpx_f_") || n.starts_with("v_cmp_t_") ||
+         n.starts_with("v_cmpx_t_") || n.starts_with("v_cmp_tru_") || n.starts_with("v_cmpx_tru_");
+}
+
+bool is_same_register(const Operand& a, const Operand& b) {
+  return a.kind == b.kind && a.index == b.index && a.dwords == b.dwords &&
+         (a.kind == OperandKind::vgpr || a.kind == OperandKind::agpr || a.is_scalar_register());
+}
+
+// The sources on which a table of three bits depends; a register that is several of them is one variable.
+uint32_t sources_of_table(const Inst& inst) {
+  uint32_t depends = 0;
+  for (int k = 0; k < 3; ++k) {
+    uint32_t alike = 0;
+    for (int i = 0; i < 3; ++i) {
+      if (i == k || is_same_register(inst.src[i], inst.src[k])) alike |= 4u >> i;
+    }
+    for (uint32_t m = 0; m < 8; ++m) {
+      const uint32_t set = m & alike;
+      if (set && set != alike) continue;
+      if ((inst.bitop >> m & 1) != (inst.bitop >> (m ^ alike) & 1)) depends |= 1u << k;
+    }
+  }
+  return depends;
+}
 
 }  // namespace
+
+// True where the result is the same whatever the first two sources hold: they are one register, read in the same way,
+// or the comparison asks for neither.
+bool UndefinedState::is_moot(const Inst& inst) {
+  if (group(inst.op) == OpGroup::VOPC && is_always_or_never(name(inst.op))) return true;
+  const Operand &a = inst.src[0], &b = inst.src[1];
+  if (!is_same_register(a, b) || inst.dpp.present || inst.neg || inst.abs) return false;
+  const auto alike = [](uint32_t bits) { return (bits & 1) == (bits >> 1 & 1); };
+  if (!alike(inst.op_sel) || !alike(inst.op_sel_hi) || !alike(inst.neg_hi)) return false;
+  if (inst.sdwa.present && (inst.sdwa.src_sel[0] != inst.sdwa.src_sel[1] || !alike(inst.sdwa.sext))) return false;
+  if (group(inst.op) == OpGroup::VOPC) return compares_integers(name(inst.op));
+  return cancels_itself(inst.op);
+}
 
 // The undefined bytes of a dword of an operand, as the register has them.
 Bytes UndefinedState::raw(const Operand& o, int dword) const {
@@ -120,6 +199,19 @@ Bytes UndefinedState::source(const Step& at, int slot, int dword, uint64_t* writ
   return x;
 }
 
+// Lanes in which a source without modifiers is defined and equals `wanted`, as far as `bits` reach.
+uint64_t UndefinedState::known_lanes(const Step& at, int slot, uint32_t wanted, uint32_t bits) const {
+  if (!at.op->inst->src[slot].present()) return 0;
+  const uint32_t* v = vector_source(at.w, at.op, slot);
+  const Bytes x = raw(at.op->inst->src[slot], 0);
+  uint64_t lanes = 0;
+  for (int l = 0; l < kWave; ++l) lanes |= static_cast<uint64_t>(((v[l] ^ wanted) & bits) == 0) << l;
+  for (int i = 0; i < 4; ++i) {
+    if (bits >> (8 * i) & 0xff) lanes &= ~x.b[i];
+  }
+  return lanes;
+}
+
 // Lanes whose bit in a mask operand is undefined.
 uint64_t UndefinedState::mask_source(const Operand& o) const {
   return o.is_scalar_register() ? s_[o.index] | static_cast<uint64_t>(s_[std::min(o.index + 1, 127)]) << 32 : 0;
@@ -141,6 +233,20 @@ bool UndefinedState::whole_dwords(const Step& at, uint64_t mask, Bytes* out) {
     return true;
   };
   const auto mix = [&](int slot) { return src(slot).any(); };
+  const auto without = [](Bytes x, uint64_t lanes) {
+    for (uint64_t& b : x.b) b &= ~lanes;
+    return x;
+  };
+  // Lanes in which a source is known to be `wanted`, as far as `bits` reach.
+  const auto lanes_of = [&](int slot, uint32_t wanted, uint32_t bits) {
+    return plain ? known_lanes(at, slot, wanted, bits) : 0;
+  };
+  // A zero in some lanes is the data's; one in all of them is the code's.
+  const auto in_all = [&](int slot, uint32_t wanted, uint32_t bits) {
+    const uint64_t exec = at.w.exec();
+    return (lanes_of(slot, wanted, bits) & exec) == exec ? ~0ull : 0;
+  };
+  const auto zero_factor = [&](uint32_t bits = ~0u) { return in_all(0, 0, bits) | in_all(1, 0, bits); };
   uint32_t by = 0;
   switch (inst.op) {
     case Op::v_mov_b32:
@@ -155,19 +261,28 @@ bool UndefinedState::whole_dwords(const Step& at, uint64_t mask, Bytes* out) {
       out[1] = src(0, 1);
       return true;
     case Op::v_or_b32:
+      out[0] = plain ? of_or(src(0), value(0), src(1), value(1)) : src(0) | src(1);
+      return true;
     case Op::v_xor_b32:
     case Op::v_xnor_b32:
       out[0] = src(0) | src(1);
       return true;
     case Op::v_or3_b32:
-    case Op::v_bitop3_b32:
-      out[0] = src(0) | src(1) | src(2);
+      out[0] = without(src(0) | src(1) | src(2), lanes_of(0, ~0u, ~0u) | lanes_of(1, ~0u, ~0u) | lanes_of(2, ~0u, ~0u));
       return true;
+    case Op::v_bitop3_b32: {
+      const uint32_t depends = sources_of_table(inst);
+      for (int i = 0; i < 3; ++i) {
+        if (depends >> i & 1) out[0] = out[0] | src(i);
+      }
+      return true;
+    }
     case Op::v_and_b32:
       out[0] = plain ? of_and(src(0), value(0), src(1), value(1)) : src(0) | src(1);
       return true;
     case Op::v_and_or_b32:
-      out[0] = (plain ? of_and(src(0), value(0), src(1), value(1)) : src(0) | src(1)) | src(2);
+      out[0] = without((plain ? of_and(src(0), value(0), src(1), value(1)) : src(0) | src(1)) | src(2),
+                       lanes_of(2, ~0u, ~0u));
       return true;
     case Op::v_bfi_b32: {
       const Bytes m = src(0), a = src(1), b = src(2);
@@ -183,6 +298,19 @@ bool UndefinedState::whole_dwords(const Step& at, uint64_t mask, Bytes* out) {
       const uint64_t chosen = at.w.pair(static_cast<uint32_t>(at.op->src[2].value));
       const Bytes a = src(0), b = src(1);
       for (int i = 0; i < 4; ++i) out[0].b[i] = (a.b[i] & ~chosen) | (b.b[i] & chosen) | bad;
+      // Where both sides are the same, which one is taken plays no part.
+      if (bad && plain) {
+        const bool same = is_same_register(inst.src[0], inst.src[1]);
+        const uint32_t *va = value(0), *vb = value(1);
+        for (uint64_t m = bad; m; m &= m - 1) {
+          const int l = __builtin_ctzll(m);
+          for (int i = 0; i < 4; ++i) {
+            const uint64_t either = (a.b[i] | b.b[i]) & 1ull << l;
+            const bool equal = same || (!either && (va[l] >> (8 * i) & 0xff) == (vb[l] >> (8 * i) & 0xff));
+            if (equal) out[0].b[i] = (out[0].b[i] & ~(1ull << l)) | either;
+          }
+        }
+      }
       return true;
     }
     case Op::v_add_u32:
@@ -191,8 +319,25 @@ bool UndefinedState::whole_dwords(const Step& at, uint64_t mask, Bytes* out) {
     case Op::v_add_co_u32:
     case Op::v_sub_co_u32:
     case Op::v_subrev_co_u32:
-    case Op::v_mul_lo_u32:
       out[0] = upward(src(0) | src(1));
+      return true;
+    case Op::v_mul_lo_u32:
+      out[0] = without(upward(src(0) | src(1)), zero_factor());
+      return true;
+    case Op::v_mul_hi_u32:
+    case Op::v_mul_hi_i32:
+    case Op::v_min_u32:
+      out[0] = Bytes::all((mix(0) | mix(1)) & ~zero_factor());
+      return true;
+    case Op::v_mul_hi_u32_u24:
+    case Op::v_mul_hi_i32_i24:
+      out[0] = Bytes::all((mix(0) | mix(1)) & ~zero_factor(0xffffff));
+      return true;
+    case Op::v_max_u32:
+      out[0] = Bytes::all((mix(0) | mix(1)) & ~(in_all(0, ~0u, ~0u) | in_all(1, ~0u, ~0u)));
+      return true;
+    case Op::v_mul_legacy_f32:  // zero times anything is zero
+      out[0] = Bytes::all((mix(0) | mix(1)) & ~zero_factor(0x7fffffff));
       return true;
     case Op::v_addc_co_u32:
     case Op::v_subb_co_u32:
@@ -209,7 +354,7 @@ bool UndefinedState::whole_dwords(const Step& at, uint64_t mask, Bytes* out) {
     case Op::v_mad_i32_i24: {
       Bytes factors = src(0) | src(1);
       factors.b[3] = 0;
-      out[0] = upward(factors | src(2));
+      out[0] = upward(without(factors, zero_factor(0xffffff)) | src(2));
       return true;
     }
     case Op::v_lshlrev_b32:
@@ -234,9 +379,11 @@ bool UndefinedState::whole_dwords(const Step& at, uint64_t mask, Bytes* out) {
     case Op::v_bfe_u32:
     case Op::v_bfe_i32: {
       uint32_t width = 0;
-      if (!uniform(1, &by) || !uniform(2, &width)) return false;
-      by &= 31;
+      if (!uniform(2, &width)) return false;
       width &= 31;
+      if (!width) return true;
+      if (!uniform(1, &by)) return false;
+      by &= 31;
       const Bytes x = shifted_right(src(0), static_cast<int>(by), false);
       uint64_t bad = 0;
       for (uint32_t i = 0; 8 * i < width; ++i) bad |= x.b[i];
@@ -301,7 +448,7 @@ bool UndefinedState::whole_dwords(const Step& at, uint64_t mask, Bytes* out) {
     }
     case Op::v_mad_u64_u32:
     case Op::v_mad_i64_i32: {
-      const uint64_t low = mix(0) | mix(1) | mix(2);
+      const uint64_t low = ((mix(0) | mix(1)) & ~zero_factor()) | mix(2);
       out[0] = Bytes::all(low);
       out[1] = Bytes::all(low | src(2, 1).any());
       return true;
@@ -360,15 +507,18 @@ void UndefinedState::vector_alu(const Step& at) {
   Bytes out[32];
   const uint32_t count = std::min<uint32_t>(at.e.result.count, 32);
   const uint32_t first = at.e.result.first;
+  const bool moot = is_moot(inst);
   bool exact = true;
-  if (inst.format == Format::VOP3P) {
+  if (moot) {
+    exact = false;
+  } else if (inst.format == Format::VOP3P) {
     packed(at, out);
   } else if (!whole_dwords(at, mask, out)) {
     exact = false;
   }
   // What DPP leaves unwritten, and what any source brings in.
   uint64_t bad = 0;
-  for (int slot = 0; slot < 3; ++slot) {
+  for (int slot = moot ? 2 : 0; slot < 3; ++slot) {
     for (int d = 0; d < std::max<int>(1, inst.src[slot].dwords); ++d) bad |= source(at, slot, d, &mask).any();
   }
   if (at.e.reads_result) {
@@ -378,7 +528,8 @@ void UndefinedState::vector_alu(const Step& at) {
   if (inst.op == Op::v_div_fmas_f32 || inst.op == Op::v_div_fmas_f64)
     bad |= s_[vcc_lo] | static_cast<uint64_t>(s_[vcc_hi]) << 32;
   if (inst.op == Op::v_addc_co_u32 || inst.op == Op::v_subb_co_u32 || inst.op == Op::v_subbrev_co_u32)
-    bad = source(at, 0, 0, &mask).any() | source(at, 1, 0, &mask).any() | mask_source(inst.src[2]);
+    bad = (moot ? 0 : source(at, 0, 0, &mask).any() | source(at, 1, 0, &mask).any()) | mask_source(inst.src[2]);
+  if (inst.op == Op::v_mad_u64_u32 || inst.op == Op::v_mad_i64_i32) bad = out[0].any() | out[1].any();
   if (!exact) {
     for (uint32_t r = 0; r < count; ++r) out[r] = Bytes::all(bad);
     const Bytes old = v_[first];

@@ -89,7 +89,7 @@ class HazardsState {
   uint32_t matrix_free_ = 0;  // when the matrix core takes the next instruction
 };
 
-// Where the waves of a workgroup wait, and where they ended.
+// At which barriers the waves of a workgroup wait, and after how many they ended.
 class BarrierState {
  public:
   void start(size_t waves) { *this = BarrierState(waves); }
@@ -100,7 +100,8 @@ class BarrierState {
  private:
   struct Place {
     const MicroOp* waits_at = nullptr;
-    const MicroOp* ended_at = nullptr;
+    uint64_t count = 0;  // of barriers that it came to
+    bool ended = false;
   };
   // Waves that met at different barriers.
   struct Mismatch {

@@ -28,6 +28,9 @@ class UndefinedState {
       follow(at);
     }
   }
+  // The instruction loads `bytes` bytes at `address` of lane `lane` (-1: to scalar registers): what lies behind the
+  // kernel's declared arguments is undefined.
+  void load_argument(const Wave& w, const MicroOp* op, uint64_t address, uint32_t bytes, int lane);
 
  private:
   // Where undefined bits come from: the register that nothing wrote, and the instruction that read it first.
@@ -35,7 +38,7 @@ class UndefinedState {
     uint16_t number = kNone;  // scalar registers from 512 on
     const MicroOp* op = nullptr;
   };
-  static constexpr uint16_t kNone = 0xffff, kScalarOrigin = 512, kSccOrigin = 640;
+  static constexpr uint16_t kNone = 0xffff, kArgumentOrigin = 0xfffe, kScalarOrigin = 512, kSccOrigin = 640;
 
   void follow(const Step& at);
   void scalar_alu(const Step& at);
@@ -50,6 +53,9 @@ class UndefinedState {
   void matrix(const Step& at);
   void branch(const Step& at);
 
+  static bool is_moot(const Inst& inst);
+  uint64_t known_lanes(const Step& at, int slot, uint32_t wanted, uint32_t bits) const;
+  uint64_t settled_lanes(const Step& at) const;
   Bytes raw(const Operand& o, int dword) const;
   Bytes source(const Step& at, int slot, int dword, uint64_t* writable) const;
   uint64_t mask_source(const Operand& o) const;
