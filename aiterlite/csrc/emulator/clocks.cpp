@@ -7,6 +7,21 @@
 
 namespace aiterlite::emulator {
 
+bool is_coherent(const Inst& inst) {
+  const OpTraits& t = traits(inst.op);
+  const bool load = t.kind == Kind::vmem_load || (t.kind == Kind::flat && inst.dst[0].present());
+  const bool store = t.kind == Kind::vmem_store || t.kind == Kind::flat;
+  if (t.kind == Kind::smem) return t.atomic || (inst.dst[0].present() && inst.dst[0].dwords <= 2 && inst.sc0);
+  if (t.atomic) return true;
+  const Operand& data = load ? inst.dst[0] : inst.src[1];
+  return (load || store) && data.dwords <= 2 && (inst.sc0 || inst.sc1);
+}
+
+bool reaches_other_groups(const Inst& inst) {
+  const OpTraits& t = traits(inst.op);
+  return is_coherent(inst) && (t.atomic || t.kind == Kind::smem || inst.sc1);
+}
+
 KnownPointer join(const KnownPointer& a, const KnownPointer& b) {
   if (a == b || !b || b->empty()) return a;
   if (!a || a->empty()) return b;
@@ -44,6 +59,7 @@ LaunchClocks::LaunchClocks(const Launch& launch) : code_(launch.program->base) {
     const OpTraits& t = traits(inst.op);
     const bool reads = t.kind == Kind::vmem_load || t.kind == Kind::flat;
     if (t.kind == Kind::lds ? t.atomic && inst.dst[0].present() : false) lds_acquires = true;
+    if (t.kind == Kind::smem && !t.atomic && is_coherent(inst)) global_acquires = true;
     if (t.kind != Kind::lds && ((t.atomic && inst.sc0) || (reads && !t.atomic && (inst.sc0 || inst.sc1)))) {
       global_acquires = true;
       lds_acquires |= t.kind == Kind::flat;

@@ -425,7 +425,8 @@ CodeTraits scan_code(const Program& program, uint64_t begin, uint64_t end) {
       const bool adds_floats =
           text.ends_with("_f32") || text.ends_with("_f64") || text.ends_with("_f16") || text.ends_with("_bf16");
       if (atomic && (inst.sc0 || adds_floats)) traits.ordered = true;
-      if (!atomic && inst.sc0 && inst.sc1 && text.find("_load_") != std::string_view::npos) traits.ordered = true;
+      const bool past_cache = inst.sc0 && (inst.sc1 || g == OpGroup::SMEM);
+      if (!atomic && past_cache && text.find("_load_") != std::string_view::npos) traits.ordered = true;
     }
   }
   return traits;

@@ -3,21 +3,36 @@
 // Two accesses to a byte race when at least one writes, not both are atomic, and nothing orders them. What orders:
 //
 //   * Program order within a wave. Not for a load to LDS: its write lands when vmcnt says so, also for its own wave.
+//   Not
+//     between scalar and vector memory, which have caches of their own: a store must have been waited for before a
+//     scalar load of what it wrote, and a scalar load before a store over what it reads.
 //   * s_barrier, for what the wave had waited for. LDS operations are done when lgkmcnt has been waited for, loads to
 //     LDS when vmcnt has. Stores to global memory need no wait for waves of the same workgroup, which share a CU and
-//     its first-level cache in order, unless the kernel runs in tgsplit mode (LLVM's memory model for gfx942).
-//   * An atomic operation, or a store of at most 8 bytes with sc0 or sc1, releases what its wave knows to be done
-//     (waited for with vmcnt, its own and what barriers told it of) at its address. A returning atomic, or a load of at
-//     most 8 bytes with sc0 or sc1, acquires what lies there. So do atomics on LDS, for waves of one workgroup. Cache
-//     maintenance is not modelled: a missing buffer_wbl2 or buffer_inv goes unseen.
+//     its first-level cache in order, unless the kernel runs in tgsplit mode (LLVM's memory model for gfx942), or the
+//     other wave's load is scalar.
+//   * An atomic operation, or a coherent store, releases what its wave knows to be done (waited for with vmcnt, its own
+//     and what barriers told it of) at its address. A returning atomic, or a coherent load, acquires what lies there.
+//     So do atomics on LDS, for waves of one workgroup. Cache maintenance is not modelled: a missing buffer_wbl2 or
+//     buffer_inv goes unseen.
 //   * The end of the kernel.
 //
-// A compare-and-swap does not race with a plain read: a stale value makes it fail, and loops of them begin with one.
-// Loads and stores with sc0 or sc1 of at most 8 bytes are atomic themselves: that is what compilers make of atomic
-// loads and stores. Those of LDS look like plain ones, and a flag in LDS that is polled with ds_read is reported.
+// Coherent are loads and stores of at most 8 bytes with sc0 or sc1, which is what compilers make of atomic ones, and
+// scalar loads of at most 8 bytes with glc, which look past the scalar cache: so flags may be polled. They do not race
+// with each other. sc0 alone reaches the workgroup's own first-level cache and no further: it makes no poll legal of a
+// flag that another workgroup sets. LDS has no such loads, and a flag in LDS that is polled with ds_read is reported.
 //
-// A store that writes what memory holds already is no finding: all waves may write the same value. Lanes of one store
-// that write different values to a byte race with each other.
+// A scalar load without glc may also find in the scalar cache what an earlier one brought there: a finding when a store
+// of the workgroup came between them, and no s_dcache_inv.
+//
+// A compare-and-swap does not race with a plain read: a stale value makes it fail, and loops of them begin with one.
+//
+// Two stores that leave the same value do no harm as long as they do: all waves may write one. But data that happen to
+// be constant hide a race so, and the report notes it. Lanes of one store that write different values to a byte race
+// with each other.
+//
+// Of each byte's readers since its last write all are remembered that no write could be ordered behind by chance: the
+// two last, and others by line (Readers). Where no instruction can acquire, workgroups are never ordered, and one
+// reader of another workgroup stands for all.
 #include <aiterlite/emulator/clocks.h>
 #include <aiterlite/emulator/runs.h>
 #include <aiterlite/emulator/runtime.h>
@@ -34,12 +49,13 @@ struct WaveClock {
   // Positions up to which each wave of the workgroup is done, as this one knows: plain LDS operations, vector memory
   // operations, and what it may see of global memory.
   uint32_t lds[kMaxWaves] = {}, vm_done[kMaxWaves] = {}, global[kMaxWaves] = {};
-  KnownPointer known;     // of other workgroups
-  uint64_t stamp = 0;     // of the current instruction
-  uint32_t accesses = 0;  // that it has reported so far
+  uint32_t scalar_done = 0;  // its own scalar memory operations; they return in any order
+  KnownPointer known;        // of other workgroups
+  uint64_t stamp = 0;        // of the current instruction
+  uint32_t accesses = 0;     // that it has reported so far
 };
 
-enum class Conflict : uint8_t { read_write, write_write, write_read, lanes };
+enum class Conflict : uint8_t { read_write, write_write, write_read, lanes, stale, same_value };
 
 // An access that is being compared with those before it.
 struct Current {
@@ -52,6 +68,8 @@ struct Current {
   uint64_t base;   // the workgroup's first stamp
   uint64_t floor;  // stamps below base + floor are ordered before whatever the workgroup does now
   bool lds;
+  bool scalar;
+  uint64_t loose = 0;  // kLoose where the wave's earlier accesses need not be done
   bool reported = false;
 };
 
@@ -65,6 +83,10 @@ class RaceWatch final : public Watch {
   void begin(Workgroup& g) override {
     group_ = &g;
     tag_ = g.waves.size() <= kMaxWaves ? clocks_->start_group(g.linear) : 0;
+    if (__builtin_expect(!tag_, 0)) {
+      note(launch_, "races: looked for in the first " + std::to_string(stamp::kMaxGroup) +
+                        " workgroups that started, and in none of the others");
+    }
     base_ = static_cast<uint64_t>(tag_) << stamp::kGroupShift;
     restart();
   }
@@ -76,6 +98,11 @@ class RaceWatch final : public Watch {
     if (code == Op::s_waitcnt) {
       c.vm.keep(decode_vmcnt(op->inst->simm16));
       c.lgkm.keep(decode_lgkmcnt(op->inst->simm16));
+      if (!decode_lgkmcnt(op->inst->simm16)) c.scalar_done = seq_;
+      return;
+    }
+    if (code == Op::s_dcache_inv || code == Op::s_dcache_inv_vol) {
+      scalar_lines_.clear();
       return;
     }
     if (code == Op::s_endpgm) {  // waits for everything
@@ -87,28 +114,32 @@ class RaceWatch final : public Watch {
     if (!t.lgkm && !t.vm && t.kind != Kind::smem) return;
     if (seq_ == stamp::kMaxSeq) restart_all();
     ++seq_;
+    const uint32_t site = clocks_->site(op);
+    if (__builtin_expect(!site, 0)) note_sites();
     const bool to_lds = t.kind == Kind::vmem_load && (op->inst->lds || !op->has_dst);
     if (t.lgkm) c.lgkm.push(seq_, false);
     if (t.vm) c.vm.push(seq_, to_lds);
     c.stamp = base_ | static_cast<uint64_t>(seq_) << stamp::kSeqShift |
-              static_cast<uint64_t>(w.index) << stamp::kWaveShift |
-              static_cast<uint64_t>(clocks_->site(op)) << stamp::kSiteShift;
+              static_cast<uint64_t>(w.index) << stamp::kWaveShift | static_cast<uint64_t>(site) << stamp::kSiteShift;
     c.accesses = 0;
   }
 
   void access(Wave& w, const MicroOp* op, const MemoryAccess& a) override {
     if (a.space == Space::scratch || !tag_) return;
     const OpTraits& t = traits(op->inst->op);
-    Current c{&w, op, &a, &waves_[w.index], 0, 0, base_, 0, a.space == Space::lds};
-    const bool coherent = (op->inst->sc0 || op->inst->sc1) && a.size <= 8 && !c.lds && t.kind != Kind::smem;
+    const bool scalar = a.space == Space::scalar;
+    Current c{&w, op, &a, &waves_[w.index], 0, 0, base_, 0, a.space == Space::lds, scalar};
+    const bool coherent = !c.lds && is_coherent(*op->inst);
+    const bool atomic = c.lds ? t.atomic : coherent && reaches_other_groups(*op->inst);
     const bool to_lds = c.lds && t.vm && t.kind != Kind::flat;
-    c.stamp = c.clock->stamp | (t.atomic || coherent ? stamp::kAtomic : 0) | (to_lds ? stamp::kDma : 0);
+    c.stamp = c.clock->stamp | (atomic ? stamp::kAtomic : 0) | (to_lds || scalar ? stamp::kLoose : 0);
+    c.loose = scalar ? stamp::kLoose : 0;
     // Older workgroups are long gone from LDS; in global memory only zero, no stamp at all, says nothing.
     c.low = c.lds ? base_ : 1;
-    c.floor = static_cast<uint64_t>(c.lds ? lds_floor_ : global_floor_) << stamp::kSeqShift;
-    const bool synchronises =
-        c.lds ? t.atomic && clocks_->lds_acquires : (t.atomic || coherent) && clocks_->global_acquires;
+    c.floor = static_cast<uint64_t>(c.lds ? lds_floor_ : scalar ? vm_floor_ : global_floor_) << stamp::kSeqShift;
+    const bool synchronises = c.lds ? t.atomic && clocks_->lds_acquires : coherent && clocks_->global_acquires;
     if (synchronises && (!a.write || (t.atomic && returns(*op->inst)))) acquire(c);
+    const bool through_cache = scalar && !a.write && !coherent;
     Shadow& shadow = c.lds ? lds_shadow_ : clocks_->shadow;
     Run runs[kWave];
     const int count = make_runs(a, !a.write || t.atomic, runs);
@@ -116,7 +147,10 @@ class RaceWatch final : public Watch {
       const Run& r = runs[i];
       // What no one may write needs no record.
       if (!c.lds && !a.write && w.hit && !w.hit->writable && r.begin >= w.hit->base && r.end <= w.hit->end) continue;
-      shadow.visit(r.begin, r.end, [&](uint64_t at, const Stamps& s) { a.write ? store(c, at, s) : load(c, at, s); });
+      shadow.visit(r.begin, r.end, [&](uint64_t at, const Stamps& s) {
+        if (__builtin_expect(through_cache, 0)) look_for_stale(c, at, s);
+        a.write ? store(c, at, s) : load(c, at, s);
+      });
     }
     if (synchronises && a.write) release(c, t.atomic);
     ++c.clock->accesses;
@@ -127,7 +161,7 @@ class RaceWatch final : public Watch {
     if (!tag_) return;
     const size_t count = g.waves.size();
     uint32_t lds[kMaxWaves], vm[kMaxWaves], global[kMaxWaves];
-    lds_floor_ = global_floor_ = seq_ + 1;
+    lds_floor_ = global_floor_ = vm_floor_ = seq_ + 1;
     KnownPointer known = waves_[0].known;
     for (size_t i = 0; i < count; ++i) {
       const WaveClock& c = waves_[i];
@@ -136,6 +170,7 @@ class RaceWatch final : public Watch {
       global[i] = launch_.descriptor.tg_split ? vm[i] : seq_;
       lds_floor_ = std::min({lds_floor_, lds[i] + 1, c.vm.done_to_lds(seq_) + 1});
       global_floor_ = std::min(global_floor_, global[i] + 1);
+      vm_floor_ = std::min(vm_floor_, vm[i] + 1);
       known = join(known, c.known);
     }
     for (size_t i = 0; i < count; ++i) {
@@ -151,13 +186,17 @@ class RaceWatch final : public Watch {
  private:
   void restart() {
     seq_ = 0;
-    lds_floor_ = global_floor_ = 1;
+    lds_floor_ = global_floor_ = vm_floor_ = 1;
     barrier_seq_ = 0;
     lds_releases_.clear();
+    scalar_lines_.clear();
     for (size_t i = 0; i < group_->waves.size() && i < kMaxWaves; ++i) waves_[i] = WaveClock{};
   }
-  // A workgroup that outgrows its positions starts over, and what it did before is forgotten.
+  // A workgroup that outgrows its positions starts over, and what all did before is forgotten.
   void restart_all() {
+    note(launch_, "races: workgroup " + std::to_string(group_->linear) + " executed more than " +
+                      std::to_string(stamp::kMaxSeq) +
+                      " memory instructions; races with what had happened before are not looked for");
     restart();
     clocks_->shadow.clear();
     clocks_->releases.clear();
@@ -170,16 +209,25 @@ class RaceWatch final : public Watch {
   // does now.
   static bool clean(const Current& c, uint64_t s) {
     return (s < c.low) | (s - c.base < c.floor) | ((s & c.stamp & stamp::kAtomic) != 0) |
-           (((s ^ c.stamp) & stamp::kWho) == 0 && !(s & stamp::kDma));
+           (((s ^ c.stamp) & stamp::kWho) == 0 && !((s | c.loose) & stamp::kLoose));
+  }
+  // True when a reader that makes room for the current one must be remembered elsewhere.
+  static bool is_lost(const Current& c, uint64_t last, uint64_t earlier) {
+    return ((last ^ c.stamp) & stamp::kWho) != 0 && ((earlier ^ c.stamp) & stamp::kWho) != 0 && earlier >= c.low &&
+           !(earlier - c.base < c.floor);
   }
 
   void load(Current& c, uint64_t at, const Stamps& s) {
-    bool suspect = false;
-    for (int i = 0; i < s.n; ++i) suspect |= !clean(c, s.written[i]);
+    bool suspect = false, lost = false;
+    for (int i = 0; i < s.n; ++i) {
+      suspect |= !clean(c, s.written[i]);
+      lost |= is_lost(c, s.read[i], s.earlier[i]);
+    }
     if (__builtin_expect(suspect, 0)) {
       for (int i = 0; i < s.n && !c.reported; ++i)
         judge(c, s.written[i], at + static_cast<uint64_t>(i) * s.step, s.step, Conflict::read_write);
     }
+    if (__builtin_expect(lost, 0)) keep_readers(c, at, s);
     for (int i = 0; i < s.n; ++i) {
       const uint64_t last = s.read[i];
       s.earlier[i] = (last ^ c.stamp) & stamp::kWho ? last : s.earlier[i];
@@ -201,9 +249,64 @@ class RaceWatch final : public Watch {
         judge(c, s.earlier[i], address, s.step, Conflict::write_read);
       }
     }
+    if (__builtin_expect(*s.readers != nullptr, 0)) other_readers(c, at, s);
     for (int i = 0; i < s.n; ++i) {
       s.written[i] = c.stamp;
       s.read[i] = s.earlier[i] = 0;
+    }
+  }
+
+  // Remembers the readers that the current one is about to displace.
+  void keep_readers(const Current& c, uint64_t at, const Stamps& s) {
+    for (int i = 0, next; i < s.n; i = next) {
+      const uint64_t last = s.read[i], earlier = s.earlier[i];
+      for (next = i + 1; next < s.n && s.read[next] == last && s.earlier[next] == earlier;) ++next;
+      if (!is_lost(c, last, earlier) || ordered(c, earlier)) continue;
+      const uint64_t bytes = s.bytes(at, i, next - i);
+      const bool foreign = !c.lds && stamp::group(earlier) != tag_;
+      if (foreign && !clocks_->global_acquires) {
+        uint64_t others = 0;
+        if (*s.readers) {
+          for (const Readers::Reader& r : (*s.readers)->all()) others |= stamp::group(r.stamp) != tag_ ? r.bytes : 0;
+        }
+        if (stamp::group(last) != tag_ || (bytes & ~others) == 0) continue;
+      }
+      if (!*s.readers) *s.readers = std::make_unique<Readers>();
+      if ((*s.readers)->full()) {
+        (*s.readers)
+            ->forget(
+                [&](const Readers::Reader& r) {
+                  return r.stamp < c.low || r.stamp - c.base < c.floor || ordered(c, r.stamp);
+                },
+                ~0ull);
+      }
+      (*s.readers)->add(earlier, bytes);
+    }
+  }
+
+  void other_readers(Current& c, uint64_t at, const Stamps& s) {
+    const uint64_t line = at & ~(Shadow::kLine - 1), bytes = s.bytes(at, 0, s.n);
+    for (const Readers::Reader& r : (*s.readers)->all()) {
+      if (!(r.bytes & bytes)) continue;
+      judge(c, r.stamp, line + static_cast<uint64_t>(__builtin_ctzll(r.bytes & bytes)), 1, Conflict::write_read);
+    }
+    if ((*s.readers)->take_lost(bytes) && !c.reported) {
+      note(launch_,
+           "races: bytes that more than " + std::to_string(Readers::kRoom) +
+               " waves read were then written; whether the write is ordered behind all of them was not looked at");
+    }
+    (*s.readers)->forget([](const Readers::Reader&) { return true; }, bytes);
+    if ((*s.readers)->all().empty()) s.readers->reset();
+  }
+
+  // A scalar load of a line that an earlier one has brought to the scalar cache, and that was stored to since.
+  void look_for_stale(Current& c, uint64_t at, const Stamps& s) {
+    const auto [first, fresh] = scalar_lines_.try_emplace(at / Shadow::kLine, seq_);
+    if (fresh) return;
+    for (int i = 0; i < s.n && !c.reported; ++i) {
+      const uint64_t w = s.written[i];
+      if (w >= c.base && stamp::group(w) == tag_ && stamp::seq(w) > first->second)
+        report(c, w, at + static_cast<uint64_t>(i) * s.step, Conflict::stale);
     }
   }
 
@@ -212,10 +315,12 @@ class RaceWatch final : public Watch {
     if (stamp::group(s) != tag_) return knows(c.clock->known.get(), s);
     if (wave == c.wave->index) {
       // Loads to LDS land in the order in which they were issued.
-      return !(s & stamp::kDma) || c.stamp & stamp::kDma || seq <= c.clock->vm.done(seq_);
+      if (c.lds) return !(s & stamp::kLoose) || c.stamp & stamp::kLoose || seq <= c.clock->vm.done(seq_);
+      const bool was_scalar = s & stamp::kLoose;
+      return was_scalar == c.scalar || seq <= (was_scalar ? c.clock->scalar_done : c.clock->vm.done(seq_));
     }
-    if (!c.lds) return seq <= c.clock->global[wave];
-    return seq <= (s & stamp::kDma ? c.clock->vm_done : c.clock->lds)[wave];
+    if (!c.lds) return seq <= (c.scalar ? c.clock->vm_done : c.clock->global)[wave];
+    return seq <= (s & stamp::kLoose ? c.clock->vm_done : c.clock->lds)[wave];
   }
 
   static bool compares(Op op) {
@@ -225,20 +330,43 @@ class RaceWatch final : public Watch {
 
   void judge(Current& c, uint64_t s, uint64_t at, uint32_t step, Conflict kind) {
     if (c.reported || clean(c, s) || ordered(c, s)) return;
-    if (kind != Conflict::read_write && writes_the_same(c, at, step)) return;
+    const Inst* before = instruction(s);
+    if (!c.lds && stamp::group(s) == tag_ && before && is_coherent(*before) && is_coherent(*c.op->inst)) return;
+    if (kind == Conflict::write_write && writes_the_same(c, at, step)) return note_same_value(c, s, at);
     if (kind == Conflict::write_read && compares(c.op->inst->op)) return;
-    if (kind == Conflict::read_write && s & stamp::kAtomic) {
-      const MicroOp* other = launch_.program->at(clocks_->address(stamp::site(s)));
-      if (other && compares(other->inst->op)) return;
-    }
+    if (kind == Conflict::read_write && s & stamp::kAtomic && before && compares(before->op)) return;
     report(c, s, at, kind);
+  }
+
+  // The instruction of a stamp; null where it is one of too many.
+  const Inst* instruction(uint64_t s) const {
+    const MicroOp* op = launch_.program->at(clocks_->address(stamp::site(s)));
+    return op ? op->inst : nullptr;
+  }
+
+  void note_sites() {
+    note(launch_, "races: the kernel has more than " + std::to_string(stamp::kMaxSite) +
+                      " memory instructions; a race with one of the others is found, but that one is not named");
+  }
+
+  void note_same_value(const Current& c, uint64_t s, uint64_t at) {
+    bool is_new;
+    clocks_->text(text_key(c.stamp, s, Conflict::same_value), &is_new);
+    const Inst* before = instruction(s);
+    if (!is_new || !before) return;
+    const Arch arch = launch_.program->arch;
+    note(launch_, "races: `" + disassemble(arch, *c.op->inst) + "` of wave " + std::to_string(c.wave->index) +
+                      " stores to " + place(*c.wave, c.lds, at) + " what `" + disassemble(arch, *before) + "` of " +
+                      whose(s) +
+                      " has stored there with nothing between them: a race, unless both always store the "
+                      "same value; run it with other data");
   }
 
   // The bytes that a lane of a plain store writes; false where they are not in its registers.
   static bool stored(const Current& c, int lane, uint8_t (&bytes)[16]) {
     const Inst& inst = *c.op->inst;
     const OpTraits& t = traits(inst.op);
-    if (t.atomic || t.kind == Kind::smem || c.stamp & stamp::kDma) return false;
+    if (t.atomic || t.kind == Kind::smem || c.stamp & stamp::kLoose) return false;
     const int slot = t.pair && c.clock->accesses ? 2 : 1;
     if (!inst.src[slot].present()) return false;
     const uint32_t* data = vector_source(*c.wave, c.op, slot) + lane;
@@ -306,27 +434,38 @@ class RaceWatch final : public Watch {
 
   std::string mend(const Current& c, uint64_t s) const {
     if (stamp::group(s) != tag_) {
+      const Inst* before = instruction(s);
+      if (!c.lds && before && is_coherent(*before) && is_coherent(*c.op->inst))
+        return "set sc1 in both: sc0 alone reaches no further than the workgroup's own cache";
       return "give each workgroup bytes of its own, or make both accesses atomic, or wait (s_waitcnt vmcnt(0)), then "
              "set "
              "a flag by an atomic operation that the other workgroup reads";
     }
-    const char* wait = !c.lds ? "s_waitcnt vmcnt(0)" : s & stamp::kDma ? "s_waitcnt vmcnt(0)" : "s_waitcnt lgkmcnt(0)";
+    const bool scalar_before = !c.lds && s & stamp::kLoose;
+    const char* wait = scalar_before       ? "s_waitcnt lgkmcnt(0)"
+                       : !c.lds            ? "s_waitcnt vmcnt(0)"
+                       : s & stamp::kLoose ? "s_waitcnt vmcnt(0)"
+                                           : "s_waitcnt lgkmcnt(0)";
     if (stamp::wave(s) == c.wave->index) return std::string("put ") + wait + " between them";
     if (stamp::seq(s) <= barrier_seq_) return std::string("put ") + wait + " before the s_barrier between them";
     return std::string("put ") + wait + " and s_barrier between them";
   }
 
+  static uint64_t text_key(uint64_t s, uint64_t other, Conflict kind) {
+    return static_cast<uint64_t>(stamp::site(s)) << 32 | stamp::site(other) << 4 | static_cast<uint32_t>(kind);
+  }
+
   // `what` keeps the words of the first time, so that repetitions are counted as one finding.
   void report(Current& c, uint64_t s, uint64_t at, Conflict kind, int lane = -1, int other_lane = -1) {
     c.reported = true;
-    const uint32_t site = stamp::site(c.stamp), other = stamp::site(s);
+    const uint32_t other = stamp::site(s);
     bool is_new;
-    std::string* what =
-        clocks_->text(static_cast<uint64_t>(site) << 32 | other << 4 | static_cast<uint32_t>(kind), &is_new);
+    std::string* what = clocks_->text(text_key(c.stamp, s, kind), &is_new);
     if (is_new) {
       const std::string here = place(*c.wave, c.lds, at);
-      const std::string late =
-          s & stamp::kDma && stamp::group(s) == tag_ && stamp::wave(s) == c.wave->index ? ", which may land later" : "";
+      const std::string late = stamp::group(s) != tag_ || stamp::wave(s) != c.wave->index ? ""
+                               : c.lds ? ", which may land later"
+                                       : ", which may not be done yet";
       const std::string between =
           stamp::group(s) == tag_ && stamp::wave(s) != c.wave->index && stamp::seq(s) <= barrier_seq_
               ? "; it was not waited for before the barrier"
@@ -340,6 +479,10 @@ class RaceWatch final : public Watch {
           break;
         case Conflict::write_read:
           *what = "overwrites " + here + ", which " + whose(s) + " reads" + between;
+          break;
+        case Conflict::stale:
+          *what = "reads " + here + " through the scalar cache, which may hold what it was before " + whose(s) +
+                  " wrote it";
           break;
         default:
           *what = "lanes " + std::to_string(lane) + " and " + std::to_string(other_lane) +
@@ -355,7 +498,7 @@ class RaceWatch final : public Watch {
       f.mend = "let one lane write it, by EXEC";
     } else {
       f.other_pc = clocks_->address(other);
-      f.mend = mend(c, s);
+      f.mend = kind == Conflict::stale ? "put s_dcache_inv between them, behind the wait for the store" : mend(c, s);
       lane = lane_at(*c.access, at);
     }
     f.group = group_->linear;
@@ -423,10 +566,11 @@ class RaceWatch final : public Watch {
   uint32_t tag_ = 0;  // 0: the workgroup's races are not looked for
   uint64_t base_ = 0;
   uint32_t seq_ = 0;
-  uint32_t lds_floor_ = 1, global_floor_ = 1;
+  uint32_t lds_floor_ = 1, global_floor_ = 1, vm_floor_ = 1;
   uint32_t barrier_seq_ = 0;
   Shadow lds_shadow_;
   Releases lds_releases_;
+  std::unordered_map<uint64_t, uint32_t> scalar_lines_;  // of the scalar cache, and where they were first read
   WaveClock waves_[kMaxWaves];
 };
 

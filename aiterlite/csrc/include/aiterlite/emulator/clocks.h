@@ -12,6 +12,7 @@
 
 namespace aiterlite::emulator {
 
+struct Inst;
 struct Launch;
 struct MicroOp;
 
@@ -23,6 +24,11 @@ using KnownPointer = std::shared_ptr<const Known>;
 // All that either knows; one of the two itself where it knows no less.
 KnownPointer join(const KnownPointer& a, const KnownPointer& b);
 bool knows(const Known* known, uint64_t stamp);
+
+// What may synchronise: atomics, and loads and stores of at most 8 bytes that name a scope. sc0 alone names the
+// workgroup, whose first-level cache may then answer; sc1 the chip. Scalar loads with glc do not look into their cache.
+bool is_coherent(const Inst& inst);
+bool reaches_other_groups(const Inst& inst);
 
 // What an atomic operation left at an address for those that read it.
 struct Release {
