@@ -20,7 +20,7 @@ _STORE = "global_store_dword v2, v9, s[6:7]"
 _SCALAR = "s_load_dword s20, s[0:1], {}\ns_waitcnt lgkmcnt(0)\nv_mov_b32_e32 v9, s20\n" + _STORE
 # `data` and `out` are 16 bytes; what lies behind them is no argument.
 FAULTS = [
-    Planted("a scalar behind the last", _SCALAR.format(16), _SCALAR.format(12), "global_store_dword", "s_load_dword s20",
+    Planted("a scalar behind the last", _SCALAR.format(16), _SCALAR.format(12), "global_store_dword", "s_load_dword",
             ("v9, stored data,", "`s_load_dword s20, s[0:1], 0x10` reads behind the 16 bytes of arguments"),
             "kernarg_segment_size", lane=0),
     Planted("the end of a wide load",
