@@ -184,6 +184,15 @@ def test_sanitizers_name_the_fault_and_its_mending(both: Both, make: Callable[..
     assert code == 0 and data["findings"] == [] and "nothing found by the sanitizers (all)" in text
 
 
+def test_what_the_checks_let_pass_is_noted(both: Both, make: Callable[..., str]) -> None:
+    """Two workgroups store the same numbers to the same bytes."""
+    text, data, code = both("emulate", make(TRIPLE), *TENSORS, "--grid", "2", "--sanitize", "races")
+    assert code == 0 and data["findings"] == [] and len(data["notes"]) == 1
+    assert f"  NOTE {data['notes'][0]}" in text.splitlines() and "run it with other data" in data["notes"][0]
+    _, data, _ = both("emulate", make(TRIPLE), *TENSORS, "--sanitize", "races")
+    assert data["notes"] == []
+
+
 @pytest.mark.parametrize(("names", "found"), [("waits", 1), ("races,waits", 1), ("hazards,lds", 0)])
 def test_sanitizers_can_be_chosen(both: Both, make: Callable[..., str], names: str, found: int) -> None:
     _, data, code = both("emulate", make(HASTY), *TENSORS, "--sanitize", names)

@@ -68,7 +68,9 @@ class RegisterWatch final : public Watch {
   // Behind before(), which has taken what is loaded to be defined.
   void access(Wave& w, const MicroOp* op, const MemoryAccess& a) override {
     if (!(checks_ & kCheckRegisters) || a.write) return;
-    const uint64_t end = w.launch->kernarg + w.launch->kernarg_bytes;
+    const uint64_t begin = w.launch->kernarg, end = begin + w.launch->kernarg_bytes;
+    // The range that was just found to hold the access.
+    if (w.launch->options.check_memory && w.hit && w.hit->base != begin) return;
     // The range behind the declared bytes is less than two lines long.
     const auto behind = [=](uint64_t at) { return at + a.size > end && at < end + 128; };
     if (a.space == Space::scalar) {

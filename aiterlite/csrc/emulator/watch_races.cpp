@@ -33,7 +33,7 @@
 // Of each byte's readers since its last write all are remembered that no write could be ordered behind by chance: the
 // two last, and others by line (Readers). Where no instruction can acquire, workgroups are never ordered, and one
 // reader of another workgroup stands for all.
-#include <aiterlite/emulator/clocks.h>
+#include <aiterlite/emulator/race_report.h>
 #include <aiterlite/emulator/runs.h>
 #include <aiterlite/emulator/runtime.h>
 #include <aiterlite/emulator/traits.h>
@@ -44,41 +44,12 @@
 namespace aiterlite::emulator {
 namespace {
 
-struct WaveClock {
-  Outstanding lgkm{15}, vm{63};
-  // Positions up to which each wave of the workgroup is done, as this one knows: plain LDS operations, vector memory
-  // operations, and what it may see of global memory.
-  uint32_t lds[kMaxWaves] = {}, vm_done[kMaxWaves] = {}, global[kMaxWaves] = {};
-  uint32_t scalar_done = 0;  // its own scalar memory operations; they return in any order
-  KnownPointer known;        // of other workgroups
-  uint64_t stamp = 0;        // of the current instruction
-  uint32_t accesses = 0;     // that it has reported so far
-};
-
-enum class Conflict : uint8_t { read_write, write_write, write_read, lanes, stale, same_value };
-
-// An access that is being compared with those before it.
-struct Current {
-  Wave* wave;
-  const MicroOp* op;
-  const MemoryAccess* access;
-  WaveClock* clock;
-  uint64_t stamp;
-  uint64_t low;    // stamps below are of no interest
-  uint64_t base;   // the workgroup's first stamp
-  uint64_t floor;  // stamps below base + floor are ordered before whatever the workgroup does now
-  bool lds;
-  bool scalar;
-  uint64_t loose = 0;  // kLoose where the wave's earlier accesses need not be done
-  bool reported = false;
-};
-
 uint32_t decode_vmcnt(uint16_t simm) { return (simm & 0xfu) | (simm >> 10 & 0x30u); }
 uint32_t decode_lgkmcnt(uint16_t simm) { return simm >> 8 & 0xfu; }
 
-class RaceWatch final : public Watch {
+class RaceWatch final : public Watch, private RaceReport {
  public:
-  RaceWatch(Launch& launch, LaunchClocks* clocks) : launch_(launch), clocks_(clocks) {}
+  RaceWatch(Launch& launch, LaunchClocks* clocks) : RaceReport(launch, clocks) {}
 
   void begin(Workgroup& g) override {
     group_ = &g;
@@ -213,8 +184,8 @@ class RaceWatch final : public Watch {
   }
   // True when a reader that makes room for the current one must be remembered elsewhere.
   static bool is_lost(const Current& c, uint64_t last, uint64_t earlier) {
-    return ((last ^ c.stamp) & stamp::kWho) != 0 && ((earlier ^ c.stamp) & stamp::kWho) != 0 && earlier >= c.low &&
-           !(earlier - c.base < c.floor);
+    return (((last ^ c.stamp) & stamp::kWho) != 0) & (((earlier ^ c.stamp) & stamp::kWho) != 0) & (earlier >= c.low) &
+           (earlier - c.base >= c.floor);
   }
 
   void load(Current& c, uint64_t at, const Stamps& s) {
@@ -249,7 +220,7 @@ class RaceWatch final : public Watch {
         judge(c, s.earlier[i], address, s.step, Conflict::write_read);
       }
     }
-    if (__builtin_expect(*s.readers != nullptr, 0)) other_readers(c, at, s);
+    if (__builtin_expect(*s.readers && !(*s.readers)->empty(), 0)) other_readers(c, at, s);
     for (int i = 0; i < s.n; ++i) {
       s.written[i] = c.stamp;
       s.read[i] = s.earlier[i] = 0;
@@ -296,7 +267,6 @@ class RaceWatch final : public Watch {
                " waves read were then written; whether the write is ordered behind all of them was not looked at");
     }
     (*s.readers)->forget([](const Readers::Reader&) { return true; }, bytes);
-    if ((*s.readers)->all().empty()) s.readers->reset();
   }
 
   // A scalar load of a line that an earlier one has brought to the scalar cache, and that was stored to since.
@@ -336,175 +306,6 @@ class RaceWatch final : public Watch {
     if (kind == Conflict::write_read && compares(c.op->inst->op)) return;
     if (kind == Conflict::read_write && s & stamp::kAtomic && before && compares(before->op)) return;
     report(c, s, at, kind);
-  }
-
-  // The instruction of a stamp; null where it is one of too many.
-  const Inst* instruction(uint64_t s) const {
-    const MicroOp* op = launch_.program->at(clocks_->address(stamp::site(s)));
-    return op ? op->inst : nullptr;
-  }
-
-  void note_sites() {
-    note(launch_, "races: the kernel has more than " + std::to_string(stamp::kMaxSite) +
-                      " memory instructions; a race with one of the others is found, but that one is not named");
-  }
-
-  void note_same_value(const Current& c, uint64_t s, uint64_t at) {
-    bool is_new;
-    clocks_->text(text_key(c.stamp, s, Conflict::same_value), &is_new);
-    const Inst* before = instruction(s);
-    if (!is_new || !before) return;
-    const Arch arch = launch_.program->arch;
-    note(launch_, "races: `" + disassemble(arch, *c.op->inst) + "` of wave " + std::to_string(c.wave->index) +
-                      " stores to " + place(*c.wave, c.lds, at) + " what `" + disassemble(arch, *before) + "` of " +
-                      whose(s) +
-                      " has stored there with nothing between them: a race, unless both always store the "
-                      "same value; run it with other data");
-  }
-
-  // The bytes that a lane of a plain store writes; false where they are not in its registers.
-  static bool stored(const Current& c, int lane, uint8_t (&bytes)[16]) {
-    const Inst& inst = *c.op->inst;
-    const OpTraits& t = traits(inst.op);
-    if (t.atomic || t.kind == Kind::smem || c.stamp & stamp::kLoose) return false;
-    const int slot = t.pair && c.clock->accesses ? 2 : 1;
-    if (!inst.src[slot].present()) return false;
-    const uint32_t* data = vector_source(*c.wave, c.op, slot) + lane;
-    for (uint32_t d = 0; d < (c.access->size + 3) / 4; ++d) {
-      uint32_t v = data[d * kWave];
-      if (c.access->size < 4 && std::string_view(name(inst.op)).ends_with("_d16_hi")) v >>= 16;
-      memcpy(bytes + 4 * d, &v, 4);
-    }
-    return true;
-  }
-
-  // Memory holds already what the lanes that touch [at, at + step) store there.
-  static bool writes_the_same(const Current& c, uint64_t at, uint32_t step) {
-    const uint32_t size = c.access->size;
-    for (uint64_t m = c.access->mask; m; m &= m - 1) {
-      const int l = __builtin_ctzll(m);
-      const uint64_t lane = c.access->at[l];
-      if (lane >= at + step || lane + size <= at) continue;
-      uint8_t bytes[16];
-      if (!stored(c, l, bytes)) return false;
-      const uint8_t* memory = c.lds ? c.wave->lds + lane : reinterpret_cast<const uint8_t*>(lane);
-      const uint64_t from = std::max(at, lane), to = std::min(at + step, lane + size);
-      if (memcmp(bytes + (from - lane), memory + (from - lane), to - from) != 0) return false;
-    }
-    return true;
-  }
-
-  // Two lanes of the store meet in [at, at + step): a finding if they disagree.
-  void lanes_overlap(Current& c, uint64_t at, uint32_t step) {
-    if (c.stamp & stamp::kAtomic) return;
-    const uint32_t size = c.access->size;
-    for (uint64_t byte = at; byte < at + step; ++byte) {
-      int first = -1;
-      uint8_t value = 0;
-      for (uint64_t m = c.access->mask; m; m &= m - 1) {
-        const int l = __builtin_ctzll(m);
-        const uint64_t lane = c.access->at[l];
-        uint8_t bytes[16];
-        if (byte < lane || byte >= lane + size || !stored(c, l, bytes)) continue;
-        if (first >= 0 && value != bytes[byte - lane]) {
-          report(c, c.stamp, byte, Conflict::lanes, first, l);
-          return;
-        }
-        if (first < 0) first = l;
-        value = bytes[byte - lane];
-      }
-    }
-  }
-
-  std::string place(const Wave& w, bool lds, uint64_t at) const {
-    if (lds) return "LDS byte " + std::to_string(at);
-    int64_t distance;
-    const Range* r = w.launch->memory->nearest(at, &distance);
-    return r ? "byte " + std::to_string(at - r->base) + " of `" + r->name + "`" : "memory";
-  }
-
-  std::string whose(uint64_t s) const {
-    std::string text = "wave " + std::to_string(stamp::wave(s));
-    if (stamp::group(s) == tag_) return text;
-    const uint64_t linear = clocks_->linear(stamp::group(s));
-    const uint64_t x = launch_.grid[0], y = launch_.grid[1];
-    return text + " of workgroup (" + std::to_string(linear % x) + ", " + std::to_string(linear / x % y) + ", " +
-           std::to_string(linear / x / y) + ")";
-  }
-
-  std::string mend(const Current& c, uint64_t s) const {
-    if (stamp::group(s) != tag_) {
-      const Inst* before = instruction(s);
-      if (!c.lds && before && is_coherent(*before) && is_coherent(*c.op->inst))
-        return "set sc1 in both: sc0 alone reaches no further than the workgroup's own cache";
-      return "give each workgroup bytes of its own, or make both accesses atomic, or wait (s_waitcnt vmcnt(0)), then "
-             "set "
-             "a flag by an atomic operation that the other workgroup reads";
-    }
-    const bool scalar_before = !c.lds && s & stamp::kLoose;
-    const char* wait = scalar_before       ? "s_waitcnt lgkmcnt(0)"
-                       : !c.lds            ? "s_waitcnt vmcnt(0)"
-                       : s & stamp::kLoose ? "s_waitcnt vmcnt(0)"
-                                           : "s_waitcnt lgkmcnt(0)";
-    if (stamp::wave(s) == c.wave->index) return std::string("put ") + wait + " between them";
-    if (stamp::seq(s) <= barrier_seq_) return std::string("put ") + wait + " before the s_barrier between them";
-    return std::string("put ") + wait + " and s_barrier between them";
-  }
-
-  static uint64_t text_key(uint64_t s, uint64_t other, Conflict kind) {
-    return static_cast<uint64_t>(stamp::site(s)) << 32 | stamp::site(other) << 4 | static_cast<uint32_t>(kind);
-  }
-
-  // `what` keeps the words of the first time, so that repetitions are counted as one finding.
-  void report(Current& c, uint64_t s, uint64_t at, Conflict kind, int lane = -1, int other_lane = -1) {
-    c.reported = true;
-    const uint32_t other = stamp::site(s);
-    bool is_new;
-    std::string* what = clocks_->text(text_key(c.stamp, s, kind), &is_new);
-    if (is_new) {
-      const std::string here = place(*c.wave, c.lds, at);
-      const std::string late = stamp::group(s) != tag_ || stamp::wave(s) != c.wave->index ? ""
-                               : c.lds ? ", which may land later"
-                                       : ", which may not be done yet";
-      const std::string between =
-          stamp::group(s) == tag_ && stamp::wave(s) != c.wave->index && stamp::seq(s) <= barrier_seq_
-              ? "; it was not waited for before the barrier"
-              : late;
-      switch (kind) {
-        case Conflict::read_write:
-          *what = "reads " + here + ", which " + whose(s) + " writes" + between;
-          break;
-        case Conflict::write_write:
-          *what = "overwrites " + here + ", which " + whose(s) + " writes" + between;
-          break;
-        case Conflict::write_read:
-          *what = "overwrites " + here + ", which " + whose(s) + " reads" + between;
-          break;
-        case Conflict::stale:
-          *what = "reads " + here + " through the scalar cache, which may hold what it was before " + whose(s) +
-                  " wrote it";
-          break;
-        default:
-          *what = "lanes " + std::to_string(lane) + " and " + std::to_string(other_lane) +
-                  " write different values to " + here;
-          break;
-      }
-    }
-    Finding f;
-    f.check = kCheckRaces;
-    f.pc = c.op->address;
-    f.what = *what;
-    if (kind == Conflict::lanes) {
-      f.mend = "let one lane write it, by EXEC";
-    } else {
-      f.other_pc = clocks_->address(other);
-      f.mend = kind == Conflict::stale ? "put s_dcache_inv between them, behind the wait for the store" : mend(c, s);
-      lane = lane_at(*c.access, at);
-    }
-    f.group = group_->linear;
-    f.wave = c.wave->index;
-    f.lane = lane;
-    launch_.observations->report(std::move(f));
   }
 
   void acquire(Current& c) {
@@ -560,14 +361,9 @@ class RaceWatch final : public Watch {
     }
   }
 
-  Launch& launch_;
-  LaunchClocks* clocks_;
-  Workgroup* group_ = nullptr;
-  uint32_t tag_ = 0;  // 0: the workgroup's races are not looked for
   uint64_t base_ = 0;
   uint32_t seq_ = 0;
   uint32_t lds_floor_ = 1, global_floor_ = 1, vm_floor_ = 1;
-  uint32_t barrier_seq_ = 0;
   Shadow lds_shadow_;
   Releases lds_releases_;
   std::unordered_map<uint64_t, uint32_t> scalar_lines_;  // of the scalar cache, and where they were first read

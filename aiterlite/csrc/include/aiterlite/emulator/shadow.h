@@ -70,6 +70,7 @@ class Readers {
     lost_ &= ~bytes;
     return any;
   }
+  bool empty() const { return readers_.empty() && !lost_; }
   bool full() const { return readers_.size() >= kRoom; }
   const std::vector<Reader>& all() const { return readers_; }
 
