@@ -212,6 +212,7 @@ def edited(*edits: tuple[str, str]) -> bytes:
          "amdhsa.target is amdgcn-amd-amdhsa--gfx950, and the object's header says gfx942"),
         (("s_endpgm", "scratch_store_dword v1, v2, off\ns_endpgm"), "descriptor",
          "the code uses scratch (scratch_store_dword), and the descriptor has 0 bytes of it"),
+        (("s_endpgm", "v_mov_b32 v255, 0\ns_endpgm"), "descriptor", "v255 is past the end of what the kernel descriptor"),
         (("s_endpgm", "ds_gws_barrier v0 gds\ns_endpgm"), "unknown",
          "the emulator cannot run this form of it (DS): "),
         (("s_endpgm", ".long 0xffffffff\ns_endpgm"), "unknown", ""),

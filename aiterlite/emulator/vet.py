@@ -187,6 +187,7 @@ def _run(
             ran.append("stopped before its end, so that what comes after it was not looked at")
             return found
         found += report.findings
+        ran += [line for note in report.notes if (line := f"note: {note}") not in ran]
     for tensor, start in zip(tensors, before, strict=True):
         tensor.copy_(start)
     what = f"{report.instructions} wave-instructions, under all sanitizers in 2 orders"
