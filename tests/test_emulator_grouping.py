@@ -34,6 +34,14 @@ def test_numbers_and_registers_are_no_other_cause(one: str, other: str) -> None:
     assert grouping.cause(one) == grouping.cause(other)
 
 
+def test_notes_that_are_alike_are_one_line() -> None:
+    stores = [f"races: `global_store_dword v1, v{n}, s[4:5]` of wave 0 stores to byte {n} of `a`" for n in range(70)]
+    others = [f"`op{letter}` was not looked at" for letter in "abcdef"]
+    assert grouping.notes(stores, 5) == [f"{stores[0]} (and 69 more like it)"]
+    assert grouping.notes([others[0], *stores], 5) == [others[0], f"{stores[0]} (and 69 more like it)"]
+    assert grouping.notes(others, 5) == [*others[:4], "and 2 kinds of notes more"] and grouping.notes([], 5) == []
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [

@@ -12,6 +12,7 @@ from aiterlite.target import Persona
 
 # Lines of findings: what is read in a minute.
 _ROOM = 38
+_NOTES = 10
 
 if TYPE_CHECKING:
     from aiterlite.emulator import Finding, Schedule
@@ -83,7 +84,7 @@ def lines(
         text.append(f"  known: {grouping.summary(found.known)}")
     if args.sanitize and not text:
         text.append(f"  nothing found by the sanitizers ({args.sanitize})")
-    text += [f"  NOTE {note}" for note in notes]
+    text += [f"  NOTE {note}" for note in grouping.notes(notes, _NOTES)]
     for counted in counters:
         text += ["  " + line for line in tables.to_text(counted, persona).splitlines()]
     return text

@@ -169,6 +169,15 @@ def _text(kind: Kind, several: bool, width: int) -> list[str]:
     return text
 
 
+def notes(texts: Iterable[str], most: int) -> list[str]:
+    """The notes of runs, each kind once by its first, with how many are like it; of kinds beyond `most`, the number."""
+    alike: dict[str, list[str]] = {}
+    for text in texts:
+        alike.setdefault(cause(text), []).append(text)
+    told = [one[0] + (f" (and {len(one) - 1} more like it)" if len(one) > 1 else "") for one in alike.values()]
+    return told if len(told) <= most else [*told[: most - 1], f"and {len(told) - most + 1} kinds of notes more"]
+
+
 def place(pc: int, listed: int, instruction: str) -> str:
     """`0x1924 (pc 0x24) ...`: where listings have it, and its distance from the start of the code."""
     return f"{listed:#x} (pc {pc:#x})" + (f" `{instruction}`" if instruction else "")

@@ -29,6 +29,7 @@ from aiterlite.target import Persona, resolve
 
 PAGE = 40
 _KERNELS_SHOWN = 3
+_NOTES_SHOWN = 5
 # Apart from the default: the waves in another order, and registers that do not start as zero.
 _OTHER_ORDER = Schedule(quantum=16, seed=1, fill=0x7FC0_5A5A)
 
@@ -177,6 +178,8 @@ def _run(
     tensors = list(_tensors(args, reached))
     before = [tensor.clone() for tensor in tensors]
     found: list[Finding] = []
+    # In order, and once though both runs say the same.
+    noted: dict[str, None] = {}
     for schedule in (module.device.schedule, _OTHER_ORDER):
         for tensor, start in zip(tensors, before, strict=True):
             tensor.copy_(start)
@@ -187,9 +190,10 @@ def _run(
             ran.append("stopped before its end, so that what comes after it was not looked at")
             return found
         found += report.findings
-        ran += [line for note in report.notes if (line := f"note: {note}") not in ran]
+        noted.update(dict.fromkeys(report.notes))
     for tensor, start in zip(tensors, before, strict=True):
         tensor.copy_(start)
+    ran += [f"note: {note}" for note in grouping.notes(noted, _NOTES_SHOWN)]
     what = f"{report.instructions} wave-instructions, under all sanitizers in 2 orders"
     try:
         differences = find_races(module, kernel, grid, block, args, lds, reached=reached, **options)
