@@ -452,3 +452,13 @@ def test_limits_are_noted(target: str) -> None:
         assert [note.startswith("races: the kernel has more than 16383 memory inst") for note in report.notes] == (
             [True] if noted else []
         )
+
+
+@each_target
+@pytest.mark.parametrize(("readers", "noted"), [(60, False), (70, True)])
+def test_more_readers_than_there_is_room_for(readers: int, noted: bool, target: str) -> None:
+    """All of them are waited for, but only some can be remembered."""
+    body = COUNTED.format(first=0).replace("s2, 3", f"s2, {readers}").replace("s12, 3", f"s12, {readers}")
+    report = watched.launch(watched.module(target, body), readers + 1, 64, sanitize="races")
+    assert not report.findings, [str(f) for f in report.findings]
+    assert ["more than 64 waves read were then written" in note for note in report.notes] == ([True] if noted else [])

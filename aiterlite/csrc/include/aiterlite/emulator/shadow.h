@@ -43,12 +43,19 @@ class Readers {
   };
 
   void add(uint64_t stamp, uint64_t bytes) {
-    if (!readers_.empty() && readers_.back().stamp == stamp) {
-      readers_.back().bytes |= bytes;
-      return;
+    bool known = false, emptied = false;
+    for (Reader& r : readers_) {
+      if (r.stamp == stamp) {
+        r.bytes |= bytes;
+        known = true;
+      } else if (((r.stamp ^ stamp) & stamp::kWho) == 0) {
+        // A wave's newer read stands for its older ones.
+        r.bytes &= ~bytes;
+        emptied |= !r.bytes;
+      }
     }
-    // A wave's newer read stands for its older ones.
-    forget([=](const Reader& r) { return ((r.stamp ^ stamp) & stamp::kWho) == 0; }, bytes);
+    if (emptied) drop_empty();
+    if (known) return;
     if (readers_.size() < kRoom) {
       readers_.push_back({stamp, bytes});
     } else {
@@ -61,8 +68,7 @@ class Readers {
     for (Reader& r : readers_) {
       if (which(r)) r.bytes &= ~bytes;
     }
-    readers_.erase(std::remove_if(readers_.begin(), readers_.end(), [](const Reader& r) { return !r.bytes; }),
-                   readers_.end());
+    drop_empty();
   }
   // Bytes of which there were more readers than there is room for; asking forgets them.
   bool take_lost(uint64_t bytes) {
@@ -75,6 +81,11 @@ class Readers {
   const std::vector<Reader>& all() const { return readers_; }
 
  private:
+  void drop_empty() {
+    readers_.erase(std::remove_if(readers_.begin(), readers_.end(), [](const Reader& r) { return !r.bytes; }),
+                   readers_.end());
+  }
+
   std::vector<Reader> readers_;
   uint64_t lost_ = 0;
 };
