@@ -30,7 +30,7 @@ LOOP = ".Lx:\ns_branch .Lx"
 SECOND_LOOPS = "s_cmp_eq_u32 s2, 0\ns_cbranch_scc1 .Lend\n.Lx:\ns_nop 0\ns_branch .Lx\n.Lend:\ns_nop 0"
 # Rounds toward zero, and so would the host if nobody took care.
 ROUNDS = "s_setreg_imm32_b32 hwreg(HW_REG_MODE, 0, 4), 15\n" + LOOP
-PROMPT = 5.0  # seconds; on an idle machine it is 0.1
+PROMPT = 60.0  # seconds; on an idle machine it is 0.1, and without an interrupt the limit ends a launch later
 # Nothing hangs where an interrupt is lost.
 LIMIT = 2_000_000_000
 
