@@ -106,6 +106,7 @@ def environment(**changes: str | None) -> dict[str, str]:
 
 def _heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def start(code: str, *arguments: str, **changes: str | None) -> subprocess.Popen[str]:
@@ -117,7 +118,7 @@ def start(code: str, *arguments: str, **changes: str | None) -> subprocess.Popen
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # A shell's background job ignores interrupts, and so would its children.
+        # A shell's background job ignores interrupts, what nohup starts ignores hang-ups, and so would their children.
         preexec_fn=_heed_interrupts,
     )
 

@@ -33,12 +33,11 @@ from aiterlite.emulator import Device, Module, Report, find_races  # noqa: E402
 from aiterlite.errors import BuildError  # noqa: E402
 from aiterlite.jit import engine  # noqa: E402
 from aiterlite.jit.spec import Unit  # noqa: E402
-from aiterlite.ops import gemm_fp8 as ops  # noqa: E402
+from aiterlite.ops import calls  # noqa: E402
 from aiterlite.reference import gemm as reference  # noqa: E402
 from aiterlite.tables import gemm_fp8 as tables  # noqa: E402
 from aiterlite.tables.gemm_args import SCALED_GEMM_ARGS  # noqa: E402
 from aiterlite.target import resolve  # noqa: E402
-from aiterlite.wishes import wishes  # noqa: E402
 
 pytestmark = [pytest.mark.compile, pytest.mark.emulated]
 
@@ -195,11 +194,26 @@ def test_right_and_bit_equal_to_hip(target: str, knobs: Knobs) -> None:
         assert same_bits(y, launch(hip_kernel, knobs, result, *operands)[0]), (n, m, k)
 
 
+def served(*operands: object) -> tuple[torch.Tensor, dispatch.Decision]:
+    """The operator's result, and the decision that it was prepared by."""
+    decisions: list[dispatch.Decision] = []
+    decide = calls.decide
+
+    def seen(*given: Any) -> dispatch.Decision:
+        decisions.append(decide(*given))
+        return decisions[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calls, "decide", seen)
+        y = aiterlite.wvSplitKQ(*operands)
+    return y, decisions[-1]
+
+
 @each_target
 def test_asked_for_it_serves_and_gives_the_bits_of_hip(target: str) -> None:
     """Through the operator: the assembly kernel where it serves, the compiled one where it does not."""
     torch.manual_seed(11)
-    persona, flavour = resolve(target), FLAVOURS[target]
+    flavour = FLAVOURS[target]
     shapes = [(n, 37 + n, 528, 16 * (n % 2)) for n in (1, 2, 5, 7, 13, 16)]
     for index, (n, m, k, pad) in enumerate([*shapes, (4, 256, 2048, 0), (3, 48, 16, 0), (5, 33, 100, 1)]):
         result = ("bf16", "fp16")[index % 2]
@@ -209,10 +223,8 @@ def test_asked_for_it_serves_and_gives_the_bits_of_hip(target: str) -> None:
         results = {}
         for kind in ("asm", "hip"):
             with envs.override(AITERLITE_TARGET=target, AITERLITE_PREFER=kind):
-                problem = ops._problem(x, w, RESULTS[result], scale_x, scale_w, bias)
-                row = dispatch.decide(tables.WV_SPLIT_K_Q, problem, persona, wishes()).row
-                assert row is not None and row.backend == ("hip" if k == 100 else kind)
-                results[kind] = aiterlite.wvSplitKQ(x, w, RESULTS[result], scale_x, scale_w, bias)
+                results[kind], decision = served(x, w, RESULTS[result], scale_x, scale_w, bias)
+                assert decision.row is not None and decision.row.backend == ("hip" if k == 100 else kind)
         assert_within_bound(results["asm"], x, w, scale_x, scale_w, bias)
         assert same_bits(results["asm"], results["hip"])
 
@@ -224,12 +236,10 @@ def test_scales_of_tokens_are_the_compiled_kernel_s(target: str) -> None:
     x, w = stored(normal(3, 528), FLAVOURS[target]), stored(normal(37, 528), FLAVOURS[target])
     scale_x, scale_w = torch.rand(3, 1) + 0.5, torch.rand(37)
     with envs.override(AITERLITE_TARGET=target, AITERLITE_PREFER="asm"):
-        problem = ops._problem(x, w, torch.float16, scale_x, scale_w, None)
-        decision = dispatch.decide(tables.WV_SPLIT_K_Q, problem, resolve(target), wishes())
+        y, decision = served(x, w, torch.float16, scale_x, scale_w)
         assert decision.row is not None and decision.row.backend == "hip"
         assert "not mfma_fp8_asm: scale_x must be tensor, it is token" in str(decision)
         assert "AITERLITE_PREFER=asm has no row for this problem; took mfma_fp8" in decision.notes
-        y = aiterlite.wvSplitKQ(x, w, torch.float16, scale_x, scale_w)
     assert_within_bound(y, x, w, scale_x, scale_w, None)
 
 

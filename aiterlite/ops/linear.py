@@ -51,8 +51,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reduction: 
         return functional.linear(x, weight, bias)
     # torch serves what no kernel takes, whatever the weight.
     rows = x.shape[0] if x.ndim == 2 else 0 if x.is_nested else operands.rows_of(x)
-    torchs = x.dtype not in matmul.DTYPES or not 1 <= rows <= _most_tokens(x, reduction)
-    if torchs and not torch.compiler.is_compiling() and calls.is_unobserved():
+    decided = torch.compiler.is_compiling() or (x.dtype in matmul.DTYPES and 1 <= rows <= _most_tokens(x, reduction))
+    if not decided and calls.is_unobserved():
         return _prefill(x, weight, bias, reduction)
     layouts = operands.plain_layouts(x, weight, bias)
     if layouts is None:
