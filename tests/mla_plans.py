@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from aiterlite.ops import mla_plan as ops
+from aiterlite.ops import mla_plan_operators as operators
 from aiterlite.reference import mla_plan as reference
 from aiterlite.reference.mla_plan import PlanCall, Planned
 from aiterlite.tables.mla_plan import Sizes, most_pieces
@@ -54,7 +54,14 @@ def case_of(random: random.Random, planner: str, most_batch: int = 40, most_kv: 
     uniform_q = random.choice([0, max_q, max_q, random.randint(1, max_q)])
     scale = random.choice([3, 20, 300, most_kv])
     same = random.randint(0, scale) if random.random() < 0.2 else None
-    kv = [random.choice([0, 1, random.randint(0, scale), scale]) if same is None else same for _ in range(batch)]
+    granularity = random.choice([1, 4, 16, 16, 16, 64])
+
+    def length() -> int:
+        # Some a little longer than whole blocks: what is left behind a cut may then be too short for a piece.
+        close = granularity * random.randint(1, 40) + random.randint(0, 9)
+        return random.choice([0, 1, random.randint(0, scale), scale, close, close])
+
+    kv = [length() if same is None else same for _ in range(batch)]
     q = [uniform_q or random.randint(0, max_q) for _ in range(batch)]
     page = random.choice([1, 1, 1, 16, 64])
     kv = [length if page == 1 else reference.up(length, page) for length in kv]
@@ -69,7 +76,7 @@ def case_of(random: random.Random, planner: str, most_batch: int = 40, most_kv: 
         max_q=max_q,
         uniform_q=uniform_q,
         page_size=page,
-        granularity=random.choice([1, 4, 16, 16, 16, 64]),
+        granularity=granularity,
         trim=page == 1 and random.random() < 0.5,
         units=units,
         splits=0,
@@ -123,7 +130,7 @@ def run(case: Case, buffers: Buffers, device: torch.device | str = "cpu") -> Non
     def ints(values: Sequence[int]) -> Tensor:
         return torch.tensor(list(values), dtype=torch.int32, device=device)
 
-    ops.OPERATOR(
+    operators.PLAN(
         ints(call.qo_indptr),
         ints(call.kv_indptr),
         ints(call.kv_last_page_lens),

@@ -20,7 +20,7 @@ from aiterlite.amdgpu import code_object, metadata
 from aiterlite.jit import engine, rocm, toolchain
 from aiterlite.jit.sources import SourceTree
 from aiterlite.jit.spec import AMD, CODE_OBJECT_VERSION, Unit
-from aiterlite.tables import TABLES, gemm, gemm_fp8
+from aiterlite.tables import FAMILIES, gemm, gemm_fp8, problems
 from aiterlite.tables.asm import AsmVariant
 from aiterlite.tables.asm_check import check
 from aiterlite.target import resolve
@@ -85,8 +85,11 @@ def test_each_hip_kernel_compiles(clang: str, tmp_path_factory: pytest.TempPathF
     units = set()
     for target in served(clang, tmp_path_factory.getbasetemp()):
         persona = resolve(CHIPS[target])
-        for table in (*TABLES.values(), gemm.WV_SPLIT_K, gemm_fp8.WV_SPLIT_K_Q):
-            decision = dispatch.decide(table, table.problem(4, 256, 7168), persona)
+        gemms = (*FAMILIES["gemm"].tables, gemm.WV_SPLIT_K, gemm_fp8.WV_SPLIT_K_Q)
+        asked = [(table, table.problem(4, 256, 7168)) for table in gemms]
+        asked += [(table, problems.sweep(table)[0]) for table in FAMILIES["mla"].tables]
+        for table, problem in asked:
+            decision = dispatch.decide(table, problem, persona)
             units |= {unit for unit in decision.units if unit.kind == AMD and not unit.is_assembly}
     assert units
     for unit, image in build(clang, sorted(units, key=lambda unit: unit.label)).items():

@@ -24,7 +24,7 @@ from aiterlite.dispatch import Between, ComputeUnits, Holds, OneOf, Refusal, Row
 from aiterlite.errors import DispatchError
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel, launch_unit
-from aiterlite.tables import TABLES, gemm, gemm_fp8, gemm_plan, gemm_rc, linear
+from aiterlite.tables import TABLES, gemm, gemm_fp8, gemm_plan, gemm_rc, linear, mla_heads, mla_plan
 from aiterlite.tables import gemm_crossover as crossover
 from aiterlite.tables.gemm_args import GEMM_ARGS
 from aiterlite.tables.gemm_rc_plan import REDUCTIONS
@@ -286,6 +286,13 @@ PROBLEMS = {
     gemm.GemmProblem: problems,
     gemm_fp8.ScaledGemmProblem: scaled_problems,
     gemm_rc.RcProblem: rc_problems,
+    mla_plan.PlanProblem: st.builds(
+        mla_plan.PlanProblem,
+        batch=st.integers(-1, 1 << 21),
+        heads=st.sampled_from(mla_heads.HEADS),
+        planner=st.sampled_from(["fast", "intra", "cost", "slow"]),
+    ),
+    mla_plan.UpdateProblem: st.builds(mla_plan.UpdateProblem, batch=st.integers(-1, 1 << 21)),
 }
 calls = st.sampled_from(list(TABLES.values())).flatmap(lambda table: st.tuples(st.just(table), PROBLEMS[table.problem]))
 wishes = st.builds(

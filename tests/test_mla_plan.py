@@ -24,8 +24,12 @@ from aiterlite.emulator.observe import Recording  # noqa: E402
 from aiterlite.errors import ArgumentError  # noqa: E402
 from aiterlite.jit import engine, toolchain  # noqa: E402
 from aiterlite.ops import mla_plan as ops  # noqa: E402
+from aiterlite.ops import mla_plan_operators as operators  # noqa: E402
+from aiterlite.ops.operator import OPERATORS  # noqa: E402
+from aiterlite.ops.samples import sample  # noqa: E402
 from aiterlite.reference import mla_plan as reference  # noqa: E402
 from aiterlite.reference.mla_plan import PlanCall, Planned  # noqa: E402
+from aiterlite.tables import TABLES, problems  # noqa: E402
 from aiterlite.tables import mla_plan as tables  # noqa: E402
 from aiterlite.tables.mla_plan import PLANNERS, Sizes  # noqa: E402
 from aiterlite.target import resolve  # noqa: E402
@@ -340,7 +344,7 @@ def update(source: random.Random, planner: str) -> None:
     lengths = [after - before for before, after in itertools.pairwise(call.kv_indptr)]
     rejected = [source.choice([0, 1, source.randint(0, length + 1)]) for length in lengths]
     kv = prefix([length + 1 - less for length, less in zip(lengths, rejected, strict=True)])
-    ops.UPDATE(ints(kv), *buffers.in_order[1:], ints(rejected))
+    operators.UPDATE(ints(kv), *buffers.in_order[1:], ints(rejected), max_q=call.max_q)
     expected = reference.brought_forward(call, case.expected(), kv, rejected)
     mla_plans.check_equal(case, buffers, expected)
     moved = replace(call, kv_indptr=kv, max_q=1, uniform_q=1, qo_indptr=prefix([1] * case.batch))
@@ -378,3 +382,16 @@ def test_kernels_compile_for_hopper_without_spills() -> None:
     assert set(resources) == set(unit.symbols) and kernel.OVERLAP in unit.defines
     for found in resources.values():
         assert found["spill_store_bytes"] == found["spill_load_bytes"] == found["stack_bytes"] == 0
+
+
+# Samples, which every command makes its calls of ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("op", [tables.OP, tables.UPDATE_OP])
+def test_samples_are_right(op: str, target: str) -> None:
+    with envs.override(AITERLITE_TARGET=target):
+        for problem in problems.sweep(TABLES[op]):
+            made = sample(op, problem, seed=1)
+            assert set(OPERATORS[op].mutates) - {"work_metadata_ptrs"} == set(made.outputs)
+            assert made.error(made.run()) == 0

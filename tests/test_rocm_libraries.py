@@ -23,7 +23,7 @@ from aiterlite.amdgpu import code_object, metadata
 from aiterlite.jit import engine
 from aiterlite.jit.spec import AMD, CODE_OBJECT_VERSION, Unit
 from aiterlite.launch.hints import hip_version, newest_code_object
-from aiterlite.tables import TABLES
+from aiterlite.tables import FAMILIES, problems
 from aiterlite.target import resolve
 
 # Imported here too, so that what it imports is known to be there also where the libraries are not.
@@ -87,10 +87,11 @@ def units() -> list[Unit]:
         for variant in kernel.variants(target)
     }
     for chip in CHIPS:
-        for table in TABLES.values():
-            for n in (1, 4, 16, 64):
-                decision = dispatch.decide(table, table.problem(n, 256, 7168), resolve(chip))
-                found |= {unit for unit in decision.units if unit.kind == AMD}
+        asked = [(table, table.problem(n, 256, 7168)) for table in FAMILIES["gemm"].tables for n in (1, 4, 16, 64)]
+        asked += [(table, problems.sweep(table)[0]) for table in FAMILIES["mla"].tables]
+        for table, problem in asked:
+            decision = dispatch.decide(table, problem, resolve(chip))
+            found |= {unit for unit in decision.units if unit.kind == AMD}
     return sorted(found, key=lambda unit: unit.label)
 
 

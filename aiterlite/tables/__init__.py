@@ -10,6 +10,7 @@ from aiterlite.dispatch import Table
 from aiterlite.tables.asm import AsmKernel
 from aiterlite.tables.family import Family
 from aiterlite.tables.gemm_family import FAMILY as GEMM
+from aiterlite.tables.mla_family import FAMILY as MLA
 
 FAMILIES: dict[str, Family] = {}
 TABLES: dict[str, Table] = {}
@@ -47,3 +48,4 @@ def default_ops() -> tuple[str, ...]:
 
 # A line a family.
 register(GEMM)
+register(MLA)

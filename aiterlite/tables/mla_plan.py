@@ -87,19 +87,19 @@ def most_pieces(planner: str, held: Sizes, tiles: int, most: int) -> int:
 
 @dataclass(frozen=True)
 class PlanProblem:
-    """A plan of `batch` requests, each in `fold` parts of `heads` heads. Kernels differ by `planner` alone; the rest is
-    what samples are made of: q tiles of at most `tile_tokens`, about `kv` entries of KV a request, in pages of
-    `page_size`, for `units` workgroups."""
+    """A plan of `batch` requests, each in `folds` parts of `heads` heads, for the workgroups of `cus` compute units.
+    Kernels differ by `planner` alone; the rest is what samples are made of: q tiles of at most `tile_tokens`, about
+    `kv` entries of KV a request, in pages of `page_size`."""
 
     batch: int
     heads: int
-    fold: int = 1
+    folds: int = 1
     q_len: int = 1
     planner: str = "fast"
     tile_tokens: int = 8
     kv: int = 1024
     page_size: int = 1
-    units: int = 132
+    cus: int = 132
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ _PLAN = (_BATCH, OneOf("planner", PLANNERS))
 _GPUS = Targets(("gfx942", "gfx950", "sm_90a"))
 # DeepSeek-R1 at tensor parallel 1, 2, 4 and 8: 128 heads, native and as eight times 16, to 16 heads.
 _SWEEP = (
-    Axis(("heads", "fold"), ((128, 1), (16, 8), (64, 1), (16, 4), (32, 1), (16, 2), (16, 1))),
+    Axis(("heads", "folds"), ((128, 1), (16, 8), (64, 1), (16, 4), (32, 1), (16, 2), (16, 1))),
     one_axis("batch", 1, 128),
     one_axis("planner", "fast", "intra"),
 )

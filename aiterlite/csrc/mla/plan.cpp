@@ -33,6 +33,7 @@ struct Alone {
   int32_t load(const int32_t* p) const { return *p; }
   void store(int32_t* p, int32_t value) const { *p = value; }
   void store_address(uint64_t* p, const void* address) const { *p = reinterpret_cast<uint64_t>(address); }
+  void load_row(const int32_t* p, int32_t (&words)[kRowWords]) const { memcpy(words, p, sizeof words); }
   void store_row(int32_t* p, const int32_t (&words)[kRowWords]) const { memcpy(p, words, sizeof words); }
 };
 

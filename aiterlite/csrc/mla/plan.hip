@@ -59,6 +59,14 @@ struct Workgroup {
     store_u32(words, static_cast<uint32_t>(bits));
     store_u32(words + 1, static_cast<uint32_t>(bits >> 32));
   }
+  AITERLITE_DEVICE void load_row(const int32_t* p, int32_t (&words)[mla::kRowWords]) const {
+#pragma unroll
+    for (int32_t half = 0; half < 2; ++half) {
+      const Vector16 quad = load_vector<false>(p + half * 4);
+#pragma unroll
+      for (int32_t i = 0; i < 4; ++i) words[half * 4 + i] = static_cast<int32_t>(quad.word[i]);
+    }
+  }
   AITERLITE_DEVICE void store_row(int32_t* p, const int32_t (&words)[mla::kRowWords]) const {
     // Not a cast of the whole array: nvcc 13.0 dies of it.
 #pragma unroll

@@ -32,7 +32,7 @@ struct aiterlite_mla_plan_args {
   int32_t reserved;
 };
 
-// A plan brought forward: see update in mla/plan.h. `rejected` may be null.
+// A plan brought forward: see mla/plan_update.h. `rejected` may be null.
 struct aiterlite_mla_plan_update_args {
   const int32_t* kv_indptr;
   const int32_t* rejected;
@@ -46,5 +46,5 @@ struct aiterlite_mla_plan_update_args {
   int32_t work_rows;
   int32_t reduce_tiles;
   int32_t partial_entries;
-  int32_t reserved;
+  int32_t max_q;  // tokens of the longest query, as planned
 };

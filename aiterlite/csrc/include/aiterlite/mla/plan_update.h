@@ -3,7 +3,7 @@
 // new is the last piece's. Where a request has become shorter than a cut, the pieces behind that are empty (kv_start is
 // kv_end), and a reduction that ignores their -inf is right.
 //
-// A thread a row: 64 bytes a piece.
+// A thread a row: 64 bytes a piece. Maps of a plan for one token stay as they are.
 #pragma once
 #include <aiterlite/mla/plan.h>
 
@@ -15,8 +15,7 @@ AITERLITE_MLA_PLAN void update(const Team& team, const aiterlite_mla_plan_update
   for (int32_t row = team.thread(); row < works; row += Team::kThreads) {
     int32_t* at = args.work_info_set + int64_t{row} * kRowWords;
     int32_t words[kRowWords];
-#pragma unroll
-    for (int32_t i = 0; i < kRowWords; ++i) words[i] = team.load(at + i);
+    team.load_row(at, words);
     const int32_t folded = words[0], fold = words[7] & 0xffff;
     const int32_t request = fold > 0 ? folded / fold : folded;
     if (request < 0 || request >= args.batch) continue;
@@ -39,6 +38,7 @@ AITERLITE_MLA_PLAN void update(const Team& team, const aiterlite_mla_plan_update
                                         words[7]};
     team.store_row(at, updated);
   }
+  if (args.max_q == 1) return;
   for (int32_t tile = team.thread(); tile < args.reduce_tiles; tile += Team::kThreads) {
     const int32_t first = team.load(args.reduce_indptr + tile);
     const int32_t after = least(team.load(args.reduce_indptr + tile + 1), args.partial_entries);
