@@ -194,25 +194,28 @@ def buffers_for(batch: int, q_len: int, heads: int, dtype: torch.dtype, **mode: 
     return Buffers(Sizes(indptr - 1, rows[0], tiles - 1, entries))
 
 
-def check_plan(buffers: Buffers, kv: list[int], q: int) -> None:
-    """Each folded request's q tiles are covered once, by the fold that the rows carry."""
+def check_plan(buffers: Buffers, kv: list[int], queries: list[int], longest: int) -> None:
+    """Every token of each folded request is covered once, up to where it sees KV, by the fold that the rows carry."""
     held = {name: tensor.tolist() for name, tensor in buffers.inner.items()}
     rows = held["work_info_set"][: held["work_indptr"][-1]]
     folds = {row[7] ^ 0x4D4C0000 for row in rows}
-    assert len(folds) == 1
-    fold = folds.pop()
+    assert len(folds) == 1 or not any(kv)
+    fold = folds.pop() if folds else 1
+    kv_indptr, qo_indptr = prefix(kv), prefix(queries)
     seen: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for folded, _, start, end, kv_start, kv_end, offset, _ in rows:
-        base = folded * q
-        assert base <= start < end <= base + q and kv_end + offset == prefix(kv)[folded // fold + 1]
+        base = folded * longest if fold > 1 else qo_indptr[folded]
+        assert base <= start < end <= base + queries[folded // fold]
+        assert kv_end + offset == kv_indptr[folded // fold + 1]
         for token in range(start, end):
             seen.setdefault((folded, token - base), []).append((kv_start, kv_end))
     for folded in range(len(kv) * fold):
-        begin, after = prefix(kv)[folded // fold : folded // fold + 2]
-        for token in range(q):
+        begin, after = kv_indptr[folded // fold : folded // fold + 2]
+        count = queries[folded // fold]
+        for token in range(count):
             own = sorted(seen.get((folded, token), []))
             assert [piece[0] for piece in own] == [begin, *(piece[1] for piece in own[:-1])][: len(own)]
-            needed = max(begin, after - (q - 1 - token))
+            needed = max(begin, after - (count - 1 - token))
             assert (own[-1][1] if own else begin) >= needed
     buffers.check_rings()
 
@@ -234,7 +237,7 @@ def test_plans_of_64_heads_in_fp8(target: str, q_len: int, fast: bool, intra: bo
                     kv_granularity=16, max_seqlen_qo=q, uni_seqlen_qo=q, max_split_per_batch=32,
                     dtype_q=FP8, dtype_kv=FP8, **mode,
                 )  # fmt: skip
-                check_plan(buffers, kv, q)
+                check_plan(buffers, kv, [q] * batch, q)
 
 
 def test_buffers_hold_every_shorter_query(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +251,48 @@ def test_buffers_hold_every_shorter_query(monkeypatch: pytest.MonkeyPatch) -> No
         for q in (1, 2, 3, 4):
             args = ints(prefix([q] * 6)), ints(prefix(kv)), ints([1] * 6), 32, 1, False, *buffers.in_order
             ops.get_mla_metadata_v1(*args, max_seqlen_qo=q, uni_seqlen_qo=q)
-            check_plan(buffers, kv, q)
+            check_plan(buffers, kv, [q] * 6, q)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("heads", [16, 32, 64, 128])
+def test_a_client_that_chooses_its_mode_by_heads(target: str, heads: int) -> None:
+    """SGLang: buffers once for the largest batch and draft, refilled with fewer; no causal plan; pages of one token.
+    Under DP attention it asks for so few splits that 16 a request do not fit."""
+    source = random.Random(heads)
+    fast = heads in (32, 64, 128)
+    mode = {"fast_mode": fast, "intra_batch_mode": not fast}
+    with envs.override(AITERLITE_TARGET=target):
+        for splits in (32, 5):
+            buffers = buffers_for(20, 4, heads, FP8, num_kv_splits=splits, **mode)
+            for batch, q in ((20, 4), (1, 1), (7, 4), (20, 1)):
+                kv = [source.choice([q, source.randint(q, 9000)]) for _ in range(batch)]
+                ops.get_mla_metadata_v1(
+                    ints(prefix([q] * batch)), ints(prefix(kv)), ints([1] * batch), heads, 1, False,
+                    *buffers.in_order, kv_granularity=16, max_seqlen_qo=q, uni_seqlen_qo=q,
+                    max_split_per_batch=splits, dtype_q=FP8, dtype_kv=FP8, **mode,
+                )  # fmt: skip
+                check_plan(buffers, kv, [q] * batch, q)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("heads", "q_dtype"), [(16, BF16), (32, BF16), (128, BF16), (64, FP8)])
+def test_a_client_that_mixes_queries(target: str, heads: int, q_dtype: torch.dtype) -> None:
+    """vLLM: buffers once, a causal plan, queries of one length or, folded too, of several; a request of length 0 pads
+    the batch."""
+    source = random.Random(heads)
+    with envs.override(AITERLITE_TARGET=target):
+        buffers = buffers_for(24, 4, heads, q_dtype)
+        for batch, uniform in ((24, 4), (9, -1), (24, -1), (3, 1)):
+            q = [uniform if uniform > 0 else source.randint(0, 4) for _ in range(batch)]
+            kv = [source.choice([0, length, source.randint(length, 3000)]) for length in q]
+            longest = uniform if uniform > 0 else 4
+            ops.get_mla_metadata_v1(
+                ints(prefix(q)), ints(prefix(kv)), ints([1] * batch), heads, 1, True, *buffers.in_order, page_size=1,
+                kv_granularity=16, max_seqlen_qo=longest, uni_seqlen_qo=uniform, fast_mode=True,
+                dtype_q=q_dtype, dtype_kv=q_dtype,
+            )  # fmt: skip
+            check_plan(buffers, kv, q, longest)
 
 
 def arguments(**changes: Any) -> dict[str, Any]:
