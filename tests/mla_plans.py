@@ -171,7 +171,7 @@ def check_equal(case: Case, buffers: Buffers, expected: Planned) -> None:
     buffers.check_rings()
 
 
-def covered(call: PlanCall, planned: Planned) -> dict[tuple[int, int], list[tuple[int, int]]]:
+def covered(planned: Planned) -> dict[tuple[int, int], list[tuple[int, int]]]:
     """The pieces of each (folded request, first query row), in the order of the rows."""
     found: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for folded, _, q_start, _, kv_start, kv_end, _, _ in planned.work_info_set:
@@ -181,7 +181,7 @@ def covered(call: PlanCall, planned: Planned) -> dict[tuple[int, int], list[tupl
 
 def check_covers(case: Case, planned: Planned) -> None:
     """Pieces cover the KV of each tile once, in order; partial results lie apart; what is split is merged."""
-    call, pieces = case.call, covered(case.call, planned)
+    call, pieces = case.call, covered(planned)
     tiles = reference.tiles_of(call)
     assert set(pieces) == {(tile.folded, tile.q_start) for tile in tiles if tile.works}
     places_of: dict[tuple[int, int], list[int]] = {}

@@ -10,6 +10,7 @@ fold reads the whole KV once more for each 16 heads, and kernels there hold all 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from aiterlite.target import Persona
@@ -82,6 +83,7 @@ def padded(heads: int) -> int:
     return found
 
 
+@functools.lru_cache(4096)
 def fold(target: str, heads: int, q_dtype: str, kv_dtype: str, q_len: int) -> Heads:
     """The fold and the tiles of a call. Raises `ValueError` for what no target has."""
     family = "cpu" if target.startswith("cpu") else "sm_90a" if target == "sm_90" else target
@@ -118,6 +120,7 @@ def compute_units(persona: Persona) -> int:
     return persona.cu_count or CPU_UNITS
 
 
+@functools.lru_cache(1024)
 def most_tiles(target: str, heads: int, q_dtype: str, kv_dtype: str, q_len: int) -> int:
     """Tiles of a request, those of all its folds, for any query length up to this one. (A longer query may have fewer:
     three tokens of 32 heads are two tiles of 64 rows, four are one of 128.)"""

@@ -146,7 +146,7 @@ def derive(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 _BATCH = Between("batch", 0, 1 << 20)
 _PLAN = (_BATCH, OneOf("planner", PLANNERS))
-_GPUS = Targets(("gfx942", "gfx950", "sm_90a"))
+_AMD, _HOPPER = Targets(("gfx942", "gfx950")), Targets(("sm_90a",))
 # DeepSeek-R1 at tensor parallel 1, 2, 4 and 8: 128 heads, native and as eight times 16, to 16 heads.
 _SWEEP = (
     Axis(("heads", "folds"), ((128, 1), (16, 8), (64, 1), (16, 4), (32, 1), (16, 2), (16, 1))),
@@ -158,7 +158,8 @@ TABLE = Table(
     PlanProblem,
     (
         Row("cpu", "host", (Targets(("cpu-*",)), *_PLAN), kernels=_cpu),
-        Row("workgroup", "hip", (_GPUS, *_PLAN), kernels=_gpu),
+        Row("workgroup", "hip", (_AMD, *_PLAN), kernels=_gpu),
+        Row("block", "cuda", (_HOPPER, *_PLAN), kernels=_gpu),
     ),
     _SWEEP,
     derive,
@@ -168,7 +169,8 @@ UPDATE_TABLE = Table(
     UpdateProblem,
     (
         Row("cpu", "host", (Targets(("cpu-*",)), _BATCH), kernels=_cpu),
-        Row("workgroup", "hip", (_GPUS, _BATCH), kernels=_gpu),
+        Row("workgroup", "hip", (_AMD, _BATCH), kernels=_gpu),
+        Row("block", "cuda", (_HOPPER, _BATCH), kernels=_gpu),
     ),
     (one_axis("batch", 1, 128), one_axis("q_len", 1, 4)),
 )
