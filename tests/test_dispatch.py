@@ -24,7 +24,7 @@ from aiterlite.dispatch import Between, ComputeUnits, Holds, OneOf, Refusal, Row
 from aiterlite.errors import DispatchError
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel, launch_unit
-from aiterlite.tables import TABLES, gemm, gemm_fp8, gemm_plan, gemm_rc, linear, mla_heads, mla_plan
+from aiterlite.tables import TABLES, gemm, gemm_fp8, gemm_plan, gemm_rc, linear, mla, mla_heads, mla_plan
 from aiterlite.tables import gemm_crossover as crossover
 from aiterlite.tables.gemm_args import GEMM_ARGS
 from aiterlite.tables.gemm_rc_plan import REDUCTIONS
@@ -282,7 +282,35 @@ rc_problems = st.builds(
     st.integers(0, 140),
     st.sampled_from(REDUCTIONS),
 )
+_float_types = st.sampled_from(["bf16", "fp16", "e4m3fn", "e4m3fnuz", "fp32"])
+mla_problems = st.builds(
+    mla.MlaProblem,
+    batch=st.integers(0, 300),
+    heads=st.sampled_from([0, 1, 8, 16, 24, 64, 128, 129]),
+    context=st.integers(0, 1 << 20),
+    q_len=st.integers(0, 9),
+    page_size=st.sampled_from([0, 1, 16, 64]),
+    q_dtype=_float_types,
+    kv_dtype=_float_types,
+    out_dtype=_float_types,
+    splits=st.integers(0, 70),
+    plan_units=st.sampled_from([0, 64, 304]),
+    lse=st.booleans(),
+    causal=st.booleans(),
+)
+merge_problems = st.builds(
+    mla.MergeProblem,
+    batch=st.integers(0, 300),
+    heads=st.integers(0, 130),
+    head_dim=st.sampled_from([64, 96, 128, 512]),
+    q_len=st.integers(0, 9),
+    pieces=st.integers(0, 64),
+    out_dtype=_float_types,
+    lse=st.booleans(),
+)
 PROBLEMS = {
+    mla.MlaProblem: mla_problems,
+    mla.MergeProblem: merge_problems,
     gemm.GemmProblem: problems,
     gemm_fp8.ScaledGemmProblem: scaled_problems,
     gemm_rc.RcProblem: rc_problems,

@@ -28,7 +28,7 @@ LAYERS = (
     ("launch",),
     ("reference",),
     ("ops",),
-    ("operators",),
+    ("operators", "mla"),
     ("compat",),
     ("benchmark",),
     ("demo",),

@@ -1,13 +1,13 @@
-"""Multi-head latent attention as a family: plans of decode."""
+"""Multi-head latent attention as a family: decode, prefill, the merge of parts, and plans of decode."""
 
 from __future__ import annotations
 
-from aiterlite.tables import mla_plan
+from aiterlite.tables import mla, mla_plan
 from aiterlite.tables.family import Family
 
 FAMILY = Family(
     name="mla",
-    tables=(mla_plan.TABLE, mla_plan.UPDATE_TABLE),
-    ops=("aiterlite.ops.mla_plan_operators",),
-    samples="aiterlite.ops.samples.mla_plan",
+    tables=(mla.DECODE, mla.PREFILL, mla.REDUCE, mla_plan.TABLE, mla_plan.UPDATE_TABLE),
+    ops=("aiterlite.ops.mla", "aiterlite.ops.mla_plan_operators"),
+    samples="aiterlite.ops.samples.mla",
 )

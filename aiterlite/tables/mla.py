@@ -1,0 +1,353 @@
+"""MLA decode, prefill and merge: which kernels serve a call, and how they are cut.
+
+A call is one kernel over pieces of KV, and behind it, where a row of q may have several pieces, one that merges them.
+Pieces are a plan's (for `plan_units` workgroups) or equal `splits` of each request.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aiterlite.dispatch import Between, Refusal, Row, Table, Targets, Wishes, one_axis
+from aiterlite.jit.arguments import ArgumentStruct
+from aiterlite.jit.spec import Unit
+from aiterlite.kernel import Kernel, Value, along_x, overlap_defines
+from aiterlite.tables import mla_heads
+from aiterlite.target import Persona
+
+_HEADER = "aiterlite/mla/args.h"
+DECODE_ARGS = ArgumentStruct("aiterlite_mla_decode_args", _HEADER)
+REDUCE_ARGS = ArgumentStruct("aiterlite_mla_reduce_args", _HEADER)
+KEY_DIM, VALUE_DIM = 576, 512
+EIGHT_BITS = ("e4m3fn", "e4m3fnuz")
+# (q, KV, o): a 16-bit q gives its type to o, and to KV where that is not 8-bit.
+TYPES = (
+    ("bf16", "bf16", "bf16"),
+    ("fp16", "fp16", "fp16"),
+    *((q, kv, q) for q in ("bf16", "fp16") for kv in EIGHT_BITS),
+    *((fp8, fp8, o) for fp8 in EIGHT_BITS for o in ("bf16", "fp16")),
+)
+MOST_HEADS, MOST_SPLITS = 128, 64
+MERGED_DIMS = (64, 128, 512)
+# CPUs have none of a plan's compute units: as many as keep plans and splits the same on every machine.
+CPU_UNITS = 64
+# Splits where a call names none: of what a compute unit has to do, the share of it that starting costs, in tokens.
+_OVERHEAD_TOKENS, _MOST_UNASKED = 84.1, 16
+_INT32_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class MlaProblem:
+    """q[batch * q_len, heads, 576] over `context` tokens of paged KV a request, on average.
+
+    `splits`: pieces of each request; 0 where a plan for `plan_units` workgroups makes them. `lse`: the log-sums are a
+    result too. `causal`: row i of a request's n sees all tokens but the last n - 1 - i.
+    """
+
+    batch: int
+    heads: int
+    context: int
+    q_len: int = 1
+    page_size: int = 1
+    q_dtype: str = "bf16"
+    kv_dtype: str = "bf16"
+    out_dtype: str = "bf16"
+    splits: int = 1
+    plan_units: int = 0
+    lse: bool = True
+    causal: bool = True
+
+
+@dataclass(frozen=True)
+class MergeProblem:
+    """`pieces` of each of `batch` tiles of at most q_len rows, [heads, head_dim] a row."""
+
+    batch: int
+    heads: int
+    head_dim: int = VALUE_DIM
+    q_len: int = 1
+    pieces: int = 2
+    out_dtype: str = "bf16"
+    lse: bool = True
+
+
+@dataclass(frozen=True)
+class TypesFit:
+    """The types of q, KV and o are among those that kernels are made for."""
+
+    def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
+        given = (problem.q_dtype, problem.kv_dtype, problem.out_dtype)
+        if given in TYPES:
+            return None
+        allowed = ", ".join("/".join(types) for types in TYPES)
+        return Refusal(f"q/KV/o are {'/'.join(given)}; there are {allowed}", "convert q, and give o its type")
+
+    def __str__(self) -> str:
+        return f"q/KV/o {', '.join('/'.join(types) for types in TYPES)}"
+
+
+def unasked_splits(cu_count: int, batch: int, context: int) -> int:
+    """How many pieces a request is cut into where the caller does not say: the count of 1 to 16 that keeps compute
+    units busiest, weighed against what starting a piece costs (upstream's `get_meta_param`)."""
+    units = max(1, cu_count)
+
+    def worth(splits: int) -> float:
+        pieces = batch * splits
+        busy = pieces / (-(-pieces // units) * units)
+        return busy * context / (context + _OVERHEAD_TOKENS * splits)
+
+    return max(range(1, _MOST_UNASKED + 1), key=worth)
+
+
+def sizes(problem: MlaProblem, persona: Persona) -> dict[str, Value]:
+    """What the plan puts into the decode kernel's arguments."""
+    fold = mla_heads.fold(persona.target, problem.heads, problem.q_dtype, problem.kv_dtype, problem.q_len).fold
+    return {
+        "batch": problem.batch,
+        "heads": problem.heads,
+        "page_size": problem.page_size,
+        "splits": problem.splits,
+        "workgroups": problem.plan_units,
+        "fold": fold,
+        "q_len": problem.q_len,
+        "causal": int(problem.causal),
+        "column_groups": 1,
+    }
+
+
+def merge_sizes(decode: Mapping[str, Value]) -> dict[str, Value]:
+    """The same of the merge behind it."""
+    return {name: decode[name] for name in ("batch", "heads", "page_size", "splits", "fold", "q_len", "workgroups")}
+
+
+def merges(problem: MlaProblem) -> bool:
+    """Whether a row may have several pieces, or be of a request without any."""
+    return problem.splits != 1
+
+
+# CPU ------------------------------------------------------------------------------------------------------------------
+
+_DECODE_CPU, _REDUCE_CPU = "aiterlite_mla_decode_cpu", "aiterlite_mla_reduce_cpu"
+
+
+def host_unit(target: str) -> Unit:
+    """The family's CPU implementation, a symbol for each set of types."""
+    symbols = [f"{_DECODE_CPU}_{'_'.join(types)}" for types in TYPES]
+    symbols += [f"{_REDUCE_CPU}_{dim}_{out}" for dim in MERGED_DIMS for out in ("bf16", "fp16")]
+    return Unit("mla", ("csrc/mla/decode.cpp", "csrc/mla/reduce.cpp"), target, symbols=tuple(symbols))
+
+
+def _cpu_kernels(problem: MlaProblem, persona: Persona, plan: None) -> tuple[Kernel, ...]:
+    unit, given = host_unit(persona.target), sizes(problem, persona)
+    types = f"{problem.q_dtype}_{problem.kv_dtype}_{problem.out_dtype}"
+    decode = Kernel(unit, f"{_DECODE_CPU}_{types}", DECODE_ARGS, args=given)
+    if not merges(problem):
+        return (decode,)
+    symbol = f"{_REDUCE_CPU}_{VALUE_DIM}_{problem.out_dtype}"
+    return decode, Kernel(unit, symbol, REDUCE_ARGS, args=merge_sizes(given))
+
+
+def _cpu_merge(problem: MergeProblem, persona: Persona, plan: None) -> tuple[Kernel, ...]:
+    symbol = f"{_REDUCE_CPU}_{problem.head_dim}_{problem.out_dtype}"
+    return (Kernel(host_unit(persona.target), symbol, REDUCE_ARGS, args=_merge_args(problem)),)
+
+
+def _merge_args(problem: MergeProblem) -> dict[str, Value]:
+    return {
+        "batch": 0,
+        "heads": problem.heads,
+        "page_size": 1,
+        "splits": 0,
+        "fold": 1,
+        "q_len": problem.q_len,
+        "tiles": problem.batch,
+        "workgroups": problem.batch,
+    }
+
+
+# GPUs -----------------------------------------------------------------------------------------------------------------
+
+DECODE_KERNEL, REDUCE_KERNEL = "aiterlite_mla_decode", "aiterlite_mla_reduce"
+_REDUCE_THREADS, _REDUCE_HEADS = 128, 4
+_RING, _CHUNK = 4, 16
+# What `AITERLITE_DYNAMIC_SHARED` may lose to alignment on NVIDIA.
+_ALIGNMENT = 1024
+
+
+@dataclass(frozen=True)
+class Chip:
+    """How the kernel is cut on an architecture: columns of a matrix product, waves, and the most tiles of columns for
+    which sums and q stay in registers."""
+
+    columns: int
+    waves: int
+    most_tiles: int
+
+    @property
+    def least_tiles(self) -> int:
+        return 16 // self.columns
+
+
+CHIPS = {"gfx942": Chip(16, 4, 4), "gfx950": Chip(16, 4, 4), "sm_90a": Chip(8, 8, 4)}
+
+
+@dataclass(frozen=True)
+class MlaPlan:
+    """One launch of mla/decode.hip: `column_tiles` of rows of q a workgroup, `column_groups` of those a piece, tiles of
+    `tokens` tokens, of which `stages` are in LDS, `shared_bytes` in all."""
+
+    column_tiles: int
+    column_groups: int
+    tokens: int
+    stages: int
+    shared_bytes: int
+    grid: int
+
+
+def _pitch(amd: bool, row_bytes: int) -> int:
+    """`pitch_for<Reading::kOperand16>` of tile/layout.h."""
+    chunks = -(-row_bytes // _CHUNK)
+    return (chunks + (6 - chunks % 4) % 4 if amd else chunks | 1) * _CHUNK
+
+
+def shared_bytes(target: str, types: tuple[str, str], column_tiles: int, tokens: int, stages: int) -> int:
+    """The size of mla/decode.hip's `Shared`."""
+    chip, amd = CHIPS[target], target.startswith("gfx")
+    columns, (q_dtype, kv_dtype) = column_tiles * chip.columns, types
+    rows = stages * tokens * _pitch(amd, KEY_DIM * (1 if kv_dtype in EIGHT_BITS else 2))
+    weights = (2 if q_dtype == "bf16" else 1) * columns * _pitch(amd, 2 * tokens)
+    q = _CHUNK if amd else columns * _pitch(amd, 2 * KEY_DIM)
+    score_waves = min(chip.waves // column_tiles, tokens // 16)
+    small = _RING * tokens * (8 + 4) + 4 * _RING + 2 * 4 * score_waves * columns
+    return -(-(rows + weights + q + small) // _CHUNK) * _CHUNK + (0 if amd else _ALIGNMENT)
+
+
+def plan_decode(problem: MlaProblem, persona: Persona) -> MlaPlan:
+    """As many tiles of columns as a piece has rows of q, up to what registers hold; then the longest and most tiles of
+    tokens that fit: in this order, since a workgroup that waits for each tile wastes more than a short tile does. With
+    four tiles of columns AMD's registers do not hold the scores of 64 tokens as well."""
+    chip = CHIPS[persona.target]
+    tiles = problem.q_len * -(-problem.heads // chip.columns)
+    column_tiles = chip.least_tiles
+    while column_tiles < min(tiles, chip.most_tiles):
+        column_tiles *= 2
+    lengths = (32,) if chip.columns * column_tiles == 64 else (64, 32)
+    for stages, tokens in itertools.product((2, 1), lengths):
+        size = shared_bytes(persona.target, (problem.q_dtype, problem.kv_dtype), column_tiles, tokens, stages)
+        if size <= persona.lds_bytes:
+            break
+    groups = -(-tiles // column_tiles)
+    pieces = problem.plan_units or problem.batch * problem.splits
+    return MlaPlan(column_tiles, groups, tokens, stages, size, pieces * groups)
+
+
+def _reduce_kernel(dim: int, out_dtype: str, persona: Persona, grid: int, args: Mapping[str, Value]) -> Kernel:
+    defines = {"AITERLITE_DIM": str(dim), "AITERLITE_OUT": out_dtype, **overlap_defines(persona.target)}
+    unit = Unit(
+        "mla/reduce", ("csrc/mla/reduce.hip",), persona.target, tuple(defines.items()), symbols=(REDUCE_KERNEL,)
+    )
+    return Kernel(unit, REDUCE_KERNEL, REDUCE_ARGS, along_x(grid), along_x(_REDUCE_THREADS), args=args)
+
+
+def _gpu_kernels(problem: MlaProblem, persona: Persona, plan: MlaPlan) -> tuple[Kernel, ...]:
+    chip = CHIPS[persona.target]
+    defines = {
+        "AITERLITE_COLUMN_TILES": str(plan.column_tiles),
+        "AITERLITE_KV": problem.kv_dtype,
+        "AITERLITE_OUT": problem.out_dtype,
+        "AITERLITE_PLANNED": str(int(problem.plan_units > 0)),
+        "AITERLITE_Q": problem.q_dtype,
+        "AITERLITE_STAGES": str(plan.stages),
+        "AITERLITE_TOKENS": str(plan.tokens),
+        "AITERLITE_WAVES": str(chip.waves),
+        **overlap_defines(persona.target),
+    }
+    unit = Unit(
+        "mla/decode", ("csrc/mla/decode.hip",), persona.target, tuple(defines.items()), symbols=(DECODE_KERNEL,)
+    )
+    given = {**sizes(problem, persona), "column_groups": plan.column_groups}
+    block = along_x(chip.waves * persona.wave_size)
+    decode = Kernel(unit, DECODE_KERNEL, DECODE_ARGS, along_x(plan.grid), block, lds=plan.shared_bytes, args=given)
+    if not merges(problem):
+        return (decode,)
+    chunks = -(-problem.heads // _REDUCE_HEADS)
+    rows = (problem.plan_units or problem.batch) * problem.q_len
+    reduce = _reduce_kernel(VALUE_DIM, problem.out_dtype, persona, rows * chunks, merge_sizes(given))
+    return decode, reduce
+
+
+def _gpu_merge(problem: MergeProblem, persona: Persona, plan: None) -> tuple[Kernel, ...]:
+    grid = problem.batch * problem.q_len * -(-problem.heads // _REDUCE_HEADS)
+    return (_reduce_kernel(problem.head_dim, problem.out_dtype, persona, grid, _merge_args(problem)),)
+
+
+# The tables -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MergedDim:
+    """Rows of a merge are of a length that kernels are made for."""
+
+    def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
+        if problem.head_dim in MERGED_DIMS and problem.out_dtype in ("bf16", "fp16"):
+            return None
+        given = f"head_dim is {problem.head_dim} and the output {problem.out_dtype}"
+        return Refusal(f"{given}; allowed: {', '.join(map(str, MERGED_DIMS))}, bf16 or fp16")
+
+    def __str__(self) -> str:
+        return f"head_dim {' or '.join(map(str, MERGED_DIMS))}"
+
+
+_SIZES = (
+    TypesFit(),
+    Between("heads", 1, MOST_HEADS),
+    Between("batch", 1, _INT32_MAX),
+    Between("q_len", 1, 1 << 20),
+    Between("page_size", 1, 1 << 20),
+    Between("splits", 0, MOST_SPLITS),
+)
+_MERGE_SIZES = (
+    MergedDim(),
+    Between("heads", 1, 1 << 16),
+    Between("batch", 1, _INT32_MAX),
+    Between("q_len", 1, 1 << 20),
+)
+
+
+def derive(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`out_dtype`, where it is not given, is q's; a plan's problem has no splits; an 8-bit q has KV of its type."""
+    q = values.get("q_dtype", "bf16")
+    derived = {"out_dtype": "bf16" if q in EIGHT_BITS else q, "kv_dtype": q}
+    if values.get("plan_units"):
+        derived["splits"] = 0
+    return {**derived, **values}
+
+
+_SWEEP = (one_axis("heads", 16, 128), one_axis("batch", 2), one_axis("context", 96), one_axis("splits", 2))
+DECODE = Table(
+    "mla_decode_fwd",
+    MlaProblem,
+    (
+        Row("cpu", "host", (Targets(("cpu-*",)), *_SIZES), kernels=_cpu_kernels),
+        Row("mfma", "hip", (Targets(("gfx942", "gfx950")), *_SIZES), 0, plan_decode, _gpu_kernels),
+        Row("mma_sync", "cuda", (Targets(("sm_90a",)), *_SIZES), 0, plan_decode, _gpu_kernels),
+    ),
+    _SWEEP,
+    derive,
+)
+_PREFILL_SWEEP = (one_axis("heads", 16), one_axis("batch", 1), one_axis("context", 40), one_axis("q_len", 8, 24))
+PREFILL = Table("mla_prefill_fwd", MlaProblem, DECODE.rows, _PREFILL_SWEEP, derive)
+_MERGE_SWEEP = (one_axis("batch", 3), one_axis("heads", 16, 8), one_axis("pieces", 3))
+REDUCE = Table(
+    "mla_reduce_v1",
+    MergeProblem,
+    (
+        Row("cpu", "host", (Targets(("cpu-*",)), *_MERGE_SIZES), kernels=_cpu_merge),
+        Row("hip", "hip", (Targets(("gfx942", "gfx950")), *_MERGE_SIZES), kernels=_gpu_merge),
+        Row("cuda", "cuda", (Targets(("sm_90a",)), *_MERGE_SIZES), kernels=_gpu_merge),
+    ),
+    _MERGE_SWEEP,
+)

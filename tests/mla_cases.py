@@ -1,0 +1,180 @@
+"""Ragged batches of MLA decode, plans for them, and what a result must be. Not a test file."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aiterlite.mla import mla_decode_fwd
+from aiterlite.ops import operands
+from aiterlite.reference import mla as reference
+
+STAMP = 0x4D4C0000
+DTYPES = {**operands.DTYPES, **operands.FP8_DTYPES}
+PLAN = ("work_meta_data", "work_indptr", "work_info_set", "reduce_indptr", "reduce_final_map", "reduce_partial_map")
+SENTINEL = 77.0
+
+
+@dataclass
+class Batch:
+    """Operands of a decode; `lengths` are tokens of each request, `counts` its rows of q."""
+
+    q: Tensor
+    kv_buffer: Tensor
+    qo_indptr: Tensor
+    kv_indptr: Tensor
+    kv_indices: Tensor
+    kv_last_page_lens: Tensor
+    lengths: Sequence[int]
+    counts: Sequence[int]
+    q_scale: Tensor | None = None
+    kv_scale: Tensor | None = None
+
+    @property
+    def page_size(self) -> int:
+        return self.kv_buffer.shape[1]
+
+    @property
+    def pages(self) -> tuple[Tensor, ...]:
+        return self.qo_indptr, self.kv_indptr, self.kv_indices, self.kv_last_page_lens
+
+    def to(self, device: str) -> Batch:
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Batch(**{name: v.to(device) if isinstance(v, Tensor) else v for name, v in moved.items()})
+
+    def exact(self, causal: bool = True, **options: Any) -> reference.Attention:
+        scales = {"q_scale": self.q_scale, "kv_scale": self.kv_scale}
+        if self.q.itemsize > 1:
+            scales["q_scale"] = None
+        return reference.decode(self.q, self.kv_buffer, *self.pages, causal=causal, **scales, **options)
+
+
+def batch(
+    lengths: Sequence[int],
+    counts: Sequence[int],
+    heads: int,
+    *,
+    types: tuple[str, str] = ("bf16", "bf16"),
+    page_size: int = 1,
+    seed: int = 0,
+    spare: int = 2,
+    tail: int = 5,
+    spread: float = 1.0,
+) -> Batch:
+    """Random numbers, pages in random order, `spare` of them in no request; the index buffer is `tail` longer, -1."""
+    generator = torch.Generator().manual_seed(seed)
+    per = [-(-length // page_size) for length in lengths]
+    used = sum(per)
+    order = torch.randperm(used + spare, generator=generator)[:used]
+    rows = sum(counts)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    def prefix(values: Sequence[int]) -> Tensor:
+        return torch.tensor([0, *values]).cumsum(0).int()
+
+    made = Batch(
+        (normal(rows, heads, 576) * spread).to(DTYPES[types[0]]),
+        normal(used + spare, page_size, 1, 576).to(DTYPES[types[1]]),
+        prefix(counts),
+        prefix(per),
+        torch.cat([order.int(), torch.full((tail,), -1, dtype=torch.int32)]),
+        torch.tensor([(length - 1) % page_size + 1 for length in lengths], dtype=torch.int32),
+        lengths,
+        counts,
+    )
+    if types[1] in operands.FP8_DTYPES:
+        made.q_scale, made.kv_scale = torch.tensor([0.5]), torch.tensor(0.25)
+    return made
+
+
+def plan(
+    case: Batch,
+    heads: int,
+    fold: int = 1,
+    *,
+    workgroups: int = 5,
+    tile: int = 8,
+    seed: int = 0,
+    stamp: bool = True,
+    room: int = 3,
+) -> dict[str, Tensor]:
+    """A plan as upstream lays one out: each tile of rows of each folded request cut at random places into pieces, which
+    are dealt to the workgroups in order. Buffers have `room` more than it takes, filled with what nobody may follow."""
+    generator = torch.Generator().manual_seed(seed)
+    junk = 0x3FFFFFFF
+    page, rows_of = case.page_size, max(case.counts)
+    assert fold == 1 or len(set(case.counts)) == 1
+    work, final, partial_map, reduce_indptr, partial = [], [], [], [0], 0
+    for folded in range(len(case.lengths) * fold):
+        request = folded // fold
+        first, count = int(case.qo_indptr[request]), case.counts[request]
+        base = first if fold == 1 else folded * count
+        begin, end = int(case.kv_indptr[request]), int(case.kv_indptr[request + 1])
+        for at in range(0, count, tile):
+            rows = base + at, base + min(at + tile, count)
+            final.append(rows)
+            if end > begin:
+                cuts = torch.randint(begin, end + 1, (int(torch.randint(0, 4, (1,), generator=generator)),))
+                edges = sorted({begin, end, *cuts.tolist()})
+                pieces = list(itertools.pairwise(edges))
+                for low, high in pieces:
+                    last = 0 if high == end else (end - high - 1) * page + int(case.kv_last_page_lens[request])
+                    where = -1 if len(pieces) == 1 else partial
+                    word = STAMP | fold if stamp else 0
+                    work.append((folded, where, *rows, low, high, last, word))
+                    if len(pieces) > 1:
+                        partial_map.append(partial)
+                        partial += min(tile, rows_of)
+            reduce_indptr.append(len(partial_map))
+    per = -(-len(work) // workgroups)
+    edges = [min(c * per, len(work)) for c in range(workgroups + 1)]
+    parts = len(partial_map) + room
+    ints = {"dtype": torch.int32}
+    return {
+        "work_meta_data": torch.zeros(2, dtype=torch.uint64),
+        "work_indptr": torch.tensor(edges, **ints),
+        "work_info_set": torch.tensor([*work, *[(junk,) * 7 + (STAMP | 3,)] * room], **ints).view(-1, 8),
+        "reduce_indptr": torch.tensor([*reduce_indptr, *[len(partial_map)] * room], **ints),
+        "reduce_final_map": torch.tensor([*final, *[(junk, junk)] * room], **ints),
+        "reduce_partial_map": torch.tensor([*partial_map, *[junk] * (parts - len(partial_map))], **ints),
+    }
+
+
+def ringed(rows: int, heads: int, dtype: torch.dtype, device: Any = "cpu") -> tuple[Tensor, Tensor]:
+    """o amid memory that nobody may write to, and the whole of it."""
+    whole = torch.full((rows + 4, heads, 512), SENTINEL, dtype=dtype, device=device)
+    o = whole[2 : rows + 2]
+    o.fill_(math.nan)
+    return o, whole
+
+
+def run(case: Batch, out_dtype: torch.dtype | None = None, **options: Any) -> tuple[Tensor, Tensor]:
+    """(o, lse) of a call, whose surroundings of o are checked."""
+    rows, heads = case.q.shape[:2]
+    dtype = out_dtype or (case.q.dtype if case.q.itemsize > 1 else torch.bfloat16)
+    o, whole = ringed(rows, heads, dtype, case.q.device)
+    given = {"q_scale": case.q_scale, "kv_scale": case.kv_scale, "return_lse": True, **options}
+    most = max(case.counts)
+    _, lse = mla_decode_fwd(case.q, case.kv_buffer, o, *case.pages, most, page_size=case.page_size, **given)
+    assert bool((whole[:2] == SENTINEL).all() and (whole[rows + 2 :] == SENTINEL).all())
+    assert lse is not None
+    return o, lse
+
+
+def assert_right(got: tuple[Tensor, Tensor], exact: reference.Attention, relative: float = 2e-3) -> None:
+    """Every request's rows within the class of accuracy, each element within what roundings allow; the log-sums."""
+    o, lse = got[0].cpu(), got[1].cpu()
+    rows = exact.out.flatten(1).norm(dim=1)
+    apart = (o.double() - exact.out).flatten(1).norm(dim=1)
+    assert bool((apart <= relative * rows).all()), f"relative error {float((apart / rows).nan_to_num(0).max())}"
+    bound = reference.error_bound(exact, o.dtype) * max(1.0, relative / 2e-3)
+    assert bool(((o.double() - exact.out).abs() <= bound).all())
+    torch.testing.assert_close(lse.double(), exact.lse, rtol=1e-5, atol=2e-4)

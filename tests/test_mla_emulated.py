@@ -1,0 +1,152 @@
+"""The MLA kernels of gfx942 and gfx950, emulated with all sanitizers, small: types, heads, rows, splits and plans."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from gemm_operands import AMD, on  # noqa: E402
+from mla_cases import Batch, assert_right, batch, plan, ringed, run  # noqa: E402
+
+from aiterlite import dispatch  # noqa: E402
+from aiterlite.jit import engine, toolchain  # noqa: E402
+from aiterlite.mla import mla_prefill_fwd, mla_reduce_v1  # noqa: E402
+from aiterlite.reference import mla as reference  # noqa: E402
+from aiterlite.tables import mla as tables  # noqa: E402
+from aiterlite.target import resolve  # noqa: E402
+
+pytestmark = [
+    pytest.mark.torch,
+    pytest.mark.compile,
+    pytest.mark.skipif(toolchain.find("amd") is None, reason=toolchain.how_to_get("amd")),
+]
+FP8 = {"gfx942": "e4m3fnuz", "gfx950": "e4m3fn"}
+
+# heads, rows of each request, tokens of each, (q, KV) with "fp8" for the target's own, page size, options: splits, or
+# the fold and tile of a plan.
+CASES = [
+    (16, [1, 2, 1], [50, 0, 7], ("bf16", "bf16"), 1, {"splits": 2}),
+    (8, [2, 1], [70, 1], ("bf16", "fp8"), 64, {"splits": 3, "causal": False}),
+    (24, [1, 3], [33, 9], ("bf16", "bf16"), 16, {"tile": 2}),
+    (64, [1, 1], [35, 20], ("fp8", "fp8"), 1, {"fold": 4}),
+    (128, [1, 1], [40, 0], ("fp8", "fp8"), 16, {"tile": 1}),
+    (96, [5], [8], ("fp8", "fp8"), 64, {"fold": 6}),
+    (48, [8], [17], ("fp16", "fp16"), 1, {"splits": 1}),
+]
+
+
+def options(case: Batch, heads: int, given: dict[str, Any]) -> dict[str, Any]:
+    causal = {"causal": given.get("causal", True)}
+    if "splits" in given:
+        return {"num_kv_splits": given["splits"], **causal}
+    return {**plan(case, heads, given.get("fold", 1), workgroups=3, tile=given.get("tile", 8), seed=1), **causal}
+
+
+@pytest.mark.parametrize("target", AMD)
+@pytest.mark.parametrize(("heads", "counts", "lengths", "types", "page_size", "given"), CASES)
+def test_decode(
+    heads: int,
+    counts: list[int],
+    lengths: list[int],
+    types: tuple[str, str],
+    page_size: int,
+    given: dict[str, Any],
+    target: str,
+    sanitized: Any,
+) -> None:
+    q, kv = (FP8[target] if name == "fp8" else name for name in types)
+    case = batch(lengths, counts, heads, types=(q, kv), page_size=page_size, seed=heads)
+    with on(target):
+        got = run(case, **options(case, heads, given))
+    assert_right(got, case.exact(given.get("causal", True)))
+
+
+@pytest.mark.parametrize("target", AMD)
+def test_what_must_not_be_read_changes_no_bit(target: str, sanitized: Any) -> None:
+    """NaN in rows of no request, the buffer's first among them, in slots behind a request's end, behind an index of
+    -1, and in tokens that only later rows see."""
+    case = batch([37, 5], [3, 1], 16, page_size=16, seed=3, spare=3)
+    first = int(case.kv_indices[0])
+    # The buffer's first row stands in for those that there are not.
+    if first == 0 or 0 in case.kv_indices[:4].tolist():
+        swap = int(next(i for i in range(case.kv_buffer.shape[0]) if i not in case.kv_indices.tolist()))
+        at = case.kv_indices.tolist().index(0)
+        case.kv_buffer[swap] = case.kv_buffer[0]
+        case.kv_indices[at] = swap
+    case.kv_indices[1] = -1
+    used = set(case.kv_indices.tolist()) - {-1}
+    buffer = case.kv_buffer.clone()
+    for page in range(buffer.shape[0]):
+        if page not in used:
+            buffer[page] = math.nan
+    buffer[int(case.kv_indices[2]), 5:] = math.nan
+    buffer[int(case.kv_indices[3]), 5:] = math.inf
+    poisoned = Batch(case.q, buffer, *case.pages, case.lengths, case.counts)
+    last = Batch(case.q, buffer.clone(), *case.pages, case.lengths, case.counts)
+    last.kv_buffer[int(case.kv_indices[2]), 4] = math.nan
+    with on(target):
+        for given in ({"num_kv_splits": 2}, plan(case, 16, workgroups=2, seed=2)):
+            clean = run(case, **given)
+            assert all(torch.equal(a, b) for a, b in zip(run(poisoned, **given), clean, strict=True))
+            o, lse = run(last, **given)
+            rows = [0, 1, 3]
+            assert torch.equal(o[rows], clean[0][rows]) and torch.equal(lse[rows], clean[1][rows])
+            assert bool(o[2].isnan().all() and lse[2].isnan().all())
+
+
+@pytest.mark.parametrize("target", AMD)
+@pytest.mark.parametrize("dim", tables.MERGED_DIMS)
+def test_merge(dim: int, target: str, sanitized: Any) -> None:
+    generator = torch.Generator().manual_seed(dim)
+    part, lse = torch.randn(6, 6, dim, generator=generator), torch.randn(6, 6, generator=generator)
+    lse[2], part[2] = -math.inf, math.nan
+    indptr = torch.tensor([0, 3, 4, 6], dtype=torch.int32)
+    final_map = torch.tensor([[0, 1], [1, 2], [2, 3]], dtype=torch.int32)
+    partial_map = torch.tensor([0, 2, 4, 1, 3, 5], dtype=torch.int32)
+    whole, _ = torch.full((5, 6, dim), 7.0, dtype=torch.bfloat16), None
+    out, out_lse = whole[1:4], torch.full((3, 6), 7.0)
+    with on(target):
+        mla_reduce_v1(part, lse, indptr, final_map, partial_map, 1, 0, out, out_lse)
+    assert bool((whole[[0, 2, 4]] == 7).all() and (out_lse[1] == 7).all())
+    for row, of in ((0, [0, 2, 4]), (2, [3, 5])):
+        value, log_sum = reference.merge(part[of], lse[of])
+        torch.testing.assert_close(out[row].double(), value, rtol=2**-7, atol=2**-8)
+        torch.testing.assert_close(out_lse[row].double(), log_sum, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", AMD)
+def test_prefill(target: str, sanitized: Any) -> None:
+    case = batch([20, 6], [9, 6], 16)
+    o, _ = ringed(15, 16, torch.bfloat16)
+    with on(target):
+        _, lse = mla_prefill_fwd(case.q, case.kv_buffer, o, *case.pages, 9)
+    assert_right((o, lse[:, 0, :, 0]), case.exact())
+
+
+@pytest.mark.parametrize("chip", ["gfx942", "gfx950", pytest.param("h100", marks=pytest.mark.nvcc)])
+@pytest.mark.parametrize("heads", [16, 64])
+def test_nothing_goes_through_scratch(heads: int, chip: str) -> None:
+    """Sums and q stay in registers: a vector register that is spilled costs every tile."""
+    fp8 = resolve(chip).fp8
+    for types in ({}, {"q_dtype": fp8}):
+        problem = tables.MlaProblem(**tables.derive({"batch": 2, "heads": heads, "context": 64, "splits": 2, **types}))
+        for kernel in dispatch.decide(tables.DECODE, problem, resolve(chip)).kernels:
+            used = engine.obtain(kernel.unit, build=True).entry.meta["resources"][kernel.symbol]
+            spilled = ("vgpr_spills", "scratch_bytes", "spill_store_bytes", "spill_load_bytes")
+            assert not any(used.get(name) for name in spilled), f"{kernel}: {used}"
+
+
+@pytest.mark.parametrize("chip", ["gfx942", "gfx950", "sm_90a"])
+def test_tiles_fit_every_chip(chip: str) -> None:
+    persona = resolve(chip)
+    for q, kv, out in tables.TYPES:
+        for heads in range(1, 129):
+            problem = tables.MlaProblem(2, heads, 64, 3, 1, q, kv, out)
+            plan_ = tables.plan_decode(problem, persona)
+            assert (
+                plan_.shared_bytes <= persona.lds_bytes and plan_.column_tiles * plan_.column_groups >= heads * 3 / 16
+            )
