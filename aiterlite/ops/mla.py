@@ -5,8 +5,9 @@ What a call means is in the docstrings; what a piece of it is, in csrc/include/a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -324,26 +325,41 @@ class _Call:
         }
 
 
-def _prepare_call(table: Table, call: _Call) -> Callable[[_Call], tuple[Tensor, Tensor]]:
+_FIELDS = tuple(field.name for field in fields(_Call))
+_DEFAULTS = tuple(field.default for field in fields(_Call))
+# Operands that a call makes, not brings.
+_LSE, _PARTIAL, _PARTIAL_LSE = (_DECODE_OPERANDS.index(name) for name in ("lse", "partial", "partial_lse"))
+
+
+def _prepare_call(table: Table, call: _Call) -> Callable[[tuple[Any, ...]], tuple[Tensor, Tensor]]:
+    """What runs such calls, by the arguments in the order of `_FIELDS`, trailing ones left out."""
     op = table.op
     splits = call.check(op)
     checks.check_layout(op, call.q, call.kv_buffer, call.o)
     if call.q.shape[0] * call.q.shape[1] * call.batch == 0:
-        return lambda call: call.results(splits)
+        return lambda args: _Call(*args).results(splits)
     decision = calls.decide(table, call.problem(splits), calls.persona_of(op, call.q.device))
-    parts = call.parts_shape(splits)
-    here = {"lse": call.return_lse, "partial": splits != 1, "partial_lse": splits != 1}
+    parts, rows, merged = call.parts_shape(splits), list(call.q.shape[:2]), splits != 1
+    here = {"lse": call.return_lse, "partial": merged, "partial_lse": merged}
     given = {**{name: tensor is not None for name, tensor in call.tensors.items()}, **here}
     absent = [name for name in _DECODE_OPERANDS if not given[name]]
     launch = launches.prepare(decision, call.q.device, _DECODE_OPERANDS, call.sizes(splits), absent)
+    brought = {**{name: name for name in _DECODE_OPERANDS}, "splits_indptr": "num_kv_splits_indptr"}
+    places = [_FIELDS.index(brought[name]) if given[name] and name not in here else -1 for name in _DECODE_OPERANDS]
+    with_logits, with_lse = call.return_logits, call.return_lse
 
-    def run(call: _Call) -> tuple[Tensor, Tensor]:
-        logits, lse = call.results(splits)
-        made: dict[str, Tensor | None] = {**call.tensors, "lse": lse, "partial": None, "partial_lse": None}
-        if splits != 1:
-            whole = logits if call.return_logits else logits.new_empty([*parts, tables.VALUE_DIM])
-            made |= {"partial": whole, "partial_lse": logits.new_empty(parts)}
-        launch(*[made[name] for name in _DECODE_OPERANDS])
+    def run(args: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+        args = args + _DEFAULTS[len(args) :]
+        tensors = [args[place] if place >= 0 else None for place in places]
+        new = functools.partial(args[0].new_empty, dtype=torch.float32)
+        lse = tensors[_LSE] = new(rows if with_lse else [0])
+        logits = None
+        if merged:
+            logits = tensors[_PARTIAL] = new([*parts, tables.VALUE_DIM])
+            tensors[_PARTIAL_LSE] = new(parts)
+        launch(*tensors)
+        if logits is None or not with_logits:
+            logits = new([*parts, tables.VALUE_DIM] if with_logits else [0])
         return logits, lse
 
     return run
@@ -351,7 +367,7 @@ def _prepare_call(table: Table, call: _Call) -> Callable[[_Call], tuple[Tensor, 
 
 def _prepare(*args: Any) -> Run:
     run = _prepare_call(tables.DECODE, _Call(*args))
-    return lambda *args: run(_Call(*args))
+    return lambda *args: run(args)
 
 
 def _fake(*args: Any) -> tuple[Tensor, Tensor]:
@@ -369,8 +385,9 @@ def _as_decode(*args: Any) -> _Call:
 
 
 def _prepare_prefill(*args: Any) -> Run:
-    run = _prepare_call(tables.PREFILL, _as_decode(*args))
-    return lambda *args: run(_as_decode(*args))[1].unsqueeze(1).unsqueeze(3)
+    call = _as_decode(*args)
+    run, options = _prepare_call(tables.PREFILL, call), tuple(getattr(call, name) for name in _FIELDS[8:])
+    return lambda *args: run((*args[:8], *options))[1].unsqueeze(1).unsqueeze(3)
 
 
 def _fake_prefill(*args: Any) -> Tensor:
