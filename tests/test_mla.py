@@ -186,6 +186,8 @@ def test_rows_of_a_plan_that_do_not_fit_are_no_work() -> None:
         broken["reduce_indptr"].zero_()
         o, _ = run(case, **broken)
         assert bool(o.isnan().all()) or column == 1
+    given["work_indptr"][1:] = 0x7FFFFFFF
+    assert_right(run(case, **given), case.exact())
 
 
 # Merge ----------------------------------------------------------------------------------------------------------------

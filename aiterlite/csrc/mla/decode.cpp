@@ -309,7 +309,10 @@ template <class Element>
 int32_t run(const aiterlite_mla_decode_args& args, Kind q, Kind kv, bool to_fp16, parallel_for_t parallel_for) {
   const int64_t groups = (int64_t{args.heads} + kGroupHeads - 1) / kGroupHeads * args.q_len;
   Call call = {&args, q, kv, to_fp16, 0, (groups + kTaskGroups - 1) / kTaskGroups, 0};
-  call.items = args.splits > 0 ? int64_t{args.batch} * args.splits : args.work_indptr[args.workgroups];
+  const int32_t planned = args.splits > 0 ? 0 : args.work_indptr[args.workgroups];
+  call.items = args.splits > 0            ? int64_t{args.batch} * args.splits
+               : planned < args.work_rows ? planned
+                                          : args.work_rows;
   const int64_t all = call.items * call.tasks;
   if (all <= 0) return 0;
   const int32_t status = parallel_for(0, all, 1, run_tasks<Element>, &call);
