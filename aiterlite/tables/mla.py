@@ -32,8 +32,6 @@ TYPES = (
 )
 MOST_HEADS, MOST_SPLITS = 128, 64
 MERGED_DIMS = (64, 128, 512)
-# CPUs have none of a plan's compute units: as many as keep plans and splits the same on every machine.
-CPU_UNITS = 64
 # Splits where a call names none: of what a compute unit has to do, the share of it that starting costs, in tokens.
 _OVERHEAD_TOKENS, _MOST_UNASKED = 84.1, 16
 _INT32_MAX = 2**31 - 1

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aiterlite.errors import ArgumentError
 from aiterlite.ops import mla, operands
-from aiterlite.ops.samples import Sample, Tensors, Within
+from aiterlite.ops.samples import Sample, Tensors, Within, mla_plan
 from aiterlite.reference import mla as reference
 from aiterlite.tables.mla import EIGHT_BITS, KEY_DIM, TYPES, VALUE_DIM, MergeProblem, MlaProblem
 
@@ -143,4 +143,5 @@ SAMPLES: dict[str, Callable[[Any, int], Sample]] = {
     "mla_decode_fwd": _decode,
     "mla_prefill_fwd": _prefill,
     "mla_reduce_v1": _merge,
+    **mla_plan.SAMPLES,
 }

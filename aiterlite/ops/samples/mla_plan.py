@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -110,4 +112,4 @@ def _update(problem: UpdateProblem, seed: int) -> Sample:
     )
 
 
-SAMPLES = {"mla_plan": _plan, "mla_plan_update": _update}
+SAMPLES: dict[str, Callable[[Any, int], Sample]] = {"mla_plan": _plan, "mla_plan_update": _update}

@@ -114,7 +114,7 @@ AITERLITE_MLA_INLINE Work planned_work(const aiterlite_mla_decode_args& args, in
   const int32_t partial = load_int(args.work_info_set, at + 1);
   const int32_t qo_start = load_int(args.work_info_set, at + 2), qo_end = load_int(args.work_info_set, at + 3);
   // Folded rows are numbered as though each folded request had rows of its own.
-  const int64_t in_request = fold == 1 ? qo_start - work.first_row : qo_start - int64_t{folded} * work.rows;
+  const int64_t in_request = fold == 1 ? qo_start - work.first_row : qo_start - int64_t{folded} * args.q_len;
   if (in_request < 0 || qo_end <= qo_start || in_request + (qo_end - qo_start) > work.rows) return no_work();
   if (partial >= 0 && int64_t{partial} + (qo_end - qo_start) > args.partial_rows) return no_work();
   const auto row = static_cast<int32_t>(in_request);
@@ -158,9 +158,10 @@ AITERLITE_MLA_INLINE Place place_of(const aiterlite_mla_reduce_args& args, int32
   if (row < 0 || args.heads % fold != 0) return {-1, 0, 0};
   const int32_t heads = args.heads / fold;
   if (fold == 1) return {row < args.rows ? row : -1, 0, heads};
-  const int32_t rows = load_int(args.qo_indptr, 1) - load_int(args.qo_indptr, 0);
-  if (rows <= 0) return {-1, 0, 0};
-  const int64_t folded = row / rows, out = folded / fold * rows + row % rows;
+  if (args.q_len <= 0) return {-1, 0, 0};
+  const int64_t folded = row / args.q_len;
+  if (folded / fold >= args.batch) return {-1, 0, 0};
+  const int64_t out = load_int(args.qo_indptr, folded / fold) + row % args.q_len;
   return {out < args.rows ? out : -1, static_cast<int32_t>(folded % fold) * heads, heads};
 }
 
