@@ -10,6 +10,7 @@ import functools
 import struct
 import subprocess
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def run(case: Batch, splits: int, given: dict[str, Any], folder: Path, causal: b
     tensors = {**call.tensors, "lse": torch.full((rows, heads), float("nan"))}
     tensors["partial"] = torch.full((*shape, 512), float("nan")) if found != 1 else None
     tensors["partial_lse"] = torch.full(shape, float("nan")) if found != 1 else None
-    decision = dispatch.decide(tables.DECODE, call.problem(found), resolve("h100"))
+    decision = dispatch.decide(replace(tables.DECODE, rows=(tables.HOPPER,)), call.problem(found), resolve("h100"))
     for kernel in decision.kernels:
         simulate(kernel, tensors, call.sizes(found), folder)
     return tensors["o"], tensors["lse"]

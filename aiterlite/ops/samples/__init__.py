@@ -86,10 +86,8 @@ class Sample:
 
     def named(self, returned: Any, given: Tensors) -> Tensors:
         """The outputs by name: what a call on `given` returned, and what it wrote to."""
-        if returned is None:
-            returned = ()
-        returned = returned if isinstance(returned, (tuple, list)) else (returned,)
-        results = dict(zip(self.results, returned, strict=True))
+        several = returned if isinstance(returned, (tuple, list)) else (returned,) if self.results else ()
+        results = dict(zip(self.results, several, strict=True))
         return {name: results[name] if name in results else given[name] for name in self.outputs}
 
     def error(self, got: Tensors) -> float:

@@ -136,7 +136,7 @@ def _merge(problem: MergeProblem, seed: int) -> Sample:
         front = partial, partial_lse, indptr, final_map, partial_map, problem.q_len, problem.pieces
         return functools.partial(_reduce_v1, *front, *final)
 
-    return Sample(made, bind, ("nothing",), outputs)
+    return Sample(made, bind, (), outputs)
 
 
 SAMPLES: dict[str, Callable[[Any, int], Sample]] = {
