@@ -12,6 +12,7 @@ import asm_toy
 import pytest
 
 from aiterlite import dispatch, emulator, envs, tables
+from aiterlite.cli import check_asm
 from aiterlite.dispatch import Table, Wishes
 from aiterlite.jit import engine, sources, spec
 from aiterlite.jit.sources import SourceTree
@@ -353,12 +354,23 @@ def test_the_command_names_what_is_wrong(toy_manifest: SourceTree, both: Both) -
 
 @pytest.mark.compile
 @pytest.mark.emulated
+@pytest.mark.torch
 def test_registers_that_the_descriptor_does_not_allocate_are_told(toy_manifest: SourceTree, both: Both) -> None:
     asm_toy.write(toy_manifest, ("  s_endpgm\n", "  v_mov_b32_e32 v18, v40\n  v_mov_b32_e32 v17, 0\n  s_endpgm\n"))
     text, data, code = both("build", "--check-asm", "--target", "gfx950")
     assert code == 1 and data["variants"][0]["result"] == "wrong"
     assert "register v40: found `v_mov_b32_e32 v18, v40` at toy_checked+0x" in text
     assert "and 1 more, declared v0 to v15; raise .amdhsa_next_free_vgpr to 41 at least" in text
+
+
+@pytest.mark.compile
+def test_without_torch_registers_are_said_to_be_unchecked(
+    toy_manifest: SourceTree, both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check_asm, "_registers", lambda: False)
+    asm_toy.write(toy_manifest, ("  s_endpgm\n", "  v_mov_b32_e32 v18, v40\n  s_endpgm\n"))
+    text, data, code = both("build", "--check-asm", "--target", "gfx950")
+    assert code == 0 and not data["registers"] and "registers were not held against descriptors" in text
 
 
 @pytest.mark.compile
