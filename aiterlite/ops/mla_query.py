@@ -9,10 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aiterlite import dispatch
 from aiterlite.errors import ArgumentError
 from aiterlite.ops import operands
+from aiterlite.tables import mla as tables
 from aiterlite.tables import mla_heads
-from aiterlite.target import Persona, persona_for, requested
+from aiterlite.target import Persona, persona_for, requested, resolve
+from aiterlite.wishes import wishes
 
 _META = "get_meta_param"
 _SPLITS = range(1, 17)
@@ -126,30 +129,31 @@ def get_mla_decode_shape_support(
 ) -> MlaDecodeShapeSupport:
     """Whether decode takes a shape on `arch` (a target; None is the current device's), and with which fold.
 
-    The same table decides for every planner, page size, mask and LSE; the switches of upstream's experiments change
+    The tables decide that plan and decode go by, whatever the planner; the switches of upstream's experiments change
     nothing. Source of the semantics: `aiter.ops.attention.get_mla_decode_shape_support`.
     """
-    target = arch or persona_here().target
-    names = operands.dtype_name(q_dtype), operands.dtype_name(kv_dtype)
+    persona = resolve(arch) if arch else persona_here()
+    q, kv = operands.dtype_name(q_dtype), operands.dtype_name(kv_dtype)
     try:
-        found = mla_heads.fold(target, num_heads, *names, max_seqlen_q)
+        found = mla_heads.fold(persona.target, num_heads, q, kv, max_seqlen_q)
     except ValueError as error:
         return MlaDecodeShapeSupport(False, reasons=(str(error),))
-    refused = []
-    if target.startswith("gfx") and "fp16" in names:
-        refused.append(f"{target} has no kernels for a q of fp16; use bf16")
-    if max_seqlen_q > MOST_QUERIES:
-        refused.append(f"the query length is {max_seqlen_q}; allowed: 1 to {MOST_QUERIES}")
-    if page_size not in PAGE_SIZES:
-        refused.append(f"page_size is {page_size}; allowed: {', '.join(map(str, PAGE_SIZES))}")
+    out, units = "bf16" if q in tables.EIGHT_BITS else q, mla_heads.compute_units(persona)
+    problem = tables.MlaProblem(
+        1, num_heads, 1, max_seqlen_q, page_size, q, kv, out, splits=0, plan_units=units, lse=return_lse, causal=causal
+    )
+    decision = dispatch.decide(tables.DECODE, problem, persona, wishes())
+    refused: list[str] = []
+    if decision.row is None:
+        # The row that came nearest says most.
+        nearest = min(decision.rejected, key=lambda item: len(item.refusals))
+        refused += map(str, nearest.refusals)
     if cp_round_robin:
         refused.append("KV that is dealt to ranks token by token has no kernel; merge by LSE what ranks hold in a row")
-    backend = "host" if target.startswith("cpu") else "hip"
+    backend = decision.row.backend if decision.row else ""
     return MlaDecodeShapeSupport(not refused, found.fold, found.heads, found.q_tiles, backend, tuple(refused))
 
 
-MOST_QUERIES = 8
-PAGE_SIZES = (1, 16, 64)
 OK, NOT_SUPPORTED = 0, 1
 _BY_NAME = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 

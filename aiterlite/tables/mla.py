@@ -87,6 +87,23 @@ class TypesFit:
         return f"q/KV/o {', '.join('/'.join(types) for types in TYPES)}"
 
 
+@dataclass(frozen=True)
+class PlannedHeadsFit:
+    """The heads of a planned call are a multiple of those that the table folds them into."""
+
+    def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
+        if not problem.plan_units:
+            return None
+        try:
+            mla_heads.fold(persona.target, problem.heads, problem.q_dtype, problem.kv_dtype, max(1, problem.q_len))
+        except ValueError as error:
+            return Refusal(str(error))
+        return None
+
+    def __str__(self) -> str:
+        return "with a plan, a multiple of the heads that are folded"
+
+
 def unasked_splits(cu_count: int, batch: int, context: int) -> int:
     """How many pieces a request is cut into where the caller does not say: the count of 1 to 16 that keeps compute
     units busiest, weighed against what starting a piece costs (upstream's `get_meta_param`)."""
@@ -102,7 +119,9 @@ def unasked_splits(cu_count: int, batch: int, context: int) -> int:
 
 def sizes(problem: MlaProblem, persona: Persona) -> dict[str, Value]:
     """What the plan puts into the decode kernel's arguments."""
-    fold = mla_heads.fold(persona.target, problem.heads, problem.q_dtype, problem.kv_dtype, problem.q_len).fold
+    fold = 1
+    if problem.plan_units:
+        fold = mla_heads.fold(persona.target, problem.heads, problem.q_dtype, problem.kv_dtype, problem.q_len).fold
     return {
         "batch": problem.batch,
         "heads": problem.heads,
@@ -301,6 +320,7 @@ class MergedDim:
 
 _SIZES = (
     TypesFit(),
+    PlannedHeadsFit(),
     Between("heads", 1, MOST_HEADS),
     Between("batch", 1, _INT32_MAX),
     Between("q_len", 1, 1 << 20),

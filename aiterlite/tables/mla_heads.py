@@ -99,6 +99,9 @@ def fold(target: str, heads: int, q_dtype: str, kv_dtype: str, q_len: int) -> He
     native = any(row.holds(family, count, dtypes, q_len) for row in _NATIVE)
     # What is no multiple of 16 (8 and 24 heads) cannot be folded: the kernels fill their tiles up.
     factor = 1 if native or count % FOLDED_HEADS else count // FOLDED_HEADS
+    if factor > 1 and count != heads:
+        remedy = f"pad q to {count} heads, and drop the last {count - heads} of o"
+        raise ValueError(f"heads is {heads}, and {family} folds these types in heads of {FOLDED_HEADS}; {remedy}")
     own = count // factor
     made = Heads(factor, _tile_rows(family, own, dtypes, q_len), 0, own)
     return Heads(factor, made.tile_rows, -(-q_len // made.tile_tokens), own)
