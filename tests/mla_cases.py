@@ -14,13 +14,11 @@ from torch import Tensor
 from aiterlite.mla import mla_decode_fwd
 from aiterlite.ops import operands
 from aiterlite.reference import mla as reference
-from aiterlite.tables import mla as tables
 
 STAMP = 0x4D4C0000
 DTYPES = {**operands.DTYPES, **operands.FP8_DTYPES}
 PLAN = ("work_meta_data", "work_indptr", "work_info_set", "reduce_indptr", "reduce_final_map", "reduce_partial_map")
 SENTINEL = 77.0
-GPU_ROWS = [row.name for row in tables.DECODE.rows if row.backend == "cuda"]
 
 
 @dataclass

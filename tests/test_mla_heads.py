@@ -187,7 +187,7 @@ def test_splits_of_a_call_without_plan() -> None:
 
 
 def test_public_names_are_in_one_place() -> None:
-    from aiterlite.ops import mla_plan as ops
+    from aiterlite import mla as ops
 
     assert all(callable(getattr(ops, name)) for name in ops.__all__)
     assert ops.get_mla_metadata_v1 is get_mla_metadata_v1 and ops.get_meta_param is queries.get_meta_param

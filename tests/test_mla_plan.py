@@ -20,10 +20,10 @@ from mla_plans import Buffers, Case, case_of, prefix  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from aiterlite import envs, kernel  # noqa: E402
+from aiterlite import mla as ops  # noqa: E402
 from aiterlite.emulator.observe import Recording  # noqa: E402
 from aiterlite.errors import ArgumentError  # noqa: E402
 from aiterlite.jit import engine, toolchain  # noqa: E402
-from aiterlite.ops import mla_plan as ops  # noqa: E402
 from aiterlite.ops import mla_plan_operators as operators  # noqa: E402
 from aiterlite.ops.operator import OPERATORS  # noqa: E402
 from aiterlite.ops.samples import sample  # noqa: E402

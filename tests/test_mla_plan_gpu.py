@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 import mla_plans  # noqa: E402
 from mla_plans import Buffers, case_of, prefix  # noqa: E402
 
-from aiterlite.ops import mla_plan as ops  # noqa: E402
+from aiterlite import mla as ops  # noqa: E402
 from aiterlite.tables.mla_plan import PLANNERS, Sizes  # noqa: E402
 
 pytestmark = pytest.mark.gpu

@@ -1,4 +1,4 @@
-"""Decode by this package's own plans: each planner, each fold, on CPUs, emulated gfx942 and gfx950, and GPUs.
+"""Decode by this package's own plans: each planner, each fold, on CPUs, emulated gfx942 and gfx950.
 
 64 heads a rank with an 8-bit KV is DeepSeek-R1 at tensor parallel 2. Upstream planned it folded and decoded it
 unfolded, which crashed GPUs; here decode follows the fold that the plan carries.
@@ -14,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from gemm_operands import on  # noqa: E402
-from mla_cases import DTYPES, GPU_ROWS, Batch, assert_right, batch, run  # noqa: E402
+from mla_cases import DTYPES, Batch, assert_right, batch, run  # noqa: E402
 
 from aiterlite import mla  # noqa: E402
 from aiterlite.jit import toolchain  # noqa: E402
@@ -24,7 +24,6 @@ no_clang = pytest.mark.skipif(toolchain.find("amd") is None, reason=toolchain.ho
 TARGETS = [
     "cpu",
     *(pytest.param(target, marks=[pytest.mark.compile, pytest.mark.emulated, no_clang]) for target in AMD),
-    pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not GPU_ROWS, reason="no GPU's row of decode")]),
 ]
 FP8 = {"gfx942": "e4m3fnuz"}
 PLANNERS = {

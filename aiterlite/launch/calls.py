@@ -88,7 +88,8 @@ def _host(decision: Decision, brings: Sequence[str], pick: Any, sizes: Mapping[s
     steps = [(host_entry(kernel), program.packing([kernel], brings, sizes).pack, kernel) for kernel in decision.kernels]
 
     def launch(*tensors: Tensor | None, workspace: Tensor | None = None) -> None:
-        _given(decision.op, workspace, tensors)
+        if workspace is not None:
+            _given(decision.op, workspace, tensors)
         addresses = tuple(map(_data_ptr, pick(tensors)))
         for entry, pack, kernel in steps:
             code = entry(pack(addresses), pool, torch.get_num_threads())

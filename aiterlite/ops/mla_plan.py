@@ -25,22 +25,8 @@ from torch import Tensor
 from aiterlite.errors import ArgumentError
 from aiterlite.ops import calls, operands
 from aiterlite.ops import mla_plan_operators as operators
-from aiterlite.ops.mla_query import (
-    get_meta_param,
-    get_mla_decode_shape_support,
-    mla_decode_asm_query,
-    persona_here,
-)
+from aiterlite.ops.mla_query import persona_here
 from aiterlite.tables import mla_heads, mla_plan
-
-__all__ = [
-    "decode_update_mla_metadata_v1",
-    "get_meta_param",
-    "get_mla_decode_shape_support",
-    "get_mla_metadata_info_v1",
-    "get_mla_metadata_v1",
-    "mla_decode_asm_query",
-]
 
 _INFO, _PLAN, _UPDATE = "get_mla_metadata_info_v1", "get_mla_metadata_v1", "decode_update_mla_metadata_v1"
 # MlaVersion.V32 upstream: DeepSeek V3 and R1.

@@ -18,9 +18,6 @@ from aiterlite.target import Persona, persona_for, requested, resolve
 from aiterlite.wishes import wishes
 
 _META = "get_meta_param"
-_SPLITS = range(1, 17)
-# What a split costs, in tokens of KV.
-_OVERHEAD = 84.1
 # Tokens that a split has at least where q and KV are fp8, by rows (heads times queries).
 _FP8_BLOCKS = ((8, 64), (16, 128), (24, 128), (32, 128), (48, 64), (64, 64), (128, 32))
 
@@ -72,13 +69,8 @@ def get_meta_param(
     splits = num_kv_splits
     if splits is None:
         units = mla_heads.compute_units(persona_here(at))
-        workgroups, length = bs * max(1, tg_factor), total_kv / bs
-
-        def gain(parts: int) -> float:
-            filled = workgroups * parts / (-(-workgroups * parts // units) * units)
-            return filled if ignore_total_kv else filled * length / (length + _OVERHEAD * parts)
-
-        splits = max(_SPLITS, key=gain)
+        length = None if ignore_total_kv else total_kv / bs
+        splits = tables.unasked_splits(units, bs * max(1, tg_factor), length)
     if dtype in operands.FP8_DTYPES.values() and not ignore_total_kv:
         rows = nhead * max_seqlen_q
         block = next((tokens for least, tokens in reversed(_FP8_BLOCKS) if rows >= least), _FP8_BLOCKS[0][1])

@@ -104,15 +104,16 @@ class PlannedHeadsFit:
         return "with a plan, a multiple of the heads that are folded"
 
 
-def unasked_splits(cu_count: int, batch: int, context: int) -> int:
+def unasked_splits(cu_count: int, batch: int, context: float | None) -> int:
     """How many pieces a request is cut into where the caller does not say: the count of 1 to 16 that keeps compute
-    units busiest, weighed against what starting a piece costs (upstream's `get_meta_param`)."""
+    units busiest, weighed against what starting a piece costs beside `context` tokens, if that is given; the lowest of
+    equals (upstream's `get_meta_param`)."""
     units = max(1, cu_count)
 
     def worth(splits: int) -> float:
         pieces = batch * splits
         busy = pieces / (-(-pieces // units) * units)
-        return busy * context / (context + _OVERHEAD_TOKENS * splits)
+        return busy if context is None else busy * context / (context + _OVERHEAD_TOKENS * splits)
 
     return max(range(1, _MOST_UNASKED + 1), key=worth)
 

@@ -52,9 +52,8 @@ struct aiterlite_mla_decode_args {
 // Merges parts of rows, each of which is normalised and has its log-sum, in the order of the parts.
 //
 //   splits > 0  row r of o has parts r * splits to (r + 1) * splits.
-//   splits 0    tile t of `tiles` has those that reduce_partial_map names from reduce_indptr[t] to reduce_indptr[t +
-//   1];
-//               fewer than two are none of this kernel's affair. reduce_final_map[t] are its first and its last row
+//   splits 0    tile t of `tiles` has those that reduce_partial_map names from reduce_indptr[t] to the next; fewer
+//               than two are none of this kernel's affair. reduce_final_map[t] are its first and its last row
 //               (exclusive); where it is null, tiles are as many rows as lie between its first two parts.
 // Rows are folded where work_info_set is there and says so. Requests without KV, where kv_indptr is there, become 0 and
 // their log-sum -inf. lse may be null.
