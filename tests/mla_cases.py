@@ -180,10 +180,10 @@ def assert_right(got: tuple[Tensor, Tensor], exact: reference.Attention, relativ
     torch.testing.assert_close(lse.double(), exact.lse, rtol=1e-5, atol=2e-4)
 
 
-def assert_nothing_leaks(device: str, types: tuple[str, str] = ("bf16", "bf16")) -> None:
+def assert_nothing_leaks(device: str, types: tuple[str, str] = ("bf16", "bf16"), heads: int = 16) -> None:
     """NaN in rows of no request, the buffer's first among them, in slots behind a request's end, behind an index of
     -1, and in tokens that only later rows see."""
-    case = batch([37, 5], [3, 1], 16, types=types, page_size=16, seed=3, spare=3)
+    case = batch([37, 5], [3, 1], heads, types=types, page_size=16, seed=3, spare=3)
     # The buffer's first row stands in for those that there are not.
     if 0 in case.kv_indices[:4].tolist():
         swap = int(next(i for i in range(case.kv_buffer.shape[0]) if i not in case.kv_indices.tolist()))
@@ -202,7 +202,7 @@ def assert_nothing_leaks(device: str, types: tuple[str, str] = ("bf16", "bf16"))
     last = replace(case, kv_buffer=buffer.clone())
     last.kv_buffer[int(case.kv_indices[2]), 4] = math.nan
     clean_case, poisoned, last = case.to(device), poisoned.to(device), last.to(device)
-    given_plan = {name: value.to(device) for name, value in plan(case, 16, workgroups=2, seed=2).items()}
+    given_plan = {name: value.to(device) for name, value in plan(case, heads, workgroups=2, seed=2).items()}
     for given in ({"num_kv_splits": 2}, given_plan):
         clean = run(clean_case, **given)
         assert all(torch.equal(a, b) for a, b in zip(run(poisoned, **given), clean, strict=True))

@@ -108,8 +108,9 @@ def test_a_plan_is_refilled_under_a_captured_graph() -> None:
 
 
 @pytest.mark.parametrize("types", TYPES)
-def test_what_must_not_be_read_changes_no_bit(types: tuple[str, str]) -> None:
-    assert_nothing_leaks("cuda", types)
+@pytest.mark.parametrize("heads", [16, 64])
+def test_what_must_not_be_read_changes_no_bit(heads: int, types: tuple[str, str]) -> None:
+    assert_nothing_leaks("cuda", types, heads)
 
 
 @pytest.mark.parametrize("types", TYPES)

@@ -109,7 +109,8 @@ def splits_of(persona: Persona, problem: MlaProblem) -> int:
     batch, context = max(1, problem.batch), max(1, problem.context)
     units = mla_heads.compute_units(persona)
     if persona.target == "sm_90a":
-        return mla_sm90.unasked_splits(units, batch, problem.q_len * problem.heads, context, problem.kv_dtype)
+        rows, types = problem.q_len * problem.heads, (problem.q_dtype, problem.kv_dtype)
+        return mla_sm90.unasked_splits(units, batch, rows, context, *types)
     return unasked_splits(units, batch, context)
 
 
@@ -299,8 +300,8 @@ def _gpu_kernels(problem: MlaProblem, persona: Persona, plan: MlaPlan) -> tuple[
 def _sm90_kernels(problem: MlaProblem, persona: Persona, plan: mla_sm90.Sm90Plan) -> tuple[Kernel, ...]:
     unit = mla_sm90.unit(problem, persona, plan)
     given = {**sizes(problem, persona), "column_groups": plan.column_groups}
-    grid, block = along_x(plan.grid), along_x(mla_sm90.THREADS)
-    decode = Kernel(unit, mla_sm90.KERNEL, DECODE_ARGS, grid, block, lds=plan.shared_bytes, args=given)
+    grid, block = along_x(plan.grid), along_x(mla_sm90.threads(plan))
+    decode = Kernel(unit, mla_sm90.symbol(plan), DECODE_ARGS, grid, block, lds=plan.shared_bytes, args=given)
     return _with_merge(decode, problem, persona, given)
 
 

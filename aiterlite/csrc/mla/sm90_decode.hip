@@ -27,7 +27,7 @@
 // grown by 2^8.
 #include <aiterlite/block/online_softmax.h>
 #include <aiterlite/mla/sm90_operands.h>
-#include <aiterlite/mla/work.h>
+#include <aiterlite/mla/sm90_piece.h>
 #include <aiterlite/numeric/pack.h>
 #include <aiterlite/overlap.h>
 #include <aiterlite/tile/sm90_copy.h>
@@ -35,8 +35,14 @@
 namespace {
 
 using namespace aiterlite;
+using mla::as_words;
+using mla::Destination;
+using mla::Extent;
 using mla::kKeyDim;
+using mla::kLowest;
+using mla::kSlack;
 using mla::kValueDim;
+using mla::static_for;
 using mla::Work;
 
 using Q = AITERLITE_Q;
@@ -48,20 +54,30 @@ inline constexpr bool kWideKv = sizeof(Kv) == 2, kWideQ = sizeof(Q) == 2;
 // A bf16 row of q that becomes fp16.
 inline constexpr bool kScaledQ = __is_same(Q, bf16) && !kWideKv;
 
+template <bool kFirst, class A, class>
+struct Choose {
+  using Type = A;
+};
+template <class A, class B>
+struct Choose<false, A, B> {
+  using Type = B;
+};
+
 constexpr uint32_t kColumns = AITERLITE_COLUMNS;
 constexpr uint32_t kStages = AITERLITE_STAGES;
 constexpr uint32_t kTokens = mla::kTileTokens;
 constexpr uint32_t kGroupThreads = kGroupWaves * kWaveSize;
 constexpr uint32_t kGroups = 2;  // of warps that multiply
 constexpr uint32_t kMultipliers = kGroups * kGroupThreads;
-constexpr uint32_t kCopyWarps = 8;
+// Fewer where the multiplying warps need the registers.
+constexpr uint32_t kCopyWarps = kColumns == 16 ? 8 : 4;
 constexpr uint32_t kThreads = kMultipliers + kCopyWarps * kWaveSize;
 constexpr uint32_t kBlocks = kValueDim / 64;
 constexpr uint32_t kKept = kBlocks / kGroups;  // of a group when all is merged
 // A weight is a sum of so many numbers.
 constexpr uint32_t kWeightParts = __is_same(Element, bf16) ? 2 : 1;
-constexpr uint32_t kWarpRows = kTokens / kCopyWarps;
-constexpr float kSlack = 8.0f, kLowest = -1e30f;
+constexpr uint32_t kWarpRows = kTokens / kCopyWarps, kWarpMask = (1u << kWarpRows) - 1;
+using WarpBits = Choose<kWarpRows == 8, uint8_t, uint16_t>::Type;
 
 static_assert(kColumns == 16 || kColumns == 32, "AITERLITE_COLUMNS must be 16 or 32");
 static_assert(kStages >= kGroups && kStages <= 6, "AITERLITE_STAGES must be 2 to 6");
@@ -80,18 +96,6 @@ struct Row {
   Vector16 spare;
 };
 static_assert(sizeof(Row) == Operands::Rows::kPitch, "a row and its padding are the layout's pitch");
-// Of a column: a row of partial or of o, in heads; -1: nowhere.
-struct Destination {
-  int64_t twice;  // and 1 for partial
-
-  AITERLITE_DEVICE static Destination of(const Work& work, int32_t heads, int32_t row, int32_t head) {
-    if (work.partial >= 0) return {((work.partial + row * work.partial_step) * work.heads + head) * 2 + 1};
-    return {((work.first_row + row) * heads + work.head + head) * 2};
-  }
-  AITERLITE_DEVICE bool exists() const { return twice >= 0; }
-  AITERLITE_DEVICE bool partial() const { return (twice & 1) != 0; }
-  AITERLITE_DEVICE int64_t row() const { return twice >> 1; }
-};
 struct Shared {
   Vector16 area[kAreaBytes / 16];
   Row ring[kStages][kTokens];
@@ -130,67 +134,12 @@ struct Shared {
 static_assert(2 * kStages + Shared::kNumbers / 4 <= kStages * kTokens, "the padding of the rows holds what is small");
 static_assert(sizeof(Shared) <= AITERLITE_SHARED_BYTES, "the ring does not fit AITERLITE_SHARED_BYTES");
 
-AITERLITE_DEVICE Vector8 as_words(float a, float b) {
-  return {{__builtin_bit_cast(uint32_t, a), __builtin_bit_cast(uint32_t, b)}};
-}
-
-// f(0), f(1), ... of numbers that are constants.
-template <uint32_t kValue>
-struct Number {
-  static constexpr uint32_t value = kValue;
-};
-template <uint32_t kCount, uint32_t kFirst = 0, class F>
-AITERLITE_DEVICE void static_for(const F& f) {
-  if constexpr (kFirst < kCount) {
-    f(Number<kFirst>{});
-    static_for<kCount, kFirst + 1>(f);
-  }
-}
-
 // Named barriers: of all that multiply, and of each group.
 constexpr uint32_t kAllBarrier = 1, kGroupBarrier = 2;
 
-// The columns of a workgroup: packed rows of q from `first` on, of which the first sees the fewest of the piece's
-// tokens and the last the most.
-struct Extent {
-  int32_t first, count;
-  int32_t least_seen, most_seen;
-
-  AITERLITE_DEVICE uint32_t tiles() const { return (static_cast<uint32_t>(most_seen) + kTokens - 1) / kTokens; }
-};
-
-AITERLITE_DEVICE int32_t seen_by(const Work& work, int32_t row) {
-  const int32_t seen = mla::visible(work, row) - work.begin;
-  return seen > 0 ? seen : 0;
-}
-
-AITERLITE_DEVICE Extent extent_of(const Work& work, uint32_t number) {
-  const int32_t first = static_cast<int32_t>(number * kColumns), all = work.rows * work.heads;
-  int32_t count = all - first;
-  if (work.request < 0 || count <= 0) return {first, 0, 0, 0};
-  count = count < static_cast<int32_t>(kColumns) ? count : static_cast<int32_t>(kColumns);
-  return {first, count, seen_by(work, first / work.heads), seen_by(work, (first + count - 1) / work.heads)};
-}
-
 template <class Take>
 AITERLITE_DEVICE void for_each_piece(const aiterlite_mla_decode_args& args, const Take& take) {
-  const auto groups = static_cast<uint32_t>(args.column_groups);
-  const uint32_t number = workgroup_id() / groups;
-  if constexpr (AITERLITE_PLANNED) {
-    const int32_t last = mla::load_int(args.work_indptr, int64_t{number} + 1);
-#pragma unroll 1
-    for (int32_t item = mla::load_int(args.work_indptr, number); item < last; ++item) {
-      const Work work = mla::planned_work(args, item);
-      const Extent extent = extent_of(work, workgroup_id() % groups);
-      if (extent.count > 0) take(work, extent);
-    }
-  } else {
-    const auto splits = static_cast<uint32_t>(args.splits);
-    const Work work =
-        mla::split_work(args, static_cast<int32_t>(number / splits), static_cast<int32_t>(number % splits));
-    const Extent extent = extent_of(work, workgroup_id() % groups);
-    if (extent.count > 0) take(work, extent);
-  }
+  mla::for_each_piece<AITERLITE_PLANNED, kColumns>(args, take);
 }
 
 // The copying warps ---------------------------------------------------------------------------------------------------
@@ -215,16 +164,16 @@ AITERLITE_DEVICE void copy_pieces(const aiterlite_mla_decode_args& args, Shared&
       shared.empty(stage).wait(parity);
       Row* rows = shared.ring[stage];
 #pragma unroll 1
-      for (uint32_t absent = ~exist & 0xffu; absent != 0; absent &= absent - 1) {
+      for (uint32_t absent = ~exist & kWarpMask; absent != 0; absent &= absent - 1) {
         char* zeroed = rows[warp * kWarpRows + static_cast<uint32_t>(__ffs(static_cast<int>(absent)) - 1)].data;
         for (uint32_t at = lane * 16; at < sizeof(Row::data); at += kWaveSize * 16) {
           store_shared_16(zeroed + at, {});
         }
       }
-      if (exist != 0xffu) publish_to_engines();
+      if (exist != kWarpMask) publish_to_engines();
       wave_barrier();
       if (lane == 0) {
-        reinterpret_cast<uint8_t*>(&shared.exist(stage))[warp] = static_cast<uint8_t>(exist);
+        reinterpret_cast<WarpBits*>(&shared.exist(stage))[warp] = static_cast<WarpBits>(exist);
         shared.full(stage).arrive_expecting(static_cast<uint32_t>(__popc(exist)) * sizeof(Row::data));
       }
       wave_barrier();
@@ -262,14 +211,11 @@ AITERLITE_DEVICE float load_queries(const aiterlite_mla_decode_args& args, const
 #pragma unroll
   for (uint32_t c = 0; c < kOfWarp; ++c) {
     const auto column = static_cast<int32_t>(warp + c * kWarps);
-    const int32_t packed = extent.first + (column < extent.count ? column : 0);
-    const int32_t row = packed / work.heads, head = packed % work.heads;
-    const int64_t q_row = (work.first_row + row) * args.heads + work.head + head;
-    const Q* from = static_cast<const Q*>(args.q) + q_row * kKeyDim;
+    const mla::PackedRow packed = extent.row(args, work, column);
+    const Q* from = static_cast<const Q*>(args.q) + packed.q * kKeyDim;
     if (place.lane == 0) {
-      *shared.seen(static_cast<uint32_t>(column)) = seen_by(work, row);
-      *shared.destination(static_cast<uint32_t>(column)) =
-          column < extent.count ? Destination::of(work, args.heads, row, head) : Destination{-1};
+      *shared.seen(static_cast<uint32_t>(column)) = packed.seen;
+      *shared.destination(static_cast<uint32_t>(column)) = packed.destination;
     }
 #pragma unroll
     for (uint32_t i = 0; i < kOfLane; ++i) {
@@ -710,7 +656,7 @@ aiterlite_sm90_mla_decode(const __grid_constant__ aiterlite_mla_decode_args args
     give_registers<24>();
     copy_pieces(args, shared);
   } else {
-    take_registers<232>();
+    take_registers<kCopyWarps == 8 ? 232 : 240>();
     multiply_pieces(args, shared);
   }
 }

@@ -9,12 +9,10 @@
 #include <aiterlite/block/reduce.h>
 #include <aiterlite/fragment/e4m3_operand.h>
 #include <aiterlite/fragment/sm90_wgmma.h>
-#include <aiterlite/mla/work.h>
+#include <aiterlite/mla/sm90_piece.h>
 #include <aiterlite/tile/layout.h>
 
 namespace aiterlite::mla {
-
-inline constexpr uint32_t kTileTokens = 64;
 
 template <class Kv>
 using Sm90Rows = Padded<kTileTokens, kKeyDim * sizeof(Kv), pitch_for<Reading::kOperand16>(kKeyDim * sizeof(Kv))>;
