@@ -24,7 +24,7 @@ from aiterlite.dispatch import Between, ComputeUnits, Holds, OneOf, Refusal, Row
 from aiterlite.errors import DispatchError
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel, launch_unit
-from aiterlite.tables import TABLES, gemm, gemm_fp8, gemm_plan, gemm_rc, linear, mla, mla_heads, mla_plan
+from aiterlite.tables import TABLES, gemm, gemm_fp8, gemm_plan, gemm_rc, linear, mla, mla_heads, mla_plan, routing
 from aiterlite.tables import gemm_crossover as crossover
 from aiterlite.tables.gemm_args import GEMM_ARGS
 from aiterlite.tables.gemm_rc_plan import REDUCTIONS
@@ -321,6 +321,21 @@ PROBLEMS = {
         planner=st.sampled_from(["fast", "intra", "cost", "slow"]),
     ),
     mla_plan.UpdateProblem: st.builds(mla_plan.UpdateProblem, batch=st.integers(-1, 1 << 21)),
+    routing.RoutingProblem: st.builds(
+        routing.RoutingProblem,
+        num_tokens=st.integers(-1, 5000),
+        experts=st.integers(-1, 1100),
+        topk=st.integers(-1, 40),
+        groups=st.integers(-1, 70),
+        topk_groups=st.integers(-1, 70),
+        dtype=_float_types,
+        bias=st.sampled_from(["none", "fp32", "bf16"]),
+        score=st.sampled_from(["sigmoid", "softmax", "none"]),
+        renorm=st.booleans(),
+        shared_experts=st.integers(-1, 40),
+        shared_scored=st.booleans(),
+        aligned=st.booleans(),
+    ),
 }
 calls = st.sampled_from(list(TABLES.values())).flatmap(lambda table: st.tuples(st.just(table), PROBLEMS[table.problem]))
 wishes = st.builds(

@@ -28,7 +28,7 @@ LAYERS = (
     ("launch",),
     ("reference",),
     ("ops",),
-    ("operators", "mla"),
+    ("operators", "mla", "moe"),
     ("compat",),
     ("benchmark",),
     ("demo",),

@@ -100,3 +100,28 @@ def test_scans_add_up_what_came_before(where: str) -> None:
     thread = np.arange(threads, dtype=np.uint32)
     assert np.array_equal(joined.reshape(flat.shape), np.broadcast_to(thread << 16, flat.shape))
     assert np.array_equal(any_lane, np.broadcast_to((x == 77).any(2, keepdims=True), x.shape))
+
+
+@where
+def test_lanes_vote(where: str) -> None:
+    rng = np.random.default_rng(4)
+    x = rng.integers(0, 1 << 32, shape(where), dtype=np.uint64).astype(np.uint32)
+    x[1] |= 1
+    x[2] &= ~np.uint32(1)
+    x[3] &= ~np.uint32(1)
+    x[3, 1, -1], x[3, 2, 17] = 5, 0xFFFFFFFF
+    x[0] >>= 1
+    low, high, first, greatest, of_eight = (np.zeros_like(x) for _ in range(5))
+    block = x[0].size
+    device_units.run(where, "lanes", "vote", GROUPS, block, [x, low, high, first, greatest, of_eight])
+    lanes = x.shape[-1]
+    odd = x % 2 != 0
+    mask = (odd.astype(np.uint64) << np.arange(lanes, dtype=np.uint64)).sum(-1, keepdims=True)
+    assert np.array_equal(low | high.astype(np.uint64) << np.uint64(32), np.broadcast_to(mask, x.shape))
+    assert np.array_equal(first, np.broadcast_to(odd.argmax(-1)[..., None], x.shape))
+    assert np.array_equal(greatest, np.broadcast_to(x.max(-1, keepdims=True), x.shape))
+    eights = odd.reshape(-1, lanes // 8, 8).copy()
+    eights[..., 7] = True
+    found = eights.argmax(-1)[..., None]
+    own = (np.arange(8) == found) * 256
+    assert np.array_equal(of_eight.reshape(eights.shape), (found + np.arange(lanes // 8)[:, None] * 8) | own)

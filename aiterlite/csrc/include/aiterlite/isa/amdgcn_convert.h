@@ -12,6 +12,8 @@ AITERLITE_DEVICE uint16_t float_to_half_bits(float value) {
 // 2^x and log2(x) to about one unit in the last place; results below 2^-126 may be zero.
 AITERLITE_DEVICE float fast_exp2(float x) { return __builtin_amdgcn_exp2f(x); }
 AITERLITE_DEVICE float fast_log2(float x) { return __builtin_amdgcn_logf(x); }
+// 1 / x to about one unit in the last place; results below 2^-126 may be zero.
+AITERLITE_DEVICE float fast_reciprocal(float x) { return __builtin_amdgcn_rcpf(x); }
 
 // Bytes a, b, c and d, lowest first, of the eight of `low` (0 to 3) and `high` (4 to 7).
 template <uint32_t a, uint32_t b, uint32_t c, uint32_t d>
