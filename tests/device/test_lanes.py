@@ -100,3 +100,17 @@ def test_scans_add_up_what_came_before(where: str) -> None:
     thread = np.arange(threads, dtype=np.uint32)
     assert np.array_equal(joined.reshape(flat.shape), np.broadcast_to(thread << 16, flat.shape))
     assert np.array_equal(any_lane, np.broadcast_to((x == 77).any(2, keepdims=True), x.shape))
+
+
+@where
+def test_lanes_of_equal_values_find_each_other(where: str) -> None:
+    rng = np.random.default_rng(4)
+    x = rng.integers(0, 32, shape(where), dtype=np.uint32)
+    x[1], x[2] = 31, np.arange(x.shape[2]) % 32
+    x[3] = rng.integers(0, 2, x[3].shape)
+    everything, before, first = (np.full_like(x, 99) for _ in range(3))
+    device_units.run(where, "lanes", "match_words", GROUPS, x[0].size, [x, everything, before, first])
+    same = x[..., :, None] == x[..., None, :]
+    assert np.array_equal(everything, same.sum(-1))
+    assert np.array_equal(before, np.tril(same, -1).sum(-1))
+    assert np.array_equal(first, same.argmax(-1))

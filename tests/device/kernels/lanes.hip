@@ -54,3 +54,17 @@ scan_words(const uint32_t* x, uint32_t* wave, uint32_t* before, uint32_t* all, u
   joined[i] = aiterlite::scan_workgroup<kWaves>(interval, Join{}, 0u, partial).before;
   any[i] = aiterlite::any_lane(x[i] == 77);
 }
+
+// Of each value, how many of its wave equal it, and how many of those come before; `least` is the least lane's own
+// value, by shared memory, of the lanes that match.
+AITERLITE_KERNEL(kThreads) match_words(const uint32_t* x, uint32_t* all, uint32_t* before, uint32_t* first) {
+  AITERLITE_SHARED(uint32_t, places, kWaves * 32);
+  const uint32_t i = aiterlite::workgroup_id() * kThreads + aiterlite::thread_id();
+  const auto same = aiterlite::matching_lanes<5>(x[i]);
+  all[i] = aiterlite::count_lanes(same);
+  before[i] = aiterlite::count_lanes_before(same);
+  uint32_t& place = places[aiterlite::wave_id() * 32 + x[i]];
+  if (before[i] == 0) place = aiterlite::lane_id();
+  aiterlite::wave_barrier();
+  first[i] = place;
+}
