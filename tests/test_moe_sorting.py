@@ -313,8 +313,8 @@ def test_signatures_are_upstream_s(function: Any) -> None:
         ("h100", tables.SortProblem(256, 256), "block"),
         ("h100", tables.SortProblem(257, 256), "blocks"),
         ("h100", tables.SortProblem(1, 256, policy=2), "blocks"),
-        ("mi300x", tables.SortProblem(1024, 257, policy=1), "workgroup"),
-        ("mi300x", tables.SortProblem(1025, 257, policy=1), "tiles"),
+        ("mi300x", tables.SortProblem(256, 257, policy=1), "workgroup"),
+        ("mi300x", tables.SortProblem(257, 257, policy=1), "tiles"),
         ("mi355x", tables.AlignProblem(2049, 1024), "tiles"),
     ],
 )
@@ -329,7 +329,7 @@ def test_few_pairs_are_sorted_at_once(chip: str, problem: Any, row: str) -> None
 
 def test_the_policy_is_told_why_it_is_not_followed() -> None:
     decision = dispatch.decide(tables.TABLE, tables.SortProblem(4096, 256, policy=1), resolve("h100"), Wishes())
-    assert "32768 pairs are more than 8192, what one workgroup holds" in str(decision)
+    assert "32768 pairs of token and slot are more than 2048, what one workgroup sorts" in str(decision)
 
 
 def test_tiles_grow_before_their_number_does() -> None:

@@ -54,7 +54,7 @@ def few_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @each_target
 @pytest.mark.parametrize(
     ("tokens", "experts", "topk", "policy"),
-    [(260, 256, 8, 1), (300, 257, 9, 2), (130, 1024, 16, 1), (450, 600, 5, 2), (31, 1000, 8, 0)],
+    [(256, 256, 8, 1), (300, 257, 9, 2), (128, 1024, 16, 1), (450, 600, 5, 2), (31, 1000, 8, 0), (227, 300, 9, 1)],
 )
 def test_more_pairs_than_threads(
     target: str, tokens: int, experts: int, topk: int, policy: int, few_tiles: None, sanitized: Recording

@@ -67,8 +67,8 @@ def moe_sorting(
         block_size: 1 to 1024.
         expert_mask: int32 [num_experts]: 0 skips an expert.
         num_local_tokens: int32 [1], on the device: how many tokens there are, at most M.
-        dispatch_policy: 0 takes what is faster, 1 one workgroup where one holds the pairs, 2 a workgroup a tile of
-            pairs. The results are the same.
+        dispatch_policy: 0 takes what is faster, 1 one workgroup where one can, which is the same, 2 a workgroup a
+            tile of pairs. The results are the same.
         return_local_topk_ids: return them as well.
         accumulate: False if nothing will be added to moe_buf, which then is an empty [0, model_dim].
         flat, output_aux: not here.

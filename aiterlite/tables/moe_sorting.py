@@ -26,10 +26,10 @@ MOST_PAIRS = 1 << 22
 # Kernels are made for so many experts, and the threads of a workgroup for each: their counts must fit shared memory.
 _EXPERTS = {256: 1024, 512: 1024, 1024: 512}
 _FEW_THREADS, _FEW_PAIRS = 256, 256
-# Pairs that a lane ranks at most: kSteps of csrc/include/aiterlite/moe_sorting/sort.h.
-STEPS = 8
-# One workgroup sorts so many pairs in about the time of a second launch.
+# One workgroup sorts so many pairs in about the time of a second launch, and in shared memory (moe_sorting/once.hip).
 ONCE_PAIRS = 2048
+# Pairs of a lane of a tile, at most (moe_sorting/tiles.hip).
+STEPS = 8
 # Every workgroup that places pairs reads the counts of all tiles.
 _TILES = 128
 # A workgroup clears so much of the buffer of results before one more is worth its start; a CU holds a few.
@@ -42,8 +42,8 @@ POLICIES = (0, 1, 2)
 class SortProblem:
     """`tokens` with `topk` slots each, by `experts`, in blocks of `block_size`; `cleared` bytes of results become zero.
 
-    `policy`: 1 asks for one workgroup, 2 for tiles, 0 for what is faster. The rest is what samples are made of: whether
-    every third expert is `masked`.
+    `policy`: 2 asks for tiles, 1 for one workgroup where one can, 0 for what is faster. The rest is what samples are
+    made of: whether every third expert is `masked`.
     """
 
     tokens: int
@@ -225,24 +225,17 @@ class PairsFit:
 
 @dataclass(frozen=True)
 class OneWorkgroup:
-    """The pairs are few enough for one workgroup to be fastest; where the policy asks for it, for one to hold them."""
+    """One workgroup sorts the pairs, and the policy does not ask for tiles."""
 
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
         if problem.policy == 2:
             return Refusal("the policy asks for tiles", "pass dispatch_policy=0 or 1")
-        if not 0 < problem.experts <= MOST_EXPERTS:
+        if problem.pairs <= ONCE_PAIRS:
             return None
-        holds = _EXPERTS[_bound(problem.experts)] * STEPS
-        most = holds if problem.policy == 1 else ONCE_PAIRS
-        if problem.pairs <= most:
-            return None
-        reason = f"{problem.pairs} pairs are more than {most}"
-        if problem.pairs <= holds:
-            return Refusal(f"{reason}, beyond which tiles are faster", "pass dispatch_policy=1")
-        return Refusal(f"{reason}, what one workgroup holds")
+        return Refusal(f"{problem.pairs} pairs of token and slot are more than {ONCE_PAIRS}, what one workgroup sorts")
 
     def __str__(self) -> str:
-        return f"few pairs of token and slot, up to {ONCE_PAIRS} where no policy asks for one workgroup"
+        return f"at most {ONCE_PAIRS} pairs of token and slot, and no policy that asks for tiles"
 
 
 _EACH = (Between("experts", 1, MOST_EXPERTS), Between("block_size", 1, MOST_BLOCK), PairsFit(MOST_PAIRS))

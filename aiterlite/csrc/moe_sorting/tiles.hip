@@ -15,6 +15,8 @@ using namespace aiterlite;
 
 constexpr uint32_t kThreads = AITERLITE_THREADS;
 using E = moe::Experts<AITERLITE_EXPERTS, kThreads>;
+// Pairs of a lane, at most.
+constexpr uint32_t kSteps = 8;
 // A thread adds up two experts' counts, a word, of every kParts-th tile.
 constexpr uint32_t kColumns = E::kMost / 2, kParts = kThreads / kColumns;
 static_assert(kThreads % kColumns == 0, "threads add up whole rows of counts");
@@ -61,7 +63,7 @@ AITERLITE_KERNEL(kThreads) aiterlite_moe_sort_count(aiterlite_moe_sorting_args a
   clear_ranks<kThreads>(counts);
   await_predecessors();
   const uint32_t live = moe::live_pairs(args);
-  moe::Pairs pairs;
+  moe::Pairs<kSteps> pairs;
   uint32_t total[E::kOwned];
   moe::rank_tile<E, kThreads>(args, shared, counts, tile, live, pairs, total);
   if (E::own() < E::kMost) {
@@ -72,7 +74,7 @@ AITERLITE_KERNEL(kThreads) aiterlite_moe_sort_count(aiterlite_moe_sorting_args a
   }
   workgroup_barrier();
 #pragma unroll
-  for (uint32_t step = 0; step < moe::kSteps; ++step) {
+  for (uint32_t step = 0; step < kSteps; ++step) {
     const uint32_t number = pairs.number(step), expert = pairs.expert[step];
     if (step >= static_cast<uint32_t>(args.steps) || number >= live || expert >= E::kMost) continue;
     moe::store_int(args.ranks + number, counts.of_wave[wave_id()][expert] + pairs.rank[step]);
@@ -111,22 +113,21 @@ AITERLITE_KERNEL(kThreads) aiterlite_moe_sort_place(aiterlite_moe_sorting_args a
   for (uint32_t step = 0; step < static_cast<uint32_t>(args.steps); ++step) {
     const uint32_t number = first + step * kWaveSize;
     if (number >= all) break;
-    uint32_t expert = E::kMost, rank = 0;
-    float weight = 0.0f;
-    if (number < live) {
-      const moe::Pair pair = moe::pair_of(args, number);
-      expert = moe::expert_of(args, pair, E::kMost);
-      if (expert < E::kMost && shared.local[expert] == E::kNone) expert = E::kMost;
-      if (expert < E::kMost) {
-        rank = sums.earlier[expert] + static_cast<uint32_t>(moe::load_int(args.ranks + number));
-        weight = moe::weight_of(args, pair);
-      }
-    }
-    moe::write_pair<E>(args, shared, number, expert, rank, weight);
+    const moe::Pair pair = moe::pair_of(args, number);
+    uint32_t expert = number < live ? moe::expert_of(args, pair, E::kMost) : E::kMost;
+    if (expert < E::kMost && shared.local[expert] == E::kNone) expert = E::kMost;
+    moe::write_local<E>(args, shared, number, expert);
+    if (expert == E::kMost) continue;
+    const uint32_t rank = sums.earlier[expert] + static_cast<uint32_t>(moe::load_int(args.ranks + number));
+    const uint32_t at = shared.block[expert] * static_cast<uint32_t>(args.block_size) + rank;
+    moe::write_entry(args, at, pair.slot << 24 | pair.token, moe::weight_of(args, pair));
   }
   admit_successors();
+  const auto fill = [&](uint32_t, uint32_t begin, uint32_t count, uint32_t entries) {
+    for (uint32_t i = count + lane_id(); i < entries; i += kWaveSize) {
+      moe::write_entry(args, begin + i, static_cast<uint32_t>(args.padding), 0.0f);
+    }
+  };
   const uint32_t waves = static_cast<uint32_t>(args.tiles) * E::kWaves;
-  for (uint32_t expert = tile * E::kWaves + wave_id(); expert < static_cast<uint32_t>(args.experts); expert += waves) {
-    moe::write_expert<E>(args, shared, expert);
-  }
+  moe::write_experts<E>(args, shared, tile * E::kWaves + wave_id(), waves, fill);
 }

@@ -55,9 +55,10 @@ scan_words(const uint32_t* x, uint32_t* wave, uint32_t* before, uint32_t* all, u
   any[i] = aiterlite::any_lane(x[i] == 77);
 }
 
-// Of each value, how many of its wave equal it, and how many of those come before; `least` is the least lane's own
-// value, by shared memory, of the lanes that match.
-AITERLITE_KERNEL(kThreads) match_words(const uint32_t* x, uint32_t* all, uint32_t* before, uint32_t* first) {
+// Of each value, how many of its wave equal it, how many of those come before, and the first one's lane, by shared
+// memory; and the lane of the wave's first odd value.
+AITERLITE_KERNEL(kThreads)
+match_words(const uint32_t* x, uint32_t* all, uint32_t* before, uint32_t* first, uint32_t* odd) {
   AITERLITE_SHARED(uint32_t, places, kWaves * 32);
   const uint32_t i = aiterlite::workgroup_id() * kThreads + aiterlite::thread_id();
   const auto same = aiterlite::matching_lanes<5>(x[i]);
@@ -67,4 +68,6 @@ AITERLITE_KERNEL(kThreads) match_words(const uint32_t* x, uint32_t* all, uint32_
   if (before[i] == 0) place = aiterlite::lane_id();
   aiterlite::wave_barrier();
   first[i] = place;
+  const auto odds = aiterlite::lanes_where(x[i] % 2 != 0);
+  odd[i] = odds != 0 ? aiterlite::first_lane(odds) : 99;
 }

@@ -95,7 +95,21 @@ LaneMask matching_lanes(uint32_t value) {
   });
   return operand.same;
 }
+inline LaneMask lanes_where(bool value) {
+  struct Operand {
+    bool value;
+    LaneMask where;
+  };
+  Operand operand{value, 0};
+  wave_meeting("lanes_where", operand, [](const auto& lane) {
+    for (uint32_t i = 0; i < kWaveSize; ++i) {
+      for (uint32_t j = 0; j < kWaveSize; ++j) lane(i).where |= LaneMask{lane(j).value} << j;
+    }
+  });
+  return operand.where;
+}
 inline uint32_t count_lanes(LaneMask mask) { return static_cast<uint32_t>(__builtin_popcountll(mask)); }
+inline uint32_t first_lane(LaneMask mask) { return static_cast<uint32_t>(__builtin_ctzll(mask)); }
 inline uint32_t count_lanes_before(LaneMask mask) {
   return count_lanes(mask & ((LaneMask{1} << thread_id() % kWaveSize) - 1));
 }

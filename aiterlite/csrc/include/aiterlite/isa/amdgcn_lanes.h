@@ -108,7 +108,10 @@ AITERLITE_DEVICE LaneMask matching_lanes(uint32_t value) {
   }
   return same;
 }
+AITERLITE_DEVICE LaneMask lanes_where(bool value) { return __builtin_amdgcn_ballot_w64(value); }
 AITERLITE_DEVICE uint32_t count_lanes(LaneMask mask) { return static_cast<uint32_t>(__builtin_popcountll(mask)); }
+// Of a mask that is not empty.
+AITERLITE_DEVICE uint32_t first_lane(LaneMask mask) { return static_cast<uint32_t>(__builtin_ctzll(mask)); }
 // Of a mask, the lanes before this one.
 AITERLITE_DEVICE uint32_t count_lanes_before(LaneMask mask) {
   const uint32_t low = __builtin_amdgcn_mbcnt_lo(static_cast<uint32_t>(mask), 0);

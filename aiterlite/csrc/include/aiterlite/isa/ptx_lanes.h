@@ -59,7 +59,10 @@ template <uint32_t kBits>
 AITERLITE_DEVICE LaneMask matching_lanes(uint32_t value) {
   return __match_any_sync(kAllLanes, value);
 }
+AITERLITE_DEVICE LaneMask lanes_where(bool value) { return __ballot_sync(kAllLanes, value); }
 AITERLITE_DEVICE uint32_t count_lanes(LaneMask mask) { return static_cast<uint32_t>(__popc(mask)); }
+// Of a mask that is not empty.
+AITERLITE_DEVICE uint32_t first_lane(LaneMask mask) { return static_cast<uint32_t>(__ffs(mask)) - 1; }
 // Of a mask, the lanes before this one.
 AITERLITE_DEVICE uint32_t count_lanes_before(LaneMask mask) {
   uint32_t before;

@@ -12,9 +12,6 @@ namespace aiterlite::moe {
 
 using Args = aiterlite_moe_sorting_args;
 
-// Pairs that a lane ranks at most.
-inline constexpr uint32_t kSteps = 8;
-
 AITERLITE_DEVICE int32_t load_int(const int32_t* p) { return __builtin_bit_cast(int32_t, load_f32(p)); }
 AITERLITE_DEVICE void store_int(int32_t* p, uint32_t value) { store_u32(p, value); }
 AITERLITE_DEVICE uint32_t up(uint32_t value, uint32_t by) { return (value + by - 1) / by; }
@@ -29,12 +26,12 @@ struct Experts {
 
   using Counts = RankCounts<kExperts, kWaves>;
   struct Shared {
-    uint32_t local[kExperts];  // its number among those that count; kNone: not one of them
-    uint32_t total[kExperts];  // its pairs
-    uint32_t block[kExperts];  // its first block
+    uint16_t local[kExperts];      // its number among those that count; kNone: not one of them
+    uint32_t total[kExperts];      // its pairs
+    uint32_t block[kExperts + 1];  // its first block; behind the last expert, where blocks end
     uint32_t scan[kWaves];
   };
-  static constexpr uint32_t kNone = ~0u;
+  static constexpr uint16_t kNone = 0xffff;
 
   // The first expert of this thread; kExperts or more where it has none.
   AITERLITE_DEVICE static uint32_t own() { return thread_id() * kOwned; }
@@ -84,7 +81,7 @@ AITERLITE_DEVICE void number_experts(const Args& args, typename E::Shared& share
   if (own >= E::kMost) return;
 #pragma unroll
   for (uint32_t i = 0; i < E::kOwned; ++i) {
-    shared.local[own + i] = counts[i] ? local : E::kNone;
+    shared.local[own + i] = counts[i] ? static_cast<uint16_t>(local) : E::kNone;
     local += counts[i];
   }
 }
@@ -112,6 +109,7 @@ AITERLITE_DEVICE void lay_out(const Args& args, typename E::Shared& shared, cons
       block += blocks[i];
     }
   }
+  if (thread_id() == 0) shared.block[E::kMost] = scanned.all;
   if (leader && thread_id() == 0) {
     store_int(args.num_valid_ids, scanned.all * size);
     if (args.valid_words > 1) store_int(args.num_valid_ids + 1, live / static_cast<uint32_t>(args.topk));
@@ -123,36 +121,44 @@ AITERLITE_DEVICE float weight_of(const Args& args, const Pair& pair) {
   return load_f32(args.topk_weights + int64_t{pair.token} * args.stride_weights + pair.slot);
 }
 
-// A pair that counts, to its place among its expert's; and of any pair, which local expert it goes to.
-template <class E>
-AITERLITE_DEVICE void write_pair(const Args& args, const typename E::Shared& shared, uint32_t number, uint32_t expert,
-                                 uint32_t rank, float weight) {
-  const Pair pair = pair_of(args, number);
-  if (expert < E::kMost) {
-    const uint32_t at = shared.block[expert] * static_cast<uint32_t>(args.block_size) + rank;
-    store_int(args.sorted_ids + at, pair.slot << 24 | pair.token);
-    if (args.sorted_weights != nullptr) {
-      store_u32(args.sorted_weights + at, __builtin_bit_cast(uint32_t, weight));
-    }
-  }
-  if (args.local_topk_ids != nullptr) {
-    store_int(args.local_topk_ids + number, expert < E::kMost ? shared.local[expert] : E::kNone);
-  }
+AITERLITE_DEVICE void write_entry(const Args& args, uint32_t at, uint32_t entry, float weight) {
+  store_int(args.sorted_ids + at, entry);
+  if (args.sorted_weights != nullptr) store_u32(args.sorted_weights + at, __builtin_bit_cast(uint32_t, weight));
 }
 
-// An expert's blocks, and what fills its last one. By a wave.
+// Which local expert a pair goes to.
 template <class E>
-AITERLITE_DEVICE void write_expert(const Args& args, const typename E::Shared& shared, uint32_t expert) {
+AITERLITE_DEVICE void write_local(const Args& args, const typename E::Shared& shared, uint32_t number,
+                                  uint32_t expert) {
+  if (args.local_topk_ids == nullptr) return;
+  store_int(args.local_topk_ids + number, expert < E::kMost ? shared.local[expert] : ~0u);
+}
+
+// An expert's blocks, by a wave, which writes its entries by `write_entries(expert, first entry, pairs, entries)`.
+template <class E, class WriteEntries>
+AITERLITE_DEVICE void write_expert(const Args& args, const typename E::Shared& shared, uint32_t expert,
+                                   const WriteEntries& write_entries) {
   const auto size = static_cast<uint32_t>(args.block_size);
-  const uint32_t total = shared.total[expert], first = shared.block[expert], blocks = up(total, size);
+  const uint32_t total = shared.total[expert], first = shared.block[expert], blocks = shared.block[expert + 1] - first;
   for (uint32_t block = lane_id(); block < blocks; block += kWaveSize) {
     store_int(args.sorted_expert_ids + first + block, shared.local[expert]);
     if (args.token_nums != nullptr) store_int(args.token_nums + first + block, total - block * size);
   }
-  for (uint32_t i = total + lane_id(); i < blocks * size; i += kWaveSize) {
-    const uint32_t at = first * size + i;
-    store_int(args.sorted_ids + at, static_cast<uint32_t>(args.padding));
-    if (args.sorted_weights != nullptr) store_u32(args.sorted_weights + at, 0);
+  write_entries(expert, first * size, total, blocks * size);
+}
+
+// All experts that have a pair, dealt to `waves` of which this is one: a wave finds its own by one read.
+template <class E, class WriteEntries>
+AITERLITE_DEVICE void write_experts(const Args& args, const typename E::Shared& shared, uint32_t wave, uint32_t waves,
+                                    const WriteEntries& write_entries) {
+  const auto experts = static_cast<uint32_t>(args.experts);
+  for (uint32_t first = wave; first < experts; first += waves * kWaveSize) {
+    const uint32_t own = first + lane_id() * waves;
+    LaneMask left = lanes_where(own < experts && shared.total[own] != 0);
+    while (left != 0) {
+      write_expert<E>(args, shared, first + first_lane(left) * waves, write_entries);
+      left &= left - 1;
+    }
   }
 }
 
@@ -173,6 +179,7 @@ AITERLITE_DEVICE void clear_buffer(const Args& args, uint32_t group, uint32_t gr
 }
 
 // The pairs of this lane: which they are, and what they are ranked by. A wave has neighbouring ones, a workgroup too.
+template <uint32_t kSteps>
 struct Pairs {
   uint32_t first;
   uint32_t expert[kSteps];
@@ -188,9 +195,9 @@ AITERLITE_DEVICE uint32_t first_pair(const Args& args, uint32_t tile) {
 
 // Loads the ids of a tile's pairs, numbers the experts, and ranks the pairs. Behind it `total` is of this thread's
 // experts and `counts` what comes before each wave; a barrier must follow.
-template <class E, uint32_t kThreads>
+template <class E, uint32_t kThreads, uint32_t kSteps>
 AITERLITE_DEVICE void rank_tile(const Args& args, typename E::Shared& shared, typename E::Counts& counts, uint32_t tile,
-                                uint32_t live, Pairs& pairs, uint32_t (&total)[E::kOwned]) {
+                                uint32_t live, Pairs<kSteps>& pairs, uint32_t (&total)[E::kOwned]) {
   const auto steps = static_cast<uint32_t>(args.steps);
   pairs.first = first_pair<kThreads>(args, tile);
 #pragma unroll
