@@ -112,6 +112,15 @@ def test_results_have_upstream_s_shapes() -> None:
     assert len(without) == 5 and without[4].shape == (0, 64) and without[4].dtype == torch.float32
 
 
+def test_compiled_with_dynamic_shapes_it_gives_the_same() -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(ops.moe_sorting, fullgraph=True, dynamic=True, backend="aot_eager")
+    for tokens in (3, 5, 700):
+        ids = torch.rand(tokens, 16).topk(4).indices.int()
+        given = (ids, torch.rand(tokens, 4), 16, 24, BF16, 8)
+        check_by_torch(given[0], given[1], 16, 8, compiled(*given))
+
+
 def test_no_tokens_and_no_room() -> None:
     made = ops.moe_sorting(torch.empty(0, 8, dtype=torch.int32), torch.empty(0, 8), 4, 64, BF16, 1)
     assert made[0].shape == (0,) and made[3].tolist() == [0, 0]

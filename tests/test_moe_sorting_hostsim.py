@@ -1,6 +1,6 @@
 """The sorting's kernels as Hopper runs them, 32 lanes a wave, on the host: the sources are compiled by g++ against the
 simulation of the GPU primitives (`hostsim/`), under AddressSanitizer, and held to the plain definition. Threads take
-turns in an order drawn from a seed, and every array is an allocation of its own."""
+turns in an order drawn from a seed, and every array is an allocation of its own. So is the CPU's kernel."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OUTPUTS = ("sorted_ids", "sorted_weights", "sorted_expert_ids", "num_valid_ids",
 # arrays. It is written back with what the kernels made of them.
 PROGRAM = """
 #include <hostsim/isa.h>
-#include <moe_sorting/KERNEL.hip>
+#include <moe_sorting/SOURCE>
 #include <vector>
 int main(int, char** argv) {
   FILE* file = fopen(argv[1], "r+b");
@@ -88,15 +88,25 @@ int main(int, char** argv) {
   return 0;
 }
 """
+SOURCES = {"sort": "sort.cpp"}
 LAUNCHES = {
     "once": "run(args.groups, aiterlite_moe_sort_once);",
     "tiles": "run(args.groups, aiterlite_moe_sort_count); run(args.tiles, aiterlite_moe_sort_place);",
+    "sort": """(void)run;
+    const auto loop = [](int64_t begin, int64_t end, int64_t, void (*body)(int64_t, int64_t, void*), void* context) {
+      for (int64_t i = end; i > begin; --i) body(i - 1, i, context);
+      return int32_t{0};
+    };
+    if (aiterlite_moe_sort_cpu(&args, loop, 1) != 0) hostsim::fail("the kernel failed");
+    """,
 }
 
 
 def compiled(folder: Path, kernel: str, experts: int, threads: int) -> Path:
     path = folder / f"{kernel}_{experts}_{threads}"
-    path.with_suffix(".cpp").write_text(PROGRAM.replace("KERNEL", kernel).replace("LAUNCH", LAUNCHES[kernel]))
+    path.with_suffix(".cpp").write_text(
+        PROGRAM.replace("SOURCE", SOURCES.get(kernel, f"{kernel}.hip")).replace("LAUNCH", LAUNCHES[kernel])
+    )
     flags = ["-std=c++17", "-O1", "-fsanitize=address", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
     flags += ["-DAITERLITE_HOST_SIM=90", f"-DAITERLITE_EXPERTS={experts}", f"-DAITERLITE_THREADS={threads}"]
     folders = [f"-I{each}" for each in (CSRC / "include", HOSTSIM, CSRC)]
@@ -146,11 +156,11 @@ def packed(case: Case, arrays: list[bytes], seed: int) -> bytes:
 
 def cases(kernel: str, experts: int, threads: int) -> list[Case]:
     """Calls that these kernels serve: random ones, and one of several pairs a lane or several tiles."""
-    policy = 1 if kernel == "once" else 2
+    policy = 2 if kernel == "tiles" else 1
     source = random.Random(f"{kernel} {experts} {threads}")
     low = {256: 1, 512: 257, 1024: 513}[experts]
     found = []
-    while len(found) < 4:
+    while len(found) < (60 if kernel == "sort" else 4):
         layout = layout_of(source, 60 if threads == 256 else 500, experts)
         layout = replace(
             layout, policy=policy, experts=max(low, layout.experts), spare=0, strides=(0, 0),
@@ -166,7 +176,7 @@ def cases(kernel: str, experts: int, threads: int) -> list[Case]:
 
 @pytest.mark.parametrize(
     ("kernel", "experts", "threads"),
-    [("once", *size) for size in SIZES] + [("tiles", *size) for size in SIZES[1:]],
+    [("once", *size) for size in SIZES] + [("tiles", *size) for size in SIZES[1:]] + [("sort", *SIZES[0])],
 )
 def test_simulated_hopper_sorts(kernel: str, experts: int, threads: int, tmp_path: Path) -> None:
     program, calls = compiled(tmp_path, kernel, experts, threads), cases(kernel, experts, threads)

@@ -57,6 +57,7 @@ AITERLITE_KERNEL(kThreads) aiterlite_moe_sort_count(aiterlite_moe_sorting_args a
   const uint32_t tile = workgroup_id(), tiles = static_cast<uint32_t>(args.tiles);
   if (tile >= tiles) {
     await_predecessors();
+    admit_successors();
     moe::clear_buffer<kThreads>(args, tile - tiles, static_cast<uint32_t>(args.groups) - tiles);
     return;
   }
@@ -66,6 +67,7 @@ AITERLITE_KERNEL(kThreads) aiterlite_moe_sort_count(aiterlite_moe_sorting_args a
   moe::Pairs<kSteps> pairs;
   uint32_t total[E::kOwned];
   moe::rank_tile<E, kThreads>(args, shared, counts, tile, live, pairs, total);
+  admit_successors();
   if (E::own() < E::kMost) {
 #pragma unroll
     for (uint32_t i = 0; i < E::kOwned; ++i) {
