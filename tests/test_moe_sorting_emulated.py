@@ -13,11 +13,12 @@ torch = pytest.importorskip("torch")
 
 from gemm_operands import AMD, on  # noqa: E402
 from moe_sortings import Case, Layout, case_of, check, large, layout_of, run  # noqa: E402
-from test_moe_sorting import DTYPES, check_align, check_sum  # noqa: E402
+from test_moe_sorting import DTYPES, check_align, check_by_torch, check_sum  # noqa: E402
 
 from aiterlite.emulator.observe import Recording, watching  # noqa: E402
 from aiterlite.emulator.schedule import SCHEDULES  # noqa: E402
 from aiterlite.jit import toolchain  # noqa: E402
+from aiterlite.ops import moe_sorting as ops  # noqa: E402
 from aiterlite.ops.operator import OPERATORS  # noqa: E402
 from aiterlite.tables import moe_sorting as tables  # noqa: E402
 
@@ -71,6 +72,18 @@ def test_many_tiles(target: str, sanitized: Recording) -> None:
     with on(target):
         check(case, run(case))
     assert [report["kernel"] for report in sanitized.launches] == [tables.COUNT, tables.PLACE]
+
+
+@each_target
+@pytest.mark.parametrize(("tokens", "experts", "topk"), [(65536, 256, 8), (8192, 1024, 16)])
+def test_many_tokens(target: str, tokens: int, experts: int, topk: int, sanitized: Recording) -> None:
+    """As many tiles as there may be, each of several steps."""
+    generator = torch.Generator().manual_seed(experts)
+    ids = torch.randint(-1, experts + 1, (tokens, topk), generator=generator).int()
+    weights = torch.rand(tokens, topk, generator=generator)
+    with on(target):
+        made = ops.moe_sorting(ids, weights, experts, 8, torch.bfloat16, 32)
+    check_by_torch(ids, weights, experts, 32, made)
 
 
 @each_target
