@@ -207,3 +207,13 @@ def large(tokens: int, experts: int, topk: int, policy: int, seed: int = 0, **ch
     mask = [expert % 2 for expert in range(experts)]
     weights = torch.rand(tokens, topk, generator=generator).tolist()
     return Case(replace(layout, **changes), ids.tolist(), weights, mask, None)
+
+
+def extremes(policy: int) -> list[Case]:
+    """The largest blocks and the most slots that a call may have, and one expert for all."""
+    return [
+        large(20, 16, 4, policy, block_size=1024),
+        large(9, 100, 64, policy, block_size=1000),
+        large(6, 1024, 64, policy, block_size=1),
+        Case(Layout(300, 2, 1, 37, policy), [[0, 0]] * 300, [[0.5, 0.25]] * 300, None, None),
+    ]

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import moe_sortings  # noqa: E402
-from moe_sortings import Ringed, case_of, check, large, layout_of, run  # noqa: E402
+from moe_sortings import Ringed, case_of, check, extremes, large, layout_of, run  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from aiterlite import dispatch, envs, kernel  # noqa: E402
@@ -76,6 +76,11 @@ def check_by_torch(ids: Tensor, weights: Tensor, experts: int, block: int, made:
     assert torch.equal(sorted_ids[:used], entries) and torch.equal(sorted_weights[:used], values)
     owners = torch.repeat_interleave(torch.arange(experts, device=ids.device), blocks)
     assert torch.equal(expert_ids[: len(owners)], owners.int())
+
+
+def test_the_largest_blocks_and_the_most_slots() -> None:
+    for case in extremes(0):
+        check(case, run(case))
 
 
 def test_the_reference_is_upstream_s_example() -> None:

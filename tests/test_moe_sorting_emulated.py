@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from gemm_operands import AMD, on  # noqa: E402
-from moe_sortings import Case, Layout, case_of, check, large, layout_of, run  # noqa: E402
+from moe_sortings import Case, Layout, case_of, check, extremes, large, layout_of, run  # noqa: E402
 from test_moe_sorting import DTYPES, check_align, check_by_torch, check_sum  # noqa: E402
 
 from aiterlite.emulator.observe import Recording, watching  # noqa: E402
@@ -88,12 +88,20 @@ def test_many_tokens(target: str, tokens: int, experts: int, topk: int, sanitize
 
 @each_target
 @pytest.mark.parametrize("policy", [1, 2])
+def test_the_largest_blocks_and_the_most_slots(target: str, policy: int, sanitized: Recording) -> None:
+    with on(target):
+        for case in extremes(policy):
+            check(case, run(case))
+
+
+@each_target
+@pytest.mark.parametrize("policy", [1, 2])
 def test_schedules_leave_the_same_bits(target: str, policy: int) -> None:
     """Waves far apart and in other orders, workgroups too, and memory that does not start as zero."""
     layout = Layout(150, 8, 256, 4, policy, masked=True, local=True, buffer=(64, torch.bfloat16))
     case = case_of(random.Random(5), layout)
     expected = case.expected()
-    for schedule in SCHEDULES[2:]:
+    for schedule in SCHEDULES:
         with on(target), watching(schedule=schedule) as seen:
             check(case, run(case), expected)
         assert not seen.findings

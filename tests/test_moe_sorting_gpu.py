@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from moe_sortings import case_of, check, large, layout_of, run  # noqa: E402
+from moe_sortings import case_of, check, extremes, large, layout_of, run  # noqa: E402
 from test_moe_sorting import DTYPES, check_align, check_by_torch, check_sum  # noqa: E402
 
 from aiterlite.ops import moe_sorting as ops  # noqa: E402
@@ -35,6 +35,12 @@ def test_random_calls() -> None:
 def test_both_paths_of_every_size(tokens: int, experts: int, topk: int, policy: int) -> None:
     case = large(tokens, experts, topk, policy)
     check(case, run(case, "cuda"))
+
+
+@pytest.mark.parametrize("policy", [1, 2])
+def test_the_largest_blocks_and_the_most_slots(policy: int) -> None:
+    for case in extremes(policy):
+        check(case, run(case, "cuda"))
 
 
 def operands_of(tokens: int, experts: int, topk: int, seed: int) -> tuple[Any, Any]:
