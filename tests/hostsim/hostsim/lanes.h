@@ -80,42 +80,18 @@ inline bool any_lane(bool value) {
 }
 
 using LaneMask = uint64_t;
-template <uint32_t kBits>
-LaneMask matching_lanes(uint32_t value) {
-  if (kBits < 32 && value >> kBits != 0) hostsim::fail("matching_lanes: a value has more bits than it says");
-  struct Operand {
-    uint32_t value;
-    LaneMask same;
-  };
-  Operand operand{value, 0};
-  wave_meeting("matching_lanes", operand, [](const auto& lane) {
-    for (uint32_t i = 0; i < kWaveSize; ++i) {
-      for (uint32_t j = 0; j < kWaveSize; ++j) lane(i).same |= LaneMask{lane(i).value == lane(j).value} << j;
-    }
-  });
-  return operand.same;
-}
 inline LaneMask lanes_where(bool value) {
-  struct Operand {
-    bool value;
-    LaneMask where;
-  };
-  Operand operand{value, 0};
-  wave_meeting("lanes_where", operand, [](const auto& lane) {
-    for (uint32_t i = 0; i < kWaveSize; ++i) {
-      for (uint32_t j = 0; j < kWaveSize; ++j) lane(i).where |= LaneMask{lane(j).value} << j;
-    }
+  LaneMask mask = value;
+  wave_meeting("lanes_where", mask, [](const auto& lane) {
+    LaneMask all = 0;
+    for (uint32_t i = 0; i < kWaveSize; ++i) all |= lane(i) << i;
+    for (uint32_t i = 0; i < kWaveSize; ++i) lane(i) = all;
   });
-  return operand.where;
+  return mask;
 }
-inline uint32_t count_lanes(LaneMask mask) { return static_cast<uint32_t>(__builtin_popcountll(mask)); }
-inline uint32_t first_lane(LaneMask mask) { return static_cast<uint32_t>(__builtin_ctzll(mask)); }
-inline uint32_t count_lanes_before(LaneMask mask) {
-  return count_lanes(mask & ((LaneMask{1} << thread_id() % kWaveSize) - 1));
-}
-inline void wave_barrier() {
-  uint32_t nothing = 0;
-  wave_meeting("wave_barrier", nothing, [](const auto&) {});
+inline uint32_t first_lane(LaneMask lanes) {
+  if (lanes == 0) hostsim::fail("first_lane: of no lanes");
+  return static_cast<uint32_t>(__builtin_ctzll(lanes));
 }
 
 }  // namespace aiterlite

@@ -95,34 +95,9 @@ AITERLITE_DEVICE uint32_t last_word(uint32_t value) {
 
 AITERLITE_DEVICE bool any_lane(bool value) { return __builtin_amdgcn_ballot_w64(value) != 0; }
 
-// A bit a lane. Those of the lanes whose value equals this lane's; values are less than 2^kBits.
+// The lanes where a value holds, lane 0 in the lowest bit; the first of some lanes, of which there is one or more.
 using LaneMask = uint64_t;
-template <uint32_t kBits>
-AITERLITE_DEVICE LaneMask matching_lanes(uint32_t value) {
-  LaneMask same = ~LaneMask{0};
-#pragma unroll
-  for (uint32_t bit = 0; bit < kBits; ++bit) {
-    const bool set = (value >> bit & 1u) != 0;
-    const LaneMask having = __builtin_amdgcn_ballot_w64(set);
-    same &= set ? having : ~having;
-  }
-  return same;
-}
 AITERLITE_DEVICE LaneMask lanes_where(bool value) { return __builtin_amdgcn_ballot_w64(value); }
-AITERLITE_DEVICE uint32_t count_lanes(LaneMask mask) { return static_cast<uint32_t>(__builtin_popcountll(mask)); }
-// Of a mask that is not empty.
-AITERLITE_DEVICE uint32_t first_lane(LaneMask mask) { return static_cast<uint32_t>(__builtin_ctzll(mask)); }
-// Of a mask, the lanes before this one.
-AITERLITE_DEVICE uint32_t count_lanes_before(LaneMask mask) {
-  const uint32_t low = __builtin_amdgcn_mbcnt_lo(static_cast<uint32_t>(mask), 0);
-  return __builtin_amdgcn_mbcnt_hi(static_cast<uint32_t>(mask >> 32), low);
-}
-
-// What lanes of a wave wrote to shared memory before it, all of them read behind it.
-AITERLITE_DEVICE void wave_barrier() {
-  __builtin_amdgcn_fence(__ATOMIC_RELEASE, "wavefront");
-  __builtin_amdgcn_wave_barrier();
-  __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "wavefront");
-}
+AITERLITE_DEVICE uint32_t first_lane(LaneMask lanes) { return static_cast<uint32_t>(__builtin_ctzll(lanes)); }
 
 }  // namespace aiterlite

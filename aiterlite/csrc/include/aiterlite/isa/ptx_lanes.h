@@ -53,24 +53,11 @@ AITERLITE_DEVICE uint32_t last_word(uint32_t value) { return __shfl_sync(kAllLan
 
 AITERLITE_DEVICE bool any_lane(bool value) { return __any_sync(kAllLanes, value) != 0; }
 
-// A bit a lane. Those of the lanes whose value equals this lane's; values are less than 2^kBits.
+// The lanes where a value holds, lane 0 in the lowest bit; the first of some lanes, of which there is one or more.
 using LaneMask = uint32_t;
-template <uint32_t kBits>
-AITERLITE_DEVICE LaneMask matching_lanes(uint32_t value) {
-  return __match_any_sync(kAllLanes, value);
-}
 AITERLITE_DEVICE LaneMask lanes_where(bool value) { return __ballot_sync(kAllLanes, value); }
-AITERLITE_DEVICE uint32_t count_lanes(LaneMask mask) { return static_cast<uint32_t>(__popc(mask)); }
-// Of a mask that is not empty.
-AITERLITE_DEVICE uint32_t first_lane(LaneMask mask) { return static_cast<uint32_t>(__ffs(mask)) - 1; }
-// Of a mask, the lanes before this one.
-AITERLITE_DEVICE uint32_t count_lanes_before(LaneMask mask) {
-  uint32_t before;
-  asm("mov.u32 %0, %%lanemask_lt;" : "=r"(before));
-  return count_lanes(mask & before);
+AITERLITE_DEVICE uint32_t first_lane(LaneMask lanes) {
+  return static_cast<uint32_t>(__ffs(static_cast<int>(lanes))) - 1;
 }
-
-// What lanes of a warp wrote to shared memory before it, all of them read behind it.
-AITERLITE_DEVICE void wave_barrier() { __syncwarp(); }
 
 }  // namespace aiterlite
