@@ -24,21 +24,11 @@ from aiterlite.dispatch import Between, ComputeUnits, Holds, OneOf, Refusal, Row
 from aiterlite.errors import DispatchError
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel, launch_unit
-from aiterlite.tables import (
-    TABLES,
-    gemm,
-    gemm_fp8,
-    gemm_plan,
-    gemm_rc,
-    linear,
-    mla,
-    mla_heads,
-    mla_plan,
-    moe_sorting,
-)
+from aiterlite.tables import TABLES, gemm, gemm_fp8, gemm_plan, gemm_rc, linear, mla, mla_heads, mla_plan
 from aiterlite.tables import gemm_crossover as crossover
 from aiterlite.tables.gemm_args import GEMM_ARGS
 from aiterlite.tables.gemm_rc_plan import REDUCTIONS
+from aiterlite.tables.moe_sorting import AlignProblem, SortProblem, SumProblem
 from aiterlite.target import resolve
 
 GOLDEN = Path(__file__).with_name("golden") / "dispatch.txt"
@@ -319,7 +309,25 @@ merge_problems = st.builds(
     out_dtype=_float_types,
     lse=st.booleans(),
 )
+sort_problems = st.builds(
+    SortProblem,
+    tokens=st.integers(-1, 1 << 20),
+    experts=st.integers(0, 1100),
+    topk=st.integers(0, 70),
+    block_size=st.integers(0, 1100),
+    policy=st.integers(-1, 3),
+)
+sum_problems = st.builds(
+    SumProblem,
+    tokens=st.integers(0, 1 << 20),
+    topk=st.integers(-1, 20),
+    width=st.integers(0, 1 << 21),
+    dtype=_float_types,
+)
 PROBLEMS = {
+    SortProblem: sort_problems,
+    AlignProblem: st.builds(AlignProblem, pairs=st.integers(-1, 1 << 23), experts=st.integers(0, 1100)),
+    SumProblem: sum_problems,
     mla.MlaProblem: mla_problems,
     mla.MergeProblem: merge_problems,
     gemm.GemmProblem: problems,
@@ -332,24 +340,6 @@ PROBLEMS = {
         planner=st.sampled_from(["fast", "intra", "cost", "slow"]),
     ),
     mla_plan.UpdateProblem: st.builds(mla_plan.UpdateProblem, batch=st.integers(-1, 1 << 21)),
-    moe_sorting.SortProblem: st.builds(
-        moe_sorting.SortProblem,
-        tokens=st.integers(-1, 1 << 20),
-        experts=st.integers(0, 1100),
-        topk=st.integers(0, 70),
-        block_size=st.integers(0, 1100),
-        policy=st.integers(-1, 3),
-    ),
-    moe_sorting.AlignProblem: st.builds(
-        moe_sorting.AlignProblem, pairs=st.integers(-1, 1 << 23), experts=st.integers(0, 1100)
-    ),
-    moe_sorting.SumProblem: st.builds(
-        moe_sorting.SumProblem,
-        tokens=st.integers(0, 1 << 20),
-        topk=st.integers(-1, 20),
-        width=st.integers(0, 1 << 21),
-        dtype=_float_types,
-    ),
 }
 calls = st.sampled_from(list(TABLES.values())).flatmap(lambda table: st.tuples(st.just(table), PROBLEMS[table.problem]))
 wishes = st.builds(
