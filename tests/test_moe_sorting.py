@@ -1,4 +1,4 @@
-"""Sorting of tokens by experts, and the sum over slots, on the CPU against their plain definition; what is refused."""
+"""Sorting of tokens by experts on the CPU against its plain definition; what is refused, planned and compiled."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from aiterlite import dispatch, envs, kernel  # noqa: E402
 from aiterlite.errors import ArgumentError, DispatchError  # noqa: E402
 from aiterlite.jit import engine  # noqa: E402
 from aiterlite.ops import moe_sorting as ops  # noqa: E402
+from aiterlite.ops.moe_sum import moe_sum  # noqa: E402
 from aiterlite.ops.samples import sample  # noqa: E402
 from aiterlite.reference import moe_sorting as reference  # noqa: E402
 from aiterlite.tables import TABLES, problems  # noqa: E402
@@ -173,45 +174,6 @@ def check_align(ids: list[int], experts: int, block_size: int, dtype: torch.dtyp
     made.check_rings()
 
 
-# The sum --------------------------------------------------------------------------------------------------------------
-
-DTYPES = [torch.bfloat16, torch.float16, torch.float32]
-
-
-def check_sum(tokens: int, topk: int, width: int, dtype: torch.dtype, spare: int, device: str = "cpu") -> None:
-    generator = torch.Generator().manual_seed(width)
-    memory = torch.randn(tokens, topk, width + spare, generator=generator) * 100.0
-    given = memory.to(dtype)[..., :width]
-    if given.numel():
-        given[0, 0, 0], given[-1, -1, -1] = float("inf"), float("nan")
-    whole = torch.full((tokens + 2, width + spare), 99.0, dtype=dtype, device=device)
-    ops.moe_sum(given.to(device) if spare == 0 else moe_sortings.moved(given, device), whole[1:-1, :width])
-    expected = reference.moe_sum(given)
-    got = whole[1:-1, :width].cpu()
-    assert torch.equal(got.isnan(), expected.isnan()) and torch.equal(got.nan_to_num(), expected.nan_to_num())
-    assert bool((whole[0] == 99).all() and (whole[-1] == 99).all() and (whole[:, width:] == 99).all())
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_sum_is_rounded_once(dtype: torch.dtype) -> None:
-    for tokens, topk, width, spare in ((3, 8, 512, 0), (5, 1, 77, 0), (2, 9, 40, 3), (4, 16, 8, 8), (1, 3, 1, 1)):
-        check_sum(tokens, topk, width, dtype, spare)
-    ops.moe_sum(torch.empty(0, 4, 8, dtype=dtype), torch.empty(0, 8, dtype=dtype))
-    nothing = torch.full((2, 8), 5.0, dtype=dtype)
-    ops.moe_sum(torch.empty(2, 0, 8, dtype=dtype), nothing)
-    assert not nothing.any()
-
-
-def test_a_sum_goes_slot_by_slot() -> None:
-    """1e8 takes a 1 in with it, so the order shows."""
-    slots = torch.tensor([1.0, 1e8, -1e8, 1.0]).view(1, 4, 1)
-    total = torch.zeros(1, 1)
-    ops.moe_sum(slots, total)
-    assert total.item() == 1.0
-    ops.moe_sum(slots[:, [1, 2, 0, 3]].contiguous(), total)
-    assert total.item() == 2.0
-
-
 # What is refused ------------------------------------------------------------------------------------------------------
 
 
@@ -282,22 +244,6 @@ def test_what_dispatch_refuses() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("pair", "said"),
-    [
-        ((torch.rand(2, 8), torch.rand(2, 8)), "`input` is of shape [2, 8]; allowed: [tokens, topk, width]"),
-        ((torch.rand(2, 3, 8).double(), torch.rand(2, 8)), "`input` is of dtype torch.float64"),
-        ((torch.rand(2, 3, 8), torch.rand(2, 8).half()), "`output` is of dtype torch.float16; allowed: torch.float32"),
-        ((torch.rand(2, 3, 8), torch.rand(3, 8)), "`output` is of shape [3, 8]; allowed: [2, 8]"),
-        ((torch.rand(2, 8, 3).mT, torch.rand(2, 8)), "`input` is of strides"),
-    ],
-)
-def test_a_sum_says_what_does_not_fit(pair: tuple[Tensor, Tensor], said: str) -> None:
-    with pytest.raises(ArgumentError) as caught:
-        ops.moe_sum(*pair)
-    assert said in str(caught.value)
-
-
 SIGNATURES = {
     ops.moe_sorting: "topk_ids topk_weights num_experts model_dim moebuf_dtype block_size=32 expert_mask=None "
     "num_local_tokens=None dispatch_policy=0 return_local_topk_ids=False accumulate=True flat=False output_aux=False",
@@ -305,7 +251,7 @@ SIGNATURES = {
     "moe_buf num_experts unit_size local_expert_mask=None num_local_tokens=None dispatch_policy=0",
     ops.moe_align_block_size: "topk_ids num_experts block_size sorted_token_ids experts_ids token_nums "
     "num_tokens_post_pad",
-    ops.moe_sum: "input output",
+    moe_sum: "input output",
 }
 
 

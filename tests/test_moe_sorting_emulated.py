@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from gemm_operands import AMD, on  # noqa: E402
 from moe_sortings import Case, Layout, case_of, check, extremes, large, layout_of, run  # noqa: E402
-from test_moe_sorting import DTYPES, check_align, check_by_torch, check_sum  # noqa: E402
+from test_moe_sorting import check_align, check_by_torch  # noqa: E402
 
 from aiterlite.emulator.observe import Recording, watching  # noqa: E402
 from aiterlite.emulator.schedule import SCHEDULES  # noqa: E402
@@ -128,11 +128,3 @@ def test_places_are_aligned_to_blocks(target: str, sanitized: Recording) -> None
         for experts, block_size, count, dtype in ((64, 16, 500, torch.int32), (1000, 7, 2100, torch.int64)):
             ids = [source.randint(-1, experts) for _ in range(count)]
             check_align(ids, experts, block_size, dtype)
-
-
-@each_target
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_sum_is_rounded_once(target: str, dtype: torch.dtype, sanitized: Recording) -> None:
-    with on(target):
-        for tokens, topk, width, spare in ((2, 9, 1096, 0), (2, 3, 131, 2), (1, 8, 16, 16)):
-            check_sum(tokens, topk, width, dtype, spare)

@@ -1,5 +1,4 @@
-"""Sorting of tokens by experts, and the sum of what experts made of them: `moe_sorting`, `moe_sorting_fwd`,
-`moe_align_block_size`, `moe_sum`.
+"""Sorting of tokens by experts: `moe_sorting`, `moe_sorting_fwd`, `moe_align_block_size`.
 
 What `moe_sorting` makes, for topk_ids[M, topk] and blocks of B (all int32 but the weights):
 
@@ -31,9 +30,9 @@ from aiterlite.ops.calls import Run
 from aiterlite.ops.operator import register
 from aiterlite.tables import moe_sorting as tables
 
-__all__ = ["moe_align_block_size", "moe_sorting", "moe_sorting_fwd", "moe_sum"]
+__all__ = ["moe_align_block_size", "moe_sorting", "moe_sorting_fwd"]
 
-_FWD, _ALIGN, _SUM = "moe_sorting_fwd", tables.ALIGN_OP, tables.SUM_OP
+_ALIGN = tables.ALIGN_OP
 _MOE_BUF_DTYPES = tuple(operands.DTYPES.values())
 # Operands of the kernels, in the order in which calls bring them.
 _OPERANDS = (
@@ -158,15 +157,6 @@ def moe_align_block_size(
     ALIGN(topk_ids, sorted_token_ids, experts_ids, token_nums, num_tokens_post_pad, num_experts, block_size)
 
 
-def moe_sum(input: Tensor, output: Tensor) -> None:
-    """output[M, D] becomes the sum of input[M, topk, D] over topk: in float32, slot by slot, rounded once. Both are
-    bfloat16, float16 or float32, and their last dimension is dense.
-
-    Source of the semantics: `aiter.moe_sum`. Raises `ArgumentError`, `DispatchError` or a `JitError`.
-    """
-    SUM(input, output)
-
-
 # Sorting --------------------------------------------------------------------------------------------------------------
 
 
@@ -269,40 +259,6 @@ def _prepare_align(*args: Any) -> Run:
     return run
 
 
-# The sum --------------------------------------------------------------------------------------------------------------
-
-
-def _check_sum(input: Tensor, output: Tensor) -> None:
-    operands.check_dims(_SUM, "input", input, 3, "[tokens, topk, width]")
-    operands.check_dtype(_SUM, "input", input, _MOE_BUF_DTYPES)
-    operands.check_like(_SUM, "output", output, input, "input")
-    operands.check_shape(_SUM, "output", output, [[input.shape[0], input.shape[2]]])
-
-
-def _prepare_sum(input: Tensor, output: Tensor) -> Run:
-    _check_sum(input, output)
-    operands.check_dense(_SUM, input=input, output=output)
-    tokens, topk, width = input.shape
-    if tokens * width == 0:
-        return lambda input, output: None
-    each = 16 // input.itemsize
-    steps = [width, *[stride for tensor in (input, output) for stride in tensor.stride()[:-1]]]
-    vectors = not any(step % each for step in steps) and not (input.data_ptr() | output.data_ptr()) % 16
-    problem = tables.SumProblem(tokens, topk, width, operands.dtype_name(input.dtype), vectors)
-    decision = calls.decide(tables.SUM_TABLE, problem, calls.persona_of(_SUM, input.device))
-    sizes = {
-        "tokens": tokens, "topk": topk, "width": width,
-        "stride_token": input.stride(0), "stride_slot": input.stride(1), "stride_out": output.stride(0),
-    }  # fmt: skip
-    absent = [] if topk else ["input"]
-    launch = launches.prepare(decision, input.device, ("input", "output"), sizes, absent)
-
-    def run(input: Tensor, output: Tensor) -> None:
-        launch(input, output)
-
-    return run
-
-
 def _fake(*args: Any) -> None:
     return None
 
@@ -320,4 +276,3 @@ ALIGN = register(
     _prepare_align,
     _fake,
 )
-SUM = register(f"{_SUM}(Tensor input, Tensor(a!) output) -> ()", _prepare_sum, _fake)

@@ -284,6 +284,6 @@ SUM_TABLE = Table(
 FAMILY = Family(
     name="moe_sorting",
     tables=(TABLE, ALIGN_TABLE, SUM_TABLE),
-    ops=("aiterlite.ops.moe_sorting",),
+    ops=("aiterlite.ops.moe_sorting", "aiterlite.ops.moe_sum"),
     samples="aiterlite.ops.samples.moe_sorting",
 )

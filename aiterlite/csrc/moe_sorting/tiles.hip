@@ -33,10 +33,10 @@ AITERLITE_DEVICE void add_tiles(const aiterlite_moe_sorting_args& args, Sums& su
   uint32_t total[2] = {}, before[2] = {};
 #pragma unroll 8
   for (uint32_t row = part; row < static_cast<uint32_t>(args.tiles); row += kParts) {
-    const auto pair = static_cast<uint32_t>(moe::load_int(words + int64_t{row} * kColumns + column));
-    const uint32_t earlier = row < tile ? pair : 0;
-    total[0] += pair & 0xffffu;
-    total[1] += pair >> 16;
+    const auto both = static_cast<uint32_t>(moe::load_int(words + int64_t{row} * kColumns + column));
+    const uint32_t earlier = row < tile ? both : 0;
+    total[0] += both & 0xffffu;
+    total[1] += both >> 16;
     before[0] += earlier & 0xffffu;
     before[1] += earlier >> 16;
   }

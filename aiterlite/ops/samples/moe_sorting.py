@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aiterlite.errors import ArgumentError
 from aiterlite.ops import moe_sorting as ops
-from aiterlite.ops import operands
+from aiterlite.ops import moe_sum, operands
 from aiterlite.ops.samples import Exact, Sample
 from aiterlite.reference import moe_sorting as reference
 from aiterlite.tables import moe_sorting as tables
@@ -101,7 +101,7 @@ def _sum(problem: SumProblem, seed: int) -> Sample:
     given = made.to(dtype)[..., : problem.width]
     return Sample(
         inputs={"input": given, "output": torch.zeros(problem.tokens, problem.width, dtype=dtype)},
-        bind=lambda given: functools.partial(ops.SUM, given["input"], given["output"]),
+        bind=lambda given: functools.partial(moe_sum.SUM, given["input"], given["output"]),
         results=(),
         outputs={"output": Exact(reference.moe_sum(given))},
         baseline=lambda given: torch.sum(given["input"], 1, out=given["output"]),
