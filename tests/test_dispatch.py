@@ -28,6 +28,7 @@ from aiterlite.tables import TABLES, gemm, gemm_fp8, gemm_plan, gemm_rc, linear,
 from aiterlite.tables import gemm_crossover as crossover
 from aiterlite.tables.gemm_args import GEMM_ARGS
 from aiterlite.tables.gemm_rc_plan import REDUCTIONS
+from aiterlite.tables.moe_sorting import AlignProblem, SortProblem, SumProblem
 from aiterlite.target import resolve
 
 GOLDEN = Path(__file__).with_name("golden") / "dispatch.txt"
@@ -308,7 +309,25 @@ merge_problems = st.builds(
     out_dtype=_float_types,
     lse=st.booleans(),
 )
+sort_problems = st.builds(
+    SortProblem,
+    tokens=st.integers(-1, 1 << 20),
+    experts=st.integers(0, 1100),
+    topk=st.integers(0, 70),
+    block_size=st.integers(0, 1100),
+    policy=st.integers(-1, 3),
+)
+sum_problems = st.builds(
+    SumProblem,
+    tokens=st.integers(0, 1 << 20),
+    topk=st.integers(-1, 20),
+    width=st.integers(0, 1 << 21),
+    dtype=_float_types,
+)
 PROBLEMS = {
+    SortProblem: sort_problems,
+    AlignProblem: st.builds(AlignProblem, pairs=st.integers(-1, 1 << 23), experts=st.integers(0, 1100)),
+    SumProblem: sum_problems,
     mla.MlaProblem: mla_problems,
     mla.MergeProblem: merge_problems,
     gemm.GemmProblem: problems,

@@ -11,6 +11,7 @@ from aiterlite.tables.asm import AsmKernel
 from aiterlite.tables.family import Family
 from aiterlite.tables.gemm_family import FAMILY as GEMM
 from aiterlite.tables.mla_family import FAMILY as MLA
+from aiterlite.tables.moe_sorting import FAMILY as MOE_SORTING
 from aiterlite.tables.routing import FAMILY as ROUTING
 
 FAMILIES: dict[str, Family] = {}
@@ -51,3 +52,4 @@ def default_ops() -> tuple[str, ...]:
 register(GEMM)
 register(MLA)
 register(ROUTING)
+register(MOE_SORTING)

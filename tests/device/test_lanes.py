@@ -53,6 +53,24 @@ def test_sums_and_maxima_have_one_result_and_order(where: str) -> None:
     assert np.array_equal(strided.reshape(columns.shape), expected)
 
 
+@where
+def test_lanes_of_equal_values_find_each_other(where: str) -> None:
+    rng = np.random.default_rng(4)
+    x = rng.integers(0, 32, shape(where), dtype=np.uint32)
+    x[1], x[2] = 31, np.arange(x.shape[2]) % 32
+    x[3] = rng.integers(0, 2, x[3].shape)
+    x[4, 1], x[4, 2, :-1], x[4, 2, -1] = 6, 8, 9
+    everything, before, first, odd = (np.full_like(x, 98) for _ in range(4))
+    device_units.run(where, "lanes", "match_words", GROUPS, x[0].size, [x, everything, before, first, odd])
+    same = x[..., :, None] == x[..., None, :]
+    assert np.array_equal(everything, same.sum(-1))
+    assert np.array_equal(before, np.tril(same, -1).sum(-1))
+    assert np.array_equal(first, same.argmax(-1))
+    is_odd = x % 2 == 1
+    expected = np.where(is_odd.any(-1), is_odd.argmax(-1), 99)
+    assert np.array_equal(odd, np.broadcast_to(expected[..., None], x.shape))
+
+
 def first_of(values: Array) -> int:
     """NaN is greatest, -0 equals 0, the lowest index wins: torch's order."""
     nan = np.flatnonzero(np.isnan(values))

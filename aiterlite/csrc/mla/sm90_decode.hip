@@ -165,7 +165,7 @@ AITERLITE_DEVICE void copy_pieces(const aiterlite_mla_decode_args& args, Shared&
       Row* rows = shared.ring[stage];
 #pragma unroll 1
       for (uint32_t absent = ~exist & kWarpMask; absent != 0; absent &= absent - 1) {
-        char* zeroed = rows[warp * kWarpRows + static_cast<uint32_t>(__ffs(static_cast<int>(absent)) - 1)].data;
+        char* zeroed = rows[warp * kWarpRows + first_lane(absent)].data;
         for (uint32_t at = lane * 16; at < sizeof(Row::data); at += kWaveSize * 16) {
           store_shared_16(zeroed + at, {});
         }
@@ -174,7 +174,7 @@ AITERLITE_DEVICE void copy_pieces(const aiterlite_mla_decode_args& args, Shared&
       wave_barrier();
       if (lane == 0) {
         reinterpret_cast<WarpBits*>(&shared.exist(stage))[warp] = static_cast<WarpBits>(exist);
-        shared.full(stage).arrive_expecting(static_cast<uint32_t>(__popc(exist)) * sizeof(Row::data));
+        shared.full(stage).arrive_expecting(count_lanes(exist) * sizeof(Row::data));
       }
       wave_barrier();
       if (offset >= 0) {

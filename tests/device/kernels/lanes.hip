@@ -32,6 +32,23 @@ AITERLITE_KERNEL(kThreads) reduce_floats(const float* x, float* sums, float* max
   strided[i] = aiterlite::reduce_strided<16>(value, aiterlite::Max{});
 }
 
+// Of each value, how many of its wave equal it, how many of those come before, and the first one's lane, by shared
+// memory; and the lane of the wave's first odd value.
+AITERLITE_KERNEL(kThreads)
+match_words(const uint32_t* x, uint32_t* all, uint32_t* before, uint32_t* first, uint32_t* odd) {
+  AITERLITE_SHARED(uint32_t, places, kWaves * 32);
+  const uint32_t i = aiterlite::workgroup_id() * kThreads + aiterlite::thread_id();
+  const auto same = aiterlite::matching_lanes<5>(x[i]);
+  all[i] = aiterlite::count_lanes(same);
+  before[i] = aiterlite::count_lanes_before(same);
+  uint32_t& place = places[aiterlite::wave_id() * 32 + x[i]];
+  if (before[i] == 0) place = aiterlite::lane_id();
+  aiterlite::wave_barrier();
+  first[i] = place;
+  const auto odds = aiterlite::lanes_where(x[i] % 2 != 0);
+  odd[i] = odds != 0 ? aiterlite::first_lane(odds) : 99;
+}
+
 AITERLITE_KERNEL(kThreads) find_first(const float* x, uint32_t* of_wave, uint32_t* of_group, float* greatest) {
   AITERLITE_SHARED(aiterlite::Ranked, partial, kWaves);
   const uint32_t i = aiterlite::workgroup_id() * kThreads + aiterlite::thread_id();

@@ -52,10 +52,6 @@ AITERLITE_DEVICE uint32_t previous_word(uint32_t value, uint32_t without) {
 AITERLITE_DEVICE uint32_t last_word(uint32_t value) { return __shfl_sync(kAllLanes, value, kWaveSize - 1); }
 
 AITERLITE_DEVICE bool any_lane(bool value) { return __any_sync(kAllLanes, value) != 0; }
-// Bit l: of lane l.
-AITERLITE_DEVICE uint32_t lanes_where(bool value) { return __ballot_sync(kAllLanes, value); }
-// What lanes wrote before is visible to all lanes after.
-AITERLITE_DEVICE void wave_barrier() { __syncwarp(); }
 
 // The lanes where a value holds, lane 0 in the lowest bit; the first of some lanes, of which there is one or more.
 using LaneMask = uint32_t;
