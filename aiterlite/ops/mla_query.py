@@ -137,8 +137,9 @@ def get_mla_decode_shape_support(
     decision = dispatch.decide(tables.DECODE, problem, persona, wishes())
     refused: list[str] = []
     if decision.row is None:
-        # The row that came nearest says most.
-        nearest = min(decision.rejected, key=lambda item: len(item.refusals))
+        # The row that came nearest says most, and one for another target nothing.
+        others = {row.name for row in tables.DECODE.rows if row.requires[0].refuse(problem, persona, wishes())}
+        nearest = min(decision.rejected, key=lambda item: (item.row in others, len(item.refusals)))
         refused += map(str, nearest.refusals)
     if cp_round_robin:
         refused.append("KV that is dealt to ranks token by token has no kernel; merge by LSE what ranks hold in a row")
