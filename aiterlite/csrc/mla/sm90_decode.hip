@@ -403,7 +403,8 @@ AITERLITE_DEVICE void multiply_pieces(const aiterlite_mla_decode_args& args, Sha
   }
   uint32_t before = 0;  // tiles of earlier pieces
   for_each_piece(args, [&](const Work& work, const Extent& extent) {
-    // Nobody reads the piece before any more.
+    // Nobody reads the piece before any more, the copy engine neither.
+    await_stores<0>();
     named_barrier_wait(kAllBarrier, kMultipliers);
     const float scores_by = scale * load_queries(args, work, extent, place, shared);
     publish_to_engines();
@@ -430,6 +431,7 @@ AITERLITE_DEVICE void multiply_pieces(const aiterlite_mla_decode_args& args, Sha
     before += tiles;
     mla::finish<Cut, Out>(args, value_scale, sums, place, shared);
   });
+  await_stored<0>();
 }
 
 }  // namespace

@@ -9,7 +9,7 @@
 namespace aiterlite::mla {
 
 // A group's half of the values of each column, which lie side by side in shared memory: parts as they are, by the copy
-// engine; o rounded.
+// engine, which reads them until await_stores says that it has; o rounded.
 template <class Cut, class Out>
 AITERLITE_DEVICE void store_columns(const aiterlite_mla_decode_args& args, const float* staged, const Sm90Place& place,
                                     typename Cut::Shared& shared) {
@@ -23,7 +23,6 @@ AITERLITE_DEVICE void store_columns(const aiterlite_mla_decode_args& args, const
         store_bytes(to, staged + thread * Cut::kStagedPitch, kHalf * sizeof(float));
       }
       commit_stores();
-      await_stored<0>();
     }
     return;
   }
