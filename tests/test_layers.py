@@ -28,7 +28,7 @@ LAYERS = (
     ("launch",),
     ("reference",),
     ("ops",),
-    ("operators", "mla"),
+    ("operators", "mla", "quant"),
     ("compat",),
     ("benchmark",),
     ("demo",),

@@ -11,6 +11,7 @@ from aiterlite.tables.asm import AsmKernel
 from aiterlite.tables.family import Family
 from aiterlite.tables.gemm_family import FAMILY as GEMM
 from aiterlite.tables.mla_family import FAMILY as MLA
+from aiterlite.tables.quant_family import FAMILY as QUANT
 
 FAMILIES: dict[str, Family] = {}
 TABLES: dict[str, Table] = {}
@@ -49,3 +50,4 @@ def default_ops() -> tuple[str, ...]:
 # A line a family.
 register(GEMM)
 register(MLA)
+register(QUANT)

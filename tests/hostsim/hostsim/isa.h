@@ -77,6 +77,7 @@ Vector16 load_vector_if(const void* p, bool wanted, const void* safe) {
 inline uint8_t load_u8(const void* p) { return *static_cast<const uint8_t*>(p); }
 inline uint16_t load_u16(const void* p) { return *static_cast<const uint16_t*>(p); }
 inline float load_f32(const void* p) { return *static_cast<const float*>(p); }
+inline void store_u8(void* p, uint8_t value) { *static_cast<uint8_t*>(p) = value; }
 inline void store_u16(void* p, uint16_t value) { *static_cast<uint16_t*>(p) = value; }
 inline void store_u32(void* p, uint32_t value) { *static_cast<uint32_t*>(p) = value; }
 

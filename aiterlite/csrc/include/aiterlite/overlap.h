@@ -2,7 +2,7 @@
 //
 // A kernel that is compiled with AITERLITE_OVERLAP may be launched so, and then every thread of it must call
 // await_predecessors before it reads or writes global memory. Work that needs none (addresses, barriers) can come
-// before. Compiled without, or launched as usual, the calls do nothing.
+// before, and so can prefetches, which read nothing yet. Compiled without, or launched as usual, the calls do nothing.
 #pragma once
 #include <aiterlite/platform.h>
 
@@ -16,6 +16,13 @@ namespace aiterlite {
 AITERLITE_DEVICE void await_predecessors() {
 #if AITERLITE_OVERLAP
   wait_for_prerequisites();
+#endif
+}
+
+// Fetches what is read after await_predecessors from memory already. Of no use where a predecessor has just written it.
+AITERLITE_DEVICE void prefetch_operand([[maybe_unused]] const void* p) {
+#if AITERLITE_OVERLAP
+  prefetch_line(p);
 #endif
 }
 
