@@ -16,8 +16,7 @@ constexpr int64_t kTask = 32768;
 constexpr int64_t kMostShares = 256;
 
 template <class Out>
-float scale_of(uint32_t greatest_bits) {
-  const float most = bits_to_float(greatest_bits);
+float scale_of(float most) {
   return (most > kLeastMaximum ? most : kLeastMaximum) / Out::kLargest;
 }
 
@@ -67,7 +66,7 @@ struct Tensor {
   const aiterlite_quant_tensor_args* args;
   int64_t each, shares;
   float scale;
-  uint32_t greatest[kMostShares];
+  float greatest[kMostShares];
 
   explicit Tensor(const aiterlite_quant_tensor_args& given) : args(&given), scale(0.0f) {
     const int64_t tasks = (given.count + kTask - 1) / kTask;
@@ -99,7 +98,7 @@ int32_t quantise_tensor(const aiterlite_quant_tensor_args& args, parallel_for_t 
   Tensor call(args);
   const int32_t failed = parallel_for(0, call.shares, 1, run_maxima<In>, &call);
   if (failed != 0) return failed;
-  uint32_t most = 0;
+  float most = 0.0f;
   for (int64_t s = 0; s < call.shares; ++s) most = call.greatest[s] > most ? call.greatest[s] : most;
   *args.scale = call.scale = scale_of<Out>(most);
   return parallel_for(0, call.shares, 1, run_shares<In, Out, Divide>, &call);
