@@ -129,7 +129,7 @@ def _defines(problem: QuantProblem, persona: Persona, **plan: int) -> tuple[tupl
 
 
 def _rows_kernels(problem: QuantProblem, persona: Persona, plan: plans.RowsPlan) -> tuple[Kernel, ...]:
-    of_plan = {name: getattr(plan, name) for name in ("threads", "lanes", "units", "batch", "passes")}
+    of_plan = {name: getattr(plan, name) for name in ("threads", "lanes", "units", "batch", "passes", "resident")}
     # Elsewhere nothing overlaps, and one kernel serves both.
     early = plan.early and bool(overlap_defines(persona.target))
     defines = _defines(problem, persona, **of_plan, transposed=int(problem.transposed), early=int(early))
@@ -141,7 +141,9 @@ def _rows_kernels(problem: QuantProblem, persona: Persona, plan: plans.RowsPlan)
 def _tensor_kernels(problem: QuantProblem, persona: Persona, plan: plans.TensorPlan) -> tuple[Kernel, ...]:
     static = plan.maxima == 0
     symbols = (STATIC_KERNEL,) if static else (MAXIMA_KERNEL, TENSOR_KERNEL)
-    defines = _defines(problem, persona, threads=plan.threads, units=plan.units, static=int(static))
+    defines = _defines(
+        problem, persona, threads=plan.threads, units=plan.units, resident=plan.resident, static=int(static)
+    )
     unit = Unit("quant/tensor", ("csrc/quant/tensor.hip",), persona.target, defines, symbols=symbols)
     args: dict[str, Value] = {"partial": 0 if static else Operand(WORKSPACE), "partials": plan.maxima}
     grids = {MAXIMA_KERNEL: plan.maxima}

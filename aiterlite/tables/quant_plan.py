@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from aiterlite.hardware import ARCHITECTURES
 from aiterlite.target import Persona
 
 # Elements of a lane's piece of a strip (quant/strip.h).
@@ -12,6 +13,8 @@ PIECE = 16
 # have fewer registers.
 _WAVE_UNITS, _WORKGROUP_PIECES = 4, 1024
 _TENSOR_THREADS, _TENSOR_UNITS = 256, 2
+# Registers that so many pieces of bf16 a lane need on Hopper.
+_NEEDED = {1: 32, 2: 48, 4: 96}
 # The second kernel of a tensor reads this many maxima a thread.
 _MAXIMA_A_THREAD = 4
 # Rows of a tile, whose groups are numbered together where scales are transposed (quant/rows.hip).
@@ -45,7 +48,8 @@ class QuantProblem:
 @dataclass(frozen=True)
 class RowsPlan:
     """One launch of quant/rows.hip: `lanes` share a segment, `units` times 16 elements each, and have `batch` segments
-    at once; `passes` is 2 where they do not hold a whole segment. `early`: the whole grid is on the chip at once."""
+    at once; `passes` is 2 where they do not hold a whole segment. `early`: the whole grid is on the chip at once.
+    `resident`: workgroups that a multiprocessor's registers must have room for."""
 
     threads: int
     lanes: int
@@ -53,6 +57,7 @@ class RowsPlan:
     batch: int
     passes: int
     early: bool
+    resident: int
     grid: int
 
 
@@ -63,6 +68,7 @@ class TensorPlan:
     threads: int
     units: int
     maxima: int
+    resident: int
     grid: int
 
 
@@ -81,17 +87,30 @@ def plan_rows(problem: QuantProblem, persona: Persona) -> RowsPlan:
         many = units == 1 and segments * lanes > 2048 * compute_units
         threads, batch = (256, 2) if many else (128, 1)
         grid = -(-segments // (threads // lanes * batch))
-        return RowsPlan(threads, lanes, units, batch, 1, _at_once(grid, threads, compute_units), grid)
+        early, resident = _at_once(grid, threads, compute_units), _resident(problem, persona, threads, units * batch)
+        return RowsPlan(threads, lanes, units, batch, 1, early, resident, grid)
     passes = 1 if units_of_row <= _WORKGROUP_PIECES else 2
     units = 1 if problem.n < 4 * compute_units and passes == 1 else 2
     threads = min(_WORKGROUP_PIECES // units, -(-units_of_row // (units * wave)) * wave)
     early = _at_once(problem.n, threads, compute_units)
-    return RowsPlan(threads, threads, units, 1, passes, early, problem.n)
+    resident = _resident(problem, persona, threads, units, 8) if passes == 1 else 1
+    return RowsPlan(threads, threads, units, 1, passes, early, resident, problem.n)
 
 
 def _at_once(grid: int, threads: int, compute_units: int) -> bool:
     """Whether all workgroups have a place, by registers that half of a compute unit's threads may have."""
     return grid * threads <= 1024 * compute_units
+
+
+def _resident(problem: QuantProblem, persona: Persona, threads: int, pieces: int, more: int = 0) -> int:
+    """How many workgroups of a Hopper multiprocessor hide each other's latency: ptxas, which takes what registers it
+    finds, needs no more than these for so many pieces a lane. What loads element by element does not hide it anyway."""
+    arch = ARCHITECTURES[persona.target]
+    if arch.family != "cuda" or not problem.aligned:
+        return 1
+    most = arch.simds * arch.waves_per_simd * arch.wave_size
+    registers = _NEEDED[pieces] + (8 if problem.dtype == "fp16" else 0) + more
+    return max(1, min(most // threads, arch.unit_registers // (registers * threads)))
 
 
 def _power(count: int) -> int:
@@ -104,12 +123,13 @@ def plan_tensor(problem: QuantProblem, persona: Persona) -> TensorPlan:
     second kernel reads at once."""
     shares = -(-problem.n * problem.k // (_TENSOR_THREADS * _TENSOR_UNITS * PIECE))
     maxima = min(shares, 4 * max(1, persona.cu_count), _MAXIMA_A_THREAD * _TENSOR_THREADS)
-    return TensorPlan(_TENSOR_THREADS, _TENSOR_UNITS, maxima, shares)
+    resident = _resident(problem, persona, _TENSOR_THREADS, _TENSOR_UNITS)
+    return TensorPlan(_TENSOR_THREADS, _TENSOR_UNITS, maxima, resident, shares)
 
 
 def plan_static(problem: QuantProblem, persona: Persona) -> TensorPlan:
     planned = plan_tensor(problem, persona)
-    return TensorPlan(planned.threads, planned.units, 0, planned.grid)
+    return replace(planned, maxima=0)
 
 
 def division(by: int) -> dict[str, int]:

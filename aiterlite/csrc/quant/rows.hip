@@ -78,7 +78,7 @@ AITERLITE_DEVICE void store(const Piece (&piece)[kUnits], uint8_t* to, uint32_t 
 
 }  // namespace
 
-AITERLITE_KERNEL(kThreads)
+AITERLITE_KERNEL_RESIDENT(kThreads, AITERLITE_RESIDENT)
 aiterlite_quant_rows(aiterlite_quant_rows_args args) {
   AITERLITE_SHARED(float, shared, (kThreads / kWaveSize));
   const uint32_t team = thread_id() / kLanes, lane = thread_id() % kLanes;

@@ -50,7 +50,7 @@ AITERLITE_DEVICE void store(const Piece (&piece)[kUnits], const aiterlite_quant_
 
 #if AITERLITE_STATIC
 
-AITERLITE_KERNEL(kThreads)
+AITERLITE_KERNEL_RESIDENT(kThreads, AITERLITE_RESIDENT)
 aiterlite_quant_static(aiterlite_quant_tensor_args args) {
   await_predecessors();
   Piece piece[kUnits];
@@ -62,7 +62,7 @@ aiterlite_quant_static(aiterlite_quant_tensor_args args) {
 
 #else
 
-AITERLITE_KERNEL(kThreads)
+AITERLITE_KERNEL_RESIDENT(kThreads, AITERLITE_RESIDENT)
 aiterlite_quant_maxima(aiterlite_quant_tensor_args args) {
   AITERLITE_SHARED(float, shared, kWaves);
   await_predecessors();
@@ -79,7 +79,7 @@ aiterlite_quant_maxima(aiterlite_quant_tensor_args args) {
   if (thread_id() == 0) store_u32(args.partial + workgroup_id(), __builtin_bit_cast(uint32_t, most));
 }
 
-AITERLITE_KERNEL(kThreads)
+AITERLITE_KERNEL_RESIDENT(kThreads, AITERLITE_RESIDENT)
 aiterlite_quant_tensor(aiterlite_quant_tensor_args args) {
   AITERLITE_SHARED(float, shared, kWaves);
   await_predecessors();

@@ -5,6 +5,7 @@ namespace aiterlite {
 
 inline float fast_exp2(float x) { return exp2f(x); }
 inline float fast_log2(float x) { return log2f(x); }
+inline float normal_reciprocal(float x) { return isinf(x) ? NAN : 1.0f / x; }
 
 template <uint32_t a, uint32_t b, uint32_t c, uint32_t d>
 uint32_t pick_bytes(uint32_t low, uint32_t high) {

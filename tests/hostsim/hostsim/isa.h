@@ -22,6 +22,7 @@
 #define AITERLITE_DEVICE inline
 #include <aiterlite/isa/registers.h>
 #define AITERLITE_KERNEL(threads) inline void
+#define AITERLITE_KERNEL_RESIDENT(threads, workgroups) inline void
 #define AITERLITE_CLUSTER_ATTRIBUTE(size)
 #define AITERLITE_SHARED(type, name, count) type* name = ::hostsim::shared_array<type>(count)
 
@@ -60,6 +61,7 @@ inline void workgroup_barrier() {
 inline void schedule_barrier() {}
 
 inline uint16_t opaque(uint16_t value) { return value; }
+inline uint32_t opaque(uint32_t value) { return value; }
 
 template <bool streaming>
 Vector16 load_vector(const void* p) {

@@ -13,6 +13,9 @@ AITERLITE_DEVICE uint16_t float_to_half_bits(float value) {
 AITERLITE_DEVICE float fast_exp2(float x) { return __builtin_amdgcn_exp2f(x); }
 AITERLITE_DEVICE float fast_log2(float x) { return __builtin_amdgcn_logf(x); }
 
+// 1 / x to nearest, for x from 2^-100 to 2^125.
+AITERLITE_DEVICE float normal_reciprocal(float x) { return 1.0f / x; }
+
 // Bytes a, b, c and d, lowest first, of the eight of `low` (0 to 3) and `high` (4 to 7).
 template <uint32_t a, uint32_t b, uint32_t c, uint32_t d>
 AITERLITE_DEVICE uint32_t pick_bytes(uint32_t low, uint32_t high) {

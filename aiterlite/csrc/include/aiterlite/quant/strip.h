@@ -48,7 +48,8 @@ AITERLITE_DEVICE uint32_t encode_four<int8>(float a, float b, float c, float d) 
 class Divisor {
  public:
   AITERLITE_DEVICE explicit Divisor(float scale)
-      : scale_(scale == __builtin_inff() ? 0.0f : scale), reciprocal_(1.0f / scale) {}
+      : scale_(scale == __builtin_inff() ? 0.0f : scale),
+        reciprocal_(scale == __builtin_inff() ? 0.0f : normal_reciprocal(scale)) {}
   AITERLITE_DEVICE float operator()(float x) const {
     const float quotient = x * reciprocal_;
     const float residue = __builtin_fmaf(quotient, scale_, -x);
@@ -93,6 +94,16 @@ AITERLITE_DEVICE void widen(fp16, const Vector16& v, float (&value)[8]) {
     value[2 * i] = half_bits_to_float(static_cast<uint16_t>(v.word[i]));
     value[2 * i + 1] = half_bits_to_float(static_cast<uint16_t>(v.word[i] >> 16));
   }
+}
+
+// A vector that is widened once more. Left to itself, ptxas keeps the numbers of the search for the maximum, in twice
+// the registers.
+AITERLITE_DEVICE Vector16 again(const Vector16& v) {
+#if AITERLITE_NVIDIA
+  return {{opaque(v.word[0]), opaque(v.word[1]), opaque(v.word[2]), opaque(v.word[3])}};
+#else
+  return v;
+#endif
 }
 
 // The other lane of a pair's word.
@@ -144,7 +155,7 @@ struct Strip {
 #pragma unroll
     for (uint32_t i = 0; i < 2; ++i) {
       float value[8];
-      widen(In{}, part[i], value);
+      widen(In{}, again(part[i]), value);
 #pragma unroll
       for (float& one : value) one = scaled(one);
       code[i][0] = encode_four<Out>(value[0], value[1], value[2], value[3]);
