@@ -160,14 +160,14 @@ def agreement(call: Call, kind: str, operands: Operands) -> float:
     operands.out.zero_()
     result = call(operands)
     codes = result[0] if isinstance(result, tuple) else operands.out
-    x = operands.x.cpu()
+    x = operands.x
     if kind == "static":
-        wanted = reference.static(x, FP8, operands.scales.cpu())
+        wanted = reference.static(x, FP8, operands.scales)
     elif kind == "tensor":
         wanted = reference.per_tensor(x, FP8)[0]
     else:
         wanted = reference.per_group(x, FP8, WIDTH if kind == "token" else GROUP)[0]
-    return float((codes.cpu().view(torch.uint8) == wanted.view(torch.uint8)).double().mean())
+    return float((codes.view(torch.uint8) == wanted.view(torch.uint8)).double().mean())
 
 
 def measure(kind: str, n: int, device: torch.device, samples: int) -> dict[str, Any]:

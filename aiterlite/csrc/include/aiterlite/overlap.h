@@ -28,6 +28,9 @@ AITERLITE_DEVICE void prefetch_operand([[maybe_unused]] const void* p) {
 
 // Lets the kernel behind this one start, once every workgroup has called it or ended. Best called when a workgroup has
 // read its operands: a kernel that starts sooner takes registers and shared memory from workgroups that still read.
+//
+// A short kernel may call it before await_predecessors. So a kernel that has started must not take any before it for
+// ended, not even those ahead of its direct predecessor.
 AITERLITE_DEVICE void admit_successors() {
 #if AITERLITE_OVERLAP
   launch_dependents();
