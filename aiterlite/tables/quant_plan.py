@@ -12,8 +12,8 @@ PIECE = 16
 # Pieces a lane of a wave may hold; and those that all lanes of a workgroup may, one or two each, since more threads
 # have fewer registers.
 _WAVE_UNITS, _WORKGROUP_PIECES = 4, 1024
-_TENSOR_THREADS, _TENSOR_UNITS = 256, 2
-# Registers that so many pieces of bf16 a lane need on Hopper.
+_TEAM_THREADS, _TENSOR_THREADS, _TENSOR_UNITS = 128, 256, 2
+# Registers that so many pieces a lane need on Hopper.
 _NEEDED = {1: 32, 2: 48, 4: 96}
 # The second kernel of a tensor reads this many maxima a thread.
 _MAXIMA_A_THREAD = 4
@@ -73,10 +73,13 @@ class TensorPlan:
 
 
 def plan_rows(problem: QuantProblem, persona: Persona) -> RowsPlan:
-    """As few lanes as hold a segment, a wave's if they can. Segments fill workgroups of four waves, and while each
-    compute unit has several of those, of 256 threads with two segments a lane: more loads are then under way, and fewer
-    workgroups are started. Rows longer than a wave's registers have a workgroup each: with one unit a lane where rows
-    are few, as that is the shortest way through; with two where they are many."""
+    """As few lanes as hold a segment, a wave's if they can. Segments fill workgroups of 128 threads. Where those are
+    more than the chip holds at once, each lane has two segments, so that more loads are under way and fewer workgroups
+    are started.
+
+    Rows longer than a wave's registers have a workgroup each: with one unit a lane where rows are few, as that is the
+    shortest way through; with two where they are many.
+    """
     wave, units_of_row = persona.wave_size, -(-problem.group_size // PIECE)
     compute_units = max(1, persona.cu_count)
     if units_of_row <= wave * _WAVE_UNITS:
@@ -85,7 +88,7 @@ def plan_rows(problem: QuantProblem, persona: Persona) -> RowsPlan:
         tiles = -(-problem.n // TILE_ROWS) * TILE_ROWS if problem.transposed else problem.n
         segments = tiles * problem.groups
         many = units == 1 and segments * lanes > 2048 * compute_units
-        threads, batch = (256, 2) if many else (128, 1)
+        threads, batch = _TEAM_THREADS, 2 if many else 1
         grid = -(-segments // (threads // lanes * batch))
         early, resident = _at_once(grid, threads, compute_units), _resident(problem, persona, threads, units * batch)
         return RowsPlan(threads, lanes, units, batch, 1, early, resident, grid)
@@ -98,7 +101,7 @@ def plan_rows(problem: QuantProblem, persona: Persona) -> RowsPlan:
 
 
 def _at_once(grid: int, threads: int, compute_units: int) -> bool:
-    """Whether all workgroups have a place, by registers that half of a compute unit's threads may have."""
+    """Whether all workgroups have a place, with as much room again for their successors."""
     return grid * threads <= 1024 * compute_units
 
 
@@ -109,7 +112,7 @@ def _resident(problem: QuantProblem, persona: Persona, threads: int, pieces: int
     if arch.family != "cuda" or not problem.aligned:
         return 1
     most = arch.simds * arch.waves_per_simd * arch.wave_size
-    registers = _NEEDED[pieces] + (8 if problem.dtype == "fp16" else 0) + more
+    registers = _NEEDED[pieces] + more
     return max(1, min(most // threads, arch.unit_registers // (registers * threads)))
 
 

@@ -107,8 +107,8 @@ aiterlite_quant_rows(aiterlite_quant_rows_args args) {
   }
   await_predecessors();
   const uint32_t live = live_rows(args);
-  // Elements of a segment from `at` on.
-  const auto left = [&](const Segment& s, uint32_t at) { return s.row < live && at < size ? size - at : 0; };
+  // Elements of a segment from `at` on, which is inside it.
+  const auto left = [&](const Segment& s, uint32_t at) { return s.row < live ? size - at : 0; };
 
   Piece piece[kBatch][kUnits];
   float most[kBatch];

@@ -61,7 +61,6 @@ inline void workgroup_barrier() {
 inline void schedule_barrier() {}
 
 inline uint16_t opaque(uint16_t value) { return value; }
-inline uint32_t opaque(uint32_t value) { return value; }
 
 template <bool streaming>
 Vector16 load_vector(const void* p) {

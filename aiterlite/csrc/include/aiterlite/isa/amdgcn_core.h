@@ -52,10 +52,6 @@ AITERLITE_DEVICE uint16_t opaque(uint16_t value) {
   asm volatile("" : "+v"(value));
   return value;
 }
-AITERLITE_DEVICE uint32_t opaque(uint32_t value) {
-  asm volatile("" : "+v"(value));
-  return value;
-}
 
 // What only sm_90 has.
 AITERLITE_ABSENT(named_barrier_wait, "AMD has one barrier a workgroup, workgroup_barrier")

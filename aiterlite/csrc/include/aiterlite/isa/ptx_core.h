@@ -47,9 +47,5 @@ AITERLITE_DEVICE uint16_t opaque(uint16_t value) {
   asm volatile("" : "+h"(value));
   return value;
 }
-AITERLITE_DEVICE uint32_t opaque(uint32_t value) {
-  asm volatile("" : "+r"(value));
-  return value;
-}
 
 }  // namespace aiterlite

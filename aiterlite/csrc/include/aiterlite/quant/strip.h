@@ -96,14 +96,14 @@ AITERLITE_DEVICE void widen(fp16, const Vector16& v, float (&value)[8]) {
   }
 }
 
-// A vector that is widened once more. Left to itself, ptxas keeps the numbers of the search for the maximum, in twice
-// the registers.
-AITERLITE_DEVICE Vector16 again(const Vector16& v) {
-#if AITERLITE_NVIDIA
-  return {{opaque(v.word[0]), opaque(v.word[1]), opaque(v.word[2]), opaque(v.word[3])}};
-#else
-  return v;
-#endif
+// Templates, since a target without these may not name them.
+template <class Word>
+AITERLITE_DEVICE Word greater_pair(bf16, Word a, Word b) {
+  return greater_bf16_pair(a, b);
+}
+template <class Word>
+AITERLITE_DEVICE Word greater_pair(fp16, Word a, Word b) {
+  return greater_fp16_pair(a, b);
 }
 
 // The other lane of a pair's word.
@@ -135,17 +135,32 @@ struct Strip {
     }
   }
 
-  // The greatest of its magnitudes and `most`; no NaN. By four chains, since each link waits for the one before.
+  // The greatest of its magnitudes and `most`; no NaN. By a tree, or by four chains, since each step waits for the one
+  // before.
   AITERLITE_DEVICE float maximum(float most) const {
-    float chain[4] = {most, most, most, most};
+    if constexpr (kPairMaxima) {
+      uint32_t pair[8];
 #pragma unroll
-    for (const Vector16& v : part) {
-      float value[8];
-      widen(In{}, v, value);
+      for (uint32_t i = 0; i < 8; ++i) pair[i] = part[i / 4].word[i % 4] & 0x7fff7fffu;
 #pragma unroll
-      for (uint32_t i = 0; i < 8; ++i) chain[i % 4] = __builtin_fmaxf(chain[i % 4], __builtin_fabsf(value[i]));
+      for (uint32_t step = 4; step > 0; step /= 2) {
+#pragma unroll
+        for (uint32_t i = 0; i < step; ++i) pair[i] = greater_pair(In{}, pair[i], pair[i + step]);
+      }
+      const float low = to_float(In{static_cast<uint16_t>(pair[0])});
+      const float high = to_float(In{static_cast<uint16_t>(pair[0] >> 16)});
+      return __builtin_fmaxf(most, __builtin_fmaxf(low, high));
+    } else {
+      float chain[4] = {most, most, most, most};
+#pragma unroll
+      for (const Vector16& v : part) {
+        float value[8];
+        widen(In{}, v, value);
+#pragma unroll
+        for (uint32_t i = 0; i < 8; ++i) chain[i % 4] = __builtin_fmaxf(chain[i % 4], __builtin_fabsf(value[i]));
+      }
+      return __builtin_fmaxf(__builtin_fmaxf(chain[0], chain[1]), __builtin_fmaxf(chain[2], chain[3]));
     }
-    return __builtin_fmaxf(__builtin_fmaxf(chain[0], chain[1]), __builtin_fmaxf(chain[2], chain[3]));
   }
 
   // Every lane of the strip takes part.
@@ -155,7 +170,7 @@ struct Strip {
 #pragma unroll
     for (uint32_t i = 0; i < 2; ++i) {
       float value[8];
-      widen(In{}, again(part[i]), value);
+      widen(In{}, part[i], value);
 #pragma unroll
       for (float& one : value) one = scaled(one);
       code[i][0] = encode_four<Out>(value[0], value[1], value[2], value[3]);
