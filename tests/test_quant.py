@@ -125,6 +125,32 @@ def test_every_scale_is_the_quotient(target: str, dtype: str, code: str) -> None
         run_tokens(x, CODES[code], device=device)
 
 
+def at_ties(dtype: Any, code: str) -> Any:
+    """Rows of every mantissa of a greatest magnitude, with numbers whose quotients by the scale are halfway between two
+    codes, as near as the type has them."""
+    bits = 7 if dtype == torch.bfloat16 else 10
+    greatest = (torch.arange(1 << bits, 2 << bits) / (1 << bits)).view(-1, 1)
+    ties = torch.arange(17, 32, 2, dtype=torch.float64)
+    if code == "int8":
+        ties = torch.arange(1, 16, 2) / 2
+    binades = torch.tensor([1.0, 8.0]).view(2, 1, 1)
+    numbers = (greatest.double() * ties * binades / reference.LARGEST[CODES[code]]).to(dtype)
+    return torch.cat([greatest.to(dtype), numbers[0], numbers[1], torch.zeros(len(greatest), 15, dtype=dtype)], 1)
+
+
+@where
+@both
+def test_halves_of_quotients_are_those_of_a_division(target: str, dtype: str, code: str) -> None:
+    """By the reciprocal, which is rounded itself, some quotients that lie halfway between two codes would not."""
+    x = at_ties(DTYPES[dtype], code)
+    codes, scales = reference.per_token(x, CODES[code])
+    by_reciprocal = reference.encode(x.float() * (1 / scales), CODES[code])
+    unlike = int((codes.view(torch.uint8) != by_reciprocal.view(torch.uint8)).sum())
+    assert unlike >= 16 or code != "e4m3fn"
+    with on(target) as device:
+        run_tokens(x, CODES[code], device=device)
+
+
 # Rows, groups, tensors ------------------------------------------------------------------------------------------------
 
 
