@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -178,3 +178,35 @@ def assert_right(got: tuple[Tensor, Tensor], exact: reference.Attention, relativ
     bound = reference.error_bound(exact, o.dtype) * max(1.0, relative / 2e-3)
     assert bool(((o.double() - exact.out).abs() <= bound).all())
     torch.testing.assert_close(lse.double(), exact.lse, rtol=1e-5, atol=2e-4)
+
+
+def assert_nothing_leaks(device: str, types: tuple[str, str] = ("bf16", "bf16"), heads: int = 16) -> None:
+    """NaN in rows of no request, the buffer's first among them, in slots behind a request's end, behind an index of
+    -1, and in tokens that only later rows see."""
+    case = batch([37, 5], [3, 1], heads, types=types, page_size=16, seed=3, spare=3)
+    # The buffer's first row stands in for those that there are not.
+    if 0 in case.kv_indices[:4].tolist():
+        swap = int(next(i for i in range(case.kv_buffer.shape[0]) if i not in case.kv_indices.tolist()))
+        at = case.kv_indices.tolist().index(0)
+        case.kv_buffer[swap] = case.kv_buffer[0]
+        case.kv_indices[at] = swap
+    case.kv_indices[1] = -1
+    used = set(case.kv_indices.tolist()) - {-1}
+    buffer = case.kv_buffer.clone()
+    for page in range(buffer.shape[0]):
+        if page not in used:
+            buffer[page] = math.nan
+    buffer[int(case.kv_indices[2]), 5:] = math.nan
+    buffer[int(case.kv_indices[3]), 5:] = math.inf if case.kv_buffer.itemsize > 1 else math.nan
+    poisoned = replace(case, kv_buffer=buffer)
+    last = replace(case, kv_buffer=buffer.clone())
+    last.kv_buffer[int(case.kv_indices[2]), 4] = math.nan
+    clean_case, poisoned, last = case.to(device), poisoned.to(device), last.to(device)
+    given_plan = {name: value.to(device) for name, value in plan(case, heads, workgroups=2, seed=2).items()}
+    for given in ({"num_kv_splits": 2}, given_plan):
+        clean = run(clean_case, **given)
+        assert all(torch.equal(a, b) for a, b in zip(run(poisoned, **given), clean, strict=True))
+        o, lse = run(last, **given)
+        rows = [0, 1, 3]
+        assert torch.equal(o[rows], clean[0][rows]) and torch.equal(lse[rows], clean[1][rows])
+        assert bool(o[2].isnan().all() and lse[2].isnan().all())

@@ -87,7 +87,8 @@ def test_each_hip_kernel_compiles(clang: str, tmp_path_factory: pytest.TempPathF
         persona = resolve(CHIPS[target])
         gemms = (*FAMILIES["gemm"].tables, gemm.WV_SPLIT_K, gemm_fp8.WV_SPLIT_K_Q)
         asked = [(table, table.problem(4, 256, 7168)) for table in gemms]
-        asked += [(table, problems.sweep(table)[0]) for table in FAMILIES["mla"].tables]
+        others = [table for name in ("mla", "moe_sorting") for table in FAMILIES[name].tables]
+        asked += [(table, problems.sweep(table)[0]) for table in others]
         for table, problem in asked:
             decision = dispatch.decide(table, problem, persona)
             units |= {unit for unit in decision.units if unit.kind == AMD and not unit.is_assembly}

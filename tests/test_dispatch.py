@@ -24,10 +24,11 @@ from aiterlite.dispatch import Between, ComputeUnits, Holds, OneOf, Refusal, Row
 from aiterlite.errors import DispatchError
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel, launch_unit
-from aiterlite.tables import TABLES, gemm, gemm_fp8, gemm_plan, gemm_rc, linear, mla, mla_heads, mla_plan
+from aiterlite.tables import TABLES, gemm, gemm_fp8, gemm_plan, gemm_rc, linear, mla, mla_heads, mla_plan, routing
 from aiterlite.tables import gemm_crossover as crossover
 from aiterlite.tables.gemm_args import GEMM_ARGS
 from aiterlite.tables.gemm_rc_plan import REDUCTIONS
+from aiterlite.tables.moe_sorting import AlignProblem, SortProblem, SumProblem
 from aiterlite.tables.quant_plan import QuantProblem
 from aiterlite.target import resolve
 
@@ -309,7 +310,25 @@ merge_problems = st.builds(
     out_dtype=_float_types,
     lse=st.booleans(),
 )
+sort_problems = st.builds(
+    SortProblem,
+    tokens=st.integers(-1, 1 << 20),
+    experts=st.integers(0, 1100),
+    topk=st.integers(0, 70),
+    block_size=st.integers(0, 1100),
+    policy=st.integers(-1, 3),
+)
+sum_problems = st.builds(
+    SumProblem,
+    tokens=st.integers(0, 1 << 20),
+    topk=st.integers(-1, 20),
+    width=st.integers(0, 1 << 21),
+    dtype=_float_types,
+)
 PROBLEMS = {
+    SortProblem: sort_problems,
+    AlignProblem: st.builds(AlignProblem, pairs=st.integers(-1, 1 << 23), experts=st.integers(0, 1100)),
+    SumProblem: sum_problems,
     mla.MlaProblem: mla_problems,
     mla.MergeProblem: merge_problems,
     gemm.GemmProblem: problems,
@@ -322,6 +341,21 @@ PROBLEMS = {
         planner=st.sampled_from(["fast", "intra", "cost", "slow"]),
     ),
     mla_plan.UpdateProblem: st.builds(mla_plan.UpdateProblem, batch=st.integers(-1, 1 << 21)),
+    routing.RoutingProblem: st.builds(
+        routing.RoutingProblem,
+        num_tokens=st.integers(-1, 5000),
+        experts=st.integers(-1, 1100),
+        topk=st.integers(-1, 40),
+        groups=st.integers(-1, 70),
+        topk_groups=st.integers(-1, 70),
+        dtype=_float_types,
+        bias=st.sampled_from(["none", "fp32", "bf16"]),
+        score=st.sampled_from(["sigmoid", "softmax", "none"]),
+        renorm=st.booleans(),
+        shared_experts=st.integers(-1, 40),
+        shared_scored=st.booleans(),
+        aligned=st.booleans(),
+    ),
     QuantProblem: st.builds(
         QuantProblem,
         n=st.integers(-1, 1 << 31),

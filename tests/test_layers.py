@@ -28,7 +28,7 @@ LAYERS = (
     ("launch",),
     ("reference",),
     ("ops",),
-    ("operators", "mla", "quant"),
+    ("operators", "mla", "moe", "quant"),
     ("compat",),
     ("benchmark",),
     ("demo",),

@@ -1,4 +1,4 @@
-"""Decode by this package's own plans: each planner, each fold, on CPUs, emulated gfx942 and gfx950.
+"""Decode by this package's own plans: each planner, each fold, on CPUs, emulated gfx942 and gfx950, and GPUs.
 
 64 heads a rank with an 8-bit KV is DeepSeek-R1 at tensor parallel 2. Upstream planned it folded and decoded it
 unfolded, which crashed GPUs; here decode follows the fold that the plan carries.
@@ -24,6 +24,7 @@ no_clang = pytest.mark.skipif(toolchain.find("amd") is None, reason=toolchain.ho
 TARGETS = [
     "cpu",
     *(pytest.param(target, marks=[pytest.mark.compile, pytest.mark.emulated, no_clang]) for target in AMD),
+    pytest.param("cuda", marks=pytest.mark.gpu),
 ]
 FP8 = {"gfx942": "e4m3fnuz"}
 PLANNERS = {

@@ -10,8 +10,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from hostsim_launch import simulate  # noqa: E402
 from quant_cases import CODES, DTYPES, assert_same, rows_of  # noqa: E402
-from test_mla_hostsim import simulate  # noqa: E402
 
 from aiterlite import dispatch  # noqa: E402
 from aiterlite.reference import quant as reference  # noqa: E402

@@ -88,7 +88,8 @@ def units() -> list[Unit]:
     }
     for chip in CHIPS:
         asked = [(table, table.problem(n, 256, 7168)) for table in FAMILIES["gemm"].tables for n in (1, 4, 16, 64)]
-        asked += [(table, problems.sweep(table)[0]) for table in FAMILIES["mla"].tables]
+        others = [table for name in ("mla", "moe_sorting") for table in FAMILIES[name].tables]
+        asked += [(table, problems.sweep(table)[0]) for table in others]
         for table, problem in asked:
             decision = dispatch.decide(table, problem, resolve(chip))
             found |= {unit for unit in decision.units if unit.kind == AMD}

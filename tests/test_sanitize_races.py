@@ -278,6 +278,41 @@ RACES = {
         "overwrites byte 0 of `a`, which wave 0 of workgroup (0, 0, 0) reads", "give each workgroup bytes of its own",
         grid=4, block=64,
     ),
+    "lanes far apart of a store": Race(
+        "v_and_b32_e32 v2, {}, v0\nv_mul_u32_u24_e32 v2, 20, v2\nds_write_b64 v2, v[0:1]", "31", "63",
+        "ds_write_b64 v2, v[0:1]", "", "lanes 0 and 32 write different values to LDS byte 0", "let one lane write it",
+        block=64, lds=2048,
+    ),
+    "padded rows of sixteens": Race(
+        "v_mul_u32_u24_e32 v2, 0x50, v0\nds_write_b128 v2, v[4:7]\n{}\nv_sub_u32_e32 v3, 0x7f, v0\n"
+        "v_mul_u32_u24_e32 v3, 0x50, v3\nds_read_b128 v[8:11], v3", "", LDS_WAIT, "ds_read_b128",
+        "ds_write_b128", "reads LDS byte 10160, which wave 1 writes", "and s_barrier between them", lds=10240,
+    ),
+    "a byte of another wave's sixteen": Race(
+        WAVE + "v_and_b32_e32 v2, 63, v0\nv_lshlrev_b32_e32 v2, 5, v2\ns_lshl_b32 s21, s20, 4\n"
+        "v_add_u32_e32 v2, s21, v2\nds_write_b128 v2, v[4:7]\n{}\ns_cmp_lg_u32 s20, 0\ns_cbranch_scc1 end\n"
+        "ds_read_u8 v8, v2 offset:21\nend:", "s_barrier", LDS_WAIT, "ds_read_u8", "ds_write_b128",
+        "reads LDS byte 21, which wave 1 writes", "put s_waitcnt lgkmcnt(0) before the s_barrier", lds=2048,
+    ),
+    "the end of what lies on two lines": Race(
+        WAVE + "v_mul_u32_u24_e32 v2, 0x44, v0\nds_write_b64 v2, v[4:5] offset:60\n{}\ns_cmp_lg_u32 s20, 0\n"
+        "s_cbranch_scc1 end\nv_mov_b32_e32 v3, 0x1140\nds_read_b32 v8, v3\nend:", "s_barrier", LDS_WAIT,
+        "ds_read_b32", "ds_write_b64", "reads LDS byte 4416, which wave 1 writes",
+        "put s_waitcnt lgkmcnt(0) before the s_barrier", lds=8704,
+    ),
+    "the third reader of a sixteen": Race(
+        READERS.replace("b32 v4, v2", "b128 v[4:7], v2").replace("b32 v2, v2", "b128 v2, v[4:7]").replace(
+            "ds_write_b32 v2, v3", "s_mov_b64 exec, 1\nds_write_b32 v2, v3 offset:12"),
+        "0", "4", "ds_write_b32 v2, v3 offset:12", "ds_read_b128", "overwrites LDS byte 12, which wave 0 reads",
+        "put s_waitcnt lgkmcnt(0) before the s_barrier between them", block=256,
+    ),
+    "a byte of a line": Race(
+        "s_cmp_eq_u32 s2, 1\ns_cbranch_scc1 byte\nv_lshlrev_b32_e32 v2, 4, v0\n"
+        "global_store_dwordx4 v2, v[4:7], s[4:5]\ns_endpgm\nbyte:\nv_mov_b32_e32 v3, 0x25\nv_mov_b32_e32 v5, 9\n"
+        "s_mov_b64 exec, 1\nglobal_store_byte v3, v5, s[4:5]{}", "", " offset:1024", "global_store_byte",
+        "global_store_dwordx4", "overwrites byte 37 of `a`, which wave 0 of workgroup (0, 0, 0) writes",
+        "give each workgroup bytes of its own", grid=2, block=64,
+    ),
     "a scalar load of what the wave has stored": Race(
         "global_store_dword v1, v0, s[4:5]\n{}\ns_load_dword s12, s[4:5], 0", "", "s_waitcnt vmcnt(0)",
         "s_load_dword s12", "global_store_dword v1, v0",
@@ -459,6 +494,9 @@ def test_limits_are_noted(target: str) -> None:
 def test_more_readers_than_there_is_room_for(readers: int, noted: bool, target: str) -> None:
     """All of them are waited for, but only some can be remembered."""
     body = COUNTED.format(first=0).replace("s2, 3", f"s2, {readers}").replace("s12, 3", f"s12, {readers}")
-    report = watched.launch(watched.module(target, body), readers + 1, 64, sanitize="races")
-    assert not report.findings, [str(f) for f in report.findings]
-    assert ["more than 64 waves read were then written" in note for note in report.notes] == ([True] if noted else [])
+    body = body.replace("v_mov_b32_e32 v5, 9", "v_mov_b32_e32 v5, 9\ns_mov_b64 exec, {}")
+    # A store of one lane, and one whose lanes meet.
+    for lanes in (1, -1):
+        report = watched.launch(watched.module(target, body.format(lanes)), readers + 1, 64, sanitize="races")
+        assert not report.findings, [str(f) for f in report.findings]
+        assert ["more than 64 waves read were then written" in note for note in report.notes] == [True] * noted

@@ -21,7 +21,6 @@ from aiterlite.ops import mla_operands as checks
 from aiterlite.ops.calls import Run
 from aiterlite.ops.operator import register
 from aiterlite.tables import mla as tables
-from aiterlite.tables import mla_heads
 
 _OP, _PREFILL, _REDUCE = tables.DECODE.op, tables.PREFILL.op, tables.REDUCE.op
 _DECODE_OPERANDS = (
@@ -254,8 +253,7 @@ class _Call:
         if self.planned:
             return 0
         if self.num_kv_splits is None:
-            units = mla_heads.compute_units(calls.persona_of(op, self.q.device))
-            return tables.unasked_splits(units, max(1, self.batch), max(1, self.context))
+            return tables.splits_of(calls.persona_of(op, self.q.device), self.problem(1))
         if not 1 <= self.num_kv_splits <= tables.MOST_SPLITS:
             raise ArgumentError(op, "num_kv_splits", self.num_kv_splits, f"1 to {tables.MOST_SPLITS}, or None")
         return self.num_kv_splits

@@ -11,7 +11,9 @@ from aiterlite.tables.asm import AsmKernel
 from aiterlite.tables.family import Family
 from aiterlite.tables.gemm_family import FAMILY as GEMM
 from aiterlite.tables.mla_family import FAMILY as MLA
+from aiterlite.tables.moe_sorting import FAMILY as MOE_SORTING
 from aiterlite.tables.quant_family import FAMILY as QUANT
+from aiterlite.tables.routing import FAMILY as ROUTING
 
 FAMILIES: dict[str, Family] = {}
 TABLES: dict[str, Table] = {}
@@ -50,4 +52,6 @@ def default_ops() -> tuple[str, ...]:
 # A line a family.
 register(GEMM)
 register(MLA)
+register(ROUTING)
+register(MOE_SORTING)
 register(QUANT)

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aiterlite.dispatch import Between, Refusal, Row, Table, Targets, Wishes, one_axis
+from aiterlite.dispatch import Between, OneOf, Refusal, Row, Table, Targets, Wishes, one_axis
 from aiterlite.jit.arguments import ArgumentStruct
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel, Value, along_x, overlap_defines
-from aiterlite.tables import mla_heads
+from aiterlite.tables import mla_heads, mla_sm90
 from aiterlite.target import Persona
 
 _HEADER = "aiterlite/mla/args.h"
@@ -30,7 +30,7 @@ TYPES = (
     *((q, kv, q) for q in ("bf16", "fp16") for kv in EIGHT_BITS),
     *((fp8, fp8, o) for fp8 in EIGHT_BITS for o in ("bf16", "fp16")),
 )
-MOST_HEADS, MOST_SPLITS = 128, 64
+MOST_HEADS, MOST_SPLITS = 128, mla_sm90.MOST_SPLITS
 MERGED_DIMS = (64, 128, 512)
 # Splits where a call names none: of what a compute unit has to do, the share of it that starting costs, in tokens.
 _OVERHEAD_TOKENS, _MOST_UNASKED = 84.1, 16
@@ -102,6 +102,16 @@ class PlannedHeadsFit:
 
     def __str__(self) -> str:
         return "with a plan, a multiple of the heads that are folded"
+
+
+def splits_of(persona: Persona, problem: MlaProblem) -> int:
+    """How many pieces each request of a call is cut into where the caller does not say."""
+    batch, context = max(1, problem.batch), max(1, problem.context)
+    units = mla_heads.compute_units(persona)
+    if persona.target == "sm_90a":
+        rows, types = problem.q_len * problem.heads, (problem.q_dtype, problem.kv_dtype)
+        return mla_sm90.unasked_splits(units, batch, rows, context, *types)
+    return unasked_splits(units, batch, context)
 
 
 def unasked_splits(cu_count: int, batch: int, context: float | None) -> int:
@@ -189,27 +199,14 @@ def _merge_args(problem: MergeProblem) -> dict[str, Value]:
 # GPUs -----------------------------------------------------------------------------------------------------------------
 
 DECODE_KERNEL, REDUCE_KERNEL = "aiterlite_mla_decode", "aiterlite_mla_reduce"
-_REDUCE_THREADS, _REDUCE_HEADS = 128, 4
+# Of a merge: loads that a thread has in flight, and how many threads may share a part's four values.
+_PARTS_AHEAD, _MOST_SLICES = 4, 8
 _RING, _CHUNK = 4, 16
-# What `AITERLITE_DYNAMIC_SHARED` may lose to alignment on NVIDIA.
-_ALIGNMENT = 1024
 
 
-@dataclass(frozen=True)
-class Chip:
-    """How the kernel is cut on an architecture: columns of a matrix product, waves, and the most tiles of columns for
-    which sums and q stay in registers."""
-
-    columns: int
-    waves: int
-    most_tiles: int
-
-    @property
-    def least_tiles(self) -> int:
-        return 16 // self.columns
-
-
-CHIPS = {"gfx942": Chip(16, 4, 4), "gfx950": Chip(16, 4, 4), "sm_90a": Chip(8, 8, 4)}
+# How mla/decode.hip is cut: columns of a matrix product, waves, and the most tiles of columns for which sums and q stay
+# in registers.
+_COLUMNS, _WAVES, _MOST_TILES = 16, 4, 4
 
 
 @dataclass(frozen=True)
@@ -225,36 +222,33 @@ class MlaPlan:
     grid: int
 
 
-def _pitch(amd: bool, row_bytes: int) -> int:
+def _pitch(row_bytes: int) -> int:
     """`pitch_for<Reading::kOperand16>` of tile/layout.h."""
     chunks = -(-row_bytes // _CHUNK)
-    return (chunks + (6 - chunks % 4) % 4 if amd else chunks | 1) * _CHUNK
+    return (chunks + (6 - chunks % 4) % 4) * _CHUNK
 
 
-def shared_bytes(target: str, types: tuple[str, str], column_tiles: int, tokens: int, stages: int) -> int:
+def shared_bytes(types: tuple[str, str], column_tiles: int, tokens: int, stages: int) -> int:
     """The size of mla/decode.hip's `Shared`."""
-    chip, amd = CHIPS[target], target.startswith("gfx")
-    columns, (q_dtype, kv_dtype) = column_tiles * chip.columns, types
-    rows = stages * tokens * _pitch(amd, KEY_DIM * (1 if kv_dtype in EIGHT_BITS else 2))
-    weights = (2 if q_dtype == "bf16" else 1) * columns * _pitch(amd, 2 * tokens)
-    q = _CHUNK if amd else columns * _pitch(amd, 2 * KEY_DIM)
-    score_waves = min(chip.waves // column_tiles, tokens // 16)
+    columns, (q_dtype, kv_dtype) = column_tiles * _COLUMNS, types
+    rows = stages * tokens * _pitch(KEY_DIM * (1 if kv_dtype in EIGHT_BITS else 2))
+    weights = (2 if q_dtype == "bf16" else 1) * columns * _pitch(2 * tokens)
+    score_waves = min(_WAVES // column_tiles, tokens // 16)
     small = _RING * tokens * (8 + 4) + 4 * _RING + 2 * 4 * score_waves * columns
-    return -(-(rows + weights + q + small) // _CHUNK) * _CHUNK + (0 if amd else _ALIGNMENT)
+    return -(-(rows + weights + small) // _CHUNK) * _CHUNK
 
 
 def plan_decode(problem: MlaProblem, persona: Persona) -> MlaPlan:
     """As many tiles of columns as a piece has rows of q, up to what registers hold; then the longest and most tiles of
     tokens that fit: in this order, since a workgroup that waits for each tile wastes more than a short tile does. With
     four tiles of columns AMD's registers do not hold the scores of 64 tokens as well."""
-    chip = CHIPS[persona.target]
-    tiles = problem.q_len * -(-problem.heads // chip.columns)
-    column_tiles = chip.least_tiles
-    while column_tiles < min(tiles, chip.most_tiles):
+    tiles = problem.q_len * -(-problem.heads // _COLUMNS)
+    column_tiles = 1
+    while column_tiles < min(tiles, _MOST_TILES):
         column_tiles *= 2
-    lengths = (32,) if chip.columns * column_tiles == 64 else (64, 32)
+    lengths = (32,) if column_tiles == _MOST_TILES else (64, 32)
     for stages, tokens in itertools.product((2, 1), lengths):
-        size = shared_bytes(persona.target, (problem.q_dtype, problem.kv_dtype), column_tiles, tokens, stages)
+        size = shared_bytes((problem.q_dtype, problem.kv_dtype), column_tiles, tokens, stages)
         if size <= persona.lds_bytes:
             break
     groups = -(-tiles // column_tiles)
@@ -262,16 +256,27 @@ def plan_decode(problem: MlaProblem, persona: Persona) -> MlaPlan:
     return MlaPlan(column_tiles, groups, tokens, stages, size, pieces * groups)
 
 
-def _reduce_kernel(dim: int, out_dtype: str, persona: Persona, grid: int, args: Mapping[str, Value]) -> Kernel:
-    defines = {"AITERLITE_DIM": str(dim), "AITERLITE_OUT": out_dtype, **overlap_defines(persona.target)}
+def _reduce_kernel(
+    dim: int, out_dtype: str, persona: Persona, parts: int, rows: int, args: Mapping[str, Value]
+) -> Kernel:
+    """A workgroup for each of `rows` rows of a head, in as many slices as its parts keep busy."""
+    slices = 1
+    while dim == VALUE_DIM and slices < _MOST_SLICES and slices * _PARTS_AHEAD < parts:
+        slices *= 2
+    defines = {
+        "AITERLITE_DIM": str(dim),
+        "AITERLITE_OUT": out_dtype,
+        "AITERLITE_SLICES": str(slices),
+        **overlap_defines(persona.target),
+    }
     unit = Unit(
         "mla/reduce", ("csrc/mla/reduce.hip",), persona.target, tuple(defines.items()), symbols=(REDUCE_KERNEL,)
     )
-    return Kernel(unit, REDUCE_KERNEL, REDUCE_ARGS, along_x(grid), along_x(_REDUCE_THREADS), args=args)
+    block = along_x(max(persona.wave_size, dim // 4 * slices))
+    return Kernel(unit, REDUCE_KERNEL, REDUCE_ARGS, along_x(rows), block, args=args)
 
 
 def _gpu_kernels(problem: MlaProblem, persona: Persona, plan: MlaPlan) -> tuple[Kernel, ...]:
-    chip = CHIPS[persona.target]
     defines = {
         "AITERLITE_COLUMN_TILES": str(plan.column_tiles),
         "AITERLITE_KV": problem.kv_dtype,
@@ -280,26 +285,44 @@ def _gpu_kernels(problem: MlaProblem, persona: Persona, plan: MlaPlan) -> tuple[
         "AITERLITE_Q": problem.q_dtype,
         "AITERLITE_STAGES": str(plan.stages),
         "AITERLITE_TOKENS": str(plan.tokens),
-        "AITERLITE_WAVES": str(chip.waves),
+        "AITERLITE_WAVES": str(_WAVES),
         **overlap_defines(persona.target),
     }
     unit = Unit(
         "mla/decode", ("csrc/mla/decode.hip",), persona.target, tuple(defines.items()), symbols=(DECODE_KERNEL,)
     )
     given = {**sizes(problem, persona), "column_groups": plan.column_groups}
-    block = along_x(chip.waves * persona.wave_size)
+    block = along_x(_WAVES * persona.wave_size)
     decode = Kernel(unit, DECODE_KERNEL, DECODE_ARGS, along_x(plan.grid), block, lds=plan.shared_bytes, args=given)
+    return _with_merge(decode, problem, persona, given)
+
+
+def _sm90_kernels(problem: MlaProblem, persona: Persona, plan: mla_sm90.Sm90Plan) -> tuple[Kernel, ...]:
+    unit = mla_sm90.unit(problem, persona, plan)
+    given = {**sizes(problem, persona), "column_groups": plan.column_groups}
+    grid, block = along_x(plan.grid), along_x(mla_sm90.threads(plan))
+    decode = Kernel(unit, mla_sm90.symbol(plan), DECODE_ARGS, grid, block, lds=plan.shared_bytes, args=given)
+    return _with_merge(decode, problem, persona, given)
+
+
+def _with_merge(
+    decode: Kernel, problem: MlaProblem, persona: Persona, given: Mapping[str, Value]
+) -> tuple[Kernel, ...]:
+    """`decode`, and where a row may have several pieces their merge."""
     if not merges(problem):
         return (decode,)
-    chunks = -(-problem.heads // _REDUCE_HEADS)
-    rows = (problem.plan_units or problem.batch) * problem.q_len
-    reduce = _reduce_kernel(VALUE_DIM, problem.out_dtype, persona, rows * chunks, merge_sizes(given))
-    return decode, reduce
+    # With a plan, workgroups go on to further tiles, and to requests without KV.
+    units = min(problem.plan_units, problem.batch * (problem.q_len + 1)) if problem.plan_units else problem.batch
+    parts = problem.splits or -(-problem.plan_units // problem.batch)
+    args = {**merge_sizes(given), "workgroups": units}
+    rows = units * problem.q_len * problem.heads
+    return decode, _reduce_kernel(VALUE_DIM, problem.out_dtype, persona, parts, rows, args)
 
 
 def _gpu_merge(problem: MergeProblem, persona: Persona, plan: None) -> tuple[Kernel, ...]:
-    grid = problem.batch * problem.q_len * -(-problem.heads // _REDUCE_HEADS)
-    return (_reduce_kernel(problem.head_dim, problem.out_dtype, persona, grid, _merge_args(problem)),)
+    rows = problem.batch * problem.q_len * problem.heads
+    args = _merge_args(problem)
+    return (_reduce_kernel(problem.head_dim, problem.out_dtype, persona, problem.pieces, rows, args),)
 
 
 # The tables -----------------------------------------------------------------------------------------------------------
@@ -328,6 +351,7 @@ _SIZES = (
     Between("page_size", 1, 1 << 20),
     Between("splits", 0, MOST_SPLITS),
 )
+_SM90 = (OneOf("kv_dtype", mla_sm90.KV_DTYPES),)
 _MERGE_SIZES = (
     MergedDim(),
     Between("heads", 1, 1 << 16),
@@ -345,9 +369,6 @@ def derive(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**derived, **values}
 
 
-# In no table: the host's simulation of sm_90 is right, and on an H200 some rows of o are off by up to 1.3e-2.
-HOPPER = Row("mma_sync", "cuda", (Targets(("sm_90a",)), *_SIZES), 0, plan_decode, _gpu_kernels)
-
 _SWEEP = (one_axis("heads", 16, 128), one_axis("batch", 2), one_axis("context", 96), one_axis("splits", 2))
 DECODE = Table(
     "mla_decode_fwd",
@@ -355,6 +376,7 @@ DECODE = Table(
     (
         Row("cpu", "host", (Targets(("cpu-*",)), *_SIZES), kernels=_cpu_kernels),
         Row("mfma", "hip", (Targets(("gfx942", "gfx950")), *_SIZES), 0, plan_decode, _gpu_kernels),
+        Row("wgmma", "cuda", (Targets(("sm_90a",)), *_SM90, *_SIZES), 0, mla_sm90.plan_decode, _sm90_kernels),
     ),
     _SWEEP,
     derive,
@@ -368,6 +390,7 @@ REDUCE = Table(
     (
         Row("cpu", "host", (Targets(("cpu-*",)), *_MERGE_SIZES), kernels=_cpu_merge),
         Row("hip", "hip", (Targets(("gfx942", "gfx950")), *_MERGE_SIZES), kernels=_gpu_merge),
+        Row("cuda", "cuda", (Targets(("sm_90a",)), *_MERGE_SIZES), kernels=_gpu_merge),
     ),
     _MERGE_SWEEP,
 )

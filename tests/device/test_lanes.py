@@ -53,6 +53,24 @@ def test_sums_and_maxima_have_one_result_and_order(where: str) -> None:
     assert np.array_equal(strided.reshape(columns.shape), expected)
 
 
+@where
+def test_lanes_of_equal_values_find_each_other(where: str) -> None:
+    rng = np.random.default_rng(4)
+    x = rng.integers(0, 32, shape(where), dtype=np.uint32)
+    x[1], x[2] = 31, np.arange(x.shape[2]) % 32
+    x[3] = rng.integers(0, 2, x[3].shape)
+    x[4, 1], x[4, 2, :-1], x[4, 2, -1] = 6, 8, 9
+    everything, before, first, odd = (np.full_like(x, 98) for _ in range(4))
+    device_units.run(where, "lanes", "match_words", GROUPS, x[0].size, [x, everything, before, first, odd])
+    same = x[..., :, None] == x[..., None, :]
+    assert np.array_equal(everything, same.sum(-1))
+    assert np.array_equal(before, np.tril(same, -1).sum(-1))
+    assert np.array_equal(first, same.argmax(-1))
+    is_odd = x % 2 == 1
+    expected = np.where(is_odd.any(-1), is_odd.argmax(-1), 99)
+    assert np.array_equal(odd, np.broadcast_to(expected[..., None], x.shape))
+
+
 def first_of(values: Array) -> int:
     """NaN is greatest, -0 equals 0, the lowest index wins: torch's order."""
     nan = np.flatnonzero(np.isnan(values))
@@ -100,3 +118,28 @@ def test_scans_add_up_what_came_before(where: str) -> None:
     thread = np.arange(threads, dtype=np.uint32)
     assert np.array_equal(joined.reshape(flat.shape), np.broadcast_to(thread << 16, flat.shape))
     assert np.array_equal(any_lane, np.broadcast_to((x == 77).any(2, keepdims=True), x.shape))
+
+
+@where
+def test_lanes_vote(where: str) -> None:
+    rng = np.random.default_rng(4)
+    x = rng.integers(0, 1 << 32, shape(where), dtype=np.uint64).astype(np.uint32)
+    x[1] |= 1
+    x[2] &= ~np.uint32(1)
+    x[3] &= ~np.uint32(1)
+    x[3, 1, -1], x[3, 2, 17] = 5, 0xFFFFFFFF
+    x[0] >>= 1
+    low, high, first, greatest, of_eight = (np.zeros_like(x) for _ in range(5))
+    block = x[0].size
+    device_units.run(where, "lanes", "vote", GROUPS, block, [x, low, high, first, greatest, of_eight])
+    lanes = x.shape[-1]
+    odd = x % 2 != 0
+    mask = (odd.astype(np.uint64) << np.arange(lanes, dtype=np.uint64)).sum(-1, keepdims=True)
+    assert np.array_equal(low | high.astype(np.uint64) << np.uint64(32), np.broadcast_to(mask, x.shape))
+    assert np.array_equal(first, np.broadcast_to(odd.argmax(-1)[..., None], x.shape))
+    assert np.array_equal(greatest, np.broadcast_to(x.max(-1, keepdims=True), x.shape))
+    eights = odd.reshape(-1, lanes // 8, 8).copy()
+    eights[..., 7] = True
+    found = eights.argmax(-1)[..., None]
+    own = (np.arange(8) == found) * 256
+    assert np.array_equal(of_eight.reshape(eights.shape), (found + np.arange(lanes // 8)[:, None] * 8) | own)

@@ -1,4 +1,4 @@
-// Joining and asking the race detector's clocks.
+// Joining and asking the race detector's clocks, and what passes from one to another through memory.
 #include <aiterlite/emulator/clocks.h>
 #include <aiterlite/emulator/runtime.h>
 #include <aiterlite/emulator/traits.h>
@@ -51,6 +51,55 @@ bool knows(const Known* known, uint64_t s) {
   const uint32_t who = stamp::group(s) << 4 | stamp::wave(s);
   const auto at = std::lower_bound(known->begin(), known->end(), std::make_pair(who, 0u));
   return at != known->end() && at->first == who && at->second >= stamp::seq(s);
+}
+
+void WaveClock::acquire(const Releases& all, uint32_t tag, const MemoryAccess& a) {
+  if (all.empty()) return;
+  for (uint64_t m = a.mask; m; m &= m - 1) {
+    const auto found = all.find(a.at[__builtin_ctzll(m)] / 4);
+    if (found == all.end()) continue;
+    const Release& r = found->second;
+    if (r.tag == tag) {
+      for (uint32_t i = 0; i < kMaxWaves; ++i) lds[i] = std::max(lds[i], r.lds[i]);
+    }
+    const KnownPointer joined = join(known, r.known);
+    if (joined == known) continue;
+    known = joined;
+    const auto own = std::lower_bound(known->begin(), known->end(), std::make_pair(tag << 4, 0u));
+    for (auto i = own; i != known->end() && i->first >> 4 == tag; ++i) {
+      const uint32_t wave = i->first & 15;
+      vm_done[wave] = std::max(vm_done[wave], i->second);
+      global[wave] = std::max(global[wave], i->second);
+    }
+  }
+}
+
+void WaveClock::release(Releases* all, Place from, const MemoryAccess& a, bool keeps) {
+  // The instruction itself, which is the last one outstanding, is what the others will have seen.
+  lds[from.wave] = lgkm.done(from.seq - 1);
+  vm_done[from.wave] = vm.done(from.seq - 1);
+  Release mine;
+  auto own = std::make_shared<Known>();
+  for (uint32_t i = 0; i < from.waves; ++i) own->push_back({from.tag << 4 | i, vm_done[i]});
+  mine.known = join(known, KnownPointer(std::move(own)));
+  mine.tag = from.tag;
+  std::copy(std::begin(lds), std::end(lds), mine.lds);
+  uint64_t last = ~0ull;
+  for (uint64_t m = a.mask; m; m &= m - 1) {
+    const uint64_t at = a.at[__builtin_ctzll(m)] / 4;
+    if (at == last) continue;
+    last = at;
+    Release& r = (*all)[at];
+    if (!keeps || !r.known) {
+      r = mine;
+      continue;
+    }
+    r.known = join(r.known, mine.known);
+    for (uint32_t i = 0; i < kMaxWaves; ++i) {
+      r.lds[i] = r.tag == from.tag ? std::max(r.lds[i], mine.lds[i]) : mine.lds[i];
+    }
+    r.tag = from.tag;
+  }
 }
 
 LaunchClocks::LaunchClocks(const Launch& launch) : code_(launch.program->base) {

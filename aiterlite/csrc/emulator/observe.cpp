@@ -4,6 +4,7 @@
 #include <aiterlite/emulator/counters.h>
 #include <aiterlite/emulator/observe.h>
 #include <aiterlite/emulator/runtime.h>
+#include <aiterlite/emulator/touches.h>
 #include <aiterlite/emulator/watches.h>
 
 #include <algorithm>
@@ -53,7 +54,17 @@ std::vector<Finding> Observations::findings() const {
 }
 
 void observe_access(Wave& w, const MicroOp* op, const MemoryAccess& access) {
-  for (Watch* watch : w.group->watches) watch->access(w, op, access);
+  const uint32_t by_line = access.space == Space::scratch ? 0u
+                           : access.space == Space::lds   ? kCheckLds | kCheckRaces
+                                                          : kCheckRaces;
+  if (!(w.launch->options.sanitize & by_line)) {
+    for (Watch* watch : w.group->watches) watch->access(w, op, access);
+    return;
+  }
+  const Touches touches(access);
+  MemoryAccess told = access;
+  told.touches = &touches;
+  for (Watch* watch : w.group->watches) watch->access(w, op, told);
 }
 
 std::vector<std::unique_ptr<Watch>> make_watches(Launch& launch) {

@@ -16,23 +16,18 @@ Shadow::Page* Shadow::find_page(uint64_t number) {
   return page.get();
 }
 
-void Shadow::split(Line& line) {
-  line.dwords = std::make_unique<Dwords>();
-  Set<16>& d = line.dwords->set;
-  std::fill(std::begin(d.written), std::end(d.written), line.whole.written);
-  std::fill(std::begin(d.read), std::end(d.read), line.whole.read);
-  std::fill(std::begin(d.earlier), std::end(d.earlier), line.whole.earlier);
-}
-
-void Shadow::split_dwords(Line& line) {
-  const Set<16>& d = line.dwords->set;
-  line.dwords->bytes = std::make_unique<Set<64>>();
-  Set<64>& b = *line.dwords->bytes;
-  for (int i = 0; i < 64; ++i) {
-    b.written[i] = d.written[i / 4];
-    b.read[i] = d.read[i / 4];
-    b.earlier[i] = d.earlier[i / 4];
+void Shadow::split(Line& line, uint32_t step) {
+  auto groups = std::make_unique<Stamps[]>(kLine / step / 4);
+  for (uint32_t i = 0; i < kLine / step; ++i) {
+    const uint32_t from = i * step / line.step;
+    const Stamps* old = line.groups ? &line.groups[from / 4] : nullptr;
+    Stamps& s = groups[i / 4];
+    s.written[i % 4] = old ? old->written[from % 4] : line.written;
+    s.read[i % 4] = old ? old->read[from % 4] : line.read;
+    s.earlier[i % 4] = old ? old->earlier[from % 4] : line.earlier;
   }
+  line.groups = std::move(groups);
+  line.step = step;
 }
 
 }  // namespace aiterlite::emulator

@@ -3,12 +3,10 @@
 // LDS is undefined when a workgroup starts. A read of bytes that no store, atomic or load to LDS of the workgroup has
 // touched is a finding, also where the value is thrown away afterwards: neither compilers nor this package's kernels
 // read such bytes, so nothing is gained by following what becomes of them.
-#include <aiterlite/emulator/runs.h>
 #include <aiterlite/emulator/runtime.h>
+#include <aiterlite/emulator/touches.h>
 #include <aiterlite/emulator/traits.h>
 #include <aiterlite/emulator/watches.h>
-
-#include <algorithm>
 
 namespace aiterlite::emulator {
 namespace {
@@ -26,27 +24,30 @@ class LdsWatch final : public Watch {
 
   void access(Wave& w, const MicroOp* op, const MemoryAccess& a) override {
     if (a.space != Space::lds) return;
-    const bool atomic = traits(op->inst->op).atomic;
-    Run runs[kWave];
-    const int count = make_runs(a, true, runs);
-    bool reported = false;
-    for (int i = 0; i < count; ++i) {
-      for (uint64_t at = runs[i].begin; at < runs[i].end;) {
-        const uint64_t bit = at % 64, n = std::min(64 - bit, runs[i].end - at);
-        const uint64_t bits = (n == 64 ? ~0ull : (1ull << n) - 1) << bit;
-        uint64_t& word = written_[at / 64];
-        if ((!a.write || atomic) && (word & bits) != bits && !reported) {
-          report(w, op, a, at - bit + static_cast<uint64_t>(__builtin_ctzll(bits & ~word)));
-          reported = true;
-        }
-        if (a.write) word |= bits;
-        at += n;
-      }
+    bool missing = false;
+    if (a.write && !traits(op->inst->op).atomic) {
+      for (const Touch& t : *a.touches) written_[t.line] |= t.bytes;
+      return;
     }
+    for (const Touch& t : *a.touches) missing |= (t.bytes & ~written_[t.line]) != 0;
+    if (__builtin_expect(missing, 0)) report(w, op, a);
+    if (!a.write) return;
+    for (const Touch& t : *a.touches) written_[t.line] |= t.bytes;
   }
 
  private:
-  void report(Wave& w, const MicroOp* op, const MemoryAccess& a, uint64_t at) {
+  // Of the first lane that reads such a byte.
+  void report(Wave& w, const MicroOp* op, const MemoryAccess& a) {
+    uint64_t at = 0;
+    int lane = -1;
+    for (uint64_t m = a.mask; m && lane < 0; m &= m - 1) {
+      const int l = __builtin_ctzll(m);
+      for (at = a.at[l]; at < a.at[l] + a.size; ++at) {
+        if (written_[at / 64] >> (at % 64) & 1) continue;
+        lane = l;
+        break;
+      }
+    }
     Finding f;
     f.check = kCheckLds;
     f.pc = op->address;
@@ -55,7 +56,7 @@ class LdsWatch final : public Watch {
     f.mend = "write LDS byte " + std::to_string(at) + " first, or leave it out of the read";
     f.group = group_;
     f.wave = w.index;
-    f.lane = lane_at(a, at);
+    f.lane = lane;
     launch_.observations->report(std::move(f));
   }
 

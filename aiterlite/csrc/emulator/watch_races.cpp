@@ -34,8 +34,8 @@
 // two last, and others by line (Readers). Where no instruction can acquire, workgroups are never ordered, and one
 // reader of another workgroup stands for all.
 #include <aiterlite/emulator/race_report.h>
-#include <aiterlite/emulator/runs.h>
 #include <aiterlite/emulator/runtime.h>
+#include <aiterlite/emulator/touches.h>
 #include <aiterlite/emulator/traits.h>
 #include <aiterlite/emulator/watches.h>
 
@@ -46,6 +46,11 @@ namespace {
 
 uint32_t decode_vmcnt(uint16_t simm) { return (simm & 0xfu) | (simm >> 10 & 0x30u); }
 uint32_t decode_lgkmcnt(uint16_t simm) { return simm >> 8 & 0xfu; }
+
+template <class F>
+inline void for_each_bit(uint64_t bits, F&& f) {
+  for (; bits; bits &= bits - 1) f(__builtin_ctzll(bits));
+}
 
 class RaceWatch final : public Watch, private RaceReport {
  public:
@@ -99,31 +104,25 @@ class RaceWatch final : public Watch, private RaceReport {
     if (a.space == Space::scratch || !tag_) return;
     const OpTraits& t = traits(op->inst->op);
     const bool scalar = a.space == Space::scalar;
-    Current c{&w, op, &a, &waves_[w.index], 0, 0, base_, 0, a.space == Space::lds, scalar};
+    Current c{&w, op, &a, &waves_[w.index], 0, 0, 0, a.space == Space::lds, scalar};
     const bool coherent = !c.lds && is_coherent(*op->inst);
     const bool atomic = c.lds ? t.atomic : coherent && reaches_other_groups(*op->inst);
     const bool to_lds = c.lds && t.vm && t.kind != Kind::flat;
     c.stamp = c.clock->stamp | (atomic ? stamp::kAtomic : 0) | (to_lds || scalar ? stamp::kLoose : 0);
     c.loose = scalar ? stamp::kLoose : 0;
-    // Older workgroups are long gone from LDS; in global memory only zero, no stamp at all, says nothing.
-    c.low = c.lds ? base_ : 1;
-    c.floor = static_cast<uint64_t>(c.lds ? lds_floor_ : scalar ? vm_floor_ : global_floor_) << stamp::kSeqShift;
+    const uint32_t floor = std::min(c.lds ? lds_floor_ : scalar ? vm_floor_ : global_floor_, stamp::kMaxSeq);
+    c.first = c.lds ? 0 : base_;
+    c.span = (c.lds ? base_ : 0) + (static_cast<uint64_t>(floor) << stamp::kSeqShift);
     const bool synchronises = c.lds ? t.atomic && clocks_->lds_acquires : coherent && clocks_->global_acquires;
-    if (synchronises && (!a.write || (t.atomic && returns(*op->inst)))) acquire(c);
+    Releases& releases = c.lds ? lds_releases_ : clocks_->releases;
+    if (synchronises && (!a.write || (t.atomic && returns(*op->inst)))) c.clock->acquire(releases, tag_, a);
     const bool through_cache = scalar && !a.write && !coherent;
     Shadow& shadow = c.lds ? lds_shadow_ : clocks_->shadow;
-    Run runs[kWave];
-    const int count = make_runs(a, !a.write || t.atomic, runs);
-    for (int i = 0; i < count; ++i) {
-      const Run& r = runs[i];
-      // What no one may write needs no record.
-      if (!c.lds && !a.write && w.hit && !w.hit->writable && r.begin >= w.hit->base && r.end <= w.hit->end) continue;
-      shadow.visit(r.begin, r.end, [&](uint64_t at, const Stamps& s) {
-        if (__builtin_expect(through_cache, 0)) look_for_stale(c, at, s);
-        a.write ? store(c, at, s) : load(c, at, s);
-      });
+    if (through_cache || !look_by_line(c, shadow, t.atomic)) look_by_lane(c, shadow, t.atomic, through_cache);
+    if (synchronises && a.write) {
+      const uint32_t waves = static_cast<uint32_t>(group_->waves.size());
+      c.clock->release(&releases, {tag_, waves, w.index, seq_}, a, t.atomic);
     }
-    if (synchronises && a.write) release(c, t.atomic);
     ++c.clock->accesses;
   }
 
@@ -176,108 +175,204 @@ class RaceWatch final : public Watch, private RaceReport {
 
   static bool returns(const Inst& inst) { return inst.format == Format::DS ? inst.dst[0].present() : inst.sc0; }
 
-  // True when a stamp cannot matter: of this wave, atomic like the access, or ordered before all that the workgroup
-  // does now.
+  // What no one may write needs no record.
+  static bool read_only(const Current& c, uint64_t begin, uint64_t end) {
+    const Range* hit = c.wave->hit;
+    return !c.lds && !c.access->write && hit && !hit->writable && begin >= hit->base && end <= hit->end;
+  }
+
+  // The usual case, in which there is nothing to say; false where there is, perhaps with some lines of a load marked.
+  bool look_by_line(Current& c, Shadow& shadow, bool atomic) {
+    const Touches& touches = *c.access->touches;
+    if (!c.access->write) {
+      for (const Touch& t : touches) {
+        const uint64_t at = t.line * Shadow::kLine;
+        if (read_only(c, at + static_cast<uint64_t>(__builtin_ctzll(t.bytes)),
+                      at + Shadow::kLine - static_cast<uint64_t>(__builtin_clzll(t.bytes))))
+          continue;
+        const Shadow::View v(shadow, t.line, t.bytes);
+        if (__builtin_expect(!is_free_to_read(c, v), 0)) return false;
+        mark_read(c, v);
+      }
+      return true;
+    }
+    if (touches.overlap() && !atomic) return false;
+    for (const Touch& t : touches) {
+      if (__builtin_expect(!is_free_to_write(c, Shadow::View(shadow, t.line, t.bytes)), 0)) return false;
+    }
+    for (const Touch& t : touches) mark_written(c, Shadow::View(shadow, t.line, t.bytes));
+    return true;
+  }
+
+  // In the order of the lanes, which decides what is named.
+  void look_by_lane(Current& c, Shadow& shadow, bool atomic, bool through_cache) {
+    Run runs[kWave];
+    const int count = make_runs(*c.access, !c.access->write || atomic, runs);
+    for (int i = 0; i < count; ++i) {
+      if (read_only(c, runs[i].begin, runs[i].end)) continue;
+      for (uint64_t at = runs[i].begin, next; at < runs[i].end; at = next) {
+        const uint64_t line = at & ~(Shadow::kLine - 1);
+        next = std::min(line + Shadow::kLine, runs[i].end);
+        const Shadow::View v(shadow, line / Shadow::kLine, (~0ull >> (64 - (next - at))) << (at - line));
+        if (through_cache) look_for_stale(c, line, v);
+        if (c.access->write) {
+          judge_write(c, line, v);
+          mark_written(c, v);
+        } else {
+          judge_read(c, line, v);
+          mark_read(c, v);
+        }
+      }
+    }
+  }
+
+  // True when a stamp is ordered before all that the workgroup does now.
+  static bool is_old(const Current& c, uint64_t s) { return (s - c.first < c.span) | !s; }
+  // True when a stamp cannot matter: old, of this wave, or atomic like the access.
   static bool clean(const Current& c, uint64_t s) {
-    return (s < c.low) | (s - c.base < c.floor) | ((s & c.stamp & stamp::kAtomic) != 0) |
+    return is_old(c, s) | ((s & c.stamp & stamp::kAtomic) != 0) |
            (((s ^ c.stamp) & stamp::kWho) == 0 && !((s | c.loose) & stamp::kLoose));
   }
+  bool harmless(const Current& c, uint64_t s) const { return clean(c, s) || ordered(c, s); }
   // True when a reader that makes room for the current one must be remembered elsewhere.
-  static bool is_lost(const Current& c, uint64_t last, uint64_t earlier) {
-    return (((last ^ c.stamp) & stamp::kWho) != 0) & (((earlier ^ c.stamp) & stamp::kWho) != 0) & (earlier >= c.low) &
-           (earlier - c.base >= c.floor);
+  bool is_lost(const Current& c, uint64_t last, uint64_t earlier) const {
+    return ((last ^ c.stamp) & stamp::kWho) && ((earlier ^ c.stamp) & stamp::kWho) && !is_old(c, earlier) &&
+           !ordered(c, earlier);
   }
 
-  void load(Current& c, uint64_t at, const Stamps& s) {
-    bool suspect = false, lost = false;
-    for (int i = 0; i < s.n; ++i) {
-      suspect |= !clean(c, s.written[i]);
-      lost |= is_lost(c, s.read[i], s.earlier[i]);
-    }
-    if (__builtin_expect(suspect, 0)) {
-      for (int i = 0; i < s.n && !c.reported; ++i)
-        judge(c, s.written[i], at + static_cast<uint64_t>(i) * s.step, s.step, Conflict::read_write);
-    }
-    if (__builtin_expect(lost, 0)) keep_readers(c, at, s);
-    for (int i = 0; i < s.n; ++i) {
-      const uint64_t last = s.read[i];
-      s.earlier[i] = (last ^ c.stamp) & stamp::kWho ? last : s.earlier[i];
-      s.read[i] = c.stamp;
-    }
+  bool is_free_to_read(const Current& c, const Shadow::View& v) const {
+    FourMasks young{};
+    v.each_group([&](const Stamps& s, uint32_t which) { add_outside(&young, s.written, which, c.first, c.span); });
+    if (__builtin_expect(!any(young), 1)) return true;
+    uint64_t last = 0;
+    bool free = true;
+    for_each_bit(v.elements(), [&](int i) {
+      const uint64_t s = v.group(i).written[i % 4];
+      free &= s == last || harmless(c, s);
+      last = s;
+    });
+    return free;
   }
 
-  void store(Current& c, uint64_t at, const Stamps& s) {
-    bool suspect = false;
-    for (int i = 0; i < s.n; ++i) {
-      suspect |= !clean(c, s.written[i]) | !clean(c, s.read[i]) | !clean(c, s.earlier[i]) | (s.written[i] == c.stamp);
+  bool is_free_to_write(const Current& c, const Shadow::View& v) const {
+    FourMasks young{};
+    v.each_group([&](const Stamps& s, uint32_t which) {
+      add_outside(&young, s.written, which, c.first, c.span);
+      add_outside(&young, s.read, which, c.first, c.span);
+      add_outside(&young, s.earlier, which, c.first, c.span);
+    });
+    bool free = true;
+    if (__builtin_expect(any(young), 0)) {
+      Stamps last;
+      for_each_bit(v.elements(), [&](int i) {
+        const Stamps& s = v.group(i);
+        const uint64_t w = s.written[i % 4], r = s.read[i % 4], e = s.earlier[i % 4];
+        free &= (w == last.written[0] || harmless(c, w)) && (r == last.read[0] || harmless(c, r)) &&
+                (e == last.earlier[0] || harmless(c, e));
+        last.written[0] = w, last.read[0] = r, last.earlier[0] = e;
+      });
     }
-    if (__builtin_expect(suspect, 0)) {
-      for (int i = 0; i < s.n && !c.reported; ++i) {
-        const uint64_t address = at + static_cast<uint64_t>(i) * s.step;
-        if (s.written[i] == c.stamp) lanes_overlap(c, address, s.step);
-        judge(c, s.written[i], address, s.step, Conflict::write_write);
-        judge(c, s.read[i], address, s.step, Conflict::write_read);
-        judge(c, s.earlier[i], address, s.step, Conflict::write_read);
-      }
-    }
-    if (__builtin_expect(*s.readers && !(*s.readers)->empty(), 0)) other_readers(c, at, s);
-    for (int i = 0; i < s.n; ++i) {
-      s.written[i] = c.stamp;
-      s.read[i] = s.earlier[i] = 0;
-    }
+    const Readers* readers = v.readers().get();
+    if (!readers || readers->empty()) return free;
+    for (const Readers::Reader& r : readers->all()) free &= !(r.bytes & v.bytes()) || harmless(c, r.stamp);
+    return free && !readers->has_lost(v.bytes());
   }
 
-  // Remembers the readers that the current one is about to displace.
-  void keep_readers(const Current& c, uint64_t at, const Stamps& s) {
-    for (int i = 0, next; i < s.n; i = next) {
-      const uint64_t last = s.read[i], earlier = s.earlier[i];
-      for (next = i + 1; next < s.n && s.read[next] == last && s.earlier[next] == earlier;) ++next;
-      if (!is_lost(c, last, earlier) || ordered(c, earlier)) continue;
-      const uint64_t bytes = s.bytes(at, i, next - i);
-      const bool foreign = !c.lds && stamp::group(earlier) != tag_;
-      if (foreign && !clocks_->global_acquires) {
-        uint64_t others = 0;
-        if (*s.readers) {
-          for (const Readers::Reader& r : (*s.readers)->all()) others |= stamp::group(r.stamp) != tag_ ? r.bytes : 0;
-        }
-        if (stamp::group(last) != tag_ || (bytes & ~others) == 0) continue;
-      }
-      if (!*s.readers) *s.readers = std::make_unique<Readers>();
-      if ((*s.readers)->full()) {
-        (*s.readers)
-            ->forget(
-                [&](const Readers::Reader& r) {
-                  return r.stamp < c.low || r.stamp - c.base < c.floor || ordered(c, r.stamp);
-                },
-                ~0ull);
-      }
-      (*s.readers)->add(earlier, bytes);
+  void mark_read(const Current& c, const Shadow::View& v) {
+    FourMasks young{};
+    v.each_group([&](const Stamps& s, uint32_t which) { add_outside(&young, s.earlier, which, c.first, c.span); });
+    if (any(young)) keep_readers(c, v);
+    v.each_group([&](Stamps& s, uint32_t which) { s.mark_read(which, c.stamp); });
+    v.keep();
+  }
+
+  static void mark_written(const Current& c, const Shadow::View& v) {
+    v.each_group([&](Stamps& s, uint32_t which) { s.mark_written(which, c.stamp); });
+    v.keep();
+    Readers* readers = v.readers().get();
+    if (readers && !readers->empty()) readers->forget([](const Readers::Reader&) { return true; }, v.bytes());
+  }
+
+  // What is judged, and named, at a time: whole lines, dwords where one was split, or bytes.
+  template <class F>
+  static void each_stretch(const Current& c, uint64_t line, const Shadow::View& v, F&& f) {
+    const uint32_t step = v.step(), by = step == 16 ? 4 : step;
+    for (uint64_t left = v.elements(); left; left &= left - 1) {
+      const int i = __builtin_ctzll(left);
+      const uint64_t at = line + static_cast<uint64_t>(i) * step;
+      for (uint32_t part = 0; part < step && !c.reported; part += by) f(v.group(i), i % 4, at + part, by);
     }
   }
 
-  void other_readers(Current& c, uint64_t at, const Stamps& s) {
-    const uint64_t line = at & ~(Shadow::kLine - 1), bytes = s.bytes(at, 0, s.n);
-    for (const Readers::Reader& r : (*s.readers)->all()) {
-      if (!(r.bytes & bytes)) continue;
-      judge(c, r.stamp, line + static_cast<uint64_t>(__builtin_ctzll(r.bytes & bytes)), 1, Conflict::write_read);
+  void judge_read(Current& c, uint64_t line, const Shadow::View& v) {
+    if (is_free_to_read(c, v)) return;
+    each_stretch(c, line, v, [&](const Stamps& s, int i, uint64_t at, uint32_t bytes) {
+      judge(c, s.written[i], at, bytes, Conflict::read_write);
+    });
+  }
+
+  void judge_write(Current& c, uint64_t line, const Shadow::View& v) {
+    each_stretch(c, line, v, [&](const Stamps& s, int i, uint64_t at, uint32_t bytes) {
+      if (s.written[i] == c.stamp) lanes_overlap(c, at, bytes);
+      judge(c, s.written[i], at, bytes, Conflict::write_write);
+      judge(c, s.read[i], at, bytes, Conflict::write_read);
+      judge(c, s.earlier[i], at, bytes, Conflict::write_read);
+    });
+    Readers* readers = v.readers().get();
+    if (!readers || readers->empty()) return;
+    for (const Readers::Reader& r : readers->all()) {
+      if (!(r.bytes & v.bytes())) continue;
+      judge(c, r.stamp, line + static_cast<uint64_t>(__builtin_ctzll(r.bytes & v.bytes())), 1, Conflict::write_read);
     }
-    if ((*s.readers)->take_lost(bytes) && !c.reported) {
+    if (readers->take_lost(v.bytes()) && !c.reported) {
       note(launch_,
            "races: bytes that more than " + std::to_string(Readers::kRoom) +
                " waves read were then written; whether the write is ordered behind all of them was not looked at");
     }
-    (*s.readers)->forget([](const Readers::Reader&) { return true; }, bytes);
+  }
+
+  // Remembers the readers that the current one is about to displace.
+  void keep_readers(const Current& c, const Shadow::View& v) {
+    for (uint64_t left = v.elements(); left;) {
+      int i = __builtin_ctzll(left);
+      const uint64_t last = v.group(i).read[i % 4], earlier = v.group(i).earlier[i % 4];
+      uint64_t bytes = 0;
+      do {
+        bytes |= v.bytes_of(i);
+        left &= left - 1;
+        if (!left) break;
+        i = __builtin_ctzll(left);
+      } while (v.group(i).read[i % 4] == last && v.group(i).earlier[i % 4] == earlier);
+      if (is_lost(c, last, earlier)) keep_reader(c, v.readers(), last, earlier, bytes);
+    }
+  }
+
+  void keep_reader(const Current& c, std::unique_ptr<Readers>& readers, uint64_t last, uint64_t earlier,
+                   uint64_t bytes) {
+    const bool foreign = !c.lds && stamp::group(earlier) != tag_;
+    if (foreign && !clocks_->global_acquires) {
+      if (stamp::group(last) != tag_) return;
+      uint64_t others = 0;
+      if (readers) {
+        for (const Readers::Reader& r : readers->all()) others |= stamp::group(r.stamp) != tag_ ? r.bytes : 0;
+      }
+      if ((bytes & ~others) == 0) return;
+    }
+    if (!readers) readers = std::make_unique<Readers>();
+    if (readers->full()) {
+      readers->forget([&](const Readers::Reader& r) { return is_old(c, r.stamp) || ordered(c, r.stamp); }, ~0ull);
+    }
+    readers->add(earlier, bytes);
   }
 
   // A scalar load of a line that an earlier one has brought to the scalar cache, and that was stored to since.
-  void look_for_stale(Current& c, uint64_t at, const Stamps& s) {
-    const auto [first, fresh] = scalar_lines_.try_emplace(at / Shadow::kLine, seq_);
+  void look_for_stale(Current& c, uint64_t line, const Shadow::View& v) {
+    const auto [first, fresh] = scalar_lines_.try_emplace(line / Shadow::kLine, seq_);
     if (fresh) return;
-    for (int i = 0; i < s.n && !c.reported; ++i) {
+    each_stretch(c, line, v, [&](const Stamps& s, int i, uint64_t at, uint32_t) {
       const uint64_t w = s.written[i];
-      if (w >= c.base && stamp::group(w) == tag_ && stamp::seq(w) > first->second)
-        report(c, w, at + static_cast<uint64_t>(i) * s.step, Conflict::stale);
-    }
+      if (w >= base_ && stamp::group(w) == tag_ && stamp::seq(w) > first->second) report(c, w, at, Conflict::stale);
+    });
   }
 
   bool ordered(const Current& c, uint64_t s) const {
@@ -306,59 +401,6 @@ class RaceWatch final : public Watch, private RaceReport {
     if (kind == Conflict::write_read && compares(c.op->inst->op)) return;
     if (kind == Conflict::read_write && s & stamp::kAtomic && before && compares(before->op)) return;
     report(c, s, at, kind);
-  }
-
-  void acquire(Current& c) {
-    Releases& all = c.lds ? lds_releases_ : clocks_->releases;
-    if (all.empty()) return;
-    for (uint64_t m = c.access->mask; m; m &= m - 1) {
-      const auto found = all.find(c.access->at[__builtin_ctzll(m)] / 4);
-      if (found == all.end()) continue;
-      const Release& r = found->second;
-      WaveClock& w = *c.clock;
-      if (r.tag == tag_) {
-        for (uint32_t i = 0; i < kMaxWaves; ++i) w.lds[i] = std::max(w.lds[i], r.lds[i]);
-      }
-      const KnownPointer known = join(w.known, r.known);
-      if (known == w.known) continue;
-      w.known = known;
-      const auto own = std::lower_bound(known->begin(), known->end(), std::make_pair(tag_ << 4, 0u));
-      for (auto i = own; i != known->end() && i->first >> 4 == tag_; ++i) {
-        const uint32_t wave = i->first & 15;
-        w.vm_done[wave] = std::max(w.vm_done[wave], i->second);
-        w.global[wave] = std::max(w.global[wave], i->second);
-      }
-    }
-  }
-
-  void release(Current& c, bool keeps) {
-    WaveClock& w = *c.clock;
-    w.lds[c.wave->index] = w.lgkm.done(seq_ - 1);
-    w.vm_done[c.wave->index] = w.vm.done(seq_ - 1);
-    // The instruction itself, which is the last one outstanding, is what the others will have seen.
-    Release mine;
-    auto own = std::make_shared<Known>();
-    for (uint32_t i = 0; i < group_->waves.size(); ++i) own->push_back({tag_ << 4 | i, w.vm_done[i]});
-    mine.known = join(w.known, KnownPointer(std::move(own)));
-    mine.tag = tag_;
-    std::copy(std::begin(w.lds), std::end(w.lds), mine.lds);
-    Releases& all = c.lds ? lds_releases_ : clocks_->releases;
-    uint64_t last = ~0ull;
-    for (uint64_t m = c.access->mask; m; m &= m - 1) {
-      const uint64_t at = c.access->at[__builtin_ctzll(m)] / 4;
-      if (at == last) continue;
-      last = at;
-      Release& r = all[at];
-      if (!keeps || !r.known) {
-        r = mine;
-        continue;
-      }
-      r.known = join(r.known, mine.known);
-      for (uint32_t i = 0; i < kMaxWaves; ++i) {
-        r.lds[i] = r.tag == tag_ ? std::max(r.lds[i], mine.lds[i]) : mine.lds[i];
-      }
-      r.tag = tag_;
-    }
   }
 
   uint64_t base_ = 0;

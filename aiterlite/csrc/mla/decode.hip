@@ -1,12 +1,12 @@
-// MLA decode: softmax(scale * q k^T) v over paged rows of KV, for a plan's pieces or for equal splits (mla/args.h).
+// MLA decode on AMD: softmax(scale * q k^T) v over paged rows of KV, for a plan's pieces or for equal splits
+// (mla/args.h). sm_90: mla/sm90_decode.hip.
 //
-// Formulation. Tokens are rows of matrix products and rows of q their columns, on every target: S^T = K q^T, then
-// O^T = V^T P^T (fragment/row_tile.h). q stays in registers (AMD) or in LDS (NVIDIA, whose lanes have half as many) for
-// a whole piece. K is read from LDS as it lies; V, the
-// first 512 columns of the same rows, is read from there too and transposed in registers: a lane takes 8 columns of 8
-// tokens. 8-bit operands become 16-bit ones, exactly, when they come from LDS: fp16 where q has 8 bits or is fp16, else
-// bf16. Weights P have that type too; of bf16 they are two numbers, the second what the first lost in rounding, which
-// would be as much again as rounding o. Sums are float.
+// Formulation. Tokens are rows of matrix products and rows of q their columns: S^T = K q^T, then O^T = V^T P^T
+// (fragment/row_tile.h). q stays in registers for a whole piece. K is read from LDS as it lies; V, the first 512
+// columns of the same rows, is read from there too and transposed in registers: a lane takes 8 columns of 8 tokens.
+// 8-bit operands become 16-bit ones, exactly, when they come from LDS: fp16 where q has 8 bits or is fp16, else bf16.
+// Weights P have that type too; of bf16 they are two numbers, the second what the first lost in rounding, which would
+// be as much again as rounding o. Sums are float.
 //
 // Tiling. A workgroup has kColumns rows of q (heads of one or several tokens; a tile of columns is of one token, so all
 // of it sees equally far) and runs over a piece in tiles of kTokens tokens, kStages in LDS. For scores a wave has a
@@ -62,35 +62,26 @@ constexpr uint32_t kSteps = kKeyDim / 32;
 constexpr uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 constexpr uint32_t kScoreWaves = least(kWaves / kColumnTiles, kTokens / 16);  // that share a tile of columns
 constexpr uint32_t kScoreTiles = kTokens / 16 / kScoreWaves;                  // of 16 tokens, of each
-constexpr uint32_t kProducts = 8 / kLaneRows;
+constexpr uint32_t kProducts = 8;
 constexpr uint32_t kWaveValues = kValueDim / kWaves;
-// Of a lane's four sums, and of the lanes of a wave, those of one column.
-constexpr uint32_t kLaneColumns = AITERLITE_AMD ? 1 : 2;
-constexpr uint32_t kColumnStride = AITERLITE_AMD ? 16 : 4;
-constexpr uint32_t kChunks = AITERLITE_AMD ? 4 : 2;
+constexpr uint32_t kChunks = 4;  // of 8 values, of a lane
 
 // A weight is a sum of so many numbers.
 constexpr uint32_t kWeightParts = kSame<Element, bf16> ? 2 : 1;
 
-// Where q is while a piece lasts.
-constexpr bool kSharedQ = !AITERLITE_AMD;
-using Queries = Padded<kColumns, kKeyDim * 2, pitch_for<Reading::kOperand16>(kKeyDim * 2)>;
-struct HeldQ {
-  Vector16 step[kSharedQ ? 1 : kSteps];
-};
+using HeldQ = Vector16[kSteps];
 
 using Rows = Padded<kTokens, kKeyDim * sizeof(Kv), pitch_for<Reading::kOperand16>(kKeyDim * sizeof(Kv))>;
 using Weights = Padded<kColumns, kTokens * 2, pitch_for<Reading::kOperand16>(kTokens * 2)>;
 
 static_assert(kWaves % kColumnTiles == 0, "AITERLITE_WAVES must be a multiple of AITERLITE_COLUMN_TILES");
 static_assert(kTokens % 32 == 0 && kTokens <= 64, "AITERLITE_TOKENS must be 32 or 64");
-static_assert(kWaveValues == 16 * 8 / kLaneRows, "a wave has one tile of values: 4 waves of AMD, 8 of NVIDIA");
+static_assert(kWaves == 4, "AITERLITE_WAVES must be 4: a wave has 128 of the 512 values");
 static_assert(kStages == 1 || kStages == 2, "AITERLITE_STAGES must be 1 or 2");
 
 struct Shared {
   Vector16 rows[kStages][Rows::kBytes / 16];
   Vector16 weights[kWeightParts][Weights::kBytes / 16];
-  Vector16 q[kSharedQ ? Queries::kBytes / 16 : 1];
   uint64_t address[kRing][kTokens];
   uint32_t exists[kRing][kTokens];
   uint32_t broken[kRing];  // a token before the end does not exist
@@ -138,10 +129,8 @@ AITERLITE_DEVICE Vector16 load_shared_row(const void* tile, uint32_t row, uint32
 
 // q of a tile of columns, as operands: 32 of 576 a step.
 AITERLITE_DEVICE void load_q(const aiterlite_mla_decode_args& args, const Work& work, const Columns& columns,
-                             Shared& shared, HeldQ& held) {
-  const uint32_t lane = lane_id(), wave = wave_id();
-  // In LDS it is the same for all waves of a tile of columns.
-  if (kSharedQ && wave >= kColumnTiles) return;
+                             HeldQ& held) {
+  const uint32_t lane = lane_id();
   const auto last = static_cast<uint32_t>(work.heads - 1);
   const uint32_t wanted = static_cast<uint32_t>(columns.head) + tile_column(lane);
   const uint32_t head = static_cast<uint32_t>(work.head) + (wanted < last ? wanted : last);
@@ -149,30 +138,13 @@ AITERLITE_DEVICE void load_q(const aiterlite_mla_decode_args& args, const Work& 
 #pragma unroll
   for (uint32_t step = 0; step < kSteps; ++step) {
     const Q* at = row + step * 32 + tile_vector(lane) * 8;
-    Vector16 q;
     if constexpr (kWideQ) {
-      q = load_vector<false>(at);
+      held[step] = load_vector<false>(at);
     } else {
       const auto* words = reinterpret_cast<const float*>(at);
-      q = widen<Q>(
+      held[step] = widen<Q>(
           Vector8{{__builtin_bit_cast(uint32_t, load_f32(words)), __builtin_bit_cast(uint32_t, load_f32(words + 1))}});
     }
-    if constexpr (kSharedQ) {
-      const uint32_t column = wave * kTileColumns + tile_column(lane);
-      store_shared_16(reinterpret_cast<char*>(shared.q) + Queries::at(column, step * 64 + tile_vector(lane) * 16), q);
-    } else {
-      held.step[step] = q;
-    }
-  }
-}
-
-AITERLITE_DEVICE Vector16 q_of_step(const HeldQ& held, const Shared& shared, uint32_t step) {
-  if constexpr (kSharedQ) {
-    const uint32_t lane = lane_id(), column = wave_id() % kColumnTiles * kTileColumns + tile_column(lane);
-    return load_shared_16(reinterpret_cast<const char*>(shared.q) +
-                          Queries::at(column, step * 64 + tile_vector(lane) * 16));
-  } else {
-    return held.step[step];
   }
 }
 
@@ -208,21 +180,16 @@ using Scores = float[kScoreTiles][4];
 
 // The scores of this wave's tokens, -inf where nothing is to be seen, and their maximum of each column of the lane.
 AITERLITE_DEVICE void make_scores(const HeldQ& held, uint32_t tile, int32_t seen, bool masked, float scale,
-                                  const Shared& shared, Scores& scores, float (&most)[kLaneColumns]) {
+                                  const Shared& shared, Scores& scores, float& most) {
   const uint32_t lane = lane_id(), first = wave_id() / kColumnTiles * kScoreTiles * 16;
   float sums[kScoreTiles][4] = {};
 #pragma unroll
   for (uint32_t step = 0; step < kSteps; ++step) {
-    const Vector16 q = q_of_step(held, shared, step);
 #pragma unroll
     for (uint32_t s = 0; s < kScoreTiles; ++s) {
-      Vector16 rows[kLaneRows];
-#pragma unroll
-      for (uint32_t j = 0; j < kLaneRows; ++j) {
-        rows[j] = load_shared_row(shared.rows[tile % kStages], first + s * 16 + tile_row(lane, j),
-                                  step * 32 + tile_vector(lane) * 8);
-      }
-      multiply(Element{}, sums[s], rows, q);
+      const Vector16 rows[1] = {load_shared_row(shared.rows[tile % kStages], first + s * 16 + tile_row(lane, 0),
+                                                step * 32 + tile_vector(lane) * 8)};
+      multiply(Element{}, sums[s], rows, held[step]);
     }
   }
 #pragma unroll
@@ -235,33 +202,37 @@ AITERLITE_DEVICE void make_scores(const HeldQ& held, uint32_t tile, int32_t seen
         const bool visible = static_cast<int32_t>(tile * kTokens + token) < seen;
         if (!visible || shared.exists[tile % kRing][token] == 0) scores[s][i] = -__builtin_inff();
       }
-      most[i % kLaneColumns] = __builtin_fmaxf(most[i % kLaneColumns], scores[s][i]);
+      most = __builtin_fmaxf(most, scores[s][i]);
     }
   }
-#pragma unroll
-  for (uint32_t c = 0; c < kLaneColumns; ++c) most[c] = reduce_strided<kColumnStride>(most[c], Max{});
+  most = reduce_strided<16>(most, Max{});
 }
 
-// Lanes before kColumnStride hold each column of a tile once; of `value` each its own.
-AITERLITE_DEVICE void leave_columns(const float (&value)[kLaneColumns], float* columns) {
-  const uint32_t lane = lane_id();
-  if (lane < kColumnStride) {
+// Of `value`, which lanes of a column share, each column's to LDS.
+AITERLITE_DEVICE void leave_columns(float value, float* columns) {
+  if (lane_id() < kTileColumns) columns[accumulator_column(lane_id(), 0)] = value;
+}
+
+// The maximum of this lane's column of a tile, of all waves that made its scores.
+AITERLITE_DEVICE float maximum_of(uint32_t column_tile, const Shared& shared) {
+  float most = -__builtin_inff();
 #pragma unroll
-    for (uint32_t c = 0; c < kLaneColumns; ++c) columns[accumulator_column(lane, c)] = value[c];
+  for (uint32_t w = 0; w < kScoreWaves; ++w) {
+    most = __builtin_fmaxf(most, shared.maxima[w][column_tile * kTileColumns + accumulator_column(lane_id(), 0)]);
   }
+  return most;
 }
 
 // The weights of this wave's scores to where they are operands, and their sums.
-AITERLITE_DEVICE void make_weights(const OnlineSoftmax (&softmax)[kLaneColumns], const Scores& scores, Shared& shared,
-                                   float (&sums)[kLaneColumns]) {
+AITERLITE_DEVICE void make_weights(const OnlineSoftmax& softmax, const Scores& scores, Shared& shared, float& sum) {
   const uint32_t lane = lane_id(), wave = wave_id(), first = wave / kColumnTiles * kScoreTiles * 16;
 #pragma unroll
   for (uint32_t s = 0; s < kScoreTiles; ++s) {
     float weight[4];
 #pragma unroll
     for (uint32_t i = 0; i < 4; ++i) {
-      weight[i] = softmax[i % kLaneColumns].weight(scores[s][i]);
-      sums[i % kLaneColumns] += weight[i];
+      weight[i] = softmax.weight(scores[s][i]);
+      sum += weight[i];
     }
 #pragma unroll
     for (Vector16(&part)[Weights::kBytes / 16] : shared.weights) {
@@ -272,24 +243,14 @@ AITERLITE_DEVICE void make_weights(const OnlineSoftmax (&softmax)[kLaneColumns],
         weight[i] -= to_float(rounded[i]);
       }
       char* weights = reinterpret_cast<char*>(part);
-#if AITERLITE_AMD
       const uint32_t column = wave % kColumnTiles * kTileColumns + accumulator_column(lane, 0);
       const uint32_t token = first + s * 16 + accumulator_row(lane, 0);
       store_shared_8(weights + Weights::at(column, token * 2),
                      {{rounded[0].bits | static_cast<uint32_t>(rounded[1].bits) << 16,
                        rounded[2].bits | static_cast<uint32_t>(rounded[3].bits) << 16}});
-#else
-#pragma unroll
-      for (uint32_t i = 0; i < 4; ++i) {
-        const uint32_t column = wave % kColumnTiles * kTileColumns + accumulator_column(lane, i);
-        const uint32_t token = first + s * 16 + accumulator_row(lane, i);
-        *reinterpret_cast<uint16_t*>(weights + Weights::at(column, token * 2)) = rounded[i].bits;
-      }
-#endif
     }
   }
-#pragma unroll
-  for (uint32_t c = 0; c < kLaneColumns; ++c) sums[c] = reduce_strided<kColumnStride>(sums[c], Sum{});
+  sum = reduce_strided<16>(sum, Sum{});
 }
 
 using Values = float[kColumnTiles][kProducts][4];
@@ -329,9 +290,7 @@ AITERLITE_DEVICE void add_products(const Vector16 (&turned)[8], uint32_t step, u
     const Vector16 b = load_shared_16(weights + Weights::at(column, step * 64 + tile_vector(lane) * 16));
 #pragma unroll
     for (uint32_t m = 0; m < kProducts; ++m) {
-      Vector16 a[kLaneRows];
-#pragma unroll
-      for (uint32_t j = 0; j < kLaneRows; ++j) a[j] = turned[m * kLaneRows + j];
+      const Vector16 a[1] = {turned[m]};
       multiply(Element{}, sums[m], a, b);
     }
   }
@@ -351,32 +310,20 @@ AITERLITE_DEVICE void add_values(uint32_t tile, bool masked, const int32_t (&see
   }
 }
 
-// Eight neighbouring columns of o that a lane has of a tile's column `column_of(chunk)`.
-AITERLITE_DEVICE uint32_t chunk_column(uint32_t lane, uint32_t chunk) {
-  return AITERLITE_AMD ? lane % 16 : lane % 4 * 2 + chunk;
-}
-AITERLITE_DEVICE uint32_t chunk_value(uint32_t lane, uint32_t chunk) {
-  return AITERLITE_AMD ? 8 * (4 * (lane / 16) + chunk) : 8 * (lane / 4);
-}
-AITERLITE_DEVICE float chunk_element(const float (&sums)[kProducts][4], uint32_t chunk, uint32_t e) {
-  return sums[e / kLaneRows][AITERLITE_AMD ? chunk : e % 2 * 2 + chunk];
-}
-
+// A lane has eight neighbouring values, kChunks times, of one column of a tile.
 AITERLITE_DEVICE void store_columns(const aiterlite_mla_decode_args& args, const Work& work, const Columns& columns,
-                                    const float (&sums)[kProducts][4], const OnlineSoftmax (&softmax)[kLaneColumns],
-                                    float value_scale) {
+                                    const float (&sums)[kProducts][4], const OnlineSoftmax& of, float value_scale) {
   if (!columns.exists) return;
   const uint32_t lane = lane_id();
 #pragma unroll
   for (uint32_t chunk = 0; chunk < kChunks; ++chunk) {
-    const int32_t head = columns.head + static_cast<int32_t>(chunk_column(lane, chunk));
-    const OnlineSoftmax& of = softmax[AITERLITE_AMD ? 0 : chunk % kLaneColumns];
+    const int32_t head = columns.head + static_cast<int32_t>(tile_column(lane));
     const float by = of.normalizer() * value_scale;
     float value[8];
 #pragma unroll
-    for (uint32_t e = 0; e < 8; ++e) value[e] = chunk_element(sums, chunk, e) * by;
+    for (uint32_t e = 0; e < 8; ++e) value[e] = sums[e][chunk] * by;
     if (head < work.heads) {
-      const uint32_t dim = wave_id() * kWaveValues + chunk_value(lane, chunk);
+      const uint32_t dim = wave_id() * kWaveValues + 8 * (4 * (lane / 16) + chunk);
       const int64_t at =
           columns.part < 0 ? columns.row * args.heads + work.head + head : columns.part * work.heads + head;
       if (columns.part >= 0) {
@@ -422,13 +369,13 @@ AITERLITE_DEVICE void run(const aiterlite_mla_decode_args& args, const Work& wor
     scale *= value_scale;
   }
 
-  OnlineSoftmax softmax[kColumnTiles][kLaneColumns], own_softmax[kLaneColumns];
+  OnlineSoftmax softmax[kColumnTiles], own_softmax;
   Values values = {};
   const uint32_t tiles = (static_cast<uint32_t>(most_seen) + kTokens - 1) / kTokens;
   HeldQ q;
   // No wave is in the piece before any more.
   workgroup_barrier();
-  load_q(args, work, mine, shared, q);
+  load_q(args, work, mine, q);
   if (tiles > 0) {
     find_rows(args, work, 0, shared);
     find_rows(args, work, 1, shared);
@@ -449,53 +396,32 @@ AITERLITE_DEVICE void run(const aiterlite_mla_decode_args& args, const Work& wor
 
     Scores scores;
     if (scores_too) {
-      float most[kLaneColumns];
-#pragma unroll
-      for (float& m : most) m = -__builtin_inff();
+      float most = -__builtin_inff();
       make_scores(q, tile, mine.seen, masked, scale, shared, scores, most);
       leave_columns(most, shared.maxima[wave / kColumnTiles] + own * kTileColumns);
     }
     workgroup_barrier();
     if (scores_too) {
-      float sums[kLaneColumns] = {};
-#pragma unroll
-      for (uint32_t c = 0; c < kLaneColumns; ++c) {
-        float most = -__builtin_inff();
-#pragma unroll
-        for (uint32_t w = 0; w < kScoreWaves; ++w) {
-          most = __builtin_fmaxf(most, shared.maxima[w][own * kTileColumns + accumulator_column(lane_id(), c)]);
-        }
-        own_softmax[c].rescale(most);
-      }
-      make_weights(own_softmax, scores, shared, sums);
-      leave_columns(sums, shared.sums[wave / kColumnTiles] + own * kTileColumns);
+      float sum = 0.0f;
+      own_softmax.rescale(maximum_of(own, shared));
+      make_weights(own_softmax, scores, shared, sum);
+      leave_columns(sum, shared.sums[wave / kColumnTiles] + own * kTileColumns);
     }
 #pragma unroll
     for (uint32_t ct = 0; ct < kColumnTiles; ++ct) {
+      const float factor = softmax[ct].rescale(maximum_of(ct, shared));
 #pragma unroll
-      for (uint32_t c = 0; c < kLaneColumns; ++c) {
-        float most = -__builtin_inff();
+      for (uint32_t m = 0; m < kProducts; ++m) {
 #pragma unroll
-        for (uint32_t w = 0; w < kScoreWaves; ++w) {
-          most = __builtin_fmaxf(most, shared.maxima[w][ct * kTileColumns + accumulator_column(lane_id(), c)]);
-        }
-        const float factor = softmax[ct][c].rescale(most);
-#pragma unroll
-        for (uint32_t m = 0; m < kProducts; ++m) {
-#pragma unroll
-          for (uint32_t i = c; i < 4; i += kLaneColumns) values[ct][m][i] *= factor;
-        }
+        for (uint32_t i = 0; i < 4; ++i) values[ct][m][i] *= factor;
       }
     }
     workgroup_barrier();
 #pragma unroll
     for (uint32_t ct = 0; ct < kColumnTiles; ++ct) {
 #pragma unroll
-      for (uint32_t c = 0; c < kLaneColumns; ++c) {
-#pragma unroll
-        for (uint32_t w = 0; w < kScoreWaves; ++w) {
-          softmax[ct][c].add(shared.sums[w][ct * kTileColumns + accumulator_column(lane_id(), c)]);
-        }
+      for (uint32_t w = 0; w < kScoreWaves; ++w) {
+        softmax[ct].add(shared.sums[w][ct * kTileColumns + accumulator_column(lane_id(), 0)]);
       }
     }
     add_values(tile, masked, seen, shared, values);

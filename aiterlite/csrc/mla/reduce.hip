@@ -1,10 +1,15 @@
 // Merges normalised parts of MLA's rows by their log-sums: mla/args.h.
 //
-// A workgroup of 128 threads has up to four heads of one row of a tile, and goes on to further tiles; a thread has four
-// neighbouring values. The weight of a part is relative to the largest log-sum; parts are added in their order, those
-// of -inf are not read. Traffic: the parts once, o once. No atomics: same operands, same bits. Behind the tiles, where
-// it is given the pages, requests without KV: they become zero.
+// A workgroup has one head of one row of a tile, and goes on to further tiles. kSlices times kDim / 4 threads: a thread
+// has four neighbouring values of every kSlices-th part, and asks for kAhead of them at once, since what this kernel
+// waits for is the latency of its loads. The weight of a part is relative to the largest log-sum; the values of a part
+// of -inf are selected away. A slice adds its parts in their order, then slices are added in theirs. Traffic: the parts
+// once, o once. No atomics: same operands, same bits. Behind the tiles, where it is given the pages, requests without
+// KV: they become zero.
+//
+// kMostParts parts of a row have their weights in LDS at a time; of more, these go round.
 #include <aiterlite/block/online_softmax.h>
+#include <aiterlite/block/reduce.h>
 #include <aiterlite/mla/work.h>
 #include <aiterlite/numeric/types.h>
 #include <aiterlite/overlap.h>
@@ -14,108 +19,177 @@ namespace {
 using namespace aiterlite;
 using Out = AITERLITE_OUT;
 
-constexpr uint32_t kThreads = 128, kHeads = 4, kDim = AITERLITE_DIM;
+constexpr uint32_t kDim = AITERLITE_DIM, kSlices = AITERLITE_SLICES, kSliceThreads = kDim / 4;
+constexpr uint32_t kThreads = kSliceThreads * kSlices > kWaveSize ? kSliceThreads * kSlices : kWaveSize;
+constexpr uint32_t kWaves = kThreads / kWaveSize;
+constexpr uint32_t kAhead = 4, kMostParts = 128;
 
-AITERLITE_DEVICE void store_row(const aiterlite_mla_reduce_args& args, int64_t at, const float (&value)[4],
-                                float log_sum) {
-  const uint32_t dim = thread_id() * 4;
-  auto* to = static_cast<Out*>(args.o) + at * kDim + dim;
+static_assert(kSlices == 1 || (kThreads == kSliceThreads * kSlices && kThreads <= 1024),
+              "AITERLITE_SLICES of AITERLITE_DIM / 4 threads are whole waves, of at most 1024 threads");
+
+struct Shared {
+  float weight[kMostParts];
+  float sums[kSlices][kDim];
+  float of_waves[kWaves];
+};
+
+AITERLITE_DEVICE void store_row(const aiterlite_mla_reduce_args& args, int64_t at, uint32_t quad,
+                                const float (&value)[4], float log_sum) {
+  auto* to = static_cast<Out*>(args.o) + at * kDim + quad * 4;
 #pragma unroll
   for (uint32_t w = 0; w < 2; ++w) {
     const uint32_t high = from_float<Out>(value[2 * w + 1]).bits;
     store_u32(to + 2 * w, from_float<Out>(value[2 * w]).bits | high << 16);
   }
-  if (dim == 0 && args.lse != nullptr) store_u32(args.lse + at, __builtin_bit_cast(uint32_t, log_sum));
+  if (quad == 0 && args.lse != nullptr) store_u32(args.lse + at, __builtin_bit_cast(uint32_t, log_sum));
 }
 
-// `part_of(j)` is the row of partial that is part j.
+// The largest log-sum of a row's parts. `part_of(j)` is the row of partial that is part j.
 template <class PartOf>
-AITERLITE_DEVICE void merge_row(const aiterlite_mla_reduce_args& args, const mla::Place& place, uint32_t head,
-                                int32_t parts, const PartOf& part_of) {
+AITERLITE_DEVICE float largest(const aiterlite_mla_reduce_args& args, const mla::Place& place, uint32_t head,
+                               int32_t parts, const PartOf& part_of, Shared& shared) {
   float most = -__builtin_inff();
 #pragma unroll 1
-  for (int32_t j = 0; j < parts; ++j) {
+  for (auto j = static_cast<int32_t>(thread_id()); j < parts; j += kThreads) {
     most = __builtin_fmaxf(most, load_f32(args.partial_lse + part_of(j) * place.heads + head));
   }
+  workgroup_barrier();
+  return reduce_workgroup<kWaves>(most, Max{}, shared.of_waves);
+}
+
+// A thread's values of the next parts of its slice. What is behind the last part is that again.
+template <class PartOf>
+AITERLITE_DEVICE void load_parts(const aiterlite_mla_reduce_args& args, const mla::Place& place, uint32_t head,
+                                 int32_t parts, int32_t from, const PartOf& part_of, Vector16 (&part)[kAhead]) {
+#pragma unroll
+  for (uint32_t i = 0; i < kAhead; ++i) {
+    const auto at = from + static_cast<int32_t>(i * kSlices);
+    const int64_t row = part_of(at < parts ? at : parts - 1) * place.heads + head;
+    part[i] = load_vector<false>(args.partial + row * kDim + thread_id() % kSliceThreads * 4);
+  }
+}
+
+template <class PartOf>
+AITERLITE_DEVICE void merge_row(const aiterlite_mla_reduce_args& args, const mla::Place& place, uint32_t head,
+                                int32_t parts, const PartOf& part_of, Shared& shared) {
+  const uint32_t slice = thread_id() / kSliceThreads, quad = thread_id() % kSliceThreads;
+  // The first values are on their way while weights are made.
+  Vector16 part[kAhead];
+  load_parts(args, place, head, parts, static_cast<int32_t>(slice), part_of, part);
+  const float most = largest(args, place, head, parts, part_of, shared);
   const float base = most == -__builtin_inff() ? 0.0f : most;
   float total = 0.0f, sum[4] = {};
 #pragma unroll 1
-  for (int32_t j = 0; j < parts; ++j) {
-    const int64_t at = part_of(j) * place.heads + head;
-    const float log_sum = load_f32(args.partial_lse + at);
-    if (log_sum == -__builtin_inff()) continue;
-    const float weight = fast_exp2((log_sum - base) * kLog2E);
-    const Vector16 part = load_vector<false>(args.partial + at * kDim + thread_id() * 4);
-    total += weight;
+  for (int32_t first = 0; first < parts; first += kMostParts) {
+    const int32_t count = parts - first < static_cast<int32_t>(kMostParts) ? parts - first : kMostParts;
+    workgroup_barrier();
+#pragma unroll 1
+    for (auto j = static_cast<int32_t>(thread_id()); j < count; j += kThreads) {
+      const int64_t at = part_of(first + j) * place.heads + head;
+      shared.weight[j] = fast_exp2((load_f32(args.partial_lse + at) - base) * kLog2E);
+    }
+    workgroup_barrier();
+#pragma unroll 1
+    for (auto j = static_cast<int32_t>(slice); j < count; j += kAhead * kSlices) {
+      if (first + j != static_cast<int32_t>(slice)) load_parts(args, place, head, parts, first + j, part_of, part);
 #pragma unroll
-    for (uint32_t i = 0; i < 4; ++i) sum[i] += weight * __builtin_bit_cast(float, part.word[i]);
+      for (uint32_t i = 0; i < kAhead; ++i) {
+        const auto at = j + static_cast<int32_t>(i * kSlices);
+        const float weight = at < count ? shared.weight[at] : 0.0f;
+        total += weight;
+#pragma unroll
+        for (uint32_t e = 0; e < 4; ++e) {
+          // Of a part without tokens nobody knows the values.
+          const float value = weight != 0.0f ? __builtin_bit_cast(float, part[i].word[e]) : 0.0f;
+          sum[e] += weight * value;
+        }
+      }
+    }
   }
+  if constexpr (kSlices > 1) {
+    if (slice > 0) {
+#pragma unroll
+      for (uint32_t e = 0; e < 4; ++e) shared.sums[slice][quad * 4 + e] = sum[e];
+      if (quad == 0) shared.sums[0][slice] = total;
+    }
+    workgroup_barrier();
+    if (slice == 0) {
+#pragma unroll
+      for (uint32_t other = 1; other < kSlices; ++other) {
+        total += shared.sums[0][other];
+#pragma unroll
+        for (uint32_t e = 0; e < 4; ++e) sum[e] += shared.sums[other][quad * 4 + e];
+      }
+    }
+  }
+  if (slice > 0) return;
   const float by = total == 0.0f ? 0.0f : 1.0f / total;
 #pragma unroll
   for (float& value : sum) value *= by;
   const float log_sum = total == 0.0f ? -__builtin_inff() : base + fast_log2(total) * kLn2;
-  store_row(args, place.row * args.heads + place.head + head, sum, log_sum);
+  store_row(args, place.row * args.heads + place.head + head, quad, sum, log_sum);
 }
 
 AITERLITE_DEVICE void merge_tile(const aiterlite_mla_reduce_args& args, int32_t fold, int32_t number, uint32_t row,
-                                 uint32_t first_head) {
+                                 uint32_t head, Shared& shared) {
   const mla::Tile tile = mla::tile_of(args, number);
   if (row >= tile.rows) return;
   const mla::Place place = mla::place_of(args, fold, tile.row + row);
+  if (place.row < 0 || head >= static_cast<uint32_t>(place.heads)) return;
   const auto part_of = [&](int32_t j) {
     return int64_t{mla::load_int(args.reduce_partial_map, int64_t{tile.first} + j)} + row;
   };
-  bool inside = place.row >= 0;
+  bool outside = false;
 #pragma unroll 1
-  for (int32_t j = 0; j < tile.parts; ++j) inside = inside && part_of(j) >= 0 && part_of(j) < args.partial_rows;
-  if (!inside) return;
-#pragma unroll 1
-  for (uint32_t h = first_head; h < first_head + kHeads && h < static_cast<uint32_t>(place.heads); ++h) {
-    merge_row(args, place, h, tile.parts, part_of);
+  for (auto j = static_cast<int32_t>(thread_id()); j < tile.parts; j += kThreads) {
+    outside |= part_of(j) < 0 || part_of(j) >= args.partial_rows;
   }
+  workgroup_barrier();
+  if (reduce_workgroup<kWaves>(outside ? 1.0f : 0.0f, Max{}, shared.of_waves) != 0.0f) return;
+  merge_row(args, place, head, tile.parts, part_of, shared);
 }
 
 AITERLITE_DEVICE void clear_request(const aiterlite_mla_reduce_args& args, int32_t request, uint32_t row,
-                                    uint32_t first_head) {
+                                    uint32_t head) {
+  if (thread_id() >= kSliceThreads) return;
   if (mla::kv_length(args.kv_indptr, args.kv_last_page_lens, args.page_size, request) > 0) return;
   const int64_t at = int64_t{mla::load_int(args.qo_indptr, request)} + row;
   if (at >= mla::load_int(args.qo_indptr, int64_t{request} + 1) || at >= args.rows) return;
   const float zeros[4] = {};
-#pragma unroll 1
-  for (uint32_t h = first_head; h < first_head + kHeads && h < static_cast<uint32_t>(args.heads); ++h) {
-    store_row(args, at * args.heads + h, zeros, -__builtin_inff());
-  }
+  store_row(args, at * args.heads + head, thread_id(), zeros, -__builtin_inff());
 }
 
 }  // namespace
 
 AITERLITE_KERNEL(kThreads)
 aiterlite_mla_reduce(aiterlite_mla_reduce_args args) {
+  AITERLITE_SHARED(Shared, shared, 1);
   await_predecessors();
-  // Rows of 64 or 128 values leave threads idle.
-  if (thread_id() * 4 >= kDim) return;
-  const uint32_t chunks = (static_cast<uint32_t>(args.heads) + kHeads - 1) / kHeads;
-  const uint32_t first_head = workgroup_id() % chunks * kHeads;
+  admit_successors();
+  const auto heads = static_cast<uint32_t>(args.heads), head = workgroup_id() % heads;
   if (args.splits > 0) {
-    const int64_t row = workgroup_id() / chunks;
+    const int64_t row = workgroup_id() / heads;
     if (row >= args.rows) return;
-#pragma unroll 1
-    for (uint32_t h = first_head; h < first_head + kHeads && h < static_cast<uint32_t>(args.heads); ++h) {
-      merge_row(args, {row, 0, args.heads}, h, args.splits, [&](int32_t j) { return row * args.splits + j; });
-    }
+    const auto part_of = [&](int32_t j) { return row * args.splits + j; };
+    merge_row(args, {row, 0, args.heads}, head, args.splits, part_of, shared[0]);
     return;
   }
-  const uint32_t of_tile = static_cast<uint32_t>(args.q_len) * chunks;
-  const uint32_t row = workgroup_id() / chunks % static_cast<uint32_t>(args.q_len);
+  const uint32_t of_tile = static_cast<uint32_t>(args.q_len) * heads;
+  const uint32_t row = workgroup_id() / heads % static_cast<uint32_t>(args.q_len);
   const int32_t requests = args.kv_indptr != nullptr ? args.batch : 0;
-  int32_t fold = args.fold;
-  if (args.work_info_set != nullptr) fold = mla::fold_of(mla::load_int(args.work_info_set, 7), fold);
+  int32_t fold = args.fold, tiles = args.tiles;
+  if (args.work_info_set != nullptr) {
+    fold = mla::fold_of(mla::load_int(args.work_info_set, 7), fold);
+    // A tile has a row at least; entries behind as many are those of a larger batch.
+    const int64_t most = int64_t{args.batch} * fold * args.q_len;
+    tiles = most < tiles ? static_cast<int32_t>(most) : tiles;
+  }
 #pragma unroll 1
-  for (auto at = static_cast<int32_t>(workgroup_id() / of_tile); at < args.tiles + requests; at += args.workgroups) {
-    if (at < args.tiles) {
-      merge_tile(args, fold, at, row, first_head);
+  for (auto at = static_cast<int32_t>(workgroup_id() / of_tile); at < tiles + requests; at += args.workgroups) {
+    if (at < tiles) {
+      merge_tile(args, fold, at, row, head, shared[0]);
     } else {
-      clear_request(args, at - args.tiles, row, first_head);
+      clear_request(args, at - tiles, row, head);
     }
   }
 }

@@ -289,4 +289,5 @@ inline void mfma_16x16_fp8(float (&d)[4], const Vector16& a, const Vector16& b) 
 
 #include <hostsim/convert.h>
 #include <hostsim/lanes.h>
+#include <hostsim/match.h>
 #include <hostsim/shared.h>

@@ -79,4 +79,30 @@ inline bool any_lane(bool value) {
   return word != 0;
 }
 
+using LaneMask = uint64_t;
+inline LaneMask lanes_where(bool value) {
+  LaneMask mask = value;
+  wave_meeting("lanes_where", mask, [](const auto& lane) {
+    LaneMask all = 0;
+    for (uint32_t i = 0; i < kWaveSize; ++i) all |= lane(i) << i;
+    for (uint32_t i = 0; i < kWaveSize; ++i) lane(i) = all;
+  });
+  return mask;
+}
+inline uint32_t first_lane(LaneMask lanes) {
+  if (lanes == 0) hostsim::fail("first_lane: of no lanes");
+  return static_cast<uint32_t>(__builtin_ctzll(lanes));
+}
+
+inline constexpr bool kReducesWords = AITERLITE_NVIDIA;
+inline uint32_t greatest_word(uint32_t value) {
+  if (!kReducesWords) hostsim::fail("greatest_word: AMD has no such instruction");
+  wave_meeting("greatest_word", value, [](const auto& lane) {
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < kWaveSize; ++i) most = std::max(most, lane(i));
+    for (uint32_t i = 0; i < kWaveSize; ++i) lane(i) = most;
+  });
+  return value;
+}
+
 }  // namespace aiterlite

@@ -5,6 +5,7 @@
 #include <aiterlite/isa/amdgcn_core.h>
 #include <aiterlite/isa/amdgcn_lanes.h>
 #include <aiterlite/isa/amdgcn_lds.h>
+#include <aiterlite/isa/amdgcn_match.h>
 #include <aiterlite/isa/amdgcn_matrix.h>
 #include <aiterlite/isa/amdgcn_matrix_32x32.h>
 #include <aiterlite/isa/amdgcn_matrix_f8f6f4.h>

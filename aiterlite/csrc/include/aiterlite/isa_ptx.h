@@ -5,6 +5,7 @@
 #include <aiterlite/isa/ptx_convert.h>
 #include <aiterlite/isa/ptx_core.h>
 #include <aiterlite/isa/ptx_lanes.h>
+#include <aiterlite/isa/ptx_match.h>
 #include <aiterlite/isa/ptx_matrix.h>
 #include <aiterlite/isa/ptx_memory.h>
 #include <aiterlite/isa/ptx_shared.h>

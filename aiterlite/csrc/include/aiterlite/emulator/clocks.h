@@ -14,6 +14,7 @@ namespace aiterlite::emulator {
 
 struct Inst;
 struct Launch;
+struct MemoryAccess;
 struct MicroOp;
 
 inline constexpr uint32_t kMaxWaves = 16;
@@ -74,6 +75,25 @@ class Outstanding {
   uint32_t most_;
   uint32_t first_ = 0;
   uint32_t count_ = 0;
+};
+
+struct WaveClock {
+  Outstanding lgkm{15}, vm{63};
+  // Positions up to which each wave of the workgroup is done, as this one knows: plain LDS operations, vector memory
+  // operations, and what it may see of global memory.
+  uint32_t lds[kMaxWaves] = {}, vm_done[kMaxWaves] = {}, global[kMaxWaves] = {};
+  uint32_t scalar_done = 0;  // its own scalar memory operations; they return in any order
+  KnownPointer known;        // of other workgroups
+  uint64_t stamp = 0;        // of the current instruction
+  uint32_t accesses = 0;     // that it has reported so far
+
+  // Takes over what was released at the addresses of an access, as a wave of workgroup `tag`.
+  void acquire(const Releases& all, uint32_t tag, const MemoryAccess& a);
+  // Leaves there what is known to be done; with `keeps`, beside what lies there already.
+  struct Place {
+    uint32_t tag, waves, wave, seq;  // of the workgroup, its number of waves, the wave, and its position
+  };
+  void release(Releases* all, Place from, const MemoryAccess& a, bool keeps);
 };
 
 // What the race detector keeps of a launch, for all its workgroups. Such a launch runs on one host thread.

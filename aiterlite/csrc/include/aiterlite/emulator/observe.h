@@ -16,6 +16,7 @@
 
 namespace aiterlite::emulator {
 
+class Touches;
 struct Launch;
 struct MicroOp;
 struct Wave;
@@ -41,6 +42,8 @@ struct MemoryAccess {
   uint32_t size;       // bytes a lane
   uint64_t mask;       // lanes that touch memory
   const uint64_t* at;  // one a lane: host addresses; LDS and scratch: offsets. Scalar: at[0] alone, mask 1
+  // Of LDS, and of global memory while races are looked for; set for the watches.
+  const Touches* touches = nullptr;
 };
 
 class Watch {

@@ -7,17 +7,6 @@
 
 namespace aiterlite::emulator {
 
-struct WaveClock {
-  Outstanding lgkm{15}, vm{63};
-  // Positions up to which each wave of the workgroup is done, as this one knows: plain LDS operations, vector memory
-  // operations, and what it may see of global memory.
-  uint32_t lds[kMaxWaves] = {}, vm_done[kMaxWaves] = {}, global[kMaxWaves] = {};
-  uint32_t scalar_done = 0;  // its own scalar memory operations; they return in any order
-  KnownPointer known;        // of other workgroups
-  uint64_t stamp = 0;        // of the current instruction
-  uint32_t accesses = 0;     // that it has reported so far
-};
-
 enum class Conflict : uint8_t { read_write, write_write, write_read, lanes, stale, same_value };
 
 // An access that is being compared with those before it.
@@ -27,9 +16,9 @@ struct Current {
   const MemoryAccess* access;
   WaveClock* clock;
   uint64_t stamp;
-  uint64_t low;    // stamps below are of no interest
-  uint64_t base;   // the workgroup's first stamp
-  uint64_t floor;  // stamps below base + floor are ordered before whatever the workgroup does now
+  // Stamps from `first` on, `span` of them, are of no interest: those of the workgroup are ordered before whatever it
+  // does now, and older workgroups are long gone from LDS. Neither is zero, no stamp at all.
+  uint64_t first, span;
   bool lds;
   bool scalar;
   uint64_t loose = 0;  // kLoose where the wave's earlier accesses need not be done

@@ -11,7 +11,7 @@ struct Run {
 
 // True when all lanes are active and lie side by side.
 inline bool is_consecutive(const MemoryAccess& a) {
-  if (a.mask != ~0ull) return false;
+  if (a.mask != ~0ull || a.at[kWave - 1] - a.at[0] != static_cast<uint64_t>(kWave - 1) * a.size) return false;
   uint64_t gaps = 0;
   for (int l = 1; l < kWave; ++l) gaps |= a.at[l] - a.at[l - 1] - a.size;
   return !gaps;

@@ -1,11 +1,10 @@
 // Who touched each byte of memory last.
 //
-// A stamp names an access: workgroup, position among the workgroup's memory instructions, wave, instruction, and
-// whether it was atomic, and whether program order says nothing of when it lands. Memory has a stamp for its last write
-// and two for its last reads by different waves; readers before these are kept aside, by line. Lines of 64 bytes have
-// one set of stamps until an access touches a part of one; then each dword has its own, and each byte once an access
-// splits a dword.
+// Memory has a stamp for its last write and two for its last reads by different waves; readers before these are kept
+// aside, by line. Lines of 64 bytes have one set of stamps until an access touches a part of one; then each 16 bytes
+// have their own, each dword once an access splits these, and each byte once one splits a dword.
 #pragma once
+#include <aiterlite/emulator/stamps.h>
 #include <stdint.h>
 
 #include <algorithm>
@@ -14,24 +13,6 @@
 #include <vector>
 
 namespace aiterlite::emulator {
-
-namespace stamp {
-inline constexpr int kGroupShift = 44;  // 20 bits; a tag that counts workgroups as they start
-inline constexpr int kSeqShift = 20;    // 24 bits
-inline constexpr int kWaveShift = 16;   // 4 bits
-inline constexpr int kSiteShift = 2;    // 14 bits
-inline constexpr uint64_t kLoose = 2;   // not in program order: a load to LDS, or scalar memory
-inline constexpr uint64_t kAtomic = 1;
-inline constexpr uint32_t kMaxGroup = (1u << 20) - 1;
-inline constexpr uint32_t kMaxSeq = (1u << 24) - 1;
-inline constexpr uint32_t kMaxSite = (1u << 14) - 1;
-inline constexpr uint64_t kWho = static_cast<uint64_t>(kMaxGroup) << kGroupShift | 15ull << kWaveShift;
-
-constexpr uint32_t group(uint64_t s) { return static_cast<uint32_t>(s >> kGroupShift); }
-constexpr uint32_t seq(uint64_t s) { return static_cast<uint32_t>(s >> kSeqShift) & kMaxSeq; }
-constexpr uint32_t wave(uint64_t s) { return static_cast<uint32_t>(s >> kWaveShift) & 15; }
-constexpr uint32_t site(uint64_t s) { return static_cast<uint32_t>(s >> kSiteShift) & kMaxSite; }
-}  // namespace stamp
 
 // Reads of bytes of a line that a write must be ordered behind as well, besides the two that each byte remembers.
 class Readers {
@@ -72,10 +53,11 @@ class Readers {
   }
   // Bytes of which there were more readers than there is room for; asking forgets them.
   bool take_lost(uint64_t bytes) {
-    const bool any = (lost_ & bytes) != 0;
+    const bool any = has_lost(bytes);
     lost_ &= ~bytes;
     return any;
   }
+  bool has_lost(uint64_t bytes) const { return (lost_ & bytes) != 0; }
   bool empty() const { return readers_.empty() && !lost_; }
   bool full() const { return readers_.size() >= kRoom; }
   const std::vector<Reader>& all() const { return readers_; }
@@ -90,91 +72,110 @@ class Readers {
   uint64_t lost_ = 0;
 };
 
-// `n` neighbouring elements of `step` bytes each.
-struct Stamps {
-  uint64_t* written;
-  uint64_t* read;     // by the wave that read last
-  uint64_t* earlier;  // by another wave that read before
-  int n;
-  uint32_t step;
-  std::unique_ptr<Readers>* readers;  // of the line; null where there are none
-
-  // The bytes of the line that element `i`, and `count` of them, are; `at` is the first one's address.
-  uint64_t bytes(uint64_t at, int i, int count) const {
-    const uint64_t size = static_cast<uint64_t>(count) * step;
-    return (size == 64 ? ~0ull : (1ull << size) - 1) << ((at + static_cast<uint64_t>(i) * step) % 64);
-  }
-};
-
 class Shadow {
  public:
   static constexpr uint64_t kLine = 64;
 
-  // Calls visit(address, Stamps) for the elements that cover [begin, end).
-  template <class F>
-  void visit(uint64_t begin, uint64_t end, F&& f) {
-    while (begin < end) {
-      Line& line = line_at(begin);
-      const uint64_t base = begin & ~(kLine - 1);
-      const uint64_t stop = end < base + kLine ? end : base + kLine;
-      const uint32_t from = static_cast<uint32_t>(begin - base), to = static_cast<uint32_t>(stop - base);
-      if (to - from == kLine && !line.dwords) {
-        f(begin, Stamps{&line.whole.written, &line.whole.read, &line.whole.earlier, 1, kLine, &line.readers});
-      } else {
-        if (!line.dwords) split(line);
-        Set<16>& d = line.dwords->set;
-        if (((from | to) & 3) == 0 && !line.dwords->bytes) {
-          const uint32_t i = from / 4;
-          f(begin,
-            Stamps{d.written + i, d.read + i, d.earlier + i, static_cast<int>((to - from) / 4), 4, &line.readers});
-        } else {
-          if (!line.dwords->bytes) split_dwords(line);
-          Set<64>& b = *line.dwords->bytes;
-          f(begin,
-            Stamps{b.written + from, b.read + from, b.earlier + from, static_cast<int>(to - from), 1, &line.readers});
-        }
+  struct Line {
+    // Of the whole line, while it has no groups.
+    uint64_t written = 0, read = 0, earlier = 0;
+    std::unique_ptr<Stamps[]> groups;
+    std::unique_ptr<Readers> readers;  // null where there never were any
+    uint32_t step = kLine;             // bytes an element: 64, 16, 4 or 1
+  };
+
+  // The stamps of some bytes of a line. An element holds no other byte of the line's 64.
+  class View {
+   public:
+    View(Shadow& shadow, uint64_t number, uint64_t bytes) : line_(shadow.line(number)), bytes_(bytes) {
+      if (__builtin_expect(!fits(bytes, line_.step), 0)) split(line_, fits(bytes, 16) ? 16 : fits(bytes, 4) ? 4 : 1);
+      if (line_.groups) {
+        elements_ = compress(bytes, line_.step);
+        groups_ = line_.groups.get();
+        return;
       }
-      begin = stop;
+      whole_.written[0] = line_.written;
+      whole_.read[0] = line_.read;
+      whole_.earlier[0] = line_.earlier;
+      groups_ = &whole_;
+      elements_ = 1;
     }
-  }
+    View(const View&) = delete;
+    View& operator=(const View&) = delete;
+
+    uint32_t step() const { return line_.step; }
+    uint64_t bytes() const { return bytes_; }
+    std::unique_ptr<Readers>& readers() const { return line_.readers; }
+    // A bit for each element.
+    uint64_t elements() const { return elements_; }
+    // Those of which element `i` is, as number i % 4.
+    Stamps& group(int i) const { return groups_[i / 4]; }
+    uint64_t bytes_of(int i) const { return (~0ull >> (64 - line_.step)) << (static_cast<uint32_t>(i) * line_.step); }
+    // Calls f(Stamps&, bits of the elements that are meant).
+    template <class F>
+    void each_group(F&& f) const {
+      Stamps* at = groups_;
+      for (uint64_t left = elements_; left; left >>= 4, ++at) {
+        if (left & 15) f(*at, static_cast<uint32_t>(left & 15));
+      }
+    }
+    // Behind changes.
+    void keep() const {
+      if (groups_ != &whole_) return;
+      line_.written = whole_.written[0];
+      line_.read = whole_.read[0];
+      line_.earlier = whole_.earlier[0];
+    }
+
+   private:
+    Line& line_;
+    uint64_t bytes_;
+    uint64_t elements_;
+    Stamps* groups_;
+    Stamps whole_;
+  };
+
   void clear();
 
  private:
-  template <int N>
-  struct Set {
-    uint64_t written[N] = {};
-    uint64_t read[N] = {};
-    uint64_t earlier[N] = {};
-  };
-  struct Dwords {
-    Set<16> set;
-    std::unique_ptr<Set<64>> bytes;
-  };
-  struct One {
-    uint64_t written = 0, read = 0, earlier = 0;
-  };
-  struct Line {
-    One whole;
-    std::unique_ptr<Dwords> dwords;
-    std::unique_ptr<Readers> readers;
-  };
   static constexpr uint64_t kPageBits = 12;
   struct Page {
     Line lines[(1 << kPageBits) / kLine];
   };
 
-  Line& line_at(uint64_t address) {
-    const uint64_t number = address >> kPageBits;
+  // Elements of `step` bytes hold these bytes and no others.
+  static bool fits(uint64_t bytes, uint32_t step) {
+    const uint64_t first4 = bytes & 0x1111111111111111u, first16 = bytes & 0x0001000100010001u;
+    if (step == 4) return (first4 << 4) - first4 == bytes;
+    if (step == 16) return (first16 << 16) - first16 == bytes;
+    return step == 1 || bytes == ~0ull;
+  }
+  // A bit for each element of `step` bytes.
+  static uint64_t compress(uint64_t bytes, uint32_t step) {
+    if (step == 1) return bytes;
+    uint64_t x = bytes & 0x1111111111111111u;
+    if (step == 16) {
+      x &= 0x0001000100010001u;
+      return (x | x >> 15 | x >> 30 | x >> 45) & 15;
+    }
+    x = (x | x >> 3) & 0x0303030303030303u;
+    x = (x | x >> 6) & 0x000f000f000f000fu;
+    x = (x | x >> 12) & 0x000000ff000000ffu;
+    return (x | x >> 24) & 0xffff;
+  }
+
+  Line& line(uint64_t line) {
+    constexpr uint64_t kLines = sizeof(Page::lines) / sizeof(Line);
+    const uint64_t number = line / kLines;
     Recent& r = recent_[number % kRecent];
     if (__builtin_expect(r.number != number, 0)) {
       r.number = number;
       r.page = find_page(number);
     }
-    return r.page->lines[address / kLine % (sizeof(Page::lines) / sizeof(Line))];
+    return r.page->lines[line % kLines];
   }
   Page* find_page(uint64_t number);
-  static void split(Line& line);
-  static void split_dwords(Line& line);
+  static void split(Line& line, uint32_t step);
 
   struct Recent {
     uint64_t number = ~0ull;

@@ -58,6 +58,27 @@ struct E4m3Operand {
       a[1][2 + i] = pair[1];
     }
   }
+
+  // a of two products one behind the other along k, which is 32 rows from `row` on: a's rows g and g + 8 are columns
+  // 2 g and 2 g + 1 of the 16 from `byte` on. b has the natural order of k.
+  template <class Layout>
+  AITERLITE_DEVICE static void fetch_a_paired(uint32_t (&raw)[4], const void* tile, uint32_t row, uint32_t byte) {
+    load_matrices_transposed(raw, static_cast<const char*>(tile) + Layout::at(row + lane_id(), byte));
+  }
+  AITERLITE_DEVICE static void widen_a_paired(uint32_t (&a)[2][4], const uint32_t (&raw)[4]) {
+#pragma unroll
+    for (uint32_t half = 0; half < 2; ++half) {
+      const uint32_t even = pick_bytes<0, 2, 4, 6>(raw[2 * half], raw[2 * half + 1]);
+      const uint32_t odd = pick_bytes<1, 3, 5, 7>(raw[2 * half], raw[2 * half + 1]);
+      uint32_t pair[2];
+      widen_fp8<e4m3fn>(fp16{}, even, pair);
+      a[half][0] = pair[0];
+      a[half][2] = pair[1];
+      widen_fp8<e4m3fn>(fp16{}, odd, pair);
+      a[half][1] = pair[0];
+      a[half][3] = pair[1];
+    }
+  }
 };
 
 }  // namespace aiterlite

@@ -95,4 +95,12 @@ AITERLITE_DEVICE uint32_t last_word(uint32_t value) {
 
 AITERLITE_DEVICE bool any_lane(bool value) { return __builtin_amdgcn_ballot_w64(value) != 0; }
 
+// The lanes where a value holds, lane 0 in the lowest bit; the first of some lanes, of which there is one or more.
+using LaneMask = uint64_t;
+AITERLITE_DEVICE LaneMask lanes_where(bool value) { return __builtin_amdgcn_ballot_w64(value); }
+AITERLITE_DEVICE uint32_t first_lane(LaneMask lanes) { return static_cast<uint32_t>(__builtin_ctzll(lanes)); }
+
+inline constexpr bool kReducesWords = false;
+AITERLITE_ABSENT(greatest_word, "AMD has no instruction that reduces a wave; block/reduce.h does by DPP")
+
 }  // namespace aiterlite

@@ -26,6 +26,12 @@ AITERLITE_DEVICE float fast_log2(float x) {
   asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+// 1 / x to about one unit in the last place; results below 2^-126 are zero.
+AITERLITE_DEVICE float fast_reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 
 // 1 / x to nearest, for x from 2^-100 to 2^125: the instructions of the division without the branch to what they do not
 // serve. Of infinity, NaN.

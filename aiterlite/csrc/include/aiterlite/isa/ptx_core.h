@@ -12,10 +12,11 @@
 #define AITERLITE_KERNEL_RESIDENT(threads, workgroups) extern "C" __global__ void __launch_bounds__(threads, workgroups)
 #define AITERLITE_CLUSTER_ATTRIBUTE(size) __cluster_dims__(size, 1, 1)
 #define AITERLITE_SHARED(type, name, count) __shared__ type name[count]
-// One object at a multiple of 1024 bytes, in shared memory whose size the launch gives: the object's and 1024 more.
-#define AITERLITE_DYNAMIC_SHARED(type, name)       \
-  extern __shared__ char aiterlite_shared_bytes[]; \
-  type& name = *reinterpret_cast<type*>((reinterpret_cast<uintptr_t>(aiterlite_shared_bytes) + 1023) & ~uintptr_t{1023})
+// One object at a multiple of 1024 bytes, in shared memory whose size the launch gives. It is aligned by declaration:
+// rounding its address up would hide from the compiler that it is shared memory.
+#define AITERLITE_DYNAMIC_SHARED(type, name)                       \
+  extern __shared__ __align__(1024) char aiterlite_shared_bytes[]; \
+  type& name = *reinterpret_cast<type*>(aiterlite_shared_bytes)
 
 namespace aiterlite {
 

@@ -53,4 +53,15 @@ AITERLITE_DEVICE uint32_t last_word(uint32_t value) { return __shfl_sync(kAllLan
 
 AITERLITE_DEVICE bool any_lane(bool value) { return __any_sync(kAllLanes, value) != 0; }
 
+// The lanes where a value holds, lane 0 in the lowest bit; the first of some lanes, of which there is one or more.
+using LaneMask = uint32_t;
+AITERLITE_DEVICE LaneMask lanes_where(bool value) { return __ballot_sync(kAllLanes, value); }
+AITERLITE_DEVICE uint32_t first_lane(LaneMask lanes) {
+  return static_cast<uint32_t>(__ffs(static_cast<int>(lanes))) - 1;
+}
+
+// The greatest word of the warp in one instruction, where a butterfly takes five shuffles one after the other.
+inline constexpr bool kReducesWords = true;
+AITERLITE_DEVICE uint32_t greatest_word(uint32_t value) { return __reduce_max_sync(kAllLanes, value); }
+
 }  // namespace aiterlite

@@ -62,6 +62,7 @@ AITERLITE_DEVICE float load_f32(const void* p) { return *static_cast<const float
 AITERLITE_DEVICE void store_u8(void* p, uint8_t value) { *static_cast<uint8_t*>(p) = value; }
 AITERLITE_DEVICE void store_u16(void* p, uint16_t value) { *static_cast<uint16_t*>(p) = value; }
 AITERLITE_DEVICE void store_u32(void* p, uint32_t value) { *static_cast<uint32_t*>(p) = value; }
+AITERLITE_DEVICE void store_vector8(void* p, const Vector8& value) { *static_cast<Vector8*>(p) = value; }
 
 AITERLITE_DEVICE void store_quad(float* p, const Quad& value) { *reinterpret_cast<Quad*>(p) = value; }
 

@@ -12,6 +12,21 @@ AITERLITE_DEVICE void named_barrier_wait(uint32_t barrier, uint32_t threads) {
 AITERLITE_DEVICE void named_barrier_arrive(uint32_t barrier, uint32_t threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
+// The same, and whether a thread says so, for all of them.
+AITERLITE_DEVICE bool named_barrier_any(uint32_t barrier, uint32_t threads, bool value) {
+  uint32_t any;
+  asm volatile(
+      "{\n"
+      ".reg .pred given, all;\n"
+      "setp.ne.u32 given, %3, 0;\n"
+      "barrier.cta.red.or.pred.aligned all, %1, %2, given;\n"
+      "selp.u32 %0, 1, 0, all;\n"
+      "}"
+      : "=r"(any)
+      : "r"(barrier), "r"(threads), "r"(static_cast<uint32_t>(value))
+      : "memory");
+  return any != 0;
+}
 
 // From here on each thread of the warpgroup may use so many registers: those that give some up do so first, and those
 // that take more wait for them. All four warps call it; the launch's threads times its registers must have enough.

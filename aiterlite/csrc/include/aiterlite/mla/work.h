@@ -47,37 +47,27 @@ AITERLITE_MLA_INLINE int32_t fold_of(int32_t stamp, int32_t otherwise) {
   return (word & 0xffff0000u) == kStamp && (word & 0xffffu) != 0 ? static_cast<int32_t>(word & 0xffffu) : otherwise;
 }
 
+// All loads come before anything is decided, so that they wait for memory once.
 AITERLITE_MLA_INLINE int32_t kv_length(const int32_t* kv_indptr, const int32_t* last_page_lens, int32_t page_size,
                                        int32_t request) {
-  const int32_t pages = load_int(kv_indptr, int64_t{request} + 1) - load_int(kv_indptr, request);
-  if (pages <= 0) return 0;
-  if (page_size == 1) return pages;
-  int32_t last = load_int(last_page_lens, request);
+  const int32_t first = load_int(kv_indptr, request), behind = load_int(kv_indptr, int64_t{request} + 1);
+  int32_t last = page_size == 1 ? 1 : load_int(last_page_lens, request);
   last = last < 0 ? 0 : last > page_size ? page_size : last;
-  return (pages - 1) * page_size + last;
+  return behind > first ? (behind - first - 1) * page_size + last : 0;
 }
 
 AITERLITE_MLA_INLINE Work no_work() { return {-1, 0, 0, 0, 0, 0, 0, 0, 0, 0, -1, 0}; }
 
 // The whole of a request: all its rows and heads, all its tokens.
 AITERLITE_MLA_INLINE Work whole_request(const aiterlite_mla_decode_args& args, int32_t request) {
+  const int32_t first = load_int(args.qo_indptr, request), behind = load_int(args.qo_indptr, int64_t{request} + 1);
+  const int32_t first_index = load_int(args.kv_indptr, request);
   const int32_t length = kv_length(args.kv_indptr, args.kv_last_page_lens, args.page_size, request);
-  const int32_t first = load_int(args.qo_indptr, request);
-  const int32_t rows = load_int(args.qo_indptr, int64_t{request} + 1) - first;
+  const int32_t rows = behind - first;
   if (first < 0 || rows <= 0 || int64_t{first} + rows > args.rows) return no_work();
   const bool causal = args.causal != 0;
-  return {request,
-          rows,
-          0,
-          args.heads,
-          0,
-          length,
-          causal ? length - rows + 1 : length,
-          causal ? 1 : 0,
-          first,
-          load_int(args.kv_indptr, request),
-          -1,
-          0};
+  const int32_t limit = causal ? length - rows + 1 : length;
+  return {request, rows, 0, args.heads, 0, length, limit, causal ? 1 : 0, first, first_index, -1, 0};
 }
 
 // Piece `split` of a request.
@@ -89,9 +79,9 @@ AITERLITE_MLA_INLINE Work split_work(const aiterlite_mla_decode_args& args, int3
     const int32_t wanted = load_int(args.splits_indptr, int64_t{request} + 1) - load_int(args.splits_indptr, request);
     pieces = wanted < 1 ? 1 : wanted < pieces ? wanted : pieces;
   }
-  const int64_t length = work.end;
-  const int64_t even = (length + pieces - 1) / pieces;
-  const int64_t piece = (even + kSplitTokens - 1) / kSplitTokens * kSplitTokens;
+  const auto length = static_cast<uint32_t>(work.end), count = static_cast<uint32_t>(pieces);
+  const uint32_t even = length / count + (length % count != 0);
+  const int64_t piece = (int64_t{even} + kSplitTokens - 1) / kSplitTokens * kSplitTokens;
   const int64_t begin = split < pieces ? piece * split : length;
   work.begin = static_cast<int32_t>(begin < length ? begin : length);
   work.end = static_cast<int32_t>(begin + piece < length ? begin + piece : length);
@@ -107,8 +97,10 @@ AITERLITE_MLA_INLINE Work planned_work(const aiterlite_mla_decode_args& args, in
   if (item < 0 || item >= args.work_rows) return no_work();
   const int64_t at = int64_t{item} * 8;
   const int32_t fold = fold_of(load_int(args.work_info_set, at + 7), args.fold);
-  const int32_t folded = load_int(args.work_info_set, at), request = folded / fold;
-  if (folded < 0 || request >= args.batch || args.heads % fold != 0) return no_work();
+  const int32_t folded = load_int(args.work_info_set, at);
+  // Divisions cost a GPU more than all the rest, and most plans need none.
+  const int32_t request = fold == 1 ? folded : folded / fold;
+  if (folded < 0 || request >= args.batch || (fold != 1 && args.heads % fold != 0)) return no_work();
   Work work = whole_request(args, request);
   if (work.request < 0) return work;
   const int32_t partial = load_int(args.work_info_set, at + 1);
@@ -118,8 +110,10 @@ AITERLITE_MLA_INLINE Work planned_work(const aiterlite_mla_decode_args& args, in
   if (in_request < 0 || qo_end <= qo_start || in_request + (qo_end - qo_start) > work.rows) return no_work();
   if (partial >= 0 && int64_t{partial} + (qo_end - qo_start) > args.partial_rows) return no_work();
   const auto row = static_cast<int32_t>(in_request);
-  work.heads = args.heads / fold;
-  work.head = folded % fold * work.heads;
+  if (fold != 1) {
+    work.heads = args.heads / fold;
+    work.head = folded % fold * work.heads;
+  }
   work.first_row += row;
   work.rows = qo_end - qo_start;
   work.limit += work.limit_step * row;

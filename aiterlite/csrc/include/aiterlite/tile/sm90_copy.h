@@ -93,5 +93,10 @@ template <uint32_t pending>
 AITERLITE_DEVICE void await_stores() {
   asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(pending) : "memory");
 }
+// The same, until they are also written.
+template <uint32_t pending>
+AITERLITE_DEVICE void await_stored() {
+  asm volatile("cp.async.bulk.wait_group %0;" ::"n"(pending) : "memory");
+}
 
 }  // namespace aiterlite

@@ -1,8 +1,5 @@
-"""The source of the MLA kernels executed on the host as sm_90 would, lane by lane, under the address sanitizer.
-
-Wrong indices, missing barriers of a wave's meetings, reads outside a tensor; on machines without that GPU nothing else
-runs this path.
-"""
+"""Any kernel of one argument struct executed on the host as sm_90 would, lane by lane, under the address sanitizer.
+Not a test file."""
 
 from __future__ import annotations
 
@@ -10,34 +7,22 @@ import functools
 import struct
 import subprocess
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
+import torch
 
-torch = pytest.importorskip("torch")
+from aiterlite.jit import toolchain
+from aiterlite.jit.sources import PACKAGE_ROOT
+from aiterlite.jit.spec import Unit
+from aiterlite.kernel import Kernel
 
-from mla_cases import Batch, assert_right, batch, plan  # noqa: E402
-
-from aiterlite import dispatch  # noqa: E402
-from aiterlite.jit import toolchain  # noqa: E402
-from aiterlite.jit.sources import PACKAGE_ROOT  # noqa: E402
-from aiterlite.jit.spec import Unit  # noqa: E402
-from aiterlite.kernel import Kernel  # noqa: E402
-from aiterlite.ops import mla as ops  # noqa: E402
-from aiterlite.tables import mla as tables  # noqa: E402
-from aiterlite.target import resolve  # noqa: E402
-
-pytestmark = [pytest.mark.torch, pytest.mark.compile]
 HERE = Path(__file__).parent
 
 # Reads grid, threads, the size of the argument struct, the count of its pointers and of buffers; then the struct, whose
 # pointers are numbers of buffers from 1 on, and the buffers. Runs the workgroups one after the other; writes buffers.
 _MAIN = """
 #include <hostsim/isa.h>
-#define AITERLITE_DYNAMIC_SHARED(type, name) type& name = *::hostsim::shared_array<type>(1)
-#include <aiterlite/fragment/row_tile.h>
 #include <stdio.h>
 #include <vector>
 %s
@@ -117,62 +102,3 @@ def simulate(kernel: Kernel, tensors: dict[str, Any], sizes: dict[str, Any], fol
         flat = tensors[name].view(-1).view(torch.uint8)
         flat.copy_(torch.frombuffer(data, dtype=torch.uint8, count=flat.numel(), offset=0))
         data = data[flat.numel() :]
-
-
-def run(case: Batch, splits: int, given: dict[str, Any], folder: Path, causal: bool = True) -> Any:
-    rows, heads = case.q.shape[:2]
-    o = torch.full((rows, heads, 512), float("nan"), dtype=case.q.dtype if case.q.itemsize > 1 else torch.bfloat16)
-    scales = {"q_scale": case.q_scale, "kv_scale": case.kv_scale, "causal": causal}
-    call = ops._Call(
-        case.q,
-        case.kv_buffer,
-        o,
-        *case.pages,
-        max(case.counts),
-        case.page_size,
-        num_kv_splits=splits,
-        return_lse=True,
-        **given,
-        **scales,
-    )
-    found = 0 if given else splits
-    shape = call.parts_shape(found)
-    tensors = {**call.tensors, "lse": torch.full((rows, heads), float("nan"))}
-    tensors["partial"] = torch.full((*shape, 512), float("nan")) if found != 1 else None
-    tensors["partial_lse"] = torch.full(shape, float("nan")) if found != 1 else None
-    decision = dispatch.decide(replace(tables.DECODE, rows=(tables.HOPPER,)), call.problem(found), resolve("h100"))
-    for kernel in decision.kernels:
-        simulate(kernel, tensors, call.sizes(found), folder)
-    return tensors["o"], tensors["lse"]
-
-
-CASES = [
-    (16, [1, 2], [40, 5], ("bf16", "bf16"), 1, 1, 0),
-    (8, [1], [9], ("bf16", "e4m3fn"), 16, 2, 0),
-    (32, [2], [66], ("e4m3fn", "e4m3fn"), 64, 0, 2),
-]
-
-
-@pytest.mark.parametrize(("heads", "counts", "lengths", "types", "page_size", "splits", "fold"), CASES)
-def test_decode(
-    heads: int,
-    counts: list[int],
-    lengths: list[int],
-    types: tuple[str, str],
-    page_size: int,
-    splits: int,
-    fold: int,
-    tmp_path: Path,
-) -> None:
-    case = batch(lengths, counts, heads, types=types, page_size=page_size, seed=heads)
-    given = plan(case, heads, fold, workgroups=2, seed=1) if fold else {}
-    assert_right(run(case, splits or 1, given, tmp_path), case.exact())
-
-
-def test_masked_values_do_not_reach_a_row(tmp_path: Path) -> None:
-    case = batch([12], [2], 16, seed=1)
-    clean = run(case, 1, {}, tmp_path)
-    case.kv_buffer[int(case.kv_indices[11])] = float("nan")
-    o, lse = run(case, 1, {}, tmp_path)
-    assert torch.equal(o[0], clean[0][0]) and torch.equal(lse[0], clean[1][0])
-    assert bool(o[1].isnan().all())

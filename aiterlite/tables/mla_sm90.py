@@ -1,0 +1,118 @@
+"""MLA decode on sm_90: which of csrc/mla/sm90_decode.hip and sm90_decode_wide.hip serves a call, and how it is cut for
+it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aiterlite.jit.spec import Unit
+from aiterlite.kernel import overlap_defines
+from aiterlite.target import Persona
+
+if TYPE_CHECKING:
+    from aiterlite.tables.mla import MlaProblem
+
+KERNEL, WIDE_KERNEL = "aiterlite_sm90_mla_decode", "aiterlite_sm90_mla_decode_wide"
+# Two warpgroups multiply, two copy; one where the former need the registers, with 32 columns.
+_THREADS, _THREADS_32 = 512, 384
+KV_DTYPES = ("bf16", "fp16", "e4m3fn")
+_KEY_DIM, _VALUE_DIM, _TOKENS, _PADDING = 576, 512, 64, 16
+# Packed rows of q that a workgroup has.
+COLUMNS = (16, 32)
+WIDE_ROWS = 64
+# More stages than this are no faster, and fewer than two leave a warpgroup without a tile.
+_MOST_STAGES, _LEAST_STAGES = 4, 2
+# Measured on an H200: a token of 16-bit and of 8-bit KV while all multiprocessors read, a piece without its tokens, a
+# merge without its parts, a part. Pieces are multiples of so many tokens (mla/work.h).
+_TOKEN_US, _PIECE_US, _MERGE_US, _PART_US = (0.036, 0.021), 5.0, 2.0, 0.02
+MOST_SPLITS = 64
+
+
+@dataclass(frozen=True)
+class Sm90Plan:
+    """One launch: `columns` packed rows of q a workgroup, `column_groups` of those a piece, `stages` tiles of 64 tokens
+    in `shared_bytes` of shared memory. `wide`: by the kernel for 64 rows."""
+
+    wide: bool
+    columns: int
+    column_groups: int
+    stages: int
+    shared_bytes: int
+    grid: int
+
+
+def shared_bytes(columns: int, stages: int, kv_dtype: str) -> int:
+    """The size of the kernel's `Shared`: operands, or what its warpgroups exchange; the tiles."""
+    weight_parts = 2 if kv_dtype == "bf16" else 1
+    operands = columns * _KEY_DIM * 2 + 2 * weight_parts * columns * _TOKENS * 2
+    row = _KEY_DIM * (1 if kv_dtype == "e4m3fn" else 2) + _PADDING
+    exchanged = 2 * columns * (_VALUE_DIM // 2 + 4) * 4
+    return max(operands, exchanged) + stages * _TOKENS * row
+
+
+def wide_shared_bytes(kv_dtype: str) -> int:
+    """The size of the wide kernel's `Shared`: boxes of 64 rows of 128 bytes, of KV, of q but for its last 64 elements,
+    and of weights; barriers and what is kept of a row."""
+    boxes = 2 * _KEY_DIM // 64 + _KEY_DIM // 64 - 1 + (2 if kv_dtype == "bf16" else 1)
+    small = 2 * (8 + 8 + 16) + WIDE_ROWS * (2 * 4 + 8)
+    return -(-(boxes * 64 * 128 + small) // 1024) * 1024
+
+
+def _is_wide(rows: int, q_dtype: str, kv_dtype: str) -> bool:
+    return rows > COLUMNS[-1] and q_dtype == kv_dtype != "e4m3fn"
+
+
+def plan_decode(problem: MlaProblem, persona: Persona) -> Sm90Plan:
+    """64 rows where there are more than 32 and KV has 16 bits. Else the fewest columns that hold all rows of a piece,
+    or the most; then as many stages as fit."""
+    rows = problem.q_len * problem.heads
+    pieces = problem.plan_units or problem.batch * problem.splits
+    if _is_wide(rows, problem.q_dtype, problem.kv_dtype):
+        groups = -(-rows // WIDE_ROWS)
+        return Sm90Plan(True, WIDE_ROWS, groups, _LEAST_STAGES, wide_shared_bytes(problem.kv_dtype), pieces * groups)
+    columns = next((count for count in COLUMNS if count >= rows), COLUMNS[-1])
+    stages = _MOST_STAGES
+    while stages > _LEAST_STAGES and shared_bytes(columns, stages, problem.kv_dtype) > persona.lds_bytes:
+        stages -= 1
+    groups = -(-rows // columns)
+    size = shared_bytes(columns, stages, problem.kv_dtype)
+    return Sm90Plan(False, columns, groups, stages, size, pieces * groups)
+
+
+def unasked_splits(cu_count: int, batch: int, rows: int, context: float, q_dtype: str, kv_dtype: str) -> int:
+    """The count of pieces of a request, of `rows` packed rows of q, that is done first by a model of an H200: rounds of
+    workgroups, each of which starts, runs over its tokens and ends, and a merge. The lowest of equals."""
+    groups = batch * -(-rows // (WIDE_ROWS if _is_wide(rows, q_dtype, kv_dtype) else COLUMNS[-1]))
+    token_us = _TOKEN_US[kv_dtype == "e4m3fn"]
+
+    def microseconds(splits: int) -> float:
+        rounds = -(-groups * splits // max(1, cu_count))
+        tokens = -(-context // (splits * _TOKENS)) * _TOKENS
+        return rounds * (_PIECE_US + tokens * token_us) + (_MERGE_US + splits * _PART_US if splits > 1 else 0.0)
+
+    return min(range(1, MOST_SPLITS + 1), key=microseconds)
+
+
+def threads(plan: Sm90Plan) -> int:
+    return _THREADS_32 if plan.columns == COLUMNS[-1] else _THREADS
+
+
+def symbol(plan: Sm90Plan) -> str:
+    return WIDE_KERNEL if plan.wide else KERNEL
+
+
+def unit(problem: MlaProblem, persona: Persona, plan: Sm90Plan) -> Unit:
+    cut = {} if plan.wide else {"AITERLITE_COLUMNS": str(plan.columns), "AITERLITE_STAGES": str(plan.stages)}
+    defines = {
+        **cut,
+        "AITERLITE_KV": problem.kv_dtype,
+        "AITERLITE_OUT": problem.out_dtype,
+        "AITERLITE_PLANNED": str(int(problem.plan_units > 0)),
+        "AITERLITE_Q": problem.q_dtype,
+        "AITERLITE_SHARED_BYTES": str(plan.shared_bytes),
+        **overlap_defines(persona.target),
+    }
+    name = "sm90_decode_wide" if plan.wide else "sm90_decode"
+    given = tuple(sorted(defines.items()))
+    return Unit(f"mla/{name}", (f"csrc/mla/{name}.hip",), persona.target, given, symbols=(symbol(plan),))
