@@ -29,7 +29,8 @@ def greatest(x: Tensor) -> Tensor:
 
 
 def scale_of(maximum: Tensor, dtype: torch.dtype, largest: float | None = None) -> Tensor:
-    return maximum.clamp_min(LEAST_MAXIMUM) / (LARGEST[dtype] if largest is None else largest)
+    # By a tensor: on a GPU torch divides by a number as though it multiplied by the reciprocal.
+    return maximum.clamp_min(LEAST_MAXIMUM) / torch.full_like(maximum, LARGEST[dtype] if largest is None else largest)
 
 
 def encode(value: Tensor, dtype: torch.dtype) -> Tensor:
