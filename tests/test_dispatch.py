@@ -358,8 +358,8 @@ PROBLEMS = {
     ),
     QuantProblem: st.builds(
         QuantProblem,
-        n=st.integers(-1, 1 << 31),
-        k=st.sampled_from([0, 1, 96, 128, 7168, 1 << 31]),
+        row_count=st.integers(-1, 1 << 31),
+        row_width=st.sampled_from([0, 1, 96, 128, 7168, 1 << 31]),
         group_size=st.sampled_from([-1, 0, 1, 32, 96, 128, 7168]),
         dtype=st.sampled_from(["bf16", "fp16", "fp32"]),
         out_dtype=st.sampled_from(["e4m3fn", "e4m3fnuz", "int8", "e2m1", "bf16"]),

@@ -26,7 +26,7 @@ def run(table: dispatch.Table, x: Any, problem: QuantProblem, folder: Path, live
     """(out, scales) of what a decision for an H100 launches; `live` rows of it. Tensors are allocations of their own,
     so that the sanitizer sees a byte beside them."""
     decision = dispatch.decide(table, problem, resolve("h100"))
-    groups = problem.n * (problem.k // problem.group_size if problem.group_size else 1)
+    groups = problem.row_count * (problem.row_width // problem.group_size if problem.group_size else 1)
     tensors = {
         "x": torch.as_strided(x, ((x.shape[0] - 1) * x.stride(0) + x.shape[1],), (1,)).contiguous(),
         "out": torch.zeros(x.shape, dtype=CODES[problem.out_dtype]),
@@ -59,7 +59,7 @@ def test_rows_and_groups(rows: int, width: int, group: int, options: dict[str, A
     pad, live = given.pop("pad", 0), given.pop("live", None)
     x = rows_of(rows, width, DTYPES[given["dtype"]], rows, pad)
     aligned = width % 16 == 0 and pad % 8 == 0
-    problem = QuantProblem(n=rows, k=width, group_size=group or width, aligned=aligned, **given)
+    problem = QuantProblem(row_count=rows, row_width=width, group_size=group or width, aligned=aligned, **given)
     out, scales = run(tables.GROUP if group else tables.TOKEN, x, problem, tmp_path, live)
     codes, wanted = reference.per_group(x, CODES[problem.out_dtype], problem.group_size)
     count = rows if live is None else live

@@ -28,7 +28,7 @@ def test_teams_hold_a_segment_and_workgroups_all_of_them(chip: str) -> None:
     widths = [source.randint(1, 1 << source.randint(1, 18)) for _ in range(300)]
     for width in (*widths, 128, 512, 7168, 16384, 16385):
         rows = source.randint(1, 1 << source.randint(1, 16))
-        plan = decided(tables.TOKEN, chip, n=rows, k=width).plan
+        plan = decided(tables.TOKEN, chip, row_count=rows, row_width=width).plan
         held = plan.lanes * plan.units * 16
         assert plan.threads % wave == 0 and plan.threads <= 1024 and plan.units in (1, 2, 4)
         assert plan.lanes == plan.threads if plan.lanes > wave else plan.lanes & (plan.lanes - 1) == 0
@@ -38,7 +38,7 @@ def test_teams_hold_a_segment_and_workgroups_all_of_them(chip: str) -> None:
         assert held < max(64, 4 * width)
     for transposed in (False, True):
         for rows in (1, 7, 8, 9, 4096):
-            problem = decided(tables.GROUP, chip, n=rows, k=1792, transposed=transposed)
+            problem = decided(tables.GROUP, chip, row_count=rows, row_width=1792, transposed=transposed)
             plan, tiles = problem.plan, -(-rows // 8) * 8 if transposed else rows
             assert plan.lanes == 8 and plan.grid * (plan.threads // 8) * plan.batch >= tiles * 14
 
@@ -47,10 +47,10 @@ def test_teams_hold_a_segment_and_workgroups_all_of_them(chip: str) -> None:
 def test_few_rows_are_on_the_chip_at_once_and_many_have_several_loads_under_way(chip: str) -> None:
     units = resolve(chip).cu_count
     for rows, early in ((1, True), (16, True), (256, units > 128), (4096, False)):
-        plan = decided(tables.GROUP, chip, n=rows, k=7168).plan
+        plan = decided(tables.GROUP, chip, row_count=rows, row_width=7168).plan
         assert plan.early == early == (plan.grid * plan.threads <= 1024 * units)
         assert plan.batch == (2 if rows == 4096 else 1)
-    kernels = [decided(tables.GROUP, chip, n=rows, k=7168).kernels[0] for rows in (1, 4096)]
+    kernels = [decided(tables.GROUP, chip, row_count=rows, row_width=7168).kernels[0] for rows in (1, 4096)]
     overlaps = resolve(chip).target == "sm_90a"
     assert {kernel.overlaps for kernel in kernels} == {overlaps}
     assert dict(kernels[0].unit.defines)["AITERLITE_EARLY"] == str(int(overlaps))
@@ -68,39 +68,39 @@ def test_numbers_of_groups_are_divided_exactly() -> None:
 
 
 def test_what_cannot_be_counted_is_refused() -> None:
-    decision = decided(tables.GROUP, "h200", n=1 << 25, k=7168)
+    decision = decided(tables.GROUP, "h200", row_count=1 << 25, row_width=7168)
     assert decision.row is None and "2^30 groups (split the rows)" in str(decision)
-    decision = decided(tables.GROUP, "h200", n=1, k=200)
+    decision = decided(tables.GROUP, "h200", row_count=1, row_width=200)
     assert decision.row is None and "no multiple of the group, 128 (pad the rows)" in str(decision)
-    decision = decided(tables.TOKEN, "h200", n=1, k=256, group_size=128)
+    decision = decided(tables.TOKEN, "h200", row_count=1, row_width=256, group_size=128)
     assert decision.row is None and "(quantise by groups)" in str(decision)
 
 
 @pytest.mark.parametrize("chip", CHIPS)
 def test_a_tensor_s_maxima_are_as_many_as_the_second_kernel_reads(chip: str) -> None:
     for rows in (1, 16, 4096, 1 << 20):
-        decision = decided(tables.TENSOR, chip, n=rows, k=7168)
+        decision = decided(tables.TENSOR, chip, row_count=rows, row_width=7168)
         plan, workspace = decision.plan, decision.workspace
         assert plan.grid * plan.threads * plan.units * 16 >= rows * 7168 and 1 <= plan.maxima <= 4 * plan.threads
         assert workspace is not None and workspace.total == 4 * plan.maxima and workspace.zeroed == 0
         assert [kernel.grid[0] for kernel in decision.kernels] == [plan.maxima, plan.grid]
-        static = decided(tables.STATIC, chip, n=rows, k=7168)
+        static = decided(tables.STATIC, chip, row_count=rows, row_width=7168)
         assert static.workspace is None and len(static.kernels) == 1
 
 
 # Every number of pieces a lane, with each code and both types, as rows are held by a team of a wave or of a workgroup;
 # rows read twice, element by element; tensors.
 SPILLS: list[tuple[dispatch.Table, dict[str, object]]] = [
-    (tables.GROUP, {"n": 4096, "k": 7168}),
-    (tables.GROUP, {"n": 4096, "k": 7168, "dtype": "fp16", "transposed": True}),
-    (tables.GROUP, {"n": 16, "k": 7168, "out_dtype": "e4m3fnuz"}),
-    (tables.TOKEN, {"n": 4096, "k": 7168}),
-    (tables.TOKEN, {"n": 4096, "k": 16384, "dtype": "fp16"}),
-    (tables.TOKEN, {"n": 1, "k": 7168, "dtype": "fp16", "out_dtype": "e4m3fnuz"}),
-    (tables.TOKEN, {"n": 9, "k": 2048, "out_dtype": "e4m3fnuz"}),
-    (tables.TOKEN, {"n": 1, "k": 70001, "out_dtype": "int8"}),
-    (tables.TENSOR, {"n": 4096, "k": 7168}),
-    (tables.STATIC, {"n": 4096, "k": 7168, "out_dtype": "e4m3fnuz", "dtype": "fp16"}),
+    (tables.GROUP, {"row_count": 4096, "row_width": 7168}),
+    (tables.GROUP, {"row_count": 4096, "row_width": 7168, "dtype": "fp16", "transposed": True}),
+    (tables.GROUP, {"row_count": 16, "row_width": 7168, "out_dtype": "e4m3fnuz"}),
+    (tables.TOKEN, {"row_count": 4096, "row_width": 7168}),
+    (tables.TOKEN, {"row_count": 4096, "row_width": 16384, "dtype": "fp16"}),
+    (tables.TOKEN, {"row_count": 1, "row_width": 7168, "dtype": "fp16", "out_dtype": "e4m3fnuz"}),
+    (tables.TOKEN, {"row_count": 9, "row_width": 2048, "out_dtype": "e4m3fnuz"}),
+    (tables.TOKEN, {"row_count": 1, "row_width": 70001, "out_dtype": "int8"}),
+    (tables.TENSOR, {"row_count": 4096, "row_width": 7168}),
+    (tables.STATIC, {"row_count": 4096, "row_width": 7168, "out_dtype": "e4m3fnuz", "dtype": "fp16"}),
 ]
 
 

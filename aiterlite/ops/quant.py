@@ -165,8 +165,8 @@ def _prepare_rows(
     operands.check_dense(table.op, input=input)
     x, k = operands.flatten(input), input.shape[-1]
     problem = QuantProblem(
-        n=x.shape[0],
-        k=k,
+        row_count=x.shape[0],
+        row_width=k,
         group_size=group,
         dtype=operands.dtype_name(x.dtype),
         out_dtype=operands.dtype_name(out.dtype),
@@ -251,8 +251,8 @@ def _prepare_whole(table: Table, out: Tensor, input: Tensor, scale: Tensor) -> R
 
         return run
     problem = QuantProblem(
-        n=count // input.shape[-1],
-        k=input.shape[-1],
+        row_count=count // input.shape[-1],
+        row_width=input.shape[-1],
         group_size=0,
         dtype=operands.dtype_name(input.dtype),
         out_dtype=operands.dtype_name(out.dtype),

@@ -53,10 +53,14 @@ class GroupsFit:
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
         if problem.group_size not in GROUPS:
             return Refusal(f"group_size is {problem.group_size}; there are {', '.join(map(str, GROUPS))}")
-        if problem.k % problem.group_size:
-            return Refusal(f"k, {problem.k}, is no multiple of the group, {problem.group_size}", "pad the rows")
-        if problem.n * problem.groups > _MOST_GROUPS:
-            return Refusal(f"{problem.n} rows of {problem.groups} groups are more than 2^30 groups", "split the rows")
+        if problem.row_width % problem.group_size:
+            return Refusal(
+                f"row_width, {problem.row_width}, is no multiple of the group, {problem.group_size}", "pad the rows"
+            )
+        if problem.row_count * problem.groups > _MOST_GROUPS:
+            return Refusal(
+                f"{problem.row_count} rows of {problem.groups} groups are more than 2^30 groups", "split the rows"
+            )
         return None
 
     def __str__(self) -> str:
@@ -70,7 +74,7 @@ class OneGroup:
     whole: bool
 
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
-        wanted = 0 if self.whole else problem.k
+        wanted = 0 if self.whole else problem.row_width
         if problem.group_size == wanted and not problem.transposed:
             return None
         given = f"group_size is {problem.group_size}{', transposed' if problem.transposed else ''}"
@@ -102,8 +106,8 @@ def _cpu(kind: str, problem: QuantProblem, persona: Persona) -> Kernel:
 
 def _rows_args(problem: QuantProblem) -> dict[str, Value]:
     return {
-        "rows": problem.n,
-        "width": problem.k,
+        "rows": problem.row_count,
+        "width": problem.row_width,
         "group": problem.group_size,
         "groups": problem.groups,
         "transposed": int(problem.transposed),
@@ -162,19 +166,19 @@ def _tensor_workspace(problem: QuantProblem, persona: Persona, plan: plans.Tenso
 _FORMATS = (
     OneOf("dtype", DTYPES),
     FormatsFit(),
-    Between("n", 1, _INT32_MAX),
-    Between("k", 1, _INT32_MAX),
+    Between("row_count", 1, _INT32_MAX),
+    Between("row_width", 1, _INT32_MAX),
 )
 _AMD, _HOPPER = Targets(("gfx942", "gfx950")), Targets(("sm_90a",))
 # DeepSeek-R1's hidden size, for decode, a batch of it, and prefill.
-_N, _K = one_axis("n", 1, 16, 256, 4096), one_axis("k", 7168)
+_ROWS, _WIDTH = one_axis("row_count", 1, 16, 256, 4096), one_axis("row_width", 7168)
 
 
 def _rows_table(op: str, extra: Any, group: int) -> Table:
     requires = (*_FORMATS, extra)
 
     def derive(values: Mapping[str, Any]) -> Mapping[str, Any]:
-        k = values.get("k", 0)
+        k = values.get("row_width", 0)
         return {"group_size": group or k, "aligned": k % plans.PIECE == 0, **values}
 
     return Table(
@@ -185,7 +189,7 @@ def _rows_table(op: str, extra: Any, group: int) -> Table:
             Row("lanes", "hip", (_AMD, *requires), 0, plans.plan_rows, _rows_kernels),
             Row("warps", "cuda", (_HOPPER, *requires), 0, plans.plan_rows, _rows_kernels),
         ),
-        (_N, _K),
+        (_ROWS, _WIDTH),
         derive,
     )
 
@@ -194,7 +198,7 @@ def _tensor_table(op: str, kind: str, plan: Any, workspace: Any) -> Table:
     requires = (*_FORMATS, OneGroup(True))
 
     def derive(values: Mapping[str, Any]) -> Mapping[str, Any]:
-        count = values.get("n", 0) * values.get("k", 0)
+        count = values.get("row_count", 0) * values.get("row_width", 0)
         return {"group_size": 0, "aligned": count % plans.PIECE == 0, **values}
 
     return Table(
@@ -205,7 +209,7 @@ def _tensor_table(op: str, kind: str, plan: Any, workspace: Any) -> Table:
             Row("lanes", "hip", (_AMD, *requires), 0, plan, _tensor_kernels, workspace),
             Row("warps", "cuda", (_HOPPER, *requires), 0, plan, _tensor_kernels, workspace),
         ),
-        (_N, _K),
+        (_ROWS, _WIDTH),
         derive,
     )
 

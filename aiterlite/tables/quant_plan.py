@@ -23,15 +23,15 @@ TILE_ROWS = 8
 
 @dataclass(frozen=True)
 class QuantProblem:
-    """x[n, k] of `dtype` as `out_dtype`, a scale of `scale_dtype` for each `group_size` elements of a row; 0 is for all
-    of the tensor.
+    """`row_count` rows of `row_width` elements of `dtype` as `out_dtype`, a scale of `scale_dtype` for
+    each `group_size` elements of a row; 0 is for all of the tensor.
 
-    `transposed`: scales lie as [k / group_size, n]. `aligned`: every row of x and of the output starts at a multiple of
-    16 bytes, and is one of 16 elements.
+    `transposed`: scales lie as [groups of a row, rows]. `aligned`: every row of x and of the output starts at a
+    multiple of 16 bytes, and is one of 16 elements.
     """
 
-    n: int
-    k: int
+    row_count: int
+    row_width: int
     group_size: int = 128
     dtype: str = "bf16"
     out_dtype: str = "e4m3fn"
@@ -42,7 +42,7 @@ class QuantProblem:
     @property
     def groups(self) -> int:
         """Of a row."""
-        return self.k // self.group_size
+        return self.row_width // self.group_size
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def plan_rows(problem: QuantProblem, persona: Persona) -> RowsPlan:
     if units_of_row <= wave * _WAVE_UNITS:
         lanes = min(wave, max(2, _power(units_of_row)))
         units = _power(-(-units_of_row // lanes))
-        tiles = -(-problem.n // TILE_ROWS) * TILE_ROWS if problem.transposed else problem.n
+        tiles = -(-problem.row_count // TILE_ROWS) * TILE_ROWS if problem.transposed else problem.row_count
         segments = tiles * problem.groups
         many = units == 1 and segments * lanes > 2048 * compute_units
         threads, batch = _TEAM_THREADS, 2 if many else 1
@@ -93,11 +93,11 @@ def plan_rows(problem: QuantProblem, persona: Persona) -> RowsPlan:
         early, resident = _at_once(grid, threads, compute_units), _resident(problem, persona, threads, units * batch)
         return RowsPlan(threads, lanes, units, batch, 1, early, resident, grid)
     passes = 1 if units_of_row <= _WORKGROUP_PIECES else 2
-    units = 1 if problem.n < 4 * compute_units and passes == 1 else 2
+    units = 1 if problem.row_count < 4 * compute_units and passes == 1 else 2
     threads = min(_WORKGROUP_PIECES // units, -(-units_of_row // (units * wave)) * wave)
-    early = _at_once(problem.n, threads, compute_units)
+    early = _at_once(problem.row_count, threads, compute_units)
     resident = _resident(problem, persona, threads, units, 8) if passes == 1 else 1
-    return RowsPlan(threads, threads, units, 1, passes, early, resident, problem.n)
+    return RowsPlan(threads, threads, units, 1, passes, early, resident, problem.row_count)
 
 
 def _at_once(grid: int, threads: int, compute_units: int) -> bool:
@@ -124,7 +124,7 @@ def _power(count: int) -> int:
 def plan_tensor(problem: QuantProblem, persona: Persona) -> TensorPlan:
     """Shares of 8,192 elements a workgroup; maxima by as many workgroups as keep the chip busy, and no more than the
     second kernel reads at once."""
-    shares = -(-problem.n * problem.k // (_TENSOR_THREADS * _TENSOR_UNITS * PIECE))
+    shares = -(-problem.row_count * problem.row_width // (_TENSOR_THREADS * _TENSOR_UNITS * PIECE))
     maxima = min(shares, 4 * max(1, persona.cu_count), _MAXIMA_A_THREAD * _TENSOR_THREADS)
     resident = _resident(problem, persona, _TENSOR_THREADS, _TENSOR_UNITS)
     return TensorPlan(_TENSOR_THREADS, _TENSOR_UNITS, maxima, resident, shares)

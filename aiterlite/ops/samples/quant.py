@@ -25,8 +25,8 @@ def _x(problem: QuantProblem, seed: int) -> Tensor:
     operands.check_choice("sample", "out_dtype", problem.out_dtype, tuple(ops.CODES))
     operands.check_choice("sample", "scale_dtype", problem.scale_dtype, ("fp32",))
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(problem.n, problem.k, generator=generator)
-    x[:, :: max(1, problem.k // 3)] *= 30
+    x = torch.randn(problem.row_count, problem.row_width, generator=generator)
+    x[:, :: max(1, problem.row_width // 3)] *= 30
     return x.to(operands.DTYPES[problem.dtype])
 
 
@@ -45,8 +45,8 @@ def _sample(
 
 def _group(problem: QuantProblem, seed: int) -> Sample:
     x, dtype, group = _x(problem, seed), ops.CODES[problem.out_dtype], problem.group_size
-    if group < 1 or problem.k % group:
-        raise ArgumentError("sample", "group_size", group, f"one that divides k, {problem.k}")
+    if group < 1 or problem.row_width % group:
+        raise ArgumentError("sample", "group_size", group, f"one that divides row_width, {problem.row_width}")
     out, scales = reference.per_group(x, dtype, group)
     wanted = {"out": out, "scales": scales.T.contiguous() if problem.transposed else scales}
 
