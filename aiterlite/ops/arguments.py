@@ -1,7 +1,8 @@
-"""Arguments of no type that an operator takes: what torch's dispatcher lets through, or does not see.
+"""Arguments of no type that an operator takes: what torch's dispatcher lets through, or does not see; and what several
+families ask of their operands beside `ops/operands.py`.
 
-It converts numbers and refuses other types by an argument's name, but takes None for any tensor; and a function that
-looks at its arguments before it calls the operator, or in its place, has no dispatcher before it.
+The dispatcher converts numbers and refuses other types by an argument's name, but takes None for any tensor; and a
+function that looks at its arguments before it calls the operator, or in its place, has no dispatcher before it.
 """
 
 from __future__ import annotations
@@ -44,6 +45,13 @@ def check_ints(function: str, **given: tuple[Any, int, int]) -> None:
         if not fits:
             got = value if isinstance(value, int) else _described(value)
             raise ArgumentError(function, name, got, f"an integer, {least} to {most}")
+
+
+def check_contiguous(function: str, **tensors: Tensor | None) -> None:
+    for name, tensor in tensors.items():
+        if tensor is not None and not tensor.is_contiguous():
+            got = f"of strides {list(tensor.stride())}"
+            raise ArgumentError(function, name, got, "contiguous", "Call .contiguous() on it.")
 
 
 def check_rows_apart(function: str, name: str, tensor: Tensor, columns: int) -> None:

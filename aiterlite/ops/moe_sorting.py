@@ -205,8 +205,7 @@ def _check_held(
     arguments.check_tensors(op, **{name: tensor})
     operands.check_dtype(op, name, tensor, dtypes)
     operands.check_device(op, name, tensor, ids, "topk_ids")
-    if not tensor.is_contiguous():
-        raise ArgumentError(op, name, f"of strides {list(tensor.stride())}", "contiguous", "Call .contiguous() on it.")
+    arguments.check_contiguous(op, **{name: tensor})
     if tensor.numel() < least:
         raise ArgumentError(op, name, f"of {tensor.numel()} entries", f"at least {least}", remedy)
 
