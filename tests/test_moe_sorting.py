@@ -192,14 +192,14 @@ def arguments(**changes: Any) -> dict[str, Any]:
         ({"topk_ids": ints([[0, 1], [2, 3]]).t()}, "`topk_ids` is of strides [1, 2]"),
         ({"topk_weights": torch.rand(2, 3)}, "`topk_weights` is of shape [2, 3]; allowed: [2, 2]"),
         ({"topk_weights": torch.rand(2, 2).bfloat16()}, "`topk_weights` is of dtype torch.bfloat16"),
-        ({"num_experts": 0}, "`num_experts` is 0; allowed: 1 to 1024"),
-        ({"num_experts": 1025}, "`num_experts` is 1025; allowed: 1 to 1024"),
-        ({"block_size": 0}, "`block_size` is 0; allowed: 1 to 1024"),
+        ({"num_experts": 0}, "`num_experts` is 0; allowed: an integer, 1 to 1024"),
+        ({"num_experts": 1025}, "`num_experts` is 1025; allowed: an integer, 1 to 1024"),
+        ({"block_size": 0}, "`block_size` is 0; allowed: an integer, 1 to 1024"),
         ({"moebuf_dtype": torch.int8}, "`moebuf_dtype` is torch.int8; allowed: torch.bfloat16"),
-        ({"model_dim": -1}, "`model_dim` is -1; allowed: 0 or more"),
-        ({"expert_mask": ints([1, 1, 1])}, "`local_expert_mask` is of 3 entries; allowed: at least 4"),
-        ({"expert_mask": torch.ones(4, dtype=torch.bool)}, "`local_expert_mask` is of dtype torch.bool"),
-        ({"expert_mask": ints([1] * 8)[::2]}, "`local_expert_mask` is of strides [2]; allowed: contiguous"),
+        ({"model_dim": -1}, "`model_dim` is -1; allowed: an integer, 0 to"),
+        ({"expert_mask": ints([1, 1, 1])}, "`expert_mask` is of 3 entries; allowed: at least 4"),
+        ({"expert_mask": torch.ones(4, dtype=torch.bool)}, "`expert_mask` is of dtype torch.bool"),
+        ({"expert_mask": ints([1] * 8)[::2]}, "`expert_mask` is of strides [2]; allowed: contiguous"),
         ({"num_local_tokens": torch.tensor([1])}, "`num_local_tokens` is of dtype torch.int64"),
     ],
 )
@@ -234,8 +234,6 @@ def test_buffers_that_do_not_hold_any_ids_are_refused() -> None:
 
 
 def test_what_dispatch_refuses() -> None:
-    with pytest.raises(DispatchError, match="policy must be 0 or 1 or 2, it is 3"):
-        ops.moe_sorting(**arguments(dispatch_policy=3))
     with pytest.raises(DispatchError, match="topk must be 1 to 64, it is 0"):
         ops.moe_sorting(**arguments(topk_ids=ints([[], []]), topk_weights=torch.rand(2, 0)))
     refused = dispatch.decide(tables.TABLE, tables.SortProblem(1 << 20, 256), resolve("h100"), Wishes())

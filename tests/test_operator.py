@@ -106,6 +106,16 @@ def test_operands_of_two_devices_are_named_also_after_a_call(name: str) -> None:
         OPERATORS[name](X, W.to("meta"))
 
 
+def test_none_is_no_tensor(toy: Any) -> None:
+    """Torch's dispatcher takes it for one of any argument."""
+    x, out = torch.randn(3), torch.empty(3)
+    for args, argument in (((None, out), "x"), ((x, None), "out")):
+        for function in (toy, toy.run, toy.fake):
+            with pytest.raises(ArgumentError, match="_test_two_results: .* is None; allowed: a tensor") as refused:
+                function(*args)
+            assert refused.value.argument == argument
+
+
 def test_what_is_plain() -> None:
     assert is_plain(X, W, None) and is_plain(torch.nn.Parameter(X), W, B)
     strange = [

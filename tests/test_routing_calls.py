@@ -131,7 +131,7 @@ REFUSED: list[tuple[Callable[[], Any], str, str]] = [
     (biased(topk_group=5), "topk_group", "1 to num_expert_group, 4"),
     (biased(topk_group=0), "topk_group", "1 to num_expert_group"),
     (biased(num_expert_group=8, topk_group=1), "topk_ids", "at most 2. Keep more groups"),
-    (biased(topk_weights=torch.zeros(2, 0), topk_ids=torch.zeros(2, 0, dtype=INT32)), "topk", "1 to 32"),
+    (biased(topk_weights=torch.zeros(2, 0), topk_ids=torch.zeros(2, 0, dtype=INT32)), "topk_ids", "1 to 32"),
     (lambda: moe.fused_topk(ONE[:1], ONE, 2, True), "hidden_states", "as many rows"),
     (lambda: moe.fused_topk(ONE, ONE, 33, True), "topk", "1 to 32"),
     (lambda: moe.fused_topk(ONE, ONE, 17, True), "topk_ids", "at most 16"),

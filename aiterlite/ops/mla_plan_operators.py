@@ -9,7 +9,7 @@ from torch import Tensor
 
 from aiterlite.errors import ArgumentError
 from aiterlite.launch import calls as launches
-from aiterlite.ops import calls, operands
+from aiterlite.ops import arguments, calls, operands
 from aiterlite.ops.calls import Run
 from aiterlite.ops.operator import register
 from aiterlite.tables import mla_heads, mla_plan
@@ -46,8 +46,7 @@ def _check(function: str, like: Tensor, **tensors: Tensor) -> None:
         allowed = (torch.uint64, torch.int64) if name == "work_metadata_ptrs" else (torch.int32,)
         operands.check_dtype(function, name, tensor, allowed)
         operands.check_device(function, name, tensor, like, "kv_indptr")
-        if not tensor.is_contiguous():
-            raise ArgumentError(function, name, f"of strides {list(tensor.stride())}", "contiguous")
+    arguments.check_contiguous(function, **tensors)
     if tensors["work_info_set"].data_ptr() % 16:
         address = f"at address {tensors['work_info_set'].data_ptr():#x}"
         raise ArgumentError(function, "work_info_set", address, "at a multiple of 16 bytes", "Make it by torch.empty.")

@@ -18,6 +18,7 @@ of an id, so that none leads outside a buffer. The same call gives the same bits
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,14 +26,15 @@ from torch import Tensor
 
 from aiterlite.errors import ArgumentError
 from aiterlite.launch import calls as launches
-from aiterlite.ops import calls, operands
+from aiterlite.ops import arguments, calls, operands
 from aiterlite.ops.calls import Run
 from aiterlite.ops.operator import register
 from aiterlite.tables import moe_sorting as tables
 
 __all__ = ["moe_align_block_size", "moe_sorting", "moe_sorting_fwd"]
 
-_ALIGN = tables.ALIGN_OP
+_FWD, _ALIGN = "moe_sorting_fwd", tables.ALIGN_OP
+_ID_DTYPES = (torch.int32, torch.int64)
 _MOE_BUF_DTYPES = tuple(operands.DTYPES.values())
 # Operands of the kernels, in the order in which calls bring them.
 _OPERANDS = (
@@ -80,14 +82,11 @@ def moe_sorting(
         remedy = "Make them from sorted_ids: an entry's token is its lower 24 bits, its slot the upper ones."
         raise ArgumentError(tables.OP, "output_aux", output_aux, "False", remedy)
     _check_ids(tables.OP, topk_ids, topk_weights)
+    _check_numbers(tables.OP, dispatch_policy, num_experts=num_experts, block_size=block_size)
+    _check_read(tables.OP, topk_ids, num_experts, num_local_tokens, expert_mask=expert_mask)
     if moebuf_dtype not in _MOE_BUF_DTYPES:
         raise ArgumentError(tables.OP, "moebuf_dtype", moebuf_dtype, ", ".join(map(str, _MOE_BUF_DTYPES)))
-    limits = {"num_experts": (num_experts, tables.MOST_EXPERTS), "block_size": (block_size, tables.MOST_BLOCK)}
-    for name, (value, most) in limits.items():
-        if not 1 <= value <= most:
-            raise ArgumentError(tables.OP, name, value, f"1 to {most}")
-    if model_dim < 0:
-        raise ArgumentError(tables.OP, "model_dim", model_dim, "0 or more")
+    arguments.check_ints(tables.OP, model_dim=(model_dim, 0, 2**31 - 1))
     tokens, topk = topk_ids.shape
     entries = tables.capacity(tokens, topk, num_experts, block_size)
     ints = functools.partial(torch.empty, dtype=torch.int32, device=topk_ids.device)
@@ -128,6 +127,7 @@ def moe_sorting_fwd(
 
     Source of the semantics: `aiter.moe_sorting_fwd`. Raises `ArgumentError`, `DispatchError` or a `JitError`.
     """
+    arguments.check_tensors(_FWD, sorted_token_ids=sorted_token_ids)
     nothing = sorted_token_ids.new_empty(0)
     SORT(
         topk_ids, topk_weights, sorted_token_ids, sorted_weights, sorted_expert_ids, num_valid_ids, moe_buf, nothing,
@@ -161,28 +161,52 @@ def moe_align_block_size(
 
 
 def _check_ids(op: str, ids: Tensor, weights: Tensor) -> None:
+    arguments.check_tensors(op, topk_ids=ids, topk_weights=weights)
     operands.check_dims(op, "topk_ids", ids, 2, "[tokens, topk]")
-    operands.check_dtype(op, "topk_ids", ids, (torch.int32, torch.int64))
+    operands.check_dtype(op, "topk_ids", ids, _ID_DTYPES)
     operands.check_shape(op, "topk_weights", weights, [ids.shape])
     operands.check_dtype(op, "topk_weights", weights, (torch.float32,))
     operands.check_device(op, "topk_weights", weights, ids, "topk_ids")
     operands.check_dense(op, topk_ids=ids, topk_weights=weights)
 
 
-def _check_ints(op: str, like: Tensor, **tensors: tuple[Tensor | None, int]) -> None:
-    """Contiguous int32 on the device of the ids, of so many entries or more."""
-    for name, (tensor, least) in tensors.items():
-        if tensor is not None:
-            operands.check_dtype(op, name, tensor, (torch.int32,))
-            _check_held(op, name, tensor, like, least)
+def _check_numbers(op: str, policy: int, **limited: int) -> None:
+    """The number of experts, then the size of blocks, each by the name that its function has for it."""
+    most = (tables.MOST_EXPERTS, tables.MOST_BLOCK)
+    arguments.check_ints(
+        op, **{name: (value, 1, most) for (name, value), most in zip(limited.items(), most, strict=True)}
+    )
+    if policy not in tables.POLICIES:
+        raise ArgumentError(op, "dispatch_policy", policy, ", ".join(map(str, tables.POLICIES)))
 
 
-def _check_held(op: str, name: str, tensor: Tensor, like: Tensor, least: int) -> None:
-    operands.check_device(op, name, tensor, like, "topk_ids")
-    if not tensor.is_contiguous():
-        raise ArgumentError(op, name, f"of strides {list(tensor.stride())}", "contiguous", "Call .contiguous() on it.")
+def _check_read(op: str, ids: Tensor, experts: int, live: Tensor | None, **masks: Tensor | None) -> None:
+    """What is read besides ids and weights, where it is there."""
+    for name, mask in masks.items():
+        _check_held(op, name, mask, ids, experts, "It has one entry an expert, of all ranks; pass num_experts as many.")
+    _check_held(op, "num_local_tokens", live, ids, 1, "Leave it out where all tokens count.")
+
+
+_REMEDY = "Make it for the largest batch: what any ids may need depends on tokens, experts and the block size."
+
+
+def _check_held(
+    op: str,
+    name: str,
+    tensor: Tensor | None,
+    ids: Tensor,
+    least: int,
+    remedy: str = _REMEDY,
+    dtypes: Sequence[torch.dtype] = (torch.int32,),
+) -> None:
+    """Contiguous, on the device of the ids, of so many entries or more."""
+    if tensor is None:
+        return
+    arguments.check_tensors(op, **{name: tensor})
+    operands.check_dtype(op, name, tensor, dtypes)
+    operands.check_device(op, name, tensor, ids, "topk_ids")
+    arguments.check_contiguous(op, **{name: tensor})
     if tensor.numel() < least:
-        remedy = "Make it for the largest batch: what any ids may need depends on tokens, experts and the block size."
         raise ArgumentError(op, name, f"of {tensor.numel()} entries", f"at least {least}", remedy)
 
 
@@ -190,24 +214,32 @@ def _blocks(entries: int, block_size: int) -> int:
     return -(-entries // block_size)
 
 
+def _check_sort(*args: Any) -> None:
+    """Raises `ArgumentError`, in the names of `moe_sorting_fwd`: the other function checks what it takes, by its own
+    names, and makes the rest."""
+    (ids, weights, sorted_ids, sorted_weights, expert_ids, num_valid, moe_buf, local, mask, live,
+     experts, block_size, policy) = args  # fmt: skip
+    _check_ids(_FWD, ids, weights)
+    _check_numbers(_FWD, policy, num_experts=experts, unit_size=block_size)
+    pairs = ids.shape[0] * ids.shape[1]
+    entries = tables.least_capacity(pairs, experts, block_size)
+    held = functools.partial(_check_held, _FWD, ids=ids)
+    held("sorted_token_ids", sorted_ids, least=entries)
+    held("sorted_weights", sorted_weights, least=entries, dtypes=(torch.float32,))
+    held("sorted_expert_ids", expert_ids, least=_blocks(entries, block_size))
+    held("num_valid_ids", num_valid, least=1)
+    held("moe_buf", moe_buf, least=0, dtypes=_MOE_BUF_DTYPES)
+    held("local_topk_ids", local, least=pairs if local.numel() else 0)
+    _check_read(_FWD, ids, experts, live, local_expert_mask=mask)
+
+
 def _prepare_sort(*args: Any) -> Run:
     (ids, weights, sorted_ids, sorted_weights, expert_ids, num_valid, moe_buf, local, mask, live,
      experts, block_size, policy) = args  # fmt: skip
-    op = tables.OP
-    _check_ids(op, ids, weights)
+    _check_sort(*args)
     tokens, topk = ids.shape
     problem = tables.SortProblem(tokens, experts, topk, block_size, moe_buf.nbytes, policy, mask is not None)
-    decision = calls.decide(tables.TABLE, problem, calls.persona_of(op, ids.device))
-    entries = tables.least_capacity(problem.pairs, experts, block_size)
-    _check_ints(
-        op, ids, sorted_token_ids=(sorted_ids, entries), sorted_expert_ids=(expert_ids, _blocks(entries, block_size)),
-        num_valid_ids=(num_valid, 1), local_expert_mask=(mask, experts), num_local_tokens=(live, 1),
-        local_topk_ids=(local, problem.pairs if local.numel() else 0),
-    )  # fmt: skip
-    operands.check_dtype(op, "sorted_weights", sorted_weights, (torch.float32,))
-    _check_held(op, "sorted_weights", sorted_weights, ids, entries)
-    operands.check_dtype(op, "moe_buf", moe_buf, _MOE_BUF_DTYPES)
-    _check_held(op, "moe_buf", moe_buf, ids, 0)
+    decision = calls.decide(tables.TABLE, problem, calls.persona_of(tables.OP, ids.device))
     named = {"local_topk_ids": local, "moe_buf": moe_buf, "expert_mask": mask, "num_local_tokens": live}
     absent = {"token_nums", *[name for name, tensor in named.items() if tensor is None or not tensor.numel()]}
     given = {"sorted_ids": sorted_ids, "sorted_weights": sorted_weights, "sorted_expert_ids": expert_ids}
@@ -232,18 +264,23 @@ def _sizes(ids: Tensor, tokens: int, topk: int) -> dict[str, int | float]:
     return {"tokens": tokens, "topk": topk, "id_words": ids.itemsize // 4}
 
 
-def _prepare_align(*args: Any) -> Run:
+def _check_align(*args: Any) -> None:
     ids, sorted_ids, expert_ids, nums, post_pad, experts, block_size = args
-    operands.check_dtype(_ALIGN, "topk_ids", ids, (torch.int32, torch.int64))
+    _check_numbers(_ALIGN, 0, num_experts=experts, block_size=block_size)
+    entries = tables.least_capacity(ids.numel(), experts, block_size)
+    held = functools.partial(_check_held, _ALIGN, ids=ids)
+    held("topk_ids", ids, least=0, dtypes=_ID_DTYPES)
+    held("sorted_token_ids", sorted_ids, least=entries)
+    held("experts_ids", expert_ids, least=_blocks(entries, block_size))
+    held("token_nums", nums, least=_blocks(entries, block_size))
+    held("num_tokens_post_pad", post_pad, least=1)
+
+
+def _prepare_align(*args: Any) -> Run:
+    ids, sorted_ids, expert_ids, nums, _, experts, block_size = args
+    _check_align(*args)
     problem = tables.AlignProblem(ids.numel(), experts, block_size)
     decision = calls.decide(tables.ALIGN_TABLE, problem, calls.persona_of(_ALIGN, ids.device))
-    _check_held(_ALIGN, "topk_ids", ids, ids, 0)
-    entries = tables.least_capacity(ids.numel(), experts, block_size)
-    blocks = _blocks(entries, block_size)
-    _check_ints(
-        _ALIGN, ids, sorted_token_ids=(sorted_ids, entries), experts_ids=(expert_ids, blocks),
-        token_nums=(nums, blocks), num_tokens_post_pad=(post_pad, 1),
-    )  # fmt: skip
     named = {"topk_ids": ids, "sorted_ids": sorted_ids, "sorted_expert_ids": expert_ids, "token_nums": nums}
     absent = {"topk_weights", "sorted_weights", "moe_buf", "local_topk_ids", "expert_mask", "num_local_tokens"}
     absent |= {name for name, tensor in named.items() if not tensor.numel()}
@@ -259,20 +296,16 @@ def _prepare_align(*args: Any) -> Run:
     return run
 
 
-def _fake(*args: Any) -> None:
-    return None
-
-
 SORT = register(
     f"{tables.OP}(Tensor topk_ids, Tensor topk_weights, Tensor(a!) sorted_token_ids, Tensor(b!) sorted_weights, "
     "Tensor(c!) sorted_expert_ids, Tensor(d!) num_valid_ids, Tensor(e!) moe_buf, Tensor(f!) local_topk_ids, "
     "Tensor? local_expert_mask, Tensor? num_local_tokens, int num_experts, int unit_size, int dispatch_policy) -> ()",
     _prepare_sort,
-    _fake,
+    _check_sort,
 )
 ALIGN = register(
     f"{_ALIGN}(Tensor topk_ids, Tensor(a!) sorted_token_ids, Tensor(b!) experts_ids, Tensor(c!) token_nums, "
     "Tensor(d!) num_tokens_post_pad, int num_experts, int block_size) -> ()",
     _prepare_align,
-    _fake,
+    _check_align,
 )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from aiterlite.launch import calls as launches
-from aiterlite.ops import calls, operands
+from aiterlite.ops import arguments, calls, operands
 from aiterlite.ops.calls import Run
 from aiterlite.ops.operator import register
 from aiterlite.tables import moe_sorting as tables
@@ -31,11 +29,12 @@ def _check_sum(input: Tensor, output: Tensor) -> None:
     operands.check_dtype(_SUM, "input", input, tuple(operands.DTYPES.values()))
     operands.check_like(_SUM, "output", output, input, "input")
     operands.check_shape(_SUM, "output", output, [[input.shape[0], input.shape[2]]])
+    operands.check_dense(_SUM, input=input, output=output)
+    arguments.check_rows_apart(_SUM, "output", output, input.shape[2])
 
 
 def _prepare_sum(input: Tensor, output: Tensor) -> Run:
     _check_sum(input, output)
-    operands.check_dense(_SUM, input=input, output=output)
     tokens, topk, width = input.shape
     if tokens * width == 0:
         return lambda input, output: None
@@ -57,8 +56,4 @@ def _prepare_sum(input: Tensor, output: Tensor) -> Run:
     return run
 
 
-def _fake(*args: Any) -> None:
-    return None
-
-
-SUM = register(f"{_SUM}(Tensor input, Tensor(a!) output) -> ()", _prepare_sum, _fake)
+SUM = register(f"{_SUM}(Tensor input, Tensor(a!) output) -> ()", _prepare_sum, _check_sum)

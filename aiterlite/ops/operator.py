@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
-from aiterlite.ops import operands
+from aiterlite.ops import arguments, operands
 from aiterlite.ops.calls import PreparedCalls, Run
 
 _NAMESPACE = "aiterlite"
@@ -62,8 +62,8 @@ def register(schema: str, prepare: Callable[..., Run], fake: Callable[..., Any])
     """Register an operator by its schema, such as `norm(Tensor x, Tensor(a!)? out=None) -> (Tensor, Tensor)`.
 
     `prepare` takes the operator's arguments and returns a callable that takes them too and returns the results; it is
-    called once for each combination of layouts and values. None of these operators is differentiable, and each says so:
-    in `backward()`, in forward-mode differentiation and in torch.func; one that writes to an argument, at the call.
+    called once for each combination of layouts and values. No operator is differentiable, and each says so: in
+    `backward()`, forward-mode differentiation and torch.func; one that writes to an argument, at the call.
 
     `name.overload(...)` is another form of an operator that has been registered. `OPERATORS` does not list it.
     """
@@ -72,11 +72,11 @@ def register(schema: str, prepare: Callable[..., Run], fake: Callable[..., Any])
     library: Any = torch.library.Library(_NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
     library.define(schema)
     overload = getattr(getattr(torch.ops.aiterlite, packet), form or "default")
-    operator = Operator(name, schema, prepare, fake, overload, PreparedCalls())
+    operator = Operator(name, schema, *arguments.requiring_tensors(overload, prepare, fake), overload, PreparedCalls())
     for key in ("CPU", "CUDA"):
         library.impl(name, operator.run, key)
     library.impl(name, _not_differentiable(operator), "Autograd", with_keyset=True)
-    torch.library.register_fake(f"{_NAMESPACE}::{name}", fake, lib=library)
+    torch.library.register_fake(f"{_NAMESPACE}::{name}", operator.fake, lib=library)
     if not form:
         OPERATORS[name] = operator
     _libraries.append(library)

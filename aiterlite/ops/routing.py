@@ -26,6 +26,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from aiterlite.ops import arguments
 from aiterlite.ops import routing_operators as operators
 from aiterlite.tables import routing as tables
 
@@ -176,7 +177,8 @@ def fused_topk(
     Of hidden_states only the number of rows is looked at, which is gating_output's. Returns (topk_weights, topk_ids).
     Source of the semantics: `aiter.fused_moe.fused_topk`. Raises as `biased_grouped_topk` does.
     """
-    operators.check_topk(tables.FUSED_TOPK.op, topk)
+    arguments.check_tensors(tables.FUSED_TOPK.op, hidden_states=hidden_states, gating_output=gating_output)
+    arguments.check_ints(tables.FUSED_TOPK.op, topk=(topk, 1, tables.MOST_TOPK))
     shape = (*gating_output.shape[:1], topk)
     weights = gating_output.new_empty(shape, dtype=torch.float32) if topk_weights is None else topk_weights
     ids = gating_output.new_empty(shape, dtype=torch.int32) if topk_ids is None else topk_ids

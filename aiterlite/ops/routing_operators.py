@@ -3,6 +3,7 @@ in `ops/routing.py`."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +14,14 @@ from torch import Tensor
 from aiterlite.dispatch import Table
 from aiterlite.errors import ArgumentError
 from aiterlite.launch import calls as launches
-from aiterlite.ops import calls, operands
+from aiterlite.ops import arguments, calls, operands
 from aiterlite.ops.calls import Run
-from aiterlite.ops.operator import Operator, register
+from aiterlite.ops.operator import OPERATORS, Operator, register
 from aiterlite.tables import routing as tables
 from aiterlite.tables.routing import RoutingProblem
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_MOST_SCALE = torch.finfo(torch.float32).max
 _OPERANDS = ("gating", "bias", "weights", "ids", "token_expert_indices")
 
 
@@ -28,19 +30,27 @@ def call(operator: Operator, args: tuple[Any, ...], written: tuple[Tensor, ...])
     than the kernel takes for some tokens. Autograd learns of what is `written` in either case."""
     tensors = [arg for arg in args if isinstance(arg, Tensor)]
     layouts = operands.plain_layouts(*tensors)
-    if layouts is None or any(tensor.requires_grad for tensor in tensors):
+    plain = layouts is not None and _fit(operator.name, tuple(map(type, args)))
+    if not plain or any(tensor.requires_grad for tensor in tensors):
         operator(*args)
         return
-    key = (layouts, *[arg for arg in args if not isinstance(arg, Tensor)])
+    # 0.0 equals -0.0, and no NaN itself.
+    key = (layouts, *[repr(arg) if type(arg) is float else arg for arg in args if not isinstance(arg, Tensor)])
     run = operator.prepared.find(key) or operator.prepare_as(key, *args)
     run(*args)
     torch.autograd.graph.increment_version(written)
 
 
+@functools.lru_cache(1024)
+def _fit(name: str, kinds: tuple[type, ...]) -> bool:
+    return arguments.fit(OPERATORS[name].overload, kinds)
+
+
 @dataclass(frozen=True)
 class _Call:
     """What a function's arguments mean. `columns` are those of ids that are chosen experts; the rest of the fields are
-    as in `RoutingProblem`. `names` are the function's own names of gating, weights and ids."""
+    as in `RoutingProblem`. `names` are the function's own names of gating, weights and ids; `counted` is that of the
+    argument that says the columns, where there is one."""
 
     table: Table
     gating: Tensor
@@ -60,6 +70,7 @@ class _Call:
     shared: int = 0
     scored: bool = False
     exact: bool = False  # whether results have no further columns
+    counted: str = ""
 
     @property
     def op(self) -> str:
@@ -77,12 +88,17 @@ class _Call:
         operands.check_dtype(op, name, gating, _DTYPES)
         if self.experts < 1:
             raise ArgumentError(op, name, f"of shape {list(gating.shape)}", f"more than {self.without} columns")
-        check_topk(op, self.columns)
+        self._check_columns()
+        if not abs(self.scale) <= _MOST_SCALE:
+            raise ArgumentError(op, "routed_scaling_factor", self.scale, "a finite float32")
         ids = self.columns + (0 if self.scored else self.shared)
         self._check_result(of_weights, self.weights, torch.float32, self.columns + self.shared)
         self._check_result(of_ids, self.ids, torch.int32, ids)
         if self.indices is not None:
             self._check_result("token_expert_indices", self.indices, torch.int32, self.columns)
+            if gating.shape[0] * self.columns > 2**31:
+                got = f"for {gating.shape[0]} tokens of {self.columns} slots"
+                raise ArgumentError(op, "token_expert_indices", got, "at most 2^31 slots", "Split tokens.")
         operands.check_dense(op, **{name: gating})
         if self.bias is not None:
             types = tuple(dict.fromkeys((gating.dtype, torch.float32)))
@@ -100,6 +116,15 @@ class _Call:
             got = f"for {self.columns} experts of {held} in the groups that are kept"
             raise ArgumentError(op, of_ids, got, f"at most {held}", "Keep more groups.")
 
+    def _check_columns(self) -> None:
+        op, shared, most = self.op, 0 if self.scored else self.shared, tables.MOST_TOPK
+        if 1 <= self.columns <= most:
+            return
+        if not self.counted:
+            raise ArgumentError(op, self.names[2], f"of {self.columns} columns", f"1 to {most}, one a chosen expert")
+        among = f", with the {shared} shared" if shared else ""
+        raise ArgumentError(op, self.counted, self.columns + shared, f"{1 + shared} to {most + shared}{among}")
+
     def _check_result(self, name: str, tensor: Tensor, dtype: torch.dtype, columns: int) -> None:
         tokens = self.gating.shape[0]
         operands.check_dims(self.op, name, tensor, 2, f"[{tokens}, {columns}]")
@@ -109,9 +134,7 @@ class _Call:
         operands.check_dtype(self.op, name, tensor, (dtype,))
         operands.check_device(self.op, name, tensor, self.gating, self.names[0])
         operands.check_dense(self.op, **{name: tensor})
-        if tokens > 1 and tensor.stride(0) < columns:
-            got = f"of strides {list(tensor.stride())}"
-            raise ArgumentError(self.op, name, got, "rows that do not overlap", "Call .contiguous() on it.")
+        arguments.check_rows_apart(self.op, name, tensor, columns)
 
     @property
     def problem(self) -> RoutingProblem:
@@ -145,11 +168,9 @@ class _Call:
         }
 
 
-def check_topk(op: str, topk: int) -> None:
-    if not 1 <= topk <= tables.MOST_TOPK:
-        raise ArgumentError(
-            op, "topk", topk, f"1 to {tables.MOST_TOPK}", "It is the columns of ids where none is named."
-        )
+def _columns(op: str, name: str, ids: Tensor) -> int:
+    operands.check_dims(op, name, ids, 2, "[tokens, topk]")
+    return ids.shape[1]
 
 
 def _register(schema: str, meaning: Callable[..., _Call], *given: str) -> Operator:
@@ -189,7 +210,7 @@ def _biased(
 ) -> _Call:
     return _Call(
         tables.BIASED_GROUPED_TOPK,
-        *(gating, weights, ids, ids.shape[-1]),
+        *(gating, weights, ids, _columns(tables.BIASED_GROUPED_TOPK.op, "topk_ids", ids)),
         bias=bias,
         groups=groups,
         topk_groups=topk_groups,
@@ -212,7 +233,7 @@ def _grouped(
 ) -> _Call:
     return _Call(
         tables.GROUPED_TOPK,
-        *(gating, weights, ids, ids.shape[-1]),
+        *(gating, weights, ids, _columns(tables.GROUPED_TOPK.op, "topk_ids", ids)),
         groups=groups,
         topk_groups=topk_groups,
         score="softmax" if is_softmax else "sigmoid",
@@ -250,6 +271,7 @@ def _fused_gate(
         renorm=True,
         scale=scale,
         shared=shared,
+        counted="topk",
     )
 
 
@@ -257,12 +279,13 @@ def _softmax(
     weights: Tensor, ids: Tensor, indices: Tensor, gating: Tensor, renorm: bool, shared: int = 0, scoring: str = ""
 ) -> _Call:
     op = tables.TOPK_SOFTMAX.op
-    operands.check_choice(op, "shared_expert_scoring_func", scoring, ("", "sigmoid"))
+    if scoring not in ("", "sigmoid"):
+        raise ArgumentError(op, "shared_expert_scoring_func", repr(scoring), "'', 'sigmoid'")
     if not 0 <= shared <= tables.MOST_SHARED:
         raise ArgumentError(op, "num_shared_experts", shared, f"0 to {tables.MOST_SHARED}")
     return _Call(
         tables.TOPK_SOFTMAX,
-        *(gating, weights, ids, ids.shape[-1]),
+        *(gating, weights, ids, _columns(op, "topk_indices", ids)),
         names=("gating_output", "topk_weights", "topk_indices"),
         indices=indices,
         renorm=renorm,
@@ -274,15 +297,17 @@ def _softmax(
 
 def _sigmoid(weights: Tensor, ids: Tensor, gating: Tensor) -> _Call:
     names = ("gating_output", "topk_weights", "topk_indices")
-    return _Call(tables.TOPK_SIGMOID, gating, weights, ids, ids.shape[-1], names=names, score="sigmoid", exact=True)
+    columns = _columns(tables.TOPK_SIGMOID.op, "topk_indices", ids)
+    return _Call(tables.TOPK_SIGMOID, gating, weights, ids, columns, names=names, score="sigmoid", exact=True)
 
 
 def _fused(hidden: Tensor, gating: Tensor, topk: int, renorm: bool, ids: Tensor, weights: Tensor) -> _Call:
     op = tables.FUSED_TOPK.op
+    operands.check_dims(op, "gating_output", gating, 2, "[tokens, experts]")
     if hidden.shape[:1] != gating.shape[:1]:
         allowed = f"as many rows as gating_output, {list(gating.shape)}"
         raise ArgumentError(op, "hidden_states", f"of shape {list(hidden.shape)}", allowed)
-    return _Call(tables.FUSED_TOPK, gating, weights, ids, topk, renorm=renorm)
+    return _Call(tables.FUSED_TOPK, gating, weights, ids, topk, renorm=renorm, counted="topk")
 
 
 _TO = "Tensor(a!) topk_weights, Tensor(b!) topk_ids"
