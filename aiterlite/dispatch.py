@@ -84,16 +84,17 @@ class ComputeUnits:
 
 @dataclass(frozen=True)
 class OneOf:
-    """A field of the problem has one of these values."""
+    """A field of the problem has one of these values; `remedy` says what to do with another."""
 
     name: str
     values: tuple[Any, ...]
+    remedy: str = ""
 
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
         value = getattr(problem, self.name)
         if value in self.values:
             return None
-        return Refusal(f"{self.name} must be {' or '.join(map(str, self.values))}, it is {value}")
+        return Refusal(f"{self.name} must be {' or '.join(map(str, self.values))}, it is {value}", self.remedy)
 
     def __str__(self) -> str:
         return f"{self.name} {' or '.join(map(str, self.values))}"
@@ -101,17 +102,18 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Between:
-    """A number of the problem lies in a range, both ends included."""
+    """A number of the problem lies in a range, both ends included; `remedy` says what to do with another."""
 
     name: str
     low: int
     high: int
+    remedy: str = ""
 
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
         value = getattr(problem, self.name)
         if self.low <= value <= self.high:
             return None
-        return Refusal(f"{self.name} must be {self.low} to {self.high}, it is {value}")
+        return Refusal(f"{self.name} must be {self.low} to {self.high}, it is {value}", self.remedy)
 
     def __str__(self) -> str:
         return f"{self.name} {self.low} to {self.high}"

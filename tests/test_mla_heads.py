@@ -163,7 +163,7 @@ def test_shapes_are_answered_from_the_table() -> None:
         ({"page_size": 0}, "page_size"),
         ({"cp_round_robin": True}, "merge by LSE"),
         ({"num_heads": 40, "kv_dtype": FP8}, "pad q to 48 heads, and drop the last 8 of o"),
-        ({"arch": "sm_90a"}, "target"),
+        ({"arch": "sm_90a", "kv_dtype": torch.float8_e4m3fnuz}, "kv_dtype must be bf16 or fp16 or e4m3fn"),
         ({"num_heads": 200}, "heads is 200; allowed: 1 to 128"),
     ):
         given = {"num_heads": 16, "max_seqlen_q": 1, "q_dtype": BF16, "kv_dtype": BF16, "arch": "gfx950"} | changes

@@ -96,8 +96,8 @@ class PlannedHeadsFit:
             return None
         try:
             mla_heads.fold(persona.target, problem.heads, problem.q_dtype, problem.kv_dtype, max(1, problem.q_len))
-        except ValueError as error:
-            return Refusal(str(error))
+        except mla_heads.NotPlannedError as error:
+            return Refusal(error.reason, error.remedy)
         return None
 
     def __str__(self) -> str:
@@ -345,13 +345,13 @@ class MergedDim:
 _SIZES = (
     TypesFit(),
     PlannedHeadsFit(),
-    Between("heads", 1, MOST_HEADS),
+    Between("heads", 1, MOST_HEADS, "split the heads over more ranks"),
     Between("batch", 1, _INT32_MAX),
     Between("q_len", 1, 1 << 20),
     Between("page_size", 1, 1 << 20),
     Between("splits", 0, MOST_SPLITS),
 )
-_SM90 = (OneOf("kv_dtype", mla_sm90.KV_DTYPES),)
+_SM90 = (OneOf("kv_dtype", mla_sm90.KV_DTYPES, "convert 8-bit q and KV to e4m3fn"),)
 _MERGE_SIZES = (
     MergedDim(),
     Between("heads", 1, 1 << 16),
