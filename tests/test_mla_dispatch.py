@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -134,6 +135,27 @@ def test_a_call_without_a_row_is_told_why_and_what_to_do(chip: str) -> None:
         assert len(rows) == 1 and (heads <= 128 or decision.row is None)
         served += decision.row is not None
     assert served
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_explain_names_the_class_of_accuracy(chip: str, both: Callable[..., tuple[str, Any, int]]) -> None:
+    amd, cpu = chip.startswith("mi"), chip.startswith("cpu")
+    for (q, kv, _), table in itertools.product(mla.TYPES, (mla.DECODE, mla.PREFILL)):
+        shape = ["batch=1", "context=64", "heads=16", "q_len=1", "splits=2", f"q_dtype={q}", f"kv_dtype={kv}"]
+        text, data, code = both("explain", table.op, "--target", chip, *shape)
+        (decision,) = data["decisions"]
+        if decision["chosen"] is None:
+            assert decision["accuracy"] is None and "relative error" not in text
+            continue
+        bits, error = (8, 0.01) if q in mla.EIGHT_BITS else (16, 0.002)
+        parts = cpu or (q if amd else kv) == "bf16"
+        weights = "not rounded" if cpu else "rounded to 16 bits, two bf16 numbers" if parts else "rounded to fp16"
+        said = f"class of a {bits}-bit q: relative error at most {error}; weights {weights}"
+        assert decision["accuracy"] == said and f"     {said}\n" in text and code == 0
+
+
+def test_every_row_of_attention_says_how_exact_it_is() -> None:
+    assert all(row.accuracy is not None for table in (mla.DECODE, mla.PREFILL) for row in table.rows)
 
 
 if __name__ == "__main__":
