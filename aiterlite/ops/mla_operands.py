@@ -1,19 +1,44 @@
-"""What the MLA operators ask of their operands: a check raises `ArgumentError` with what is allowed and what to do."""
+"""What the MLA operators ask of their operands: a check raises `ArgumentError` with what is allowed and what to do. And
+by what of them a prepared call is kept."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from aiterlite.errors import ArgumentError
-from aiterlite.ops import operands
+from aiterlite.ops import operands, operator
 from aiterlite.tables import mla as tables
+from aiterlite.tables import mla_context
 
 Q_DTYPES = (torch.bfloat16, torch.float16, *operands.FP8_DTYPES.values())
 O_DTYPES = (torch.bfloat16, torch.float16)
 PLAN = ("work_meta_data", "work_indptr", "work_info_set", "reduce_indptr", "reduce_final_map", "reduce_partial_map")
+
+
+def context(kv_buffer: Tensor, qo_indptr: Tensor, kv_indices: Tensor) -> int:
+    """Tokens that a request has, on average and about."""
+    tokens = kv_indices.shape[0] * kv_buffer.shape[1]
+    return mla_context.about(tokens // max(1, qo_indptr.shape[0] - 1))
+
+
+# Where the operators that attend have them among their arguments.
+_KV_BUFFER, _QO_INDPTR, INDICES = 1, 3, 5
+
+
+def key_of(args: tuple[Any, ...]) -> Any:
+    """A call's layouts and values; instead of the length of kv_indices, which each further page changes, the context
+    that a call is decided for. The length itself goes with each launch."""
+    key = operator.key_of(args)
+    kv_buffer, qo_indptr, kv_indices = args[_KV_BUFFER], args[_QO_INDPTR], args[INDICES]
+    if (kv_buffer.dim(), qo_indptr.dim(), kv_indices.dim()) != (4, 1, 1):
+        return key
+    # The stride of a single entry says nothing of another length.
+    about = context(kv_buffer, qo_indptr, kv_indices), kv_indices.is_contiguous()
+    return (*key[:INDICES], (*about, kv_indices.dtype, kv_indices.get_device()), *key[INDICES + 1 :])
 
 
 def check_contiguous(op: str, **tensors: Tensor | None) -> None:
