@@ -235,7 +235,7 @@ class _Call:
 
     @property
     def context(self) -> int:
-        return checks.context(self.kv_buffer, self.qo_indptr, self.kv_indices)
+        return checks.context(self.kv_indices.shape[0], self.kv_buffer.shape[1], self.batch)
 
     @property
     def scale(self) -> float:

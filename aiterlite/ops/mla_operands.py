@@ -19,10 +19,9 @@ O_DTYPES = (torch.bfloat16, torch.float16)
 PLAN = ("work_meta_data", "work_indptr", "work_info_set", "reduce_indptr", "reduce_final_map", "reduce_partial_map")
 
 
-def context(kv_buffer: Tensor, qo_indptr: Tensor, kv_indices: Tensor) -> int:
-    """Tokens that a request has, on average and about."""
-    tokens = kv_indices.shape[0] * kv_buffer.shape[1]
-    return mla_context.about(tokens // max(1, qo_indptr.shape[0] - 1))
+def context(entries: int, page_size: int, batch: int) -> int:
+    """Tokens that a request has, on average and about, where kv_indices has so many entries."""
+    return mla_context.about(entries * page_size // max(1, batch))
 
 
 # Where the operators that attend have them among their arguments.
@@ -33,12 +32,12 @@ def key_of(args: tuple[Any, ...]) -> Any:
     """A call's layouts and values; instead of the length of kv_indices, which each further page changes, the context
     that a call is decided for. The length itself goes with each launch."""
     key = operator.key_of(args)
-    kv_buffer, qo_indptr, kv_indices = args[_KV_BUFFER], args[_QO_INDPTR], args[INDICES]
-    if (kv_buffer.dim(), qo_indptr.dim(), kv_indices.dim()) != (4, 1, 1):
+    buffer, rows, (entries, strides, dtype, device, _) = key[_KV_BUFFER][0], key[_QO_INDPTR][0], key[INDICES]
+    if (len(buffer), len(rows), len(entries)) != (4, 1, 1):
         return key
     # The stride of a single entry says nothing of another length.
-    about = context(kv_buffer, qo_indptr, kv_indices), kv_indices.is_contiguous()
-    return (*key[:INDICES], (*about, kv_indices.dtype, kv_indices.get_device()), *key[INDICES + 1 :])
+    about = context(entries[0], buffer[1], rows[0] - 1), strides[0] == 1 or entries[0] < 2
+    return (*key[:INDICES], (*about, dtype, device), *key[INDICES + 1 :])
 
 
 def check_contiguous(op: str, **tensors: Tensor | None) -> None:
