@@ -1,8 +1,9 @@
-"""MLA decode beside public kernels and the floor of memory, in one run: time, bandwidth, and what the merge costs.
+"""MLA decode beside public kernels and the floor of memory, in one run: time, bandwidth, error.
 
-A call is split kernel and merge, by a plan of this package that was made before; its making is timed beside it. The
-floor is a kernel that only reads the pages. FlashInfer, FlashMLA and SGLang's kernels take part where they can be
-imported. Pages lie in random order, and inputs rotate through more than the last-level cache.
+A call is split kernel and merge, by a plan of this package and without one. The plan is made before; its making is
+timed beside it, and bringing it forward by a token, which pages of one token allow. The floor is a kernel that only
+reads the pages. FlashInfer and FlashMLA take part where they can be imported. Pages lie in random order, and inputs
+rotate through more than the last-level cache.
 """
 
 from __future__ import annotations
@@ -47,11 +48,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """Medians in microseconds. `best` is the fastest public kernel of this run, `over_floor` ours over the floor."""
+    """Medians in microseconds: by a plan, and cut into equal splits. `over_floor` is the faster of both over the floor,
+    `error` the relative error of one request against float64."""
 
     case: Case
-    ours_us: float
+    planned_us: float
+    splits_us: float
     plan_us: float
+    update_us: float | None
     floor_us: float
     over_floor: float
     gigabytes_per_second: float
@@ -92,8 +96,10 @@ def scales(case: Case, device: torch.device) -> dict[str, Tensor]:
 _PLAN = ("work_meta_data", "work_indptr", "work_info_set", "reduce_indptr", "reduce_final_map", "reduce_partial_map")
 
 
-def planner(case: Case, given: dict[str, Tensor]) -> tuple[Callable[[], None], dict[str, Tensor]]:
-    """What makes a call's plan, and where it makes it."""
+def planner(
+    case: Case, given: dict[str, Tensor]
+) -> tuple[Callable[[], None], Callable[[], None] | None, dict[str, Tensor]]:
+    """What makes a call's plan, what brings it forward, and where."""
     types = {"dtype_q": DTYPES[case.q_dtype], "dtype_kv": DTYPES[case.kv_dtype]}
     info = mla.get_mla_metadata_info_v1(
         case.batch, case.q_len, case.heads, *types.values(), is_sparse=False, device=given["q"].device
@@ -112,8 +118,14 @@ def planner(case: Case, given: dict[str, Tensor]) -> tuple[Callable[[], None], d
             **types,
         )
 
+    def update() -> None:
+        mla.decode_update_mla_metadata_v1(
+            *(*pages, case.heads, 1, True, meta, work, indptr, *reduce), max_seqlen_qo=case.q_len, **types
+        )
+
     make()
-    return make, dict(zip(_PLAN, (meta, indptr, work, *reduce), strict=True))
+    made = dict(zip(_PLAN, (meta, indptr, work, *reduce), strict=True))
+    return make, update if case.page_size == 1 else None, made
 
 
 def ours(case: Case, copies: list[dict[str, Tensor]], plan: dict[str, Tensor] | None) -> Contender:
@@ -199,23 +211,28 @@ def _flash_mla(case: Case, copies: list[dict[str, Tensor]]) -> Contender:
 def measure(case: Case, device: torch.device, samples: int) -> Row:
     copies = min(copies_for(device, case.kv_bytes), _MOST_COPIES)
     given = operands(case, copies, device)
-    make_plan, plan = planner(case, given[0])
-    contenders = {"ours": ours(case, given, plan), "ours, splits": ours(case, given, None)}
-    contenders["ours"](0)
+    make_plan, update_plan, plan = planner(case, given[0])
+    contenders = {"planned": ours(case, given, plan), "splits": ours(case, given, None)}
+    contenders["planned"](0)
     expected = exact(case, given[0])
     error = float((given[0]["o"][: case.q_len].double() - expected).norm() / expected.norm())
     contenders["floor"] = read_floor([one["kv_buffer"].view(torch.bfloat16).view(-1, 288) for one in given])
     contenders |= (public := peers(case, given))
     timings = compare(contenders, copies, device, samples)
     timings |= compare({"plan": lambda _: make_plan()}, 2, device, samples)
+    if update_plan is not None:
+        timings |= compare({"update": lambda _: update_plan()}, 2, device, samples)
     us = {name: timing.median * 1e6 for name, timing in timings.items()}
+    fastest = min(us["planned"], us["splits"])
     return Row(
         case=case,
-        ours_us=us["ours"],
+        planned_us=us["planned"],
+        splits_us=us["splits"],
         plan_us=us["plan"],
+        update_us=us.get("update"),
         floor_us=us["floor"],
-        over_floor=us["ours"] / us["floor"],
-        gigabytes_per_second=case.kv_bytes / us["ours"] * 1e-3,
+        over_floor=fastest / us["floor"],
+        gigabytes_per_second=case.kv_bytes / fastest * 1e-3,
         error=error,
         peers_us={name: us[name] for name in public},
         timings=timings,
@@ -227,9 +244,51 @@ def describe(row: Row) -> str:
     others = "  ".join(f"{name} {us:.1f}" for name, us in row.peers_us.items())
     return (
         f"{case.q_dtype:>4} {case.kv_dtype:>4} {case.heads:4} {case.batch:4} {case.context:6} {case.page_size:3} "
-        f"{row.ours_us:8.2f} {row.timings['ours, splits'].median * 1e6:8.2f} {row.floor_us:8.2f} {row.over_floor:5.2f} "
-        f"{row.gigabytes_per_second:6.0f} {row.plan_us:6.2f} {row.error:8.1e}  {others}"
+        f"{row.planned_us:8.2f} {row.splits_us:8.2f} {row.floor_us:8.2f} {row.over_floor:5.2f} "
+        f"{row.gigabytes_per_second:6.0f} {row.plan_us:6.2f} {row.update_us or float('nan'):6.2f} {row.error:8.1e}  "
+        f"{others}"
     )
+
+
+_COLORS = ("#1b6ca8", "#d1495b", "#3a7d44", "#e3a008", "#6c4f9c", "#555555")
+
+
+def draw(rows: Sequence[Row]) -> str:
+    """Time over the floor, a line for each pair of types and count of heads, a place for each batch and context."""
+    places = sorted({(row.case.batch, row.case.context) for row in rows}, key=lambda place: place[0] * place[1])
+    lines: dict[str, list[Row]] = {}
+    for row in rows:
+        lines.setdefault(f"{row.case.q_dtype}/{row.case.kv_dtype}, {row.case.heads} heads", []).append(row)
+    width, height, left, top = 110 * len(places) + 260, 420, 60, 30
+    most = max(2.0, *(row.over_floor for row in rows))
+    step = (width - 260) / len(places)
+
+    def at(row: Row) -> tuple[float, float]:
+        place = places.index((row.case.batch, row.case.context))
+        return left + (place + 0.5) * step, top + (height - 90) * (1 - row.over_floor / most)
+
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif">']
+    parts.append(f'<rect width="{width}" height="{height}" fill="white"/>')
+    for tick in range(int(most) + 1):
+        y = top + (height - 90) * (1 - tick / most)
+        parts.append(f'<path d="M{left} {y:.1f}H{width - 200}" stroke="#ddd"/>')
+        parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" font-size="12" text-anchor="end">{tick}</text>')
+    for number, (batch, context) in enumerate(places):
+        x = left + (number + 0.5) * step
+        parts.append(
+            f'<text x="{x:.1f}" y="{height - 40}" font-size="12" text-anchor="middle">{batch} x {context}</text>'
+        )
+    parts.append(f'<text x="{left}" y="{top - 12}" font-size="12">time over the floor, by batch x context</text>')
+    for number, (name, of_line) in enumerate(lines.items()):
+        color, dash = _COLORS[number % len(_COLORS)], "" if number < len(_COLORS) else ' stroke-dasharray="5 3"'
+        points = sorted(at(row) for row in of_line)
+        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+        parts.append(f'<path d="{path}" fill="none" stroke="{color}" stroke-width="2"{dash}/>')
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}"/>' for x, y in points]
+        y = top + 20 * number
+        parts.append(f'<path d="M{width - 190} {y}h24" stroke="{color}" stroke-width="2"{dash}/>')
+        parts.append(f'<text x="{width - 160}" y="{y + 4}" font-size="12">{name}</text>')
+    return "\n".join([*parts, "</svg>", ""])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -242,8 +301,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--page-sizes", type=options.counts, default=[64], metavar="P,P")
     parser.add_argument("--q-len", type=options.count, default=1)
     parser.add_argument("--json", type=Path, help="write all figures there")
+    parser.add_argument("--svg", type=Path, help="draw time over the floor there, against batch and context")
     asked = parser.parse_args(arguments)
-    print("   q   kv heads batch context page    ours   splits    floor  over   GB/s   plan    error  peers")
+    print("   q   kv heads batch context page planned   splits    floor  over   GB/s   plan update    error  peers")
     rows = []
     types = [tuple(pair.split("/")) for pair in asked.types.split(",")]
     for (q, kv), shape, heads, page in itertools.product(types, asked.shape or SHAPES, asked.heads, asked.page_sizes):
@@ -253,6 +313,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         held: dict[str, Any] = {"aiterlite": __version__, "torch": torch.__version__}
         held |= {"device": torch.cuda.get_device_name(asked.device), "rows": [asdict(row) for row in rows]}
         asked.json.write_text(json.dumps(held, indent=1))
+    if asked.svg:
+        asked.svg.write_text(draw(rows))
 
 
 if __name__ == "__main__":

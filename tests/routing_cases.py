@@ -151,7 +151,8 @@ def run_framed(op: str, made: RoutingProblem, device: str = "cpu", seed: int = 1
         given[name], wholes[name] = framed(given[name], at, 3 + at, device)
     drawn.bind(given)()
     for name, whole in wholes.items():
-        assert torch.equal(given[name], dense[name]), name
+        # Rows that are not aligned are loaded by other lanes, so sums may differ in their last bits.
+        torch.testing.assert_close(given[name], dense[name], rtol=1e-6, atol=0, msg=name)
         rows, columns = given[name].shape
         at = list(wholes).index(name)
         whole[1 : rows + 1, at : at + columns] = SENTINEL

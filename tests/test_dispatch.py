@@ -29,6 +29,7 @@ from aiterlite.tables import gemm_crossover as crossover
 from aiterlite.tables.gemm_args import GEMM_ARGS
 from aiterlite.tables.gemm_rc_plan import REDUCTIONS
 from aiterlite.tables.moe_sorting import AlignProblem, SortProblem, SumProblem
+from aiterlite.tables.quant_plan import QuantProblem
 from aiterlite.target import resolve
 
 GOLDEN = Path(__file__).with_name("golden") / "dispatch.txt"
@@ -353,6 +354,17 @@ PROBLEMS = {
         renorm=st.booleans(),
         shared_experts=st.integers(-1, 40),
         shared_scored=st.booleans(),
+        aligned=st.booleans(),
+    ),
+    QuantProblem: st.builds(
+        QuantProblem,
+        n=st.integers(-1, 1 << 31),
+        k=st.sampled_from([0, 1, 96, 128, 7168, 1 << 31]),
+        group_size=st.sampled_from([-1, 0, 1, 32, 96, 128, 7168]),
+        dtype=st.sampled_from(["bf16", "fp16", "fp32"]),
+        out_dtype=st.sampled_from(["e4m3fn", "e4m3fnuz", "int8", "e2m1", "bf16"]),
+        scale_dtype=st.sampled_from(["fp32", "e8m0", "bf16"]),
+        transposed=st.booleans(),
         aligned=st.booleans(),
     ),
 }

@@ -28,7 +28,7 @@ LAYERS = (
     ("launch",),
     ("reference",),
     ("ops",),
-    ("operators", "mla", "moe"),
+    ("operators", "mla", "moe", "quant"),
     ("compat",),
     ("benchmark",),
     ("demo",),

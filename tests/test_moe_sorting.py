@@ -270,8 +270,10 @@ def test_signatures_are_upstream_s(function: Any) -> None:
 @pytest.mark.parametrize(
     ("chip", "problem", "row"),
     [
-        ("h100", tables.SortProblem(256, 256), "block"),
-        ("h100", tables.SortProblem(257, 256), "blocks"),
+        ("h100", tables.SortProblem(8, 256), "block"),
+        ("h100", tables.SortProblem(9, 256), "blocks"),
+        ("h100", tables.SortProblem(256, 256, policy=1), "block"),
+        ("mi300x", tables.SortProblem(256, 256), "workgroup"),
         ("h100", tables.SortProblem(1, 256, policy=2), "blocks"),
         ("mi300x", tables.SortProblem(256, 257, policy=1), "workgroup"),
         ("mi300x", tables.SortProblem(257, 257, policy=1), "tiles"),
@@ -307,7 +309,7 @@ def test_kernels_compile_for_hopper_without_spills() -> None:
     chip = resolve("h100")
     asked: list[tuple[Any, Any]] = [(tables.TABLE, tables.SortProblem(8, 256))]
     for experts in (256, 512, 1024):
-        asked += [(tables.TABLE, tables.SortProblem(tokens, experts)) for tokens in (200, 4096)]
+        asked += [(tables.TABLE, tables.SortProblem(tokens, experts, policy=1)) for tokens in (200, 4096)]
     asked += [(tables.SUM_TABLE, tables.SumProblem(4, 8, 64, dtype)) for dtype in ("bf16", "fp32")]
     units = {k.unit for table, problem in asked for k in dispatch.decide(table, problem, chip, Wishes()).kernels}
     assert len(units) == len(asked)

@@ -137,18 +137,14 @@ def get_mla_decode_shape_support(
     decision = dispatch.decide(tables.DECODE, problem, persona, wishes())
     refused: list[str] = []
     if decision.row is None:
-        # Rows of other targets may have fewer reasons, and say nothing of the shape.
-        others = {row.name for row in tables.DECODE.rows for at in row.requires if _is_elsewhere(at, persona)}
-        own = [item for item in decision.rejected if item.row not in others] or decision.rejected
-        refused += map(str, min(own, key=lambda item: len(item.refusals)).refusals)
+        # The row that came nearest says most, and one for another target nothing.
+        others = {row.name for row in tables.DECODE.rows if row.requires[0].refuse(problem, persona, wishes())}
+        nearest = min(decision.rejected, key=lambda item: (item.row in others, len(item.refusals)))
+        refused += map(str, nearest.refusals)
     if cp_round_robin:
         refused.append("KV that is dealt to ranks token by token has no kernel; merge by LSE what ranks hold in a row")
     backend = decision.row.backend if decision.row else ""
     return MlaDecodeShapeSupport(not refused, found.fold, found.heads, found.q_tiles, backend, tuple(refused))
-
-
-def _is_elsewhere(requirement: dispatch.Requirement, persona: Persona) -> bool:
-    return isinstance(requirement, dispatch.Targets) and bool(requirement.refuse(None, persona, dispatch.Wishes()))
 
 
 OK, NOT_SUPPORTED = 0, 1

@@ -12,6 +12,7 @@ from aiterlite.tables.family import Family
 from aiterlite.tables.gemm_family import FAMILY as GEMM
 from aiterlite.tables.mla_family import FAMILY as MLA
 from aiterlite.tables.moe_sorting import FAMILY as MOE_SORTING
+from aiterlite.tables.quant_family import FAMILY as QUANT
 from aiterlite.tables.routing import FAMILY as ROUTING
 
 FAMILIES: dict[str, Family] = {}
@@ -53,3 +54,4 @@ register(GEMM)
 register(MLA)
 register(ROUTING)
 register(MOE_SORTING)
+register(QUANT)

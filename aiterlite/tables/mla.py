@@ -200,7 +200,7 @@ def _merge_args(problem: MergeProblem) -> dict[str, Value]:
 
 DECODE_KERNEL, REDUCE_KERNEL = "aiterlite_mla_decode", "aiterlite_mla_reduce"
 # Of a merge: loads that a thread has in flight, and how many threads may share a part's four values.
-_PARTS_AHEAD, _MOST_SLICES = 4, 8
+_PARTS_AHEAD, _MOST_SLICES = 8, 4
 _RING, _CHUNK = 4, 16
 
 

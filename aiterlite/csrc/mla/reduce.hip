@@ -22,15 +22,25 @@ using Out = AITERLITE_OUT;
 constexpr uint32_t kDim = AITERLITE_DIM, kSlices = AITERLITE_SLICES, kSliceThreads = kDim / 4;
 constexpr uint32_t kThreads = kSliceThreads * kSlices > kWaveSize ? kSliceThreads * kSlices : kWaveSize;
 constexpr uint32_t kWaves = kThreads / kWaveSize;
-constexpr uint32_t kAhead = 4, kMostParts = 128;
+constexpr uint32_t kAhead = 8, kMostParts = 128;
 
 static_assert(kSlices == 1 || (kThreads == kSliceThreads * kSlices && kThreads <= 1024),
               "AITERLITE_SLICES of AITERLITE_DIM / 4 threads are whole waves, of at most 1024 threads");
 
+// The largest log-sum of a row's parts, and whether one of them lies outside partial.
+struct Survey {
+  float most;
+  uint32_t outside;
+};
+struct Join {
+  AITERLITE_DEVICE Survey operator()(const Survey& a, const Survey& b) const {
+    return {Max{}(a.most, b.most), a.outside | b.outside};
+  }
+};
 struct Shared {
   float weight[kMostParts];
   float sums[kSlices][kDim];
-  float of_waves[kWaves];
+  Survey of_waves[kWaves];
 };
 
 AITERLITE_DEVICE void store_row(const aiterlite_mla_reduce_args& args, int64_t at, uint32_t quad,
@@ -44,28 +54,33 @@ AITERLITE_DEVICE void store_row(const aiterlite_mla_reduce_args& args, int64_t a
   if (quad == 0 && args.lse != nullptr) store_u32(args.lse + at, __builtin_bit_cast(uint32_t, log_sum));
 }
 
-// The largest log-sum of a row's parts. `part_of(j)` is the row of partial that is part j.
+// `part_of(j)` is the row of partial that is part j.
 template <class PartOf>
-AITERLITE_DEVICE float largest(const aiterlite_mla_reduce_args& args, const mla::Place& place, uint32_t head,
+AITERLITE_DEVICE Survey survey(const aiterlite_mla_reduce_args& args, const mla::Place& place, uint32_t head,
                                int32_t parts, const PartOf& part_of, Shared& shared) {
-  float most = -__builtin_inff();
+  Survey found = {-__builtin_inff(), 0};
 #pragma unroll 1
   for (auto j = static_cast<int32_t>(thread_id()); j < parts; j += kThreads) {
-    most = __builtin_fmaxf(most, load_f32(args.partial_lse + part_of(j) * place.heads + head));
+    const int64_t row = part_of(j);
+    const bool inside = row >= 0 && row < args.partial_rows;
+    found = Join{}(found, {inside ? load_f32(args.partial_lse + row * place.heads + head) : 0.0f, inside ? 0u : 1u});
   }
   workgroup_barrier();
-  return reduce_workgroup<kWaves>(most, Max{}, shared.of_waves);
+  return reduce_workgroup<kWaves>(found, Join{}, shared.of_waves);
 }
 
-// A thread's values of the next parts of its slice. What is behind the last part is that again.
+// A thread's values of the next parts of its slice; of those that there are not, zeros.
 template <class PartOf>
 AITERLITE_DEVICE void load_parts(const aiterlite_mla_reduce_args& args, const mla::Place& place, uint32_t head,
                                  int32_t parts, int32_t from, const PartOf& part_of, Vector16 (&part)[kAhead]) {
 #pragma unroll
   for (uint32_t i = 0; i < kAhead; ++i) {
     const auto at = from + static_cast<int32_t>(i * kSlices);
-    const int64_t row = part_of(at < parts ? at : parts - 1) * place.heads + head;
-    part[i] = load_vector<false>(args.partial + row * kDim + thread_id() % kSliceThreads * 4);
+    const int64_t row = part_of(at < parts ? at : parts - 1);
+    const bool wanted = at < parts && row >= 0 && row < args.partial_rows;
+    const int64_t held = wanted ? row * place.heads + head : 0;
+    const float* values = args.partial + held * kDim + thread_id() % kSliceThreads * 4;
+    part[i] = load_vector_if<false>(values, wanted, args.partial);
   }
 }
 
@@ -76,8 +91,10 @@ AITERLITE_DEVICE void merge_row(const aiterlite_mla_reduce_args& args, const mla
   // The first values are on their way while weights are made.
   Vector16 part[kAhead];
   load_parts(args, place, head, parts, static_cast<int32_t>(slice), part_of, part);
-  const float most = largest(args, place, head, parts, part_of, shared);
-  const float base = most == -__builtin_inff() ? 0.0f : most;
+  const Survey found = survey(args, place, head, parts, part_of, shared);
+  // Maps that do not fit the operands are never read wrongly.
+  if (found.outside != 0) return;
+  const float most = found.most, base = most == -__builtin_inff() ? 0.0f : most;
   float total = 0.0f, sum[4] = {};
 #pragma unroll 1
   for (int32_t first = 0; first < parts; first += kMostParts) {
@@ -139,13 +156,6 @@ AITERLITE_DEVICE void merge_tile(const aiterlite_mla_reduce_args& args, int32_t 
   const auto part_of = [&](int32_t j) {
     return int64_t{mla::load_int(args.reduce_partial_map, int64_t{tile.first} + j)} + row;
   };
-  bool outside = false;
-#pragma unroll 1
-  for (auto j = static_cast<int32_t>(thread_id()); j < tile.parts; j += kThreads) {
-    outside |= part_of(j) < 0 || part_of(j) >= args.partial_rows;
-  }
-  workgroup_barrier();
-  if (reduce_workgroup<kWaves>(outside ? 1.0f : 0.0f, Max{}, shared.of_waves) != 0.0f) return;
   merge_row(args, place, head, tile.parts, part_of, shared);
 }
 

@@ -7,9 +7,9 @@
 // heads, and 8 to 32 columns cost about the same.
 //
 // Tiling. A workgroup has kColumns packed rows of q (row by row, head by head) and runs over its pieces in tiles of 64
-// tokens, kStages of them in shared memory. Four warps copy rows, each 16 of a tile, and run ahead over the ends of
-// pieces. Two warpgroups take whole tiles in turn, without waiting for each other, and are merged at the end of a
-// piece. More columns than kColumns are other workgroups', which read KV again.
+// tokens, kStages of them in shared memory. Four or eight warps copy rows and run ahead over the ends of pieces. Two
+// warpgroups take whole tiles in turn, without waiting for each other, and are merged at the end of a piece. More
+// columns than kColumns are other workgroups', which read KV again.
 //
 // Traffic. KV once a workgroup from memory; from shared memory once for K and once for V. q once a piece; o, or float
 // parts and their log-sums, once.
@@ -26,8 +26,7 @@
 // power of two that the scores are divided by again. Weights are relative to a maximum that is only renewed when it has
 // grown by 2^8.
 #include <aiterlite/block/online_softmax.h>
-#include <aiterlite/mla/sm90_operands.h>
-#include <aiterlite/mla/sm90_piece.h>
+#include <aiterlite/mla/sm90_finish.h>
 #include <aiterlite/numeric/pack.h>
 #include <aiterlite/overlap.h>
 #include <aiterlite/tile/sm90_copy.h>
@@ -54,88 +53,24 @@ inline constexpr bool kWideKv = sizeof(Kv) == 2, kWideQ = sizeof(Q) == 2;
 // A bf16 row of q that becomes fp16.
 inline constexpr bool kScaledQ = __is_same(Q, bf16) && !kWideKv;
 
-template <bool kFirst, class A, class>
-struct Choose {
-  using Type = A;
-};
-template <class A, class B>
-struct Choose<false, A, B> {
-  using Type = B;
-};
+using Cut = mla::Sm90Columns<AITERLITE_COLUMNS, AITERLITE_STAGES, Kv>;
+using Shared = Cut::Shared;
+using Sums = Cut::Sums;
+using Place = mla::Sm90Place;
+using Row = Cut::Row;
+using WarpBits = Cut::WarpBits;
+using mla::kAllBarrier;
+using mla::kGroupBarrier;
+using mla::kGroups;
+using mla::kGroupThreads;
+using mla::kMultipliers;
 
-constexpr uint32_t kColumns = AITERLITE_COLUMNS;
-constexpr uint32_t kStages = AITERLITE_STAGES;
-constexpr uint32_t kTokens = mla::kTileTokens;
-constexpr uint32_t kGroupThreads = kGroupWaves * kWaveSize;
-constexpr uint32_t kGroups = 2;  // of warps that multiply
-constexpr uint32_t kMultipliers = kGroups * kGroupThreads;
-// Fewer where the multiplying warps need the registers.
-constexpr uint32_t kCopyWarps = kColumns == 16 ? 8 : 4;
-constexpr uint32_t kThreads = kMultipliers + kCopyWarps * kWaveSize;
-constexpr uint32_t kBlocks = kValueDim / 64;
-constexpr uint32_t kKept = kBlocks / kGroups;  // of a group when all is merged
-// A weight is a sum of so many numbers.
-constexpr uint32_t kWeightParts = __is_same(Element, bf16) ? 2 : 1;
-constexpr uint32_t kWarpRows = kTokens / kCopyWarps, kWarpMask = (1u << kWarpRows) - 1;
-using WarpBits = Choose<kWarpRows == 8, uint8_t, uint16_t>::Type;
+constexpr uint32_t kColumns = Cut::kColumns, kStages = Cut::kStages, kTokens = mla::kTileTokens;
+constexpr uint32_t kCopyWarps = Cut::kCopyWarps, kThreads = kMultipliers + kCopyWarps * kWaveSize;
+constexpr uint32_t kWarpRows = Cut::kWarpRows, kWarpMask = (1u << kWarpRows) - 1;
+constexpr uint32_t kBlocks = Cut::kBlocks, kWeightParts = Cut::kWeightParts, kWeightBytes = Cut::kWeightBytes;
 
-static_assert(kColumns == 16 || kColumns == 32, "AITERLITE_COLUMNS must be 16 or 32");
-static_assert(kStages >= kGroups && kStages <= 6, "AITERLITE_STAGES must be 2 to 6");
-
-// Operands b of the products, in rows of 128 bytes: q, and P of each group. Where groups merge, what they exchange.
-constexpr uint32_t kQBytes = kColumns * kKeyDim * 2, kWeightBytes = kColumns * kTokens * 2;
-// A pitch at which the four columns that a warp writes at once meet different banks.
-constexpr uint32_t kStagedPitch = kKept * 64 + 4;             // floats
-constexpr uint32_t kExchanged = kColumns * kStagedPitch * 4;  // bytes, from a group, which first are dense
-constexpr uint32_t kOperandBytes = kQBytes + kGroups * kWeightParts * kWeightBytes;
-constexpr uint32_t kAreaBytes = kOperandBytes > kGroups* kExchanged ? kOperandBytes : kGroups * kExchanged;
-
-// The padding that keeps ldmatrix free of bank conflicts holds all that is small.
-struct Row {
-  char data[kKeyDim * sizeof(Kv)];
-  Vector16 spare;
-};
-static_assert(sizeof(Row) == Operands::Rows::kPitch, "a row and its padding are the layout's pitch");
-struct Shared {
-  Vector16 area[kAreaBytes / 16];
-  Row ring[kStages][kTokens];
-
-  AITERLITE_DEVICE char* q() { return reinterpret_cast<char*>(area); }
-  AITERLITE_DEVICE char* weights(uint32_t group, uint32_t part) {
-    return q() + kQBytes + (group * kWeightParts + part) * kWeightBytes;
-  }
-  AITERLITE_DEVICE Quad* exchanged(uint32_t group) { return reinterpret_cast<Quad*>(q() + group * kExchanged); }
-  AITERLITE_DEVICE Vector16& spare(uint32_t i) { return ring[i / kTokens][i % kTokens].spare; }
-
-  // Two barriers a stage: its rows are there; they have been read.
-  AITERLITE_DEVICE Barrier& full(uint32_t stage) { return reinterpret_cast<Barrier*>(&spare(stage))[0]; }
-  AITERLITE_DEVICE Barrier& empty(uint32_t stage) { return reinterpret_cast<Barrier*>(&spare(stage))[1]; }
-  // Which rows of a stage exist: a bit each.
-  AITERLITE_DEVICE Vector8& exist(uint32_t stage) { return *reinterpret_cast<Vector8*>(&spare(kStages + stage)); }
-  AITERLITE_DEVICE float* number(uint32_t i) { return reinterpret_cast<float*>(&spare(2 * kStages + i / 4)) + i % 4; }
-  // Maxima or sums of a column, by warp; what weights of a column are relative to, by group; of a column of the
-  // workgroup how many tokens it sees, and where it goes.
-  AITERLITE_DEVICE float* of_warp(uint32_t group, uint32_t warp, uint32_t column) {
-    return number((group * kGroupWaves + warp) * kColumns + column);
-  }
-  AITERLITE_DEVICE float* relative(uint32_t group, uint32_t column) {
-    return number(kMaxima + group * kColumns + column);
-  }
-  AITERLITE_DEVICE int32_t* seen(uint32_t column) {
-    return reinterpret_cast<int32_t*>(number(kMaxima + kRelative + column));
-  }
-  AITERLITE_DEVICE Destination* destination(uint32_t column) {
-    return reinterpret_cast<Destination*>(number(kMaxima + kRelative + kColumns + 2 * column));
-  }
-
-  static constexpr uint32_t kMaxima = kGroups * kGroupWaves * kColumns, kRelative = kGroups * kColumns;
-  static constexpr uint32_t kNumbers = kMaxima + kRelative + kColumns + 2 * kColumns;
-};
-static_assert(2 * kStages + Shared::kNumbers / 4 <= kStages * kTokens, "the padding of the rows holds what is small");
 static_assert(sizeof(Shared) <= AITERLITE_SHARED_BYTES, "the ring does not fit AITERLITE_SHARED_BYTES");
-
-// Named barriers: of all that multiply, and of each group.
-constexpr uint32_t kAllBarrier = 1, kGroupBarrier = 2;
 
 template <class Take>
 AITERLITE_DEVICE void for_each_piece(const aiterlite_mla_decode_args& args, const Take& take) {
@@ -191,15 +126,6 @@ AITERLITE_DEVICE void copy_pieces(const aiterlite_mla_decode_args& args, Shared&
 
 // The multiplying warps -----------------------------------------------------------------------------------------------
 
-// Where a thread that multiplies is.
-struct Place {
-  uint32_t group, warp, lane;
-
-  AITERLITE_DEVICE uint32_t column(uint32_t pair) const { return pair * 8 + lane % 4 * 2; }
-  AITERLITE_DEVICE uint32_t token(uint32_t i) const { return warp * 16 + lane / 4 + 8 * i; }
-  AITERLITE_DEVICE void group_barrier() const { named_barrier_wait(kGroupBarrier + group, kGroupThreads); }
-};
-
 // Rows of q to shared memory, as operands b: tiles of 64 elements of every column. A warp has every eighth column.
 // Returns what scores are to be multiplied by besides.
 AITERLITE_DEVICE float load_queries(const aiterlite_mla_decode_args& args, const Work& work, const Extent& extent,
@@ -252,14 +178,6 @@ AITERLITE_DEVICE float load_queries(const aiterlite_mla_decode_args& args, const
   }
   return undo;
 }
-
-// What a group has of its columns: sums of weighted values, this thread's part of the sums of weights, and the maxima
-// that both are relative to. Columns are 8 j + lane % 4 * 2 + e, of which pair j is at 2 j + e.
-struct Sums {
-  float values[kBlocks][kColumns / 2];
-  float weights[kColumns / 4];
-  float relative[kColumns / 4];
-};
 
 AITERLITE_DEVICE void mask_scores(float (&scores)[kColumns / 2], const Place& place, uint32_t tile, uint32_t stage,
                                   Shared& shared) {
@@ -349,8 +267,8 @@ AITERLITE_DEVICE void weigh(const float (&scores)[kColumns / 2], Sums& sums, con
   publish_to_engines();
 }
 
-// Tokens that only some of the workgroup's columns see, where one has a value that is not finite: their values are
-// added under a select, and are zeros for what follows.
+// A token that only some of the workgroup's columns see, of which a value is not finite: its values are added under a
+// select, and are zeros for what follows.
 AITERLITE_DEVICE void add_partly_visible(const Extent& extent, Sums& sums, const Place& place, uint32_t tile,
                                          uint32_t stage, Shared& shared) {
   const auto base = static_cast<int32_t>(tile * kTokens);
@@ -364,10 +282,13 @@ AITERLITE_DEVICE void add_partly_visible(const Extent& extent, Sums& sums, const
     const char* row = shared.ring[stage][at / kValueChunks].data;
     broken |= Operands::any_not_finite(load_shared_16(row + at % kValueChunks * 16));
   }
-  if (!named_barrier_any(kGroupBarrier + place.group, kGroupThreads, broken)) return;
+  const uint32_t barrier = kGroupBarrier + place.group;
+  if (!named_barrier_any(barrier, kGroupThreads, broken)) return;
 #pragma unroll 1
   for (int32_t token = begin; token < end; ++token) {
-    const char* row = shared.ring[stage][token].data;
+    char* row = shared.ring[stage][token].data;
+    char* chunk = row + thread % kValueChunks * 16;
+    if (!named_barrier_any(barrier, kGroupThreads, Operands::any_not_finite(load_shared_16(chunk)))) continue;
 #pragma unroll
     for (uint32_t c = 0; c < kColumns / 4; ++c) {
       const uint32_t column = place.column(c / 2) + c % 2;
@@ -388,11 +309,8 @@ AITERLITE_DEVICE void add_partly_visible(const Extent& extent, Sums& sums, const
         }
       }
     }
-  }
-  place.group_barrier();
-#pragma unroll 1
-  for (uint32_t at = begin * kValueChunks + thread; at < end * kValueChunks; at += kGroupThreads) {
-    store_shared_16(shared.ring[stage][at / kValueChunks].data + at % kValueChunks * 16, {});
+    place.group_barrier();
+    if (thread < kValueChunks) store_shared_16(chunk, {});
   }
   publish_to_engines();
   place.group_barrier();
@@ -473,129 +391,6 @@ AITERLITE_DEVICE void attend(const Extent& extent, float scale, Sums& sums, cons
   });
 }
 
-// A group's half of the values of each column, which lie side by side in shared memory: parts as they are, by the copy
-// engine; o rounded.
-AITERLITE_DEVICE void store_columns(const aiterlite_mla_decode_args& args, const float* staged, const Place& place,
-                                    Shared& shared) {
-  constexpr uint32_t kHalf = kKept * 64, kQuads = kHalf / 4;
-  const uint32_t thread = place.warp * kWaveSize + place.lane;
-  if (shared.destination(0)->partial()) {
-    if (thread < kColumns) {
-      const Destination destination = *shared.destination(thread);
-      if (destination.exists()) {
-        float* to = args.partial + destination.row() * kValueDim + place.group * kHalf;
-        store_bytes(to, staged + thread * kStagedPitch, kHalf * sizeof(float));
-      }
-      commit_stores();
-      await_stored<0>();
-    }
-    return;
-  }
-#pragma unroll 4
-  for (uint32_t at = thread; at < kColumns * kQuads; at += kGroupThreads) {
-    const Destination destination = *shared.destination(at / kQuads);
-    const Vector16 value = load_shared_16(staged + at / kQuads * kStagedPitch + at % kQuads * 4);
-    uint32_t words[2];
-#pragma unroll
-    for (uint32_t w = 0; w < 2; ++w) {
-      words[w] = pack_pair(Out{}, __builtin_bit_cast(float, value.word[2 * w]),
-                           __builtin_bit_cast(float, value.word[2 * w + 1]));
-    }
-    Out* to = static_cast<Out*>(args.o) + destination.row() * kValueDim + place.group * kHalf + at % kQuads * 4;
-    if (destination.exists()) store_vector8(to, {{words[0], words[1]}});
-  }
-}
-
-// The result of a piece from the sums of its groups, and where it goes. Values pass through shared memory twice: once
-// so that each group has half of them from both, and once so that a column's lie side by side.
-AITERLITE_DEVICE void finish(const aiterlite_mla_decode_args& args, float value_scale, const Sums& sums,
-                             const Place& place, Shared& shared) {
-#pragma unroll
-  for (uint32_t j = 0; j < kColumns / 8; ++j) {
-    float total[2];
-#pragma unroll
-    for (uint32_t e = 0; e < 2; ++e) total[e] = reduce_strided<4>(sums.weights[2 * j + e], Sum{});
-    if (place.lane < 4) {
-      store_shared_8(shared.of_warp(place.group, place.warp, place.column(j)), as_words(total[0], total[1]));
-      if (place.warp == 0) {
-        store_shared_8(shared.relative(place.group, place.column(j)),
-                       as_words(sums.relative[2 * j], sums.relative[2 * j + 1]));
-      }
-    }
-  }
-  named_barrier_wait(kAllBarrier, kMultipliers);
-  // What each group's values of a column are multiplied by, in the place of what they were relative to.
-  const uint32_t thread = place.warp * kWaveSize + place.lane;
-  if (place.group == 0 && thread < kColumns) {
-    float relative[kGroups], most = kLowest, total = 0.0f;
-#pragma unroll
-    for (uint32_t g = 0; g < kGroups; ++g) {
-      relative[g] = *shared.relative(g, thread);
-      most = __builtin_fmaxf(most, relative[g]);
-    }
-#pragma unroll
-    for (uint32_t g = 0; g < kGroups; ++g) {
-      relative[g] = fast_exp2(relative[g] - most);
-#pragma unroll
-      for (uint32_t warp = 0; warp < kGroupWaves; ++warp) total += *shared.of_warp(g, warp, thread) * relative[g];
-    }
-#pragma unroll
-    for (uint32_t g = 0; g < kGroups; ++g) {
-      *shared.relative(g, thread) = total == 0.0f ? 0.0f : relative[g] * (value_scale / total);
-    }
-    const Destination destination = *shared.destination(thread);
-    float* log_sums = destination.partial() ? args.partial_lse : args.lse;
-    if (destination.exists() && log_sums != nullptr) {
-      const float log_sum = total == 0.0f ? -__builtin_inff() : (most + fast_log2(total)) * kLn2;
-      store_u32(log_sums + destination.row(), __builtin_bit_cast(uint32_t, log_sum));
-    }
-  }
-  named_barrier_wait(kAllBarrier, kMultipliers);
-  float factor[kColumns / 4], kept[kKept][kColumns / 2];
-#pragma unroll
-  for (uint32_t c = 0; c < kColumns / 4; ++c) factor[c] = *shared.relative(place.group, place.column(c / 2) + c % 2);
-  const bool second = place.group == 1;
-#pragma unroll
-  for (uint32_t b = 0; b < kKept; ++b) {
-#pragma unroll
-    for (uint32_t quad = 0; quad < kColumns / 8; ++quad) {
-      Quad given;
-#pragma unroll
-      for (uint32_t i = 0; i < 4; ++i) {
-        const uint32_t k = quad * 4 + i, c = k / 4 * 2 + k % 2;
-        const float low = sums.values[b][k], high = sums.values[kKept + b][k];
-        kept[b][k] = (second ? high : low) * factor[c];
-        given.value[i] = (second ? low : high) * factor[c];
-      }
-      shared.exchanged(place.group)[(b * (kColumns / 8) + quad) * kGroupThreads + thread] = given;
-    }
-  }
-  named_barrier_wait(kAllBarrier, kMultipliers);
-#pragma unroll
-  for (uint32_t b = 0; b < kKept; ++b) {
-#pragma unroll
-    for (uint32_t quad = 0; quad < kColumns / 8; ++quad) {
-      const Quad got = shared.exchanged(1 - place.group)[(b * (kColumns / 8) + quad) * kGroupThreads + thread];
-#pragma unroll
-      for (uint32_t i = 0; i < 4; ++i) kept[b][quad * 4 + i] += got.value[i];
-    }
-  }
-  // Only this group reads what the other one gave, so its place is this group's now.
-  place.group_barrier();
-  float* staged = reinterpret_cast<float*>(shared.exchanged(1 - place.group));
-#pragma unroll
-  for (uint32_t b = 0; b < kKept; ++b) {
-#pragma unroll
-    for (uint32_t c = 0; c < kColumns / 4; ++c) {
-      float* to = staged + (place.column(c / 2) + c % 2) * kStagedPitch + b * 64 + place.warp * 16;
-      Operands::stage_values(to, place.lane / 4, kept[b][c / 2 * 4 + c % 2], kept[b][c / 2 * 4 + c % 2 + 2]);
-    }
-  }
-  publish_to_engines();
-  place.group_barrier();
-  store_columns(args, staged, place, shared);
-}
-
 AITERLITE_DEVICE void multiply_pieces(const aiterlite_mla_decode_args& args, Shared& shared) {
   // The compiler must know that descriptors are the same in all lanes.
   const uint32_t wave = shuffle(thread_id() / kWaveSize, 0);
@@ -608,7 +403,8 @@ AITERLITE_DEVICE void multiply_pieces(const aiterlite_mla_decode_args& args, Sha
   }
   uint32_t before = 0;  // tiles of earlier pieces
   for_each_piece(args, [&](const Work& work, const Extent& extent) {
-    // Nobody reads the piece before any more.
+    // Nobody reads the piece before any more, the copy engine neither.
+    await_stores<0>();
     named_barrier_wait(kAllBarrier, kMultipliers);
     const float scores_by = scale * load_queries(args, work, extent, place, shared);
     publish_to_engines();
@@ -633,8 +429,9 @@ AITERLITE_DEVICE void multiply_pieces(const aiterlite_mla_decode_args& args, Sha
       attend(extent, scores_by, sums, place, tile, stage, shared);
     }
     before += tiles;
-    finish(args, value_scale, sums, place, shared);
+    mla::finish<Cut, Out>(args, value_scale, sums, place, shared);
   });
+  await_stored<0>();
 }
 
 }  // namespace

@@ -6,6 +6,20 @@ namespace aiterlite {
 inline float fast_exp2(float x) { return exp2f(x); }
 inline float fast_log2(float x) { return log2f(x); }
 inline float fast_reciprocal(float x) { return 1.0f / x; }
+inline float normal_reciprocal(float x) { return isinf(x) ? NAN : 1.0f / x; }
+
+inline constexpr bool kPairMaxima = AITERLITE_NVIDIA;
+template <class Widen>
+uint32_t greater_pair_of(uint32_t a, uint32_t b, const Widen& widen) {
+  uint32_t most = 0;
+  for (uint32_t shift = 0; shift < 32; shift += 16) {
+    const uint32_t x = a >> shift & 0xffff, y = b >> shift & 0xffff;
+    most |= (isnan(widen(x)) || widen(y) > widen(x) ? y : x) << shift;
+  }
+  return most;
+}
+inline uint32_t greater_bf16_pair(uint32_t a, uint32_t b) { return greater_pair_of(a, b, Bf16Operand::decode); }
+inline uint32_t greater_fp16_pair(uint32_t a, uint32_t b) { return greater_pair_of(a, b, Fp16Operand::decode); }
 
 template <uint32_t a, uint32_t b, uint32_t c, uint32_t d>
 uint32_t pick_bytes(uint32_t low, uint32_t high) {

@@ -22,6 +22,7 @@
 #define AITERLITE_DEVICE inline
 #include <aiterlite/isa/registers.h>
 #define AITERLITE_KERNEL(threads) inline void
+#define AITERLITE_KERNEL_RESIDENT(threads, workgroups) inline void
 #define AITERLITE_CLUSTER_ATTRIBUTE(size)
 #define AITERLITE_SHARED(type, name, count) type* name = ::hostsim::shared_array<type>(count)
 
@@ -77,6 +78,7 @@ Vector16 load_vector_if(const void* p, bool wanted, const void* safe) {
 inline uint8_t load_u8(const void* p) { return *static_cast<const uint8_t*>(p); }
 inline uint16_t load_u16(const void* p) { return *static_cast<const uint16_t*>(p); }
 inline float load_f32(const void* p) { return *static_cast<const float*>(p); }
+inline void store_u8(void* p, uint8_t value) { *static_cast<uint8_t*>(p) = value; }
 inline void store_u16(void* p, uint16_t value) { *static_cast<uint16_t*>(p) = value; }
 inline void store_u32(void* p, uint32_t value) { *static_cast<uint32_t*>(p) = value; }
 

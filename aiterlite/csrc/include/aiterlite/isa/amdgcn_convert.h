@@ -15,6 +15,14 @@ AITERLITE_DEVICE float fast_log2(float x) { return __builtin_amdgcn_logf(x); }
 // 1 / x to about one unit in the last place; results below 2^-126 may be zero.
 AITERLITE_DEVICE float fast_reciprocal(float x) { return __builtin_amdgcn_rcpf(x); }
 
+// 1 / x to nearest, for x from 2^-100 to 2^125.
+AITERLITE_DEVICE float normal_reciprocal(float x) { return 1.0f / x; }
+
+// Floats take magnitudes and three operands at once here, and bf16 has no maximum.
+inline constexpr bool kPairMaxima = false;
+AITERLITE_ABSENT(greater_bf16_pair, "AMD has no maximum of bf16; widen, and take that of floats")
+AITERLITE_ABSENT(greater_fp16_pair, "widen, and take the maximum of floats, as for bf16")
+
 // Bytes a, b, c and d, lowest first, of the eight of `low` (0 to 3) and `high` (4 to 7).
 template <uint32_t a, uint32_t b, uint32_t c, uint32_t d>
 AITERLITE_DEVICE uint32_t pick_bytes(uint32_t low, uint32_t high) {

@@ -10,6 +10,9 @@
 #define AITERLITE_KERNEL(threads) \
   extern "C" __attribute__((global, visibility("default"), amdgpu_flat_work_group_size(threads, threads))) void
 
+// The compiler weighs registers against waves by itself.
+#define AITERLITE_KERNEL_RESIDENT(threads, workgroups) AITERLITE_KERNEL(threads)
+
 #define AITERLITE_SHARED(type, name, count) static __attribute__((shared)) type name[count]
 // One object in LDS, whose size the launch gives: that of the object.
 #define AITERLITE_DYNAMIC_SHARED(type, name)                                   \

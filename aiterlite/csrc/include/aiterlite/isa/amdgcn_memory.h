@@ -44,6 +44,7 @@ AITERLITE_DEVICE Vector16 load_vector_if(const void* p, bool wanted, const void*
 AITERLITE_DEVICE uint8_t load_u8(const void* p) { return *amdgcn::to_global<uint8_t>(p); }
 AITERLITE_DEVICE uint16_t load_u16(const void* p) { return *amdgcn::to_global<uint16_t>(p); }
 AITERLITE_DEVICE float load_f32(const void* p) { return *amdgcn::to_global<float>(p); }
+AITERLITE_DEVICE void store_u8(void* p, uint8_t value) { *(amdgcn::Global<uint8_t>*)p = value; }
 AITERLITE_DEVICE void store_u16(void* p, uint16_t value) { *(amdgcn::Global<uint16_t>*)p = value; }
 AITERLITE_DEVICE void store_u32(void* p, uint32_t value) { *(amdgcn::Global<uint32_t>*)p = value; }
 

@@ -33,6 +33,28 @@ AITERLITE_DEVICE float fast_reciprocal(float x) {
   return y;
 }
 
+// 1 / x to nearest, for x from 2^-100 to 2^125: the instructions of the division without the branch to what they do not
+// serve. Of infinity, NaN.
+AITERLITE_DEVICE float normal_reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  const float residue = __builtin_fmaf(x, y, -1.0f);
+  return __builtin_fmaf(-residue, y, y);
+}
+
+// Of two words of two bf16 or two fp16, the greater in each half; a NaN gives way to any number.
+inline constexpr bool kPairMaxima = true;
+AITERLITE_DEVICE uint32_t greater_bf16_pair(uint32_t a, uint32_t b) {
+  uint32_t most;
+  asm("max.bf16x2 %0, %1, %2;" : "=r"(most) : "r"(a), "r"(b));
+  return most;
+}
+AITERLITE_DEVICE uint32_t greater_fp16_pair(uint32_t a, uint32_t b) {
+  uint32_t most;
+  asm("max.f16x2 %0, %1, %2;" : "=r"(most) : "r"(a), "r"(b));
+  return most;
+}
+
 // Bytes a, b, c and d, lowest first, of the eight of `low` (0 to 3) and `high` (4 to 7).
 template <uint32_t a, uint32_t b, uint32_t c, uint32_t d>
 AITERLITE_DEVICE uint32_t pick_bytes(uint32_t low, uint32_t high) {

@@ -8,6 +8,8 @@
 // The second bound, one resident workgroup, makes ptxas keep a batch of loads together: left to aim for occupancy it
 // sinks loads between the instructions that use the first ones, to save registers.
 #define AITERLITE_KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads, 1)
+// For kernels that hide latency by many workgroups instead: registers are limited so that so many are resident.
+#define AITERLITE_KERNEL_RESIDENT(threads, workgroups) extern "C" __global__ void __launch_bounds__(threads, workgroups)
 #define AITERLITE_CLUSTER_ATTRIBUTE(size) __cluster_dims__(size, 1, 1)
 #define AITERLITE_SHARED(type, name, count) __shared__ type name[count]
 // One object at a multiple of 1024 bytes, in shared memory whose size the launch gives. It is aligned by declaration:

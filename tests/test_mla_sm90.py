@@ -1,0 +1,60 @@
+"""MLA decode's kernels for sm_90a: how calls are cut, and that ptxas keeps all of it in registers. No GPU is needed."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("torch")
+
+from aiterlite import dispatch
+from aiterlite.jit import engine
+from aiterlite.tables import mla as tables
+from aiterlite.tables import mla_sm90
+from aiterlite.target import resolve
+
+H200 = resolve("h200")
+
+
+def test_every_call_is_cut_so_that_it_fits() -> None:
+    for q, kv, out in tables.TYPES:
+        if "e4m3fnuz" in (q, kv):
+            continue
+        for heads in range(1, 129):
+            for q_len in (1, 3):
+                problem = tables.MlaProblem(2, heads, 64, q_len, 1, q, kv, out)
+                cut = mla_sm90.plan_decode(problem, H200)
+                assert cut.shared_bytes <= H200.lds_bytes
+                assert (cut.column_groups - 1) * cut.columns < heads * q_len <= cut.column_groups * cut.columns
+                assert cut.wide == (heads * q_len > 32 and q == kv != "e4m3fn")
+
+
+def test_splits_fill_the_multiprocessors_and_not_more() -> None:
+    def splits(batch: int, rows: int, context: int) -> int:
+        return mla_sm90.unasked_splits(132, batch, rows, context, "bf16", "bf16")
+
+    assert splits(1, 16, 64) == splits(132, 16, 8192) == 1
+    assert [splits(batch, 16, 8192) for batch in (8, 32, 66)] == [16, 4, 2]
+    assert splits(1, 16, 1024) == 16, "no piece is shorter than a tile"
+    assert splits(1, 16, 1 << 20) == mla_sm90.MOST_SPLITS
+
+
+@pytest.mark.compile
+@pytest.mark.nvcc
+@pytest.mark.parametrize(
+    ("heads", "types", "planned"),
+    [
+        (16, ("bf16", "bf16"), True),
+        (32, ("fp16", "fp16"), False),
+        (32, ("bf16", "e4m3fn"), True),
+        (16, ("e4m3fn", "e4m3fn"), False),
+        (64, ("bf16", "bf16"), True),
+    ],
+)
+def test_nothing_is_spilled(heads: int, types: tuple[str, str], planned: bool) -> None:
+    """A register that is spilled costs every tile."""
+    given = {"batch": 2, "heads": heads, "context": 64, "q_dtype": types[0], "kv_dtype": types[1]}
+    given |= {"plan_units": 132} if planned else {"splits": 2}
+    problem = tables.MlaProblem(**tables.derive(given))
+    for kernel in dispatch.decide(tables.DECODE, problem, H200).kernels:
+        used = engine.obtain(kernel.unit, build=True).entry.meta["resources"][kernel.symbol]
+        assert not any(used[name] for name in ("spill_store_bytes", "spill_load_bytes", "stack_bytes")), used
