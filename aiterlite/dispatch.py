@@ -84,16 +84,17 @@ class ComputeUnits:
 
 @dataclass(frozen=True)
 class OneOf:
-    """A field of the problem has one of these values."""
+    """A field of the problem has one of these values; `remedy` says what to do with another."""
 
     name: str
     values: tuple[Any, ...]
+    remedy: str = ""
 
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
         value = getattr(problem, self.name)
         if value in self.values:
             return None
-        return Refusal(f"{self.name} must be {' or '.join(map(str, self.values))}, it is {value}")
+        return Refusal(f"{self.name} must be {' or '.join(map(str, self.values))}, it is {value}", self.remedy)
 
     def __str__(self) -> str:
         return f"{self.name} {' or '.join(map(str, self.values))}"
@@ -101,17 +102,18 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Between:
-    """A number of the problem lies in a range, both ends included."""
+    """A number of the problem lies in a range, both ends included; `remedy` says what to do with another."""
 
     name: str
     low: int
     high: int
+    remedy: str = ""
 
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
         value = getattr(problem, self.name)
         if self.low <= value <= self.high:
             return None
-        return Refusal(f"{self.name} must be {self.low} to {self.high}, it is {value}")
+        return Refusal(f"{self.name} must be {self.low} to {self.high}, it is {value}", self.remedy)
 
     def __str__(self) -> str:
         return f"{self.name} {self.low} to {self.high}"
@@ -140,7 +142,8 @@ class Row:
     Higher `preference` wins; ties are decided by the order of the table. `plan` gives the tiling and geometry of a
     problem's launches, `kernels` the launches themselves in their order (None for torch), and `workspace` the memory
     that they need besides the operands. `vskip` marks kernels that use s_setvskip; the table holds others for the same
-    problems. `fallback` marks what AITERLITE_STRICT=1 refuses.
+    problems. `fallback` marks what AITERLITE_STRICT=1 refuses. `accuracy` says how exact a problem's results are, where
+    an operator promises that.
     """
 
     name: str
@@ -152,6 +155,7 @@ class Row:
     workspace: Callable[[Any, Persona, Any], Workspace | None] | None = None
     vskip: bool = False
     fallback: bool = False
+    accuracy: Callable[[Any], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -215,6 +219,11 @@ class Decision:
         return self.row.workspace(self.problem, self.persona, self.plan)
 
     @property
+    def accuracy(self) -> str:
+        """How exact the results are; empty where nothing is promised."""
+        return str(self.row.accuracy(self.problem)) if self.row is not None and self.row.accuracy else ""
+
+    @property
     def units(self) -> tuple[Unit, ...]:
         """What the chosen row compiles, and what launches it."""
         return units_of(self.kernels)
@@ -227,6 +236,7 @@ class Decision:
             "chosen": self.row.name if self.row else None,
             "backend": self.row.backend if self.row else None,
             "plan": asdict(self.plan) if self.plan is not None else None,
+            "accuracy": self.accuracy or None,
             "kernels": [kernel.to_json() for kernel in self.kernels],
             "units": [unit.label for unit in self.units],
             "rejected": [
@@ -245,6 +255,7 @@ class Decision:
             lines.append(f"  -> {self.row.name} ({self.row.backend})")
             if self.plan is not None:
                 lines.append("     " + _words(asdict(self.plan)))
+            lines += [f"     {self.accuracy}"] if self.accuracy else []
             lines += [f"     kernel {kernel}" for kernel in self.kernels]
             lines += [f"     unit {unit.label}" for unit in self.units]
         for item in self.rejected:

@@ -261,6 +261,19 @@ def test_kernels_of_a_call_have_their_structs_behind_each_other() -> None:
     assert arguments[128 + 80 : 128 + 104] == struct.pack("<2Q2i", 0x1000, 0x1100, 3, 64)
 
 
+def test_numbers_may_differ_from_call_to_call() -> None:
+    sizes = {name: value for name, value in SIZES.items() if name != "stride_w"}
+    brings = ("x", "weight", "bias", "y", "stride_w")
+    filled = program.packing([of(UNIT, args=ARGS)], brings, sizes, ("stride_w",))
+    for stride in (7176, -1, 0):
+        wanted = struct.pack("<4Q4q4i", 1, 2, 3, 4, 7168, stride, 0, 2112, 4, 2112, 7168, 0)
+        assert filled.pack((1, 2, 3, 4, stride))[:80] == wanted
+    with pytest.raises(ValueError, match="stride_w is no pointer, and nothing is given for it but an address"):
+        program.packing([of(UNIT, args=ARGS)], brings, sizes)
+    with pytest.raises(ValueError, match="y is a pointer, and y a number"):
+        program.packing([of(UNIT, args=ARGS)], ("x", "weight", "bias", "y"), SIZES, ("y",))
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

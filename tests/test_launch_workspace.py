@@ -110,6 +110,17 @@ def test_what_a_launch_says(reduction: str, chip: str, driver: Driver) -> None:
     }
 
 
+def test_a_number_is_that_of_each_launch(driver: Driver) -> None:
+    _, decision, operands = prepared("deterministic")
+    sizes = {**matmul.strides(*operands[:3]), "stride_w": 5}
+    del sizes["stride_x"]
+    run = calls._device(decision, CPU, [*matmul.OPERANDS, "stride_x"], tuple, sizes, ("stride_x",))
+    for stride in (K + 8, 0, 1 << 40):
+        run(*operands, stride)
+        said = driver.launches[-1][-1]
+        assert (said.stride_x, said.stride_w, said.y) == (stride, 5, operands[3].data_ptr())
+
+
 @pytest.mark.parametrize("reduction", ["deterministic", "fast"])
 @pytest.mark.parametrize("own", [False, True])
 def test_a_refused_launch_leaves_the_workspace_zero(own: bool, reduction: str, driver: Driver) -> None:

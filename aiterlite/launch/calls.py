@@ -26,12 +26,16 @@ from aiterlite.launch import record as records
 from aiterlite.launch import workspace as workspaces
 from aiterlite.launch.record import LaunchRecord
 
-# Launches. Takes tensors in the order of the names it was prepared for, None where one is absent, and the caller's
-# workspace or None.
+# Launches. Takes tensors, or numbers, in the order of the names it was prepared for, None where one is absent, and the
+# caller's workspace or None.
 Launch = Callable[..., None]
 
 _NO_MEMORY = -2
 _data_ptr = Tensor.data_ptr
+
+
+def _value(given: Any) -> int:
+    return given if isinstance(given, int) else _data_ptr(given)
 
 
 def prepare(
@@ -40,23 +44,25 @@ def prepare(
     operands: Sequence[str],
     sizes: Mapping[str, int | float],
     absent: Sequence[str] = (),
+    numbers: Sequence[str] = (),
 ) -> Launch:
     """The launches of a decision's kernels for tensors of this device, on torch's current stream.
 
     `operands` names the tensors that each call brings, in order; those of `absent` are None in every call, and their
-    addresses null. `sizes` are the values of all other fields that the kernels do not fill themselves. The callable
-    raises `LaunchError` for what a driver refuses, `EmulatorError` for what an emulated kernel does wrong, and
-    `ArgumentError` for a workspace that does not serve. Raises `JitError` and `LaunchError`.
+    addresses null. Those of `numbers`, which come last, are ints and no tensors: sizes that differ from call to call.
+    `sizes` are the values of all other fields that the kernels do not fill themselves. The callable raises
+    `LaunchError` for what a driver refuses, `EmulatorError` for what an emulated kernel does wrong, and `ArgumentError`
+    for a workspace that does not serve. Raises `JitError` and `LaunchError`.
     """
     brings = [name for name in operands if name not in absent]
     present = [index for index, name in enumerate(operands) if name not in absent]
     pick = _pick(present, len(operands))
     sizes = {**sizes, **dict.fromkeys(absent, 0)}
     if all(kernel.on_host for kernel in decision.kernels):
-        return _host(decision, brings, pick, sizes)
+        return _host(decision, brings, pick, sizes, numbers)
     if device.type == "cpu":
-        return _emulated(decision, brings, pick, sizes)
-    return _device(decision, device, brings, pick, sizes)
+        return _emulated(decision, brings, pick, sizes, numbers)
+    return _device(decision, device, brings, pick, sizes, numbers)
 
 
 def _pick(present: Sequence[int], count: int) -> Any:
@@ -83,14 +89,19 @@ def host_entry(kernel: Kernel) -> Any:
     return entry
 
 
-def _host(decision: Decision, brings: Sequence[str], pick: Any, sizes: Mapping[str, int | float]) -> Launch:
-    pool = parallel_for()
-    steps = [(host_entry(kernel), program.packing([kernel], brings, sizes).pack, kernel) for kernel in decision.kernels]
+def _host(
+    decision: Decision, brings: Sequence[str], pick: Any, sizes: Mapping[str, int | float], numbers: Sequence[str]
+) -> Launch:
+    pool, value_of = parallel_for(), _value if numbers else _data_ptr
+    steps = [
+        (host_entry(kernel), program.packing([kernel], brings, sizes, numbers).pack, kernel)
+        for kernel in decision.kernels
+    ]
 
     def launch(*tensors: Tensor | None, workspace: Tensor | None = None) -> None:
         if workspace is not None:
             _given(decision.op, workspace, tensors)
-        addresses = tuple(map(_data_ptr, pick(tensors)))
+        addresses = tuple(map(value_of, pick(tensors)))
         for entry, pack, kernel in steps:
             code = entry(pack(addresses), pool, torch.get_num_threads())
             if code != 0:
@@ -134,15 +145,21 @@ def _noted(entry: Any, decision: Decision, kernels: Sequence[Kernel], offsets: S
 
 
 def _device(
-    decision: Decision, device: torch.device, brings: Sequence[str], pick: Any, sizes: Mapping[str, int | float]
+    decision: Decision,
+    device: torch.device,
+    brings: Sequence[str],
+    pick: Any,
+    sizes: Mapping[str, int | float],
+    numbers: Sequence[str] = (),
 ) -> Launch:
     index = device.index or 0
+    value_of = _value if numbers else _data_ptr
     kernels, need = decision.kernels, decision.workspace
     handles = [functions.find(kernel, decision.persona, index) for kernel in kernels]
     entry = launch_entry(streams.capturing)
     driver = drivers.driver(decision.persona.family)
     names = [*brings, WORKSPACE] if need else brings
-    filled = program.packing(kernels, names, sizes)
+    filled = program.packing(kernels, names, sizes, numbers)
     overlap = envs.OVERLAP.get() == "1"
     made = program.words(kernels, handles, driver.launch_words, overlap, filled.offsets, sizes)
     entry = _noted(entry, decision, kernels, filled.offsets)
@@ -152,7 +169,7 @@ def _device(
     def launch(*tensors: Tensor | None, workspace: Tensor | None = None) -> None:
         if workspace is not None:
             _given(decision.op, workspace, tensors)
-        arguments = pack(map(_data_ptr, pick(tensors)))
+        arguments = pack(map(value_of, pick(tensors)))
         # `submit` would ask the same, at the price of one more call.
         if streams.is_ready(index):
             code = entry(start, raw_stream(index), arguments)
@@ -170,7 +187,7 @@ def _device(
         memory = _given(decision.op, workspace, tensors, need)
         if memory is None:
             memory = workspaces.on_stream(torch.device(device.type, index), stream, need)
-        code = entry(start, stream, pack((*map(_data_ptr, pick(tensors)), memory.data_ptr())))
+        code = entry(start, stream, pack((*map(value_of, pick(tensors)), memory.data_ptr())))
         if code != 0:
             workspaces.restore(memory, need)
             raise launch_error(code, decision, driver)
@@ -216,7 +233,9 @@ def _given(
 # The emulator ---------------------------------------------------------------------------------------------------------
 
 
-def _emulated(decision: Decision, brings: Sequence[str], pick: Any, sizes: Mapping[str, int | float]) -> Launch:
+def _emulated(
+    decision: Decision, brings: Sequence[str], pick: Any, sizes: Mapping[str, int | float], numbers: Sequence[str]
+) -> Launch:
     """The AMD path on CPU tensors: the same plan, host code, arguments and machine code, run by the emulator."""
     kernels, need, persona = decision.kernels, decision.workspace, decision.persona
     handles = [functions.find(kernel, persona, functions.EMULATED) for kernel in kernels]
@@ -226,7 +245,7 @@ def _emulated(decision: Decision, brings: Sequence[str], pick: Any, sizes: Mappi
     # One at a time: a kernel's report and its errors are asked for before the next one runs.
     steps = []
     for kernel, handle in zip(kernels, handles, strict=True):
-        filled = program.packing([kernel], names, sizes)
+        filled = program.packing([kernel], names, sizes, numbers)
         made = program.words([kernel], [handle], driver.launch_words, False, filled.offsets, sizes)
         steps.append((made, filled.pack, _noted(entry, decision, [kernel], filled.offsets)))
 
@@ -236,10 +255,11 @@ def _emulated(decision: Decision, brings: Sequence[str], pick: Any, sizes: Mappi
             # No more than the launch needs, so that any access behind it is outside.
             held = _given(decision.op, workspace, tensors, need)
             named[WORKSPACE] = (workspaces.on_thread(need) if held is None else held)[: need.total]
-        addresses = tuple(map(_data_ptr, named.values()))
+        values = tuple(map(_value, named.values()))
+        memory = {name: tensor for name, tensor in named.items() if name not in numbers}
         for made, pack, submit in steps:
-            emulator.prepare_launch(persona, named)
-            code = submit(made.buffer_info()[0], None, pack(addresses))
+            emulator.prepare_launch(persona, memory)
+            code = submit(made.buffer_info()[0], None, pack(values))
             if code and need:
                 workspaces.restore(named[WORKSPACE], need)
             emulator.raise_last_error(code)

@@ -29,24 +29,29 @@ _MAP_SWIZZLES = {0: 0, 32: 1, 64: 2, 128: 3}
 
 @dataclass(frozen=True)
 class Packing:
-    """Fills the argument structs of a call's kernels. `addresses` are the names of those that each call brings."""
+    """Fills the argument structs of a call's kernels. `addresses` are the names of what each call brings."""
 
     addresses: tuple[str, ...]
     offsets: tuple[int, ...]
     pack: Callable[[Iterable[int]], bytes]
 
 
-def packing(kernels: Sequence[Kernel], addresses: Sequence[str], sizes: Mapping[str, int | float]) -> Packing:
+def packing(
+    kernels: Sequence[Kernel],
+    addresses: Sequence[str],
+    sizes: Mapping[str, int | float],
+    numbers: Sequence[str] = (),
+) -> Packing:
     """How to fill the structs of kernels from addresses by name, which differ from call to call, and sizes by name,
-    which do not. Raises `LaunchError` for a size that does not fit its field, and `ValueError` for a field that nothing
-    is given for."""
+    which do not. Those of `numbers` among the addresses are none, but values that differ as well. Raises `LaunchError`
+    for a size that does not fit its field, and `ValueError` for a field that nothing is given for."""
     layouts = [kernel.layout for kernel in kernels]
     offsets = _offsets(layouts)
     cells: list[_Cell] = []
     for kernel, layout, offset in zip(kernels, layouts, offsets, strict=True):
         _check_given(kernel, layout)
         for gap, field in zip(layout.gaps, layout.fields, strict=False):
-            source = _Constant(0) if field.is_map else _source(kernel, field, addresses, sizes)
+            source = _Constant(0) if field.is_map else _source(kernel, field, addresses, sizes, numbers)
             cells += [_padding(gap)] * bool(gap) + [_Cell(field.code or f"{field.size}x", field.size, source)]
         cells.append(_padding(layout.gaps[-1] + -(offset + layout.size) % _GRAIN))
     return Packing(tuple(addresses), offsets, _packer(cells, list(addresses)))
@@ -108,7 +113,11 @@ class _Cell:
 
 
 def _source(
-    kernel: Kernel, field: Field, addresses: Sequence[str], sizes: Mapping[str, int | float]
+    kernel: Kernel,
+    field: Field,
+    addresses: Sequence[str],
+    sizes: Mapping[str, int | float],
+    numbers: Sequence[str],
 ) -> int | Operand | _Constant:
     value: Any = kernel.args.get(field.name)
     if value is None:
@@ -121,8 +130,10 @@ def _source(
     if isinstance(value, Operand) and field.pointer and sizes.get(value.name) == 0:
         value = 0  # absent from the call
     if isinstance(value, Operand):
-        if not field.pointer:
+        if not field.pointer and value.name not in numbers:
             raise ValueError(f"{kernel.symbol}: {field.name} is no pointer, and nothing is given for it but an address")
+        if field.pointer and value.name in numbers:
+            raise ValueError(f"{kernel.symbol}: {field.name} is a pointer, and {value.name} a number")
         if value.offset < 0:
             raise ValueError(f"{kernel.symbol}: {field.name} would point {-value.offset} bytes before {value.name}")
         if value.name not in addresses:

@@ -1,26 +1,44 @@
-"""What the MLA operators ask of their operands: a check raises `ArgumentError` with what is allowed and what to do."""
+"""What the MLA operators ask of their operands: a check raises `ArgumentError` with what is allowed and what to do. And
+by what of them a prepared call is kept."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from aiterlite.errors import ArgumentError
-from aiterlite.ops import operands
+from aiterlite.ops import operands, operator
+from aiterlite.ops.arguments import check_contiguous
 from aiterlite.tables import mla as tables
+from aiterlite.tables import mla_context
 
 Q_DTYPES = (torch.bfloat16, torch.float16, *operands.FP8_DTYPES.values())
 O_DTYPES = (torch.bfloat16, torch.float16)
 PLAN = ("work_meta_data", "work_indptr", "work_info_set", "reduce_indptr", "reduce_final_map", "reduce_partial_map")
 
 
-def check_contiguous(op: str, **tensors: Tensor | None) -> None:
-    for name, tensor in tensors.items():
-        if tensor is not None and not tensor.is_contiguous():
-            got = f"of strides {list(tensor.stride())}"
-            raise ArgumentError(op, name, got, "contiguous", "Call .contiguous() on it.")
+def context(entries: int, page_size: int, batch: int) -> int:
+    """Tokens that a request has, on average and about, where kv_indices has so many entries."""
+    return mla_context.about(entries * page_size // max(1, batch))
+
+
+# Where the operators that attend have them among their arguments.
+_KV_BUFFER, _QO_INDPTR, INDICES = 1, 3, 5
+
+
+def key_of(args: tuple[Any, ...]) -> Any:
+    """A call's layouts and values; instead of the length of kv_indices, which each further page changes, the context
+    that a call is decided for. The length itself goes with each launch."""
+    key = operator.key_of(args)
+    buffer, rows, (entries, strides, dtype, device, _) = key[_KV_BUFFER][0], key[_QO_INDPTR][0], key[INDICES]
+    if (len(buffer), len(rows), len(entries)) != (4, 1, 1):
+        return key
+    # The stride of a single entry says nothing of another length.
+    about = context(entries[0], buffer[1], rows[0] - 1), strides[0] == 1 or entries[0] < 2
+    return (*key[:INDICES], (*about, dtype, device), *key[INDICES + 1 :])
 
 
 def check_ints(op: str, like: Tensor, of: str = "q", **tensors: Tensor | None) -> None:

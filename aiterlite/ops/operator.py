@@ -23,6 +23,14 @@ from aiterlite.ops.calls import PreparedCalls, Run
 _NAMESPACE = "aiterlite"
 
 
+def key_of(arg: Any) -> Any:
+    if isinstance(arg, Tensor):
+        return operands.layout(arg)
+    if isinstance(arg, (list, tuple)):
+        return tuple(map(key_of, arg))
+    return repr(arg) if isinstance(arg, float) else arg  # 0.0 equals -0.0, and 1.0 equals 1
+
+
 @dataclass(frozen=True)
 class Operator:
     """A registered operator. A call goes through torch's dispatcher; `run` bypasses it."""
@@ -33,19 +41,19 @@ class Operator:
     fake: Callable[..., Any]
     overload: Any
     prepared: PreparedCalls
+    key_of: Callable[[Any], Any]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.overload(*args, **kwargs)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Call the implementation that was prepared for such operands."""
-        key = (*map(_key_of, args), *[(name, _key_of(arg)) for name, arg in kwargs.items()])
+        key = (self.key_of(args), key_of(tuple(kwargs.items())))
         run = self.prepared.find(key) or self.prepare_as(key, *args, **kwargs)
         return run(*args, **kwargs)
 
     def prepare_as(self, key: tuple[Any, ...], *args: Any, **kwargs: Any) -> Run:
-        """Prepare a call, and keep it by `key`: the layout of each operand and all else that `prepare` reads, in any
-        form of the caller's own."""
+        """Prepare a call, and keep it by `key`: all that `prepare` reads, in any form of the caller's own."""
         return self.prepared.prepare(key, lambda: self.prepare(*args, **kwargs))
 
     @property
@@ -58,12 +66,12 @@ class Operator:
 OPERATORS: dict[str, Operator] = {}
 
 
-def register(schema: str, prepare: Callable[..., Run], fake: Callable[..., Any]) -> Operator:
+def register(schema: str, prepare: Callable[..., Run], fake: Callable[..., Any], key_of: Any = key_of) -> Operator:
     """Register an operator by its schema, such as `norm(Tensor x, Tensor(a!)? out=None) -> (Tensor, Tensor)`.
 
     `prepare` takes the operator's arguments and returns a callable that takes them too and returns the results; it is
-    called once for each combination of layouts and values. No operator is differentiable, and each says so: in
-    `backward()`, forward-mode differentiation and torch.func; one that writes to an argument, at the call.
+    called once for each `key_of` of the positional ones: all layouts and values, by default. None of these operators is
+    differentiable; each says so in `backward()`, in forward mode and in torch.func, or where a call writes to operands.
 
     `name.overload(...)` is another form of an operator that has been registered. `OPERATORS` does not list it.
     """
@@ -72,11 +80,12 @@ def register(schema: str, prepare: Callable[..., Run], fake: Callable[..., Any])
     library: Any = torch.library.Library(_NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
     library.define(schema)
     overload = getattr(getattr(torch.ops.aiterlite, packet), form or "default")
-    operator = Operator(name, schema, *arguments.requiring_tensors(overload, prepare, fake), overload, PreparedCalls())
+    prepare, fake = arguments.requiring_tensors(overload, prepare, fake)
+    operator = Operator(name, schema, prepare, fake, overload, PreparedCalls(), key_of)
     for key in ("CPU", "CUDA"):
         library.impl(name, operator.run, key)
     library.impl(name, _not_differentiable(operator), "Autograd", with_keyset=True)
-    torch.library.register_fake(f"{_NAMESPACE}::{name}", operator.fake, lib=library)
+    torch.library.register_fake(f"{_NAMESPACE}::{name}", fake, lib=library)
     if not form:
         OPERATORS[name] = operator
     _libraries.append(library)
@@ -85,15 +94,6 @@ def register(schema: str, prepare: Callable[..., Run], fake: Callable[..., Any])
 
 # A library that is collected takes its operators with it.
 _libraries: list[Any] = []
-
-
-def _key_of(arg: Any) -> Any:
-    if isinstance(arg, Tensor):
-        return operands.layout(arg)
-    if isinstance(arg, (list, tuple)):
-        return tuple(map(_key_of, arg))
-    # 0.0 equals -0.0, and 1.0 equals 1.
-    return repr(arg) if isinstance(arg, float) else arg
 
 
 def _not_differentiable(operator: Operator) -> Callable[..., Any]:

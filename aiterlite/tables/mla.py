@@ -15,7 +15,7 @@ from aiterlite.dispatch import Between, OneOf, Refusal, Row, Table, Targets, Wis
 from aiterlite.jit.arguments import ArgumentStruct
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel, Value, along_x, overlap_defines
-from aiterlite.tables import mla_heads, mla_sm90
+from aiterlite.tables import mla_accuracy, mla_heads, mla_sm90
 from aiterlite.target import Persona
 
 _HEADER = "aiterlite/mla/args.h"
@@ -96,8 +96,8 @@ class PlannedHeadsFit:
             return None
         try:
             mla_heads.fold(persona.target, problem.heads, problem.q_dtype, problem.kv_dtype, max(1, problem.q_len))
-        except ValueError as error:
-            return Refusal(str(error))
+        except mla_heads.NotPlannedError as error:
+            return Refusal(error.reason, error.remedy)
         return None
 
     def __str__(self) -> str:
@@ -345,13 +345,14 @@ class MergedDim:
 _SIZES = (
     TypesFit(),
     PlannedHeadsFit(),
-    Between("heads", 1, MOST_HEADS),
+    Between("heads", 1, MOST_HEADS, "split the heads over more ranks"),
     Between("batch", 1, _INT32_MAX),
     Between("q_len", 1, 1 << 20),
     Between("page_size", 1, 1 << 20),
     Between("splits", 0, MOST_SPLITS),
 )
-_SM90 = (OneOf("kv_dtype", mla_sm90.KV_DTYPES),)
+_AMD = Targets(("gfx942", "gfx950"))
+_SM90 = (OneOf("kv_dtype", mla_sm90.KV_DTYPES, "convert 8-bit q and KV to e4m3fn"),)
 _MERGE_SIZES = (
     MergedDim(),
     Between("heads", 1, 1 << 16),
@@ -374,9 +375,12 @@ DECODE = Table(
     "mla_decode_fwd",
     MlaProblem,
     (
-        Row("cpu", "host", (Targets(("cpu-*",)), *_SIZES), kernels=_cpu_kernels),
-        Row("mfma", "hip", (Targets(("gfx942", "gfx950")), *_SIZES), 0, plan_decode, _gpu_kernels),
-        Row("wgmma", "cuda", (Targets(("sm_90a",)), *_SM90, *_SIZES), 0, mla_sm90.plan_decode, _sm90_kernels),
+        Row("cpu", "host", (Targets(("cpu-*",)), *_SIZES), kernels=_cpu_kernels, accuracy=mla_accuracy.CPU),
+        Row("mfma", "hip", (_AMD, *_SIZES), 0, plan_decode, _gpu_kernels, accuracy=mla_accuracy.AMD),
+        Row(
+            *("wgmma", "cuda", (Targets(("sm_90a",)), *_SM90, *_SIZES), 0, mla_sm90.plan_decode, _sm90_kernels),
+            accuracy=mla_accuracy.SM90,
+        ),
     ),
     _SWEEP,
     derive,
@@ -389,7 +393,7 @@ REDUCE = Table(
     MergeProblem,
     (
         Row("cpu", "host", (Targets(("cpu-*",)), *_MERGE_SIZES), kernels=_cpu_merge),
-        Row("hip", "hip", (Targets(("gfx942", "gfx950")), *_MERGE_SIZES), kernels=_gpu_merge),
+        Row("hip", "hip", (_AMD, *_MERGE_SIZES), kernels=_gpu_merge),
         Row("cuda", "cuda", (Targets(("sm_90a",)), *_MERGE_SIZES), kernels=_gpu_merge),
     ),
     _MERGE_SWEEP,

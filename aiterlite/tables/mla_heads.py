@@ -28,6 +28,14 @@ STAMP = 0x4D4C0000
 ROW_WORDS = 8
 
 
+class NotPlannedError(ValueError):
+    """What no target plans, and what would change that."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"{reason}; {remedy}")
+        self.reason, self.remedy = reason, remedy
+
+
 @dataclass(frozen=True)
 class Heads:
     """How a request's heads are planned: as `fold` requests of `heads` heads, whose queries of the asked length are
@@ -76,32 +84,32 @@ _NAMES = {"e4m3fn": "fp8", "e4m3fnuz": "fp8"}
 
 
 def padded(heads: int) -> int:
-    """The head count that kernels and plans take for so many heads. Raises `ValueError` beyond the largest."""
+    """The head count that kernels and plans take for so many heads. Raises `NotPlannedError` beyond the largest."""
     found = next((count for count in HEADS if count >= heads), None)
     if found is None or heads < 1:
-        raise ValueError(f"heads is {heads}; allowed: 1 to {HEADS[-1]}. Split the heads over more ranks.")
+        raise NotPlannedError(f"heads is {heads}; allowed: 1 to {HEADS[-1]}", "split the heads over more ranks")
     return found
 
 
 @functools.lru_cache(4096)
 def fold(target: str, heads: int, q_dtype: str, kv_dtype: str, q_len: int) -> Heads:
-    """The fold and the tiles of a call. Raises `ValueError` for what no target has."""
+    """The fold and the tiles of a call. Raises `NotPlannedError`, a `ValueError`, for what no target has."""
     family = "cpu" if target.startswith("cpu") else "sm_90a" if target == "sm_90" else target
     dtypes = (_NAMES.get(q_dtype, q_dtype), _NAMES.get(kv_dtype, kv_dtype))
     if family not in TARGETS:
-        raise ValueError(f"target is {target}; allowed: {', '.join(TARGETS)}")
+        raise NotPlannedError(f"target is {target}; allowed: {', '.join(TARGETS)}", "name one of them")
     if dtypes not in DTYPES:
         pairs = ", ".join(f"{q} and {kv}" for q, kv in DTYPES)
-        raise ValueError(f"q and KV are {q_dtype} and {kv_dtype}; allowed: {pairs}")
+        raise NotPlannedError(f"q and KV are {q_dtype} and {kv_dtype}; allowed: {pairs}", "convert q")
     if q_len < 1:
-        raise ValueError(f"the query length is {q_len}; allowed: at least 1")
+        raise NotPlannedError(f"the query length is {q_len}; allowed: at least 1", "plan for the longest query")
     count = padded(heads)
     native = any(row.holds(family, count, dtypes, q_len) for row in _NATIVE)
     # What is no multiple of 16 (8 and 24 heads) cannot be folded: the kernels fill their tiles up.
     factor = 1 if native or count % FOLDED_HEADS else count // FOLDED_HEADS
     if factor > 1 and count != heads:
         remedy = f"pad q to {count} heads, and drop the last {count - heads} of o"
-        raise ValueError(f"heads is {heads}, and {family} folds these types in heads of {FOLDED_HEADS}; {remedy}")
+        raise NotPlannedError(f"heads is {heads}, and {family} folds these types in heads of {FOLDED_HEADS}", remedy)
     own = count // factor
     made = Heads(factor, _tile_rows(family, own, dtypes, q_len), 0, own)
     return Heads(factor, made.tile_rows, -(-q_len // made.tile_tokens), own)

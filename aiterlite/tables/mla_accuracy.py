@@ -1,0 +1,44 @@
+"""How exact MLA's results are: the class of a call, which its q decides, and what its kernel rounds besides o. Pure.
+
+A class bounds the relative error of a row of q's heads together: the norm of the difference to exact attention over the
+operands as they were given, in their own types, by the norm of the latter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The class of a q of `q_bits`, and how the kernel of the call rounds `weights`."""
+
+    q_bits: int
+    relative_error: float
+    weights: str
+
+    def __str__(self) -> str:
+        return f"class of a {self.q_bits}-bit q: relative error at most {self.relative_error:g}; weights {self.weights}"
+
+
+# Of the classes, by the bits of q, at most.
+RELATIVE_ERROR = {16: 2e-3, 8: 1e-2}
+_TWO_PARTS, _FP16 = "rounded to 16 bits, two bf16 numbers", "rounded to fp16"
+
+
+def _class_of(weights: Callable[[Any], str]) -> Callable[[Any], Accuracy]:
+    """What a row says of a problem. No kernel rounds weights to 8 bits, so a class is the same on all targets."""
+
+    def accuracy(problem: Any) -> Accuracy:
+        bits = 8 if problem.q_dtype.startswith("e4m3") else 16
+        return Accuracy(bits, RELATIVE_ERROR[bits], weights(problem))
+
+    return accuracy
+
+
+CPU = _class_of(lambda problem: "not rounded")
+# csrc/mla/decode.hip multiplies in q's 16-bit type, csrc/mla/sm90_decode.hip in KV's; 8-bit ones become fp16.
+AMD = _class_of(lambda problem: _TWO_PARTS if problem.q_dtype == "bf16" else _FP16)
+SM90 = _class_of(lambda problem: _TWO_PARTS if problem.kv_dtype == "bf16" else _FP16)
