@@ -14,7 +14,8 @@
 // Traffic. KV once a workgroup from memory; from shared memory once for K and once for V. q once a piece; o, or float
 // parts and their log-sums, once.
 //
-// Order. A row's bits depend on its piece's tokens and kColumns alone. No atomics.
+// Order. A row's bits depend on its piece's tokens, on kColumns, and with a plan on whether an odd number of tiles came
+// before the piece. No atomics: same operands and plan, same bits.
 //
 // What no row may see is never multiplied: rows that do not exist or that no column sees are not read but zeroed, and
 // scores are selected to -inf. A token that only some of the columns see (a query of several tokens, causal) has finite

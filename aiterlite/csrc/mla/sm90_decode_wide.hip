@@ -10,8 +10,8 @@
 // ahead over the ends of pieces. Two warpgroups multiply: for scores each has 32 of the tokens, for values half of the
 // 512. Weights cross by shared memory.
 //
-// Traffic. KV once a workgroup from memory. Of shared memory and a tile, K twice (by both groups' products, half each)
-// and V once, q twice. q once a piece; o, or float parts and their log-sums, once.
+// Traffic. KV once a workgroup from memory; from shared memory, for a tile, K and V once, q and the weights twice. q
+// once a piece; o, or float parts and their log-sums, once.
 //
 // Order. A row's bits depend on its piece's tokens alone. No atomics.
 //
