@@ -309,7 +309,7 @@ def arguments(**changes: Any) -> dict[str, Any]:
     ("changes", "said"),
     [
         ({"num_heads_k": 2}, "`num_heads_k` is 2; allowed: 1"),
-        ({"num_heads_per_head_k": 144}, "heads is 144; allowed: 1 to 128. Split the heads over more ranks"),
+        ({"num_heads_per_head_k": 144}, "heads is 144; allowed: 1 to 128; split the heads over more ranks"),
         ({"max_seqlen_qo": -1}, "`max_seqlen_qo` is -1, with uni_seqlen_qo -1; allowed: the longest query"),
         ({"uni_seqlen_qo": 3}, "`max_seqlen_qo` is 2, with uni_seqlen_qo 3"),
         ({"page_size": 3}, "`page_size` is 3; allowed: a power of two"),
