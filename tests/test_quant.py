@@ -7,11 +7,11 @@ import math
 import platform
 from typing import Any
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
+import numpy as np  # noqa: E402
 from gemm_operands import TARGETS, on  # noqa: E402
 from quant_cases import (  # noqa: E402
     CODES,
