@@ -15,7 +15,7 @@ from torch import Tensor
 from aiterlite.dispatch import Table
 from aiterlite.errors import ArgumentError
 from aiterlite.launch import calls as launches
-from aiterlite.ops import calls, operands
+from aiterlite.ops import arguments, calls, operands
 from aiterlite.ops.calls import Run
 from aiterlite.ops.operator import register
 from aiterlite.reference import quant as reference
@@ -265,9 +265,7 @@ def _prepare_whole(table: Table, out: Tensor, input: Tensor, scale: Tensor) -> R
 
 def _check_whole(op: str, out: Tensor, input: Tensor, scale: Tensor) -> None:
     _check(op, out, input, scale, 1, "scale")
-    if not input.is_contiguous():
-        got = f"of strides {list(input.stride())}"
-        raise ArgumentError(op, "input", got, "contiguous", "Call .contiguous() on it.")
+    arguments.check_contiguous(op, input=input)
 
 
 def _prepare_tensor(out: Tensor, input: Tensor, scale: Tensor) -> Run:

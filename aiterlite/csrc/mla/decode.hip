@@ -40,15 +40,7 @@ using Out = AITERLITE_OUT;
 template <class A, class B>
 inline constexpr bool kSame = __is_same(A, B);
 inline constexpr bool kWideQ = sizeof(Q) == 2, kWideKv = sizeof(Kv) == 2;
-template <bool kBf16>
-struct Choose {
-  using Type = bf16;
-};
-template <>
-struct Choose<false> {
-  using Type = fp16;
-};
-using Element = Choose<kSame<Q, bf16>>::Type;
+using Element = mla::Choose<kSame<Q, bf16>, bf16, fp16>::Type;
 
 constexpr uint32_t kWaves = AITERLITE_WAVES;
 constexpr uint32_t kThreads = kWaves * kWaveSize;

@@ -251,11 +251,7 @@ AITERLITE_DEVICE void weigh(const float (&scores)[kColumns / 2], Sums& sums, con
       }
 #pragma unroll
       for (uint32_t part = 0; part < kWeightParts; ++part) {
-        words[part][w] = pack_pair(Element{}, weight[0], weight[1]);
-#pragma unroll
-        for (uint32_t e = 0; e < 2; ++e) {
-          weight[e] -= to_float(Element{static_cast<uint16_t>(words[part][w] >> (16 * e))});
-        }
+        words[part][w] = mla::take_part<Element>(weight);
       }
     }
     const uint32_t column = 16 * j + place.lane % 8 + place.lane / 16 * 8, chunk = place.warp * 2 + place.lane / 8 % 2;

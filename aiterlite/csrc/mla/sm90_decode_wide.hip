@@ -29,8 +29,13 @@ namespace {
 using namespace aiterlite;
 using mla::Destination;
 using mla::Extent;
+using mla::kAllBarrier;
+using mla::kGroupBarrier;
+using mla::kGroups;
+using mla::kGroupThreads;
 using mla::kKeyDim;
 using mla::kLowest;
+using mla::kMultipliers;
 using mla::kSlack;
 using mla::kValueDim;
 using mla::static_for;
@@ -41,15 +46,12 @@ using Out = AITERLITE_OUT;
 static_assert(__is_same(AITERLITE_Q, Element) && sizeof(Element) == 2, "q and KV are of one 16-bit type");
 
 constexpr uint32_t kRows = kGroupRows, kTokens = mla::kTileTokens, kStages = 2;
-constexpr uint32_t kGroups = 2, kGroupThreads = kGroupWaves * kWaveSize, kMultipliers = kGroups * kGroupThreads;
 constexpr uint32_t kCopyWarps = 8, kCopyThreads = kCopyWarps * kWaveSize, kThreads = kMultipliers + kCopyThreads;
 constexpr uint32_t kBoxes = kKeyDim / 64, kOwnBoxes = kValueDim / 64 / kGroups;
 constexpr uint32_t kOwnTokens = kTokens / kGroups, kScores = kOwnTokens / 2;
 // A product of all 256 columns of a group would need more registers than the compiler counts on.
 constexpr uint32_t kHalves = 2, kValues = kOwnBoxes / kHalves * 32;
-constexpr uint32_t kWeightParts = __is_same(Element, bf16) ? 2 : 1;
-// Named barriers: of all that multiply, and of each group.
-constexpr uint32_t kAllBarrier = 1, kGroupBarrier = 2;
+constexpr uint32_t kWeightParts = mla::kWeightParts<Element>;
 
 // 64 rows of 64 elements; 16-byte chunks of a row are permuted by its number.
 struct alignas(1024) Box {
@@ -283,11 +285,7 @@ AITERLITE_DEVICE void make_weights(const float (&scores)[kScores], State& state,
     }
 #pragma unroll
     for (uint32_t part = 0; part < kWeightParts; ++part) {
-      weights[part][w] = pack_pair(Element{}, weight[0], weight[1]);
-#pragma unroll
-      for (uint32_t e = 0; e < 2; ++e) {
-        weight[e] -= to_float(Element{static_cast<uint16_t>(weights[part][w] >> (16 * e))});
-      }
+      weights[part][w] = mla::take_part<Element>(weight);
     }
   }
   const uint32_t row = place.warp * 16 + place.lane % 16, chunk = place.group * (kOwnTokens / 8) + place.lane / 16;
@@ -303,16 +301,6 @@ AITERLITE_DEVICE void make_weights(const float (&scores)[kScores], State& state,
   publish_to_engines();
 }
 
-AITERLITE_DEVICE bool any_not_finite(const Vector16& elements) {
-  constexpr uint32_t kExponent = __is_same(Element, bf16) ? 0x7f80u : 0x7c00u;
-  bool any = false;
-#pragma unroll
-  for (const uint32_t word : elements.word) {
-    any |= (word & kExponent) == kExponent || (word >> 16 & kExponent) == kExponent;
-  }
-  return any;
-}
-
 // A token that only some of the workgroup's rows see, of which a value of this group is not finite: these values are
 // added under a select, and are zeros for the matrix product that follows.
 AITERLITE_DEVICE void add_partly_visible(const Extent& extent, State& state, const Place& place, uint32_t tile,
@@ -326,13 +314,13 @@ AITERLITE_DEVICE void add_partly_visible(const Extent& extent, State& state, con
   bool broken = false;
 #pragma unroll 1
   for (uint32_t at = begin * kChunks + thread; at < end * kChunks; at += kGroupThreads) {
-    broken |= any_not_finite(load_shared_16(boxes[at % kChunks / 8].at(at / kChunks, at % 8)));
+    broken |= mla::any_not_finite<Element>(load_shared_16(boxes[at % kChunks / 8].at(at / kChunks, at % 8)));
   }
   if (!named_barrier_any(barrier, kGroupThreads, broken)) return;
 #pragma unroll 1
   for (int32_t token = begin; token < end; ++token) {
     char* chunk = boxes[thread % kChunks / 8].at(token, thread % 8);
-    if (!named_barrier_any(barrier, kGroupThreads, any_not_finite(load_shared_16(chunk)))) continue;
+    if (!named_barrier_any(barrier, kGroupThreads, mla::any_not_finite<Element>(load_shared_16(chunk)))) continue;
 #pragma unroll
     for (uint32_t i = 0; i < 2; ++i) {
       float weight = 0.0f;

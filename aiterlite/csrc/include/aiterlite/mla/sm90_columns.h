@@ -5,11 +5,6 @@
 
 namespace aiterlite::mla {
 
-// Two groups of warps multiply, which take tiles in turn.
-inline constexpr uint32_t kGroups = 2, kGroupThreads = kGroupWaves * kWaveSize, kMultipliers = kGroups * kGroupThreads;
-// Named barriers: of all that multiply, and of each group.
-inline constexpr uint32_t kAllBarrier = 1, kGroupBarrier = 2;
-
 // Where a thread that multiplies is.
 struct Sm90Place {
   uint32_t group, warp, lane;
@@ -17,15 +12,6 @@ struct Sm90Place {
   AITERLITE_DEVICE uint32_t column(uint32_t pair) const { return pair * 8 + lane % 4 * 2; }
   AITERLITE_DEVICE uint32_t token(uint32_t i) const { return warp * 16 + lane / 4 + 8 * i; }
   AITERLITE_DEVICE void group_barrier() const { named_barrier_wait(kGroupBarrier + group, kGroupThreads); }
-};
-
-template <bool kFirst, class A, class>
-struct Choose {
-  using Type = A;
-};
-template <class A, class B>
-struct Choose<false, A, B> {
-  using Type = B;
 };
 
 template <uint32_t kColumns_, uint32_t kStages_, class Kv>
@@ -39,8 +25,7 @@ struct Sm90Columns {
   using WarpBits = typename Choose<kWarpRows == 8, uint8_t, uint16_t>::Type;
   static constexpr uint32_t kBlocks = kValueDim / 64;
   static constexpr uint32_t kKept = kBlocks / kGroups;  // of a group when all is merged
-  // A weight is a sum of so many numbers.
-  static constexpr uint32_t kWeightParts = __is_same(Element, bf16) ? 2 : 1;
+  static constexpr uint32_t kWeightParts = mla::kWeightParts<Element>;
 
   static_assert(kColumns == 16 || kColumns == 32, "AITERLITE_COLUMNS must be 16 or 32");
   static_assert(kStages >= kGroups && kStages <= 6, "AITERLITE_STAGES must be 2 to 6");

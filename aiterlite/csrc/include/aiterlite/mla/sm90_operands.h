@@ -59,15 +59,7 @@ class Sm90Operands {
   AITERLITE_DEVICE static void store_query(char* tile, uint32_t column, uint32_t chunk, const Vector16& elements) {
     store_shared_16(tile + column * 128 + (chunk ^ (column & 7)) * 16, elements);
   }
-  AITERLITE_DEVICE static bool any_not_finite(const Vector16& elements) {
-    constexpr uint32_t kExponent = __is_same(Kv, bf16) ? 0x7f80u : 0x7c00u;
-    bool any = false;
-#pragma unroll
-    for (const uint32_t word : elements.word) {
-      any |= (word & kExponent) == kExponent || (word >> 16 & kExponent) == kExponent;
-    }
-    return any;
-  }
+  AITERLITE_DEVICE static bool any_not_finite(const Vector16& elements) { return mla::any_not_finite<Kv>(elements); }
 
  private:
   uint32_t a_[3][4][4];

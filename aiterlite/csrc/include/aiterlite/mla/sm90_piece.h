@@ -1,8 +1,10 @@
 // What the sm_90 kernels of MLA decode share: which packed rows of q a workgroup has of a piece, how many of its tokens
-// they see, and where their results go. A workgroup has kRows packed rows (row by row, head by head) of all its pieces;
-// `column_groups` workgroups share a piece.
+// they see, and where their results go; its groups of warps; how weights are rounded. A workgroup has kRows packed rows
+// (row by row, head by head) of all its pieces; `column_groups` workgroups share a piece.
 #pragma once
+#include <aiterlite/fragment/sm90_wgmma.h>
 #include <aiterlite/mla/work.h>
+#include <aiterlite/numeric/pack.h>
 
 namespace aiterlite::mla {
 
@@ -10,6 +12,34 @@ inline constexpr uint32_t kTileTokens = 64;
 // Weights are relative to a maximum that is renewed when it has grown by 2^kSlack, which fp16 weights can hold. It
 // begins with a number below all scores that is finite, so that differences are numbers.
 inline constexpr float kSlack = 8.0f, kLowest = -1e30f;
+
+// Two groups of warps multiply.
+inline constexpr uint32_t kGroups = 2, kGroupThreads = kGroupWaves * kWaveSize, kMultipliers = kGroups * kGroupThreads;
+// Named barriers: of all that multiply, and of each group.
+inline constexpr uint32_t kAllBarrier = 1, kGroupBarrier = 2;
+
+// A weight is a sum of so many numbers.
+template <class Element>
+inline constexpr uint32_t kWeightParts = __is_same(Element, bf16) ? 2 : 1;
+// A pair of weights as a word; leaves of them what rounding lost, which is the next part.
+template <class Element>
+AITERLITE_DEVICE uint32_t take_part(float (&weight)[2]) {
+  const uint32_t word = pack_pair(Element{}, weight[0], weight[1]);
+#pragma unroll
+  for (uint32_t e = 0; e < 2; ++e) weight[e] -= to_float(Element{static_cast<uint16_t>(word >> (16 * e))});
+  return word;
+}
+
+template <class Element>
+AITERLITE_DEVICE bool any_not_finite(const Vector16& elements) {
+  constexpr uint32_t kExponent = __is_same(Element, bf16) ? 0x7f80u : 0x7c00u;
+  bool any = false;
+#pragma unroll
+  for (const uint32_t word : elements.word) {
+    any |= (word & kExponent) == kExponent || (word >> 16 & kExponent) == kExponent;
+  }
+  return any;
+}
 
 // Of a packed row: a row of partial or of o, in heads; -1: nowhere.
 struct Destination {

@@ -16,6 +16,16 @@
 
 namespace aiterlite::mla {
 
+// A type by a condition.
+template <bool kFirst, class A, class>
+struct Choose {
+  using Type = A;
+};
+template <class A, class B>
+struct Choose<false, A, B> {
+  using Type = B;
+};
+
 constexpr int32_t kKeyDim = 576, kValueDim = 512;
 constexpr uint32_t kStamp = 0x4d4c0000u;
 // Pieces of requests that no plan cut are multiples of so many tokens.
