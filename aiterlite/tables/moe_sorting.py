@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aiterlite.dispatch import Axis, Between, OneOf, Refusal, Row, Table, Targets, Wishes, one_axis
@@ -145,8 +145,13 @@ def _counts_bytes(plan: SortPlan) -> int:
     return 2 * plan.bound * plan.tiles
 
 
+def scratch_bytes(problem: SortProblem | AlignProblem, plan: SortPlan) -> int:
+    """What the kernels of tiles leave for each other."""
+    return _counts_bytes(plan) + 4 * max(1, problem.pairs)
+
+
 def _workspace(problem: SortProblem | AlignProblem, persona: Persona, plan: SortPlan) -> Workspace:
-    return Workspace("moe sorting", 0, _counts_bytes(plan) + 4 * max(1, problem.pairs))
+    return Workspace("moe sorting", 0, scratch_bytes(problem, plan))
 
 
 # Kernels --------------------------------------------------------------------------------------------------------------
@@ -171,14 +176,35 @@ def _once(problem: SortProblem | AlignProblem, persona: Persona, plan: SortPlan)
     return (Kernel(unit, ONCE, SORT_ARGS, grid, along_x(plan.threads), args=_args(problem, plan)),)
 
 
-def _tiles(problem: SortProblem | AlignProblem, persona: Persona, plan: SortPlan) -> tuple[Kernel, ...]:
+def _tiles(
+    problem: SortProblem | AlignProblem, persona: Persona, plan: SortPlan, scratch: int = 0
+) -> tuple[Kernel, ...]:
     unit, block = device_unit(persona.target, "tiles", plan), along_x(plan.threads)
-    between = {"counts": Operand(WORKSPACE), "ranks": Operand(WORKSPACE, _counts_bytes(plan))}
+    between = {"counts": Operand(WORKSPACE, scratch), "ranks": Operand(WORKSPACE, scratch + _counts_bytes(plan))}
     args = _args(problem, plan, **between)
     return (
         Kernel(unit, COUNT, SORT_ARGS, along_x(plan.tiles + plan.clearing), block, args=args),
         Kernel(unit, PLACE, SORT_ARGS, along_x(plan.tiles), block, args=args),
     )
+
+
+def kernels_within(
+    problem: SortProblem, persona: Persona, results: Mapping[str, Value], scratch: int
+) -> tuple[Kernel, ...]:
+    """The kernels that sort as a part of another operator's call, for a GPU. `results` says where each of their fields
+    lies that the call does not bring under the field's name, or 0 where it is not asked for; from byte `scratch` on of
+    the call's workspace they need as much as `scratch_within` says."""
+    once = problem.pairs <= (_ONCE_PAIRS_H200 if persona.target == "sm_90a" else ONCE_PAIRS)
+    if once:
+        kernels = _once(problem, persona, plan_once(problem, persona))
+    else:
+        kernels = _tiles(problem, persona, plan_tiles(problem, persona), scratch)
+    given = {"padding": problem.topk << 24 | problem.tokens, "valid_words": 2, "token_nums": 0, **results}
+    return tuple(replace(kernel, args={**kernel.args, **given}) for kernel in kernels)
+
+
+def scratch_within(problem: SortProblem, persona: Persona) -> int:
+    return scratch_bytes(problem, plan_tiles(problem, persona))
 
 
 def _cpu(problem: SortProblem | AlignProblem, persona: Persona, plan: None) -> tuple[Kernel, ...]:

@@ -1,0 +1,51 @@
+// Arguments of the expert GEMMs of a mixture of experts, shared by host and device units so that one declaration fixes
+// both. What the tensors are is in ops/fused_moe.py.
+//
+// Stage 1: of each pair of a token and one of its slots, h = act(x w1_gate^T) * (x w1_up^T), by the slot's expert.
+// Stage 2: out[token] = sum over its slots of weight * h w2^T.
+#pragma once
+#include <stdint.h>
+
+// What may be null is not there: scales (operands that have none), expert_mask, num_local_tokens, what the sorting
+// makes (kernels that go by topk_ids), and the buffers that a kernel does not use.
+struct aiterlite_fused_moe_args {
+  const void* x;               // [tokens, width], as stage 1 multiplies it
+  const float* x_scale;        // of token t and group g, at t * stride_scale_token + g * stride_scale_group
+  const void* w1;              // [experts, 2 * inter, width]
+  const float* w1_scale;       // [experts, 2 * inter / 128, width / 128], or [experts, 2 * inter]
+  const void* w2;              // [experts, width, inter]
+  const float* w2_scale;       // [experts, width / 128, inter / 128], or [experts, width]
+  const void* topk_ids;        // [tokens, topk], of `id_words` words
+  const float* topk_weights;   // [tokens, topk]
+  const int32_t* expert_mask;  // [global_experts]: 1 for those whose weights are here, in their order
+  const int32_t* num_local_tokens;
+  const int32_t* sorted_ids;  // slot << 24 | token; padding has token == tokens (moe_sorting)
+  const float* sorted_weights;
+  const int32_t* sorted_expert_ids;
+  const int32_t* num_valid_ids;
+  const int32_t* local_topk_ids;  // [tokens, topk]: the number of the expert here, below 0 where there is none
+  void* h;                        // between the stages
+  float* h_scale;
+  void* slots;       // [tokens, topk, width]: what stage 2 makes of each pair, where a sum follows
+  void* out;         // [tokens, width]
+  int64_t stride_x;  // from token to token, in elements
+  int64_t stride_out;
+  int64_t stride_ids;
+  int64_t stride_weights;
+  int64_t stride_scale_token;
+  int64_t stride_scale_group;
+  int32_t tokens;
+  int32_t topk;
+  int32_t experts;         // whose weights are here
+  int32_t global_experts;  // that topk_ids may name
+  int32_t id_words;        // 1: topk_ids are int32; 2: int64
+  int32_t width;
+  int32_t inter;
+  int32_t block_size;  // entries of a sorted block
+  int32_t gate_step;   // gate row i of w1 is row i * gate_step of its expert
+  int32_t up_offset;   // and up row i that many rows after it
+  float limit;         // swiglu: gate at most this, up within it; infinity for none
+  float beta;          // swiglu: gate * sigmoid(beta * gate)
+  float linear_beta;   // swiglu: times (up + linear_beta)
+  int32_t reserved;
+};

@@ -1,0 +1,69 @@
+"""What a call of the fused mixture of experts is, and what every row of its tables asks of one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiterlite.jit.arguments import ArgumentStruct
+
+OP, FMOE_OP = "fused_moe", "fmoe_fp8_blockscale_g1u1"
+ARGS = ArgumentStruct("aiterlite_fused_moe_args", "aiterlite/fused_moe/args.h")
+
+QUANTS = ("none", "token", "block")
+ACTIVATIONS = ("silu", "gelu", "swiglu")
+BLOCK = 128
+
+
+@dataclass(frozen=True)
+class MoeProblem:
+    """`tokens` of `width` elements, `topk` of `experts` each, whose layer is `inter` wide.
+
+    `dtype` is that of hidden states and result, `code` that of the weights' elements (empty: as `dtype`). `quant`:
+    weights have no scale (none), one a row (token), or one a block of 128 x 128 (block). `quantised`: the hidden states
+    come in `code` with a scale for each 128 elements of a token. `shuffled`: weights lie as `shuffle_weight` puts them.
+    `interleaved`: rows of gate and up take turns. `weighted_input`: the routing weight goes on x, not on the result.
+    `masked`: ids are those of `global_experts`, of which a mask names the ones here.
+    """
+
+    tokens: int
+    experts: int
+    topk: int = 8
+    width: int = 7168
+    inter: int = 256
+    dtype: str = "bf16"
+    code: str = "e4m3fn"
+    quant: str = "block"
+    activation: str = "silu"
+    shuffled: bool = False
+    interleaved: bool = False
+    quantised: bool = False
+    weighted_input: bool = False
+    masked: bool = False
+    global_experts: int = 0
+    aligned: bool = True
+    deterministic: bool = True
+
+    @property
+    def pairs(self) -> int:
+        return self.tokens * self.topk
+
+
+@dataclass(frozen=True)
+class FmoeProblem:
+    """The same of tokens that are sorted by experts, in blocks of `block_size`; added to a result that is there.
+    Hidden states are quantised, weights shuffled, gate rows before up rows."""
+
+    tokens: int
+    experts: int
+    topk: int = 8
+    width: int = 7168
+    inter: int = 256
+    block_size: int = 32
+    dtype: str = "bf16"
+    code: str = "e4m3fn"
+    activation: str = "silu"
+    deterministic: bool = True
+
+    @property
+    def pairs(self) -> int:
+        return self.tokens * self.topk
