@@ -68,6 +68,7 @@ AITERLITE_ABSENT(load_matrices, "AMD reads 8 or 16 bytes a lane: fragment/mfma.h
 AITERLITE_ABSENT(load_matrices_transposed, "AMD has no ldmatrix; gfx950 has load_transposed_16bit: fragment/mfma.h")
 AITERLITE_ABSENT(store_matrices, "AMD writes 8 or 16 bytes a lane: store_shared_8, store_shared_16")
 AITERLITE_ABSENT(store_matrices_transposed, "AMD writes 8 or 16 bytes a lane: store_shared_8, store_shared_16")
+AITERLITE_ABSENT(copy_word_async, "AMD loads a wave's worth of consecutive LDS: load_to_lds; both: tile/copy.h")
 AITERLITE_ABSENT(copy_async, "AMD loads a wave's worth of consecutive LDS: load_to_lds; both: tile/copy.h")
 
 }  // namespace aiterlite

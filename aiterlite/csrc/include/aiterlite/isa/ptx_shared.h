@@ -49,12 +49,21 @@ AITERLITE_DEVICE void store_matrices_transposed(void* row, const uint32_t (&r)[4
 }
 
 // 16 bytes from memory to shared memory; nothing waits. Where it is not wanted, it writes zeros and reads nothing.
+AITERLITE_DEVICE void set_bits_shared(uint32_t* p, uint32_t bits) {
+  asm volatile("red.shared.or.b32 [%0], %1;" ::"r"(shared_address(p)), "r"(bits) : "memory");
+}
+
 AITERLITE_DEVICE void copy_async(void* to, const void* from, bool wanted = true) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
                "r"(wanted ? 16 : 0)
                : "memory");
 }
 // Closes a group of this thread's copies; await_copies returns when at most `pending` groups are on their way.
+AITERLITE_DEVICE void copy_word_async(void* to, const void* from, bool wanted = true) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)), "l"(from),
+               "r"(wanted ? 4 : 0)
+               : "memory");
+}
 AITERLITE_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <uint32_t pending>
 AITERLITE_DEVICE void await_copies() {

@@ -38,6 +38,16 @@ AITERLITE_DEVICE void copy_box(void* to, const TensorMap& map, uint32_t column, 
       : "memory");
 }
 
+// The box at (x, y, z) of a tensor of three dimensions.
+AITERLITE_DEVICE void copy_box(void* to, const TensorMap& map, uint32_t x, uint32_t y, uint32_t z, Barrier& barrier,
+                               uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(shared_address(to)),
+      "l"(&map), "r"(x), "r"(y), "r"(z), "r"(barrier.address()), "l"(policy)
+      : "memory");
+}
+
 AITERLITE_DEVICE void fetch_map_early(const TensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }

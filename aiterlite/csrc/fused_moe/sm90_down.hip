@@ -1,0 +1,313 @@
+// Stage 2 of the fused mixture of experts on sm_90, for as many tokens as a workgroup has room for: the products of h
+// with w2, weighted, and their sum over the slots of each token.
+//
+// Formulation. As in stage 1 weights are rows and entries columns. A workgroup owns AITERLITE_ROWS elements of every
+// token's result and runs over all blocks of entries: their experts' rows of w2 stream through shared memory, and what
+// an entry gets is added, weighted, to its token's sums there. So nothing is written for each slot, and nothing added
+// by atomics.
+//
+// Tiling. One thread asks for boxes of rows of 128 bytes of w2; two warps copy the block's rows of h, scales,
+// entries and weights; a ring of AITERLITE_STAGES of them. Two warpgroups take blocks in turn; a turn passes when a
+// block's products are added. The weights of the first stages are asked for while stage 1 still ends.
+//
+// Traffic. w2 of each expert that has entries once a block, from memory; h, scales and entries once a workgroup, from
+// the L2; out once.
+//
+// Order. A token's slots are added in the order of their experts, so its bits depend on its own row of h, weights and
+// experts. Where AITERLITE_ADD is 1, out is added to the sum, at the end.
+//
+// Grid: width / AITERLITE_ROWS, upwards. Shared memory holds the sums of `tokens` rows.
+#include <aiterlite/fragment/sm90_wgmma.h>
+#include <aiterlite/fused_moe/sm90_tile.h>
+#include <aiterlite/overlap.h>
+#include <aiterlite/tile/sm90_copy.h>
+
+namespace {
+
+using namespace aiterlite;
+using namespace aiterlite::experts;
+
+constexpr uint32_t kStages = AITERLITE_STAGES, kGatherWarps = AITERLITE_GATHER_WARPS, kGroups = AITERLITE_GROUPS;
+constexpr uint32_t kGroupThreads = kGroupWaves * kWaveSize, kMultiplying = kGroups * kGroupThreads;
+constexpr uint32_t kThreads = kMultiplying + (kGatherWarps + 1) * kWaveSize;
+// Of the 64 rows of a product the workgroup owns so many; what it multiplies by others is not looked at.
+constexpr uint32_t kOwnRows = AITERLITE_ROWS, kPitch = kOwnRows + 4;  // of a token's sums: tokens in different banks
+static_assert(kStages % kGatherWarps == 0, "a warp fills the same stages again");
+static_assert(kOwnRows % 8 == 0 && kOwnRows <= kGroupRows && (!AITERLITE_SHUFFLED || kOwnRows == kGroupRows),
+              "AITERLITE_ROWS must be a multiple of 8, at most 64; 64 of shuffled weights");
+constexpr uint32_t kAllBarrier = 1;
+using Out = AITERLITE_ELEMENT;
+
+struct alignas(1024) Stage {
+  uint8_t w[kGroupRows * kStepBytes];
+  uint8_t h[kColumns * kStepBytes];
+  float scale[kColumns];
+  int32_t entry[kColumns];
+  float weight[kColumns];
+  float w_scale[2];  // of the rows up to a multiple of 128, and of those behind it
+};
+struct Shared {
+  Stage stage[kStages];
+  Barrier full[kStages];
+  Barrier empty[kStages];
+  Barrier turn[kGroups];
+  ListShared lists;
+  float sums[1][kPitch];  // a row a token
+};
+static_assert(sizeof(Shared) <= AITERLITE_SHARED_BYTES, "the ring does not fit AITERLITE_SHARED_BYTES");
+
+struct Work {
+  uint32_t blocks, steps;  // steps of a block
+
+  AITERLITE_DEVICE Work(const Args& args, const Lists& lists)
+      : blocks(lists.blocks()), steps(static_cast<uint32_t>(args.moe.inter) / kStep) {}
+};
+
+// The experts of blocks, each read a block ahead.
+struct Experts {
+  const Lists& lists;
+  uint32_t blocks, next;
+
+  AITERLITE_DEVICE Experts(const Lists& lists, const Work& work) : lists(lists), blocks(work.blocks), next(at(0)) {}
+  AITERLITE_DEVICE uint32_t at(uint32_t block) const { return block < blocks ? lists.expert(block) : 0; }
+  AITERLITE_DEVICE uint32_t take(uint32_t block) {
+    const uint32_t expert = next;
+    next = at(block + 1);
+    return expert;
+  }
+};
+
+struct Turn {
+  uint32_t stage = 0, parity = 0;
+
+  AITERLITE_DEVICE void advance(uint32_t stages) {
+    for (stage += stages; stage >= kStages; stage -= kStages) parity ^= 1;
+  }
+};
+
+// One thread. It reads no more than weights, and what was there before stage 1 began: so it waits for nothing.
+AITERLITE_DEVICE void copy_weights(const Args& args, const TensorMap& map, const Lists& lists, const Work& work,
+                                   Shared& shared) {
+  const auto width = static_cast<uint32_t>(args.moe.width), row = workgroup_id() * kOwnRows;
+  const uint64_t once = keep_briefly();
+  Experts experts(lists, work);
+  Turn turn;
+#pragma unroll 1
+  for (uint32_t block = 0; block < work.blocks; ++block) {
+    const uint32_t first_row = experts.take(block) * width + row;
+#pragma unroll 1
+    for (uint32_t step = 0; step < work.steps; ++step, turn.advance(1)) {
+      Stage& stage = shared.stage[turn.stage];
+      Barrier& full = shared.full[turn.stage];
+      shared.empty[turn.stage].wait(turn.parity ^ 1);
+      full.arrive_expecting(kOwnRows * kStepBytes);
+      if constexpr (AITERLITE_SHUFFLED) {
+        copy_box(stage.w, map, 0, first_row / 16, step * (kStepBytes / 16), full, once);
+      } else {
+        copy_box(stage.w, map, step * kStep, first_row, full, once);
+      }
+    }
+  }
+}
+
+// Warps that take stages in turn: rows of h, scales of both, and, with the last step of a block, entries and weights. A
+// step's instructions take longer than its weights, so one warp alone would be too slow.
+AITERLITE_DEVICE void gather(const Args& args, const Lists& lists, const Work& work, Shared& shared, uint32_t warp) {
+  const uint32_t lane = lane_id(), chunk = lane % 8, first_row = lane / 8;
+  const auto inter = static_cast<uint32_t>(args.moe.inter), groups = inter / kRows;
+  const uint64_t row_bytes = uint64_t{inter} * sizeof(Code);
+  const auto* h = static_cast<const uint8_t*>(args.moe.h) + first_row * row_bytes + chunk * 16;
+  const uint32_t scale_row = workgroup_id() * kOwnRows / kRows;
+  const bool more_rows = (scale_row + 1) * kRows < static_cast<uint32_t>(args.moe.width);
+  const float* w_scale = args.moe.w2_scale + uint64_t{scale_row + (lane % 2 != 0 && more_rows)} * groups;
+  const uint64_t expert_scales = static_cast<uint64_t>(static_cast<uint32_t>(args.moe.width) / kRows) * groups;
+  const auto expert_at = [&](uint32_t block) { return block < work.blocks ? lists.expert(block) : 0; };
+  uint32_t block = warp / work.steps, step = warp % work.steps;
+  Turn turn;
+  turn.advance(warp);
+  uint32_t next = expert_at(block);
+#pragma unroll 1
+  while (block < work.blocks) {
+    const uint32_t expert = next, first = block * kColumns;
+    const bool last = step + 1 == work.steps;
+    Stage& stage = shared.stage[turn.stage];
+    Barrier& full = shared.full[turn.stage];
+    const uint8_t* from = h + first * row_bytes + step * kStepBytes;
+    const uint32_t own_step = step;
+    // Where this warp's next stage is.
+    step += kGatherWarps;
+    while (step >= work.steps) {
+      step -= work.steps;
+      ++block;
+    }
+    next = expert_at(block);
+    shared.empty[turn.stage].wait(turn.parity ^ 1);
+    turn.advance(kGatherWarps);
+#pragma unroll
+    for (uint32_t i = 0; i < kColumns / 4; ++i) {
+      const uint32_t row = first_row + 4 * i;
+      copy_async(stage.h + row * kStepBytes + (chunk ^ row % 8) * 16, from + 4 * i * row_bytes);
+    }
+#pragma unroll
+    for (uint32_t column = lane; column < kColumns; column += kWaveSize) {
+      if constexpr (kIsFp8) {
+        const uint64_t pitch = static_cast<uint32_t>(args.entry_pitch);
+        copy_word_async(stage.scale + column, args.moe.h_scale + own_step * pitch + first + column);
+      }
+      if (!kInline && last) {
+        copy_word_async(stage.entry + column, args.moe.sorted_ids + first + column);
+        copy_word_async(stage.weight + column, args.moe.sorted_weights + first + column);
+      }
+    }
+    if constexpr (kIsFp8 && !kRowScales) {
+      if (lane >= kWaveSize - 2) copy_word_async(stage.w_scale + lane % 2, w_scale + expert * expert_scales + own_step);
+    }
+    full.arrive_after_copies();
+  }
+}
+
+AITERLITE_DEVICE void multiply(const Args& args, const Lists& lists, const Work& work, Shared& shared, uint32_t group) {
+  const uint32_t lane = lane_id(), thread = thread_id() % kGroupThreads;
+  const Place place(thread);
+  constexpr uint32_t kPieceBytes = 128, kAlongK = kGroupRows / 8 * kPieceBytes;
+  constexpr uint32_t kAdvance = AITERLITE_SHUFFLED ? 2 * kAlongK : 32;
+  // Rows of w2 behind a multiple of 128 have another scale.
+  const uint32_t first_row = workgroup_id() * kOwnRows % kRows;
+  const uint32_t second_scale[2] = {first_row + place.row(0) >= kRows, first_row + place.row(1) >= kRows};
+  const bool owned[2] = {place.row(0) < kOwnRows, place.row(1) < kOwnRows};
+  Turn turn;
+  turn.advance(group * work.steps);
+#pragma unroll 1
+  for (uint32_t block = group; block < work.blocks; block += kGroups, turn.advance((kGroups - 1) * work.steps)) {
+    float sums[kSums] = {};
+    float weight[kColumns / 4];
+    uint32_t token[kColumns / 4];
+#pragma unroll 1
+    for (uint32_t step = 0; step < work.steps; ++step) {
+      const uint32_t at = turn.stage;
+      const Stage& stage = shared.stage[at];
+      shared.full[at].wait(turn.parity);
+      turn.advance(1);
+      publish_to_engines();
+      const uint64_t w = AITERLITE_SHUFFLED ? operand_descriptor(stage.w, Swizzle::kNone, kPieceBytes, kAlongK)
+                                            : tile_descriptor(stage.w);
+      const uint64_t h = tile_descriptor(stage.h);
+      float part[kSums];
+      begin_group();
+      multiply_group<Start::kZero>(Code{}, part, w, h);
+#pragma unroll
+      for (uint32_t k = 1; k < 4; ++k) {
+        multiply_group(Code{}, part, advanced_bytes(w, k * kAdvance), advanced_bytes(h, k * 32));
+      }
+      commit_group();
+      float scale[kColumns / 4];
+#pragma unroll
+      for (uint32_t k = 0; k < kColumns / 4; ++k) {
+        const uint32_t column = place.column(k / 2, k % 2);
+        scale[k] = kIsFp8 ? stage.scale[column] : 1.0f;
+        if (step + 1 == work.steps) {
+          const uint32_t entry = block * kColumns + column;
+          token[k] = kInline ? lists.token(entry) : lists.token_of(static_cast<uint32_t>(stage.entry[column]));
+          weight[k] = AITERLITE_WEIGHTED_INPUT ? 1.0f : kInline ? lists.weight(entry) : stage.weight[column];
+        }
+      }
+      float row_scale[2] = {1.0f, 1.0f};
+#pragma unroll
+      for (uint32_t i = 0; kIsFp8 && !kRowScales && i < 2; ++i) row_scale[i] = stage.w_scale[second_scale[i]];
+      await_group<0>();
+      if (lane == 0) shared.empty[at].arrive();
+#pragma unroll
+      for (uint32_t k = 0; k < kSums; ++k) {
+        sums[k] = __builtin_fmaf(part[k], scale[k / 4 * 2 + k % 2] * row_scale[k / 2 % 2], sums[k]);
+      }
+    }
+    float row_scale[2] = {1.0f, 1.0f};
+    if constexpr (kRowScales) {
+      const uint32_t expert = lists.expert(block);
+#pragma unroll
+      for (uint32_t i = 0; i < 2; ++i) {
+        const uint64_t row = uint64_t{expert} * static_cast<uint32_t>(args.moe.width) + workgroup_id() * kOwnRows;
+        if (owned[i]) row_scale[i] = load_f32(args.moe.w2_scale + row + place.row(i));
+      }
+    }
+    shared.turn[group].wait(block / kGroups & 1);
+#pragma unroll
+    for (uint32_t k = 0; k < kColumns / 4; ++k) {
+      if (token[k] == ~0u) continue;
+#pragma unroll
+      for (uint32_t i = 0; i < 2; ++i) {
+        if (!owned[i]) continue;
+        float& sum = shared.sums[token[k]][place.row(i)];
+        sum = __builtin_fmaf(sums[k / 2 * 4 + 2 * i + k % 2] * row_scale[i], weight[k], sum);
+      }
+    }
+    shared.turn[(group + 1) % kGroups].arrive();
+  }
+}
+
+}  // namespace
+
+AITERLITE_KERNEL(kThreads) aiterlite_sm90_moe_down(const __grid_constant__ aiterlite_sm90_moe_gemm_args given) {
+  AITERLITE_DYNAMIC_SHARED(Shared, shared);
+  const Args& args = given.experts;
+  const auto& w_map = reinterpret_cast<const TensorMap&>(given.w_map);
+  const uint32_t warp = shuffle(thread_id() / kWaveSize, 0);
+  if (thread_id() == 0) {
+    for (uint32_t stage = 0; stage < kStages; ++stage) {
+      shared.full[stage].open(1 + kWaveSize);
+      shared.empty[stage].open(kGroupWaves);
+    }
+    for (Barrier& turn : shared.turn) turn.open(kGroupThreads);
+    publish_barriers();
+    fetch_map_early(w_map);
+  }
+  workgroup_barrier();
+  admit_successors();
+  // Stage 1's end began after all that lists are made of was there, so this kernel did too.
+  make_lists<kThreads>(args, shared.lists);
+  const Lists lists(args, shared.lists);
+  const Work work(args, lists);
+  if (warp == kMultiplying / kWaveSize + kGatherWarps) {
+    if (lane_id() == 0) copy_weights(args, w_map, lists, work, shared);
+    await_predecessors();
+    return;
+  }
+  if (warp >= kMultiplying / kWaveSize) {
+    await_predecessors();
+    gather(args, lists, work, shared, warp - kMultiplying / kWaveSize);
+    return;
+  }
+  const auto tokens = static_cast<uint32_t>(args.moe.tokens);
+  for (uint32_t i = thread_id(); i < tokens * kPitch; i += kMultiplying) shared.sums[0][i] = 0.0f;
+  await_predecessors();
+  named_barrier_wait(kAllBarrier, kMultiplying);
+  const uint32_t group = warp / kGroupWaves;
+  // The first turn is the first group's.
+  if (group + 1 == kGroups) shared.turn[0].arrive();
+  multiply(args, lists, work, shared, group);
+  named_barrier_wait(kAllBarrier, kMultiplying);
+
+  constexpr uint32_t kChunks = kOwnRows / 8;
+  auto* out = static_cast<Out*>(args.moe.out) + workgroup_id() * kOwnRows;
+  for (uint32_t i = thread_id(); i < tokens * kChunks; i += kMultiplying) {
+    const uint32_t token = i / kChunks, first = i % kChunks * 8;
+    if (workgroup_id() * kOwnRows + first >= static_cast<uint32_t>(args.moe.width)) continue;
+    Out* to = out + token * args.moe.stride_out + first;
+    float value[8];
+#pragma unroll
+    for (uint32_t k = 0; k < 8; ++k) value[k] = shared.sums[token][first + k];
+    if constexpr (AITERLITE_ADD) {
+      float before[8];
+      quant::widen(Out{}, load_vector<false>(to), before);
+#pragma unroll
+      for (uint32_t k = 0; k < 8; ++k) value[k] += before[k];
+    }
+    Vector16 packed;
+#pragma unroll
+    for (uint32_t k = 0; k < 4; ++k) {
+      packed.word[k] =
+          from_float<Out>(value[2 * k]).bits | static_cast<uint32_t>(from_float<Out>(value[2 * k + 1]).bits) << 16;
+    }
+    store_quad(reinterpret_cast<float*>(to), __builtin_bit_cast(Quad, packed));
+  }
+}

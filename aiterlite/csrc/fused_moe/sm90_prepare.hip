@@ -1,0 +1,182 @@
+// What comes before the expert GEMMs on sm_90, in one launch: pairs of token and slot sorted by experts, and hidden
+// states quantised in groups of 128.
+//
+// The first workgroup sorts. A bit for each expert and token says who goes where; counting the bits before one's own
+// gives each pair its place, tokens ascending, without a sort and the same in every launch. A token that names an
+// expert twice has one entry, with the sum of its weights: its other slots count as without expert. The others
+// quantise: eight lanes a group, 16 elements each.
+//
+// Traffic: ids and weights once; x once, its codes and scales once; entries once. At most 1,024 tokens and experts.
+#include <aiterlite/block/scan.h>
+#include <aiterlite/fused_moe/sm90_args.h>
+#include <aiterlite/overlap.h>
+#include <aiterlite/quant/strip.h>
+
+namespace {
+
+using namespace aiterlite;
+using Args = aiterlite_sm90_moe_args;
+
+constexpr uint32_t kThreads = 1024, kWaves = kThreads / kWaveSize, kLanes = 8, kGroup = 128;
+constexpr bool kSorts = AITERLITE_SORTS;
+// Pairs of a thread.
+constexpr uint32_t kPairs = AITERLITE_PAIRS;
+constexpr uint16_t kNone = 0xffff;
+
+AITERLITE_DEVICE int32_t load_int(const int32_t* p) { return __builtin_bit_cast(int32_t, load_f32(p)); }
+
+// Arrays in shared memory, for these many experts, tokens and entries.
+struct Arrays {
+  uint32_t pitch;     // words of an expert's bits; odd, so that experts lie in different banks
+  int32_t* entry;     // [entries]: what goes to memory, when all of it is known
+  float* weight;      // [entries]
+  uint32_t* bits;     // [experts][pitch]
+  uint16_t* before;   // [experts][pitch]: bits in the words before
+  uint16_t* local;    // [experts]: its number here, or kNone
+  uint16_t* block;    // [experts]: its first block
+  uint16_t* of_pair;  // [pairs]: its expert, or kNone
+
+  AITERLITE_DEVICE Arrays(char* bytes, uint32_t experts, uint32_t tokens, uint32_t entries)
+      : pitch((tokens + 31) / 32 | 1),
+        entry(reinterpret_cast<int32_t*>(bytes)),
+        weight(reinterpret_cast<float*>(entry + entries)),
+        bits(reinterpret_cast<uint32_t*>(weight + entries)),
+        before(reinterpret_cast<uint16_t*>(bits + experts * pitch)),
+        local(before + experts * pitch),
+        block(local + experts),
+        of_pair(block + experts) {}
+};
+
+AITERLITE_DEVICE void sort(const Args& all, char* bytes, uint32_t* scan) {
+  const aiterlite_fused_moe_args& args = all.moe;
+  const auto experts = static_cast<uint32_t>(args.global_experts), topk = static_cast<uint32_t>(args.topk);
+  const auto tokens = static_cast<uint32_t>(args.tokens), size = static_cast<uint32_t>(args.block_size);
+  const uint32_t own = thread_id(), pairs = tokens * topk;
+  const Arrays arrays(bytes, experts, tokens, static_cast<uint32_t>(all.entry_pitch));
+  uint32_t live = tokens;
+  if (args.num_local_tokens != nullptr) {
+    const int32_t asked = load_int(args.num_local_tokens);
+    live = asked < 0 ? 0 : static_cast<uint32_t>(asked) < tokens ? static_cast<uint32_t>(asked) : tokens;
+  }
+
+  // All reads of memory at once.
+  uint32_t id[kPairs];
+  float weight[kPairs];
+#pragma unroll
+  for (uint32_t i = 0; i < kPairs; ++i) {
+    const uint32_t pair = own + i * kThreads, token = pair / topk, slot = pair - token * topk;
+    id[i] = ~0u;
+    weight[i] = 0.0f;
+    if (pair >= pairs || token >= live) continue;
+    const int32_t* at = static_cast<const int32_t*>(args.topk_ids) + (token * args.stride_ids + slot) * args.id_words;
+    id[i] = static_cast<uint32_t>(load_int(at));
+    if (args.id_words != 1 && load_int(at + 1) != 0) id[i] = ~0u;
+    weight[i] = load_f32(args.topk_weights + token * args.stride_weights + slot);
+  }
+  const bool counts = own < experts && (args.expert_mask == nullptr || load_int(args.expert_mask + own) != 0);
+  for (uint32_t i = own; i < experts * arrays.pitch; i += kThreads) arrays.bits[i] = 0;
+  uint32_t number = own;
+  if (args.expert_mask != nullptr) number = scan_workgroup<kWaves>(uint32_t{counts}, Sum{}, 0u, scan).before;
+  // A mask that names more experts than there are weights leads nowhere.
+  const bool here = counts && number < static_cast<uint32_t>(args.experts);
+  if (own < experts) arrays.local[own] = here ? static_cast<uint16_t>(number) : kNone;
+  workgroup_barrier();
+
+#pragma unroll
+  for (uint32_t i = 0; i < kPairs; ++i) {
+    const uint32_t pair = own + i * kThreads, token = pair / topk;
+    if (pair >= pairs) continue;
+    if (id[i] >= experts || arrays.local[id[i]] == kNone) id[i] = kNone;
+    if (id[i] != kNone) set_bits_shared(arrays.bits + id[i] * arrays.pitch + token / 32, 1u << token % 32);
+    arrays.of_pair[pair] = static_cast<uint16_t>(id[i]);
+  }
+  workgroup_barrier();
+
+  uint32_t total = 0;
+  if (own < experts) {
+    const uint32_t* bits = arrays.bits + own * arrays.pitch;
+    uint16_t* before = arrays.before + own * arrays.pitch;
+#pragma unroll 8
+    for (uint32_t word = 0; word < (tokens + 31) / 32; ++word) {
+      before[word] = static_cast<uint16_t>(total);
+      total += static_cast<uint32_t>(__popc(bits[word]));
+    }
+  }
+  const uint32_t blocks = (total + size - 1) / size;
+  const auto scanned = scan_workgroup<kWaves>(blocks, Sum{}, 0u, scan);
+  const uint32_t entries = scanned.all * size;
+  if (own < experts) {
+    arrays.block[own] = static_cast<uint16_t>(scanned.before);
+    for (uint32_t k = 0; k < blocks; ++k) {
+      store_u32(const_cast<int32_t*>(args.sorted_expert_ids) + scanned.before + k, arrays.local[own]);
+    }
+  }
+  if (own == 0) {
+    auto* valid = const_cast<int32_t*>(args.num_valid_ids);
+    store_u32(valid, entries);
+    store_u32(valid + 1, live);
+  }
+  for (uint32_t i = own; i < entries; i += kThreads) {
+    arrays.entry[i] = static_cast<int32_t>(topk << 24 | tokens);
+    arrays.weight[i] = 0.0f;
+  }
+  workgroup_barrier();
+
+#pragma unroll
+  for (uint32_t i = 0; i < kPairs; ++i) {
+    const uint32_t pair = own + i * kThreads, token = pair / topk, slot = pair - token * topk;
+    if (pair >= pairs) continue;
+    bool leads = id[i] != kNone;
+    for (uint32_t other = 0; leads && other < topk; ++other) {
+      if (other == slot || arrays.of_pair[token * topk + other] != id[i]) continue;
+      if (other < slot) leads = false;
+      weight[i] += load_f32(args.topk_weights + token * args.stride_weights + other);
+    }
+    store_u32(const_cast<int32_t*>(args.local_topk_ids) + pair, leads ? arrays.local[id[i]] : ~0u);
+    if (!leads) continue;
+    const uint32_t word = id[i] * arrays.pitch + token / 32;
+    const uint32_t below = arrays.bits[word] & ((1u << token % 32) - 1);
+    const uint32_t at = arrays.block[id[i]] * size + arrays.before[word] + static_cast<uint32_t>(__popc(below));
+    arrays.entry[at] = static_cast<int32_t>(slot << 24 | token);
+    arrays.weight[at] = weight[i];
+  }
+  workgroup_barrier();
+  // A wave that writes 32 entries apart takes as long as for 32 lines.
+  for (uint32_t i = own; i < entries; i += kThreads) {
+    store_u32(const_cast<int32_t*>(args.sorted_ids) + i, static_cast<uint32_t>(arrays.entry[i]));
+    const_cast<float*>(args.sorted_weights)[i] = arrays.weight[i];
+  }
+}
+
+template <class In>
+AITERLITE_DEVICE void quantise(const Args& args, uint32_t workgroup) {
+  const auto groups = static_cast<uint32_t>(args.moe.width) / kGroup;
+  const uint32_t segment = workgroup * (kThreads / kLanes) + thread_id() / kLanes, lane = thread_id() % kLanes;
+  const uint32_t token = segment / groups, group = segment - token * groups;
+  const bool exists = token < static_cast<uint32_t>(args.moe.tokens);
+  const auto* x = static_cast<const In*>(args.moe.x);
+  const uint32_t left = exists ? kGroup : 0;
+  quant::Strip<In, e4m3fn, kLanes, true> strip;
+  strip.load(x + (exists ? token * args.moe.stride_x + group * kGroup : 0), lane, left, x);
+  const float scale = quant::scale_of<e4m3fn>(reduce_lanes<kLanes>(strip.maximum(0.0f), Max{}));
+  strip.store(args.codes + uint64_t{exists ? token : 0} * args.moe.width + group * kGroup, lane, left,
+              quant::Divisor(scale));
+  if (exists && lane == 0) {
+    args.code_scale[token * args.moe.stride_scale_token + group * args.moe.stride_scale_group] = scale;
+  }
+}
+
+}  // namespace
+
+AITERLITE_KERNEL(kThreads)
+aiterlite_sm90_moe_prepare(const __grid_constant__ aiterlite_sm90_moe_args args) {
+  AITERLITE_DYNAMIC_SHARED(char, bytes);
+  AITERLITE_SHARED(uint32_t, scan, kWaves);
+  await_predecessors();
+  admit_successors();
+  if (kSorts && workgroup_id() == 0) {
+    sort(args, &bytes, scan);
+  } else {
+    quantise<AITERLITE_ELEMENT>(args, workgroup_id() - kSorts);
+  }
+}
