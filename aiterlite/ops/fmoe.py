@@ -129,12 +129,15 @@ class _Call:
         operands.check_device(FMOE_OP, "out", out, x, "input")
         operands.check_dense(FMOE_OP, input=x, out=out)
         arguments.check_rows_apart(FMOE_OP, "out", out, out.shape[1])
-        if not checks.is_aligned(x, out, gate, down):
+        self._check_input_scale()
+        self._check_sorted()
+
+    def check_addresses(self) -> None:
+        """Raises `ArgumentError`. A trace has no addresses."""
+        if not checks.is_aligned(self.input, self.out, self.gate, self.down):
             remedy = "Call .contiguous() on what is not; memory that torch allocates is aligned."
             allowed = "rows at multiples of 16 bytes, of out, gate and down too"
             raise ArgumentError(FMOE_OP, "input", "one of rows at other addresses", allowed, remedy)
-        self._check_input_scale()
-        self._check_sorted()
 
     def _check_input_scale(self) -> None:
         scale, (tokens, width) = self.input_scale, self.input.shape
@@ -205,6 +208,7 @@ class _Call:
 def _prepare(*args: Any) -> Run:
     call = _Call(*args)
     call.check()
+    call.check_addresses()
     if call.input.shape[0] * call.sorted_token_ids.numel() == 0:
         return lambda *args: None
     decision = calls.decide(tables.FMOE_TABLE, call.problem, calls.persona_of(FMOE_OP, call.out.device))

@@ -167,10 +167,11 @@ def _square_of_h(
 
 
 def error_bound(layer: Layer, dtype: torch.dtype, rounded: bool = True) -> Tensor:
-    """How far an element may be from `layer.out`: seven standard deviations of rounding x and h, if they may be; a
-    rounding of each slot's result and of their sum; and the float32 sums on the way."""
+    """How far an element may be from `layer.out`: seven standard deviations of rounding x and h to 8 bits, or h to
+    `dtype` where they are not; a rounding of each slot's result and of their sum; and the float32 sums on the way."""
     unit = _UNIT[dtype]
-    return 7.0 * rounded * layer.spread + (2 * unit + 2.0**-16) * layer.terms + unit * layer.out.abs() + 1e-30
+    share = 1.0 if rounded else unit / _CODE_ERROR
+    return 7.0 * share * layer.spread + (2 * unit + 2.0**-16) * layer.terms + unit * layer.out.abs() + 1e-30
 
 
 def relative_error(got: Tensor, exact: Tensor) -> float:

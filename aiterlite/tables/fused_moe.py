@@ -148,8 +148,8 @@ def derive(values: Mapping[str, Any]) -> Mapping[str, Any]:
     }
 
 
-# Granite 3.0 1B-A400M, small enough to try anywhere, then DeepSeek-R1 over 8 ranks: of a tensor, or of experts.
-_LAYERS = Axis(("experts", "topk", "width", "inter"), ((32, 8, 1024, 512), (256, 8, 7168, 256), (32, 8, 7168, 2048)))
+# A layer that is small enough to try anywhere, then DeepSeek-R1's over 8 ranks: parts of each expert, or whole ones.
+_LAYERS = Axis(("experts", "topk", "width", "inter"), ((16, 4, 512, 256), (256, 8, 7168, 256), (32, 8, 7168, 2048)))
 _TOKENS = one_axis("tokens", 1, 4, 16, 64, 256, 1024)
 _MOE_ROWS = tuple(row for rows, _ in _BACK_ENDS for row in _asking(rows, _MOE))
 _FMOE_ROWS = tuple(row for _, rows in _BACK_ENDS for row in _asking(rows, _FMOE))
