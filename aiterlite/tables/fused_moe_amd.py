@@ -27,7 +27,8 @@ FEW_GATE_UP, FEW_DOWN, STAGE1, STAGE2, SUM = (
 DTYPES = ("bf16", "fp16")
 # Tokens that are not worth sorting; and pairs that are a lane of a wave each.
 FEW_TOKENS, FEW_PAIRS = 4, 64
-BLOCK_SIZES = (16, 32, 64)
+# Of a block that a workgroup may take.
+_ENTRIES = (64, 32, 16)
 _MOST_TOPK = 64
 _THREADS, _ROWS, _INNER = 256, 16, 8
 _LINE = 256
@@ -48,11 +49,17 @@ class FewPlan:
 
 @dataclass(frozen=True)
 class TwoStagePlan:
-    """Blocks of `block_size` entries, at most `blocks` of them; `features` of the result of a workgroup of stage 2."""
+    """Blocks of `block_size` entries, at most `blocks` of them. A workgroup has `entries` of one, which may be part of
+    it or more than it has, and in stage 2 `features` of the result."""
 
     block_size: int
     blocks: int
+    entries: int
     features: int
+
+    @property
+    def parts(self) -> int:
+        return self.blocks * -(-self.block_size // self.entries)
 
 
 def plan_few(problem: MoeProblem, persona: Persona) -> FewPlan:
@@ -65,9 +72,13 @@ def plan_few(problem: MoeProblem, persona: Persona) -> FewPlan:
 
 def _two_stage(problem: MoeProblem | FmoeProblem, block_size: int) -> TwoStagePlan:
     blocks = moe_sorting.least_capacity(problem.pairs, _global_experts(problem), block_size) // block_size
+    # As many as divide the block; of blocks that none divides, as many as it has, nearly.
+    entries = next((count for count in _ENTRIES if block_size % count == 0), 0) or next(
+        count for count in reversed(_ENTRIES) if block_size <= count or count == _ENTRIES[0]
+    )
     # A block's results cross shared memory: 64 entries of 256 features would leave room for one workgroup a CU.
-    features = 256 if block_size < 64 and problem.width % 256 == 0 else 128
-    return TwoStagePlan(block_size, max(1, blocks), features)
+    features = 256 if entries < 64 and problem.width % 256 == 0 else 128
+    return TwoStagePlan(block_size, max(1, blocks), entries, features)
 
 
 def plan_two_stage(problem: MoeProblem, persona: Persona) -> TwoStagePlan:
@@ -213,7 +224,7 @@ def _sorting(problem: MoeProblem, plan: TwoStagePlan) -> SortProblem:
 
 def _stages(problem: MoeProblem | FmoeProblem, persona: Persona, plan: TwoStagePlan) -> tuple[Kernel, ...]:
     marks = isinstance(problem, FmoeProblem)
-    buffers, weights = _buffers(problem, persona, plan), {**_weights_of(problem), "TOKENS": plan.block_size}
+    buffers, weights = _buffers(problem, persona, plan), {**_weights_of(problem), "TOKENS": plan.entries}
     first: dict[str, Value] = dict(buffers.stages)
     if buffers.quantised:
         first |= {"x": buffers.quantised["out"], "x_scale": buffers.quantised["scales"], "stride_x": problem.width}
@@ -233,8 +244,8 @@ def _stages(problem: MoeProblem | FmoeProblem, persona: Persona, plan: TwoStageP
         return Kernel(unit, symbol, ARGS, along_x(grid), along_x(block), args=args)
 
     return (
-        kernel("stage1", STAGE1, plan.blocks * problem.inter // BLOCK, _THREADS, gate_up, first),
-        kernel("stage2", STAGE2, plan.blocks * problem.width // plan.features, _THREADS, down, buffers.stages),
+        kernel("stage1", STAGE1, plan.parts * problem.inter // BLOCK, _THREADS, gate_up, first),
+        kernel("stage2", STAGE2, plan.parts * problem.width // plan.features, _THREADS, down, buffers.stages),
         kernel("sum", SUM, problem.tokens, threads, summing, buffers.stages),
     )
 
@@ -327,7 +338,7 @@ FMOE_ROWS = (
     Row(
         "two_stage",
         "hip",
-        (_AMD, OneOf("block_size", BLOCK_SIZES, "sort in blocks of 16, 32 or 64"), *_COMMON, *_SORTED),
+        (_AMD, Between("block_size", 1, moe_sorting.MOST_BLOCK), *_COMMON, *_SORTED),
         10,
         plan_sorted,
         _stages,
