@@ -1,7 +1,9 @@
-"""Mixture of experts under the names of `aiter`: routing, and sorting by experts."""
+"""Mixture of experts under the names of `aiter`: routing, sorting by experts, and the fused layer."""
 
 from __future__ import annotations
 
+from aiterlite.ops.fmoe import fmoe_fp8_blockscale_g1u1
+from aiterlite.ops.fused_moe import fused_moe
 from aiterlite.ops.moe_sorting import moe_align_block_size, moe_sorting, moe_sorting_fwd
 from aiterlite.ops.moe_sum import moe_sum
 from aiterlite.ops.routing import (
@@ -12,9 +14,12 @@ from aiterlite.ops.routing import (
     topk_sigmoid,
     topk_softmax,
 )
+from aiterlite.ops.shuffle import shuffle_weight
 
 __all__ = [
     "biased_grouped_topk",
+    "fmoe_fp8_blockscale_g1u1",
+    "fused_moe",
     "fused_topk",
     "grouped_topk",
     "moe_align_block_size",
@@ -22,6 +27,7 @@ __all__ = [
     "moe_sorting",
     "moe_sorting_fwd",
     "moe_sum",
+    "shuffle_weight",
     "topk_sigmoid",
     "topk_softmax",
 ]

@@ -395,8 +395,8 @@ SHARED = [
 # What demo.py demonstrates; and of `asm.py` the requirements that every manifest's rows may have.
 OWN_LINES = {"demo.py": {"OP", "CALLS", "FIELDS", "KNOBS"}}
 OWN_WORDS = {"asm.py": {"n", "heads", "tokens"}}
-# Words that a problem's field shares with all tensors, and with the words that make one.
-COMMON = {"dtype", "fp8"}
+# Words that a problem's field shares with all tensors, with the words that make one, and with errors and objects.
+COMMON = {"dtype", "fp8", "code"}
 
 
 def family_modules() -> set[str]:

@@ -25,6 +25,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
     "str": (str,),
 }
+# Which may also be absent.
+_TYPES |= {f"Optional[{name}]": (*kinds, type(None)) for name, kinds in list(_TYPES.items())}
 
 
 def check_tensors(function: str, **given: Any) -> None:

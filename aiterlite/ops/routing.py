@@ -26,7 +26,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aiterlite.ops import arguments
+from aiterlite.ops import arguments, direct
 from aiterlite.ops import routing_operators as operators
 from aiterlite.tables import routing as tables
 
@@ -54,7 +54,7 @@ def biased_grouped_topk(
     See the module for ties, dropped groups, NaN and infinities. Source of the semantics: `aiter.biased_grouped_topk`.
     Raises `ArgumentError`, `DispatchError` or a `JitError`.
     """
-    operators.call(
+    direct.call(
         operators.BIASED_GROUPED_TOPK,
         (
             *(gating_output, correction_bias, topk_weights, topk_ids),
@@ -79,7 +79,7 @@ def grouped_topk(
     A softmax is of all experts of a row, those of dropped groups too. Source of the semantics: `aiter.grouped_topk`.
     Raises as `biased_grouped_topk` does.
     """
-    operators.call(
+    direct.call(
         operators.GROUPED_TOPK,
         (
             *(gating_output, topk_weights, topk_ids, num_expert_group, topk_group, need_renorm),
@@ -111,7 +111,7 @@ def moe_fused_gate(
     Returns (topk_weights, topk_ids). Source of the semantics: `aiter.moe_fused_gate`. Raises as `biased_grouped_topk`
     does.
     """
-    operators.call(
+    direct.call(
         operators.MOE_FUSED_GATE,
         (
             *(input, bias, topk_weights, topk_ids, num_expert_group, topk_group, topk),
@@ -145,7 +145,7 @@ def topk_softmax(
 
     Source of the semantics: `aiter.topk_softmax`. Raises as `biased_grouped_topk` does.
     """
-    operators.call(
+    direct.call(
         operators.TOPK_SOFTMAX,
         (
             *(topk_weights, topk_indices, token_expert_indices, gating_output),
@@ -161,7 +161,7 @@ def topk_sigmoid(topk_weights: Tensor, topk_indices: Tensor, gating_output: Tens
 
     Source of the semantics: `aiter.topk_sigmoid`. Raises as `biased_grouped_topk` does.
     """
-    operators.call(operators.TOPK_SIGMOID, (topk_weights, topk_indices, gating_output), (topk_weights, topk_indices))
+    direct.call(operators.TOPK_SIGMOID, (topk_weights, topk_indices, gating_output), (topk_weights, topk_indices))
 
 
 def fused_topk(
@@ -182,7 +182,5 @@ def fused_topk(
     shape = (*gating_output.shape[:1], topk)
     weights = gating_output.new_empty(shape, dtype=torch.float32) if topk_weights is None else topk_weights
     ids = gating_output.new_empty(shape, dtype=torch.int32) if topk_ids is None else topk_ids
-    operators.call(
-        operators.FUSED_TOPK, (hidden_states, gating_output, topk, renormalize, ids, weights), (ids, weights)
-    )
+    direct.call(operators.FUSED_TOPK, (hidden_states, gating_output, topk, renormalize, ids, weights), (ids, weights))
     return weights, ids

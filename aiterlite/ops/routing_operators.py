@@ -3,7 +3,6 @@ in `ops/routing.py`."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,34 +15,13 @@ from aiterlite.errors import ArgumentError
 from aiterlite.launch import calls as launches
 from aiterlite.ops import arguments, calls, operands
 from aiterlite.ops.calls import Run
-from aiterlite.ops.operator import OPERATORS, Operator, register
+from aiterlite.ops.operator import Operator, register
 from aiterlite.tables import routing as tables
 from aiterlite.tables.routing import RoutingProblem
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MOST_SCALE = torch.finfo(torch.float32).max
 _OPERANDS = ("gating", "bias", "weights", "ids", "token_expert_indices")
-
-
-def call(operator: Operator, args: tuple[Any, ...], written: tuple[Tensor, ...]) -> None:
-    """A call that goes through torch's dispatcher only where that would do more than call back, which takes it longer
-    than the kernel takes for some tokens. Autograd learns of what is `written` in either case."""
-    tensors = [arg for arg in args if isinstance(arg, Tensor)]
-    layouts = operands.plain_layouts(*tensors)
-    plain = layouts is not None and _fit(operator.name, tuple(map(type, args)))
-    if not plain or any(tensor.requires_grad for tensor in tensors):
-        operator(*args)
-        return
-    # 0.0 equals -0.0, and no NaN itself.
-    key = (layouts, *[repr(arg) if type(arg) is float else arg for arg in args if not isinstance(arg, Tensor)])
-    run = operator.prepared.find(key) or operator.prepare_as(key, *args)
-    run(*args)
-    torch.autograd.graph.increment_version(written)
-
-
-@functools.lru_cache(1024)
-def _fit(name: str, kinds: tuple[type, ...]) -> bool:
-    return arguments.fit(OPERATORS[name].overload, kinds)
 
 
 @dataclass(frozen=True)

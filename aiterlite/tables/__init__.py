@@ -9,6 +9,7 @@ from __future__ import annotations
 from aiterlite.dispatch import Table
 from aiterlite.tables.asm import AsmKernel
 from aiterlite.tables.family import Family
+from aiterlite.tables.fused_moe import FAMILY as FUSED_MOE
 from aiterlite.tables.gemm_family import FAMILY as GEMM
 from aiterlite.tables.mla_family import FAMILY as MLA
 from aiterlite.tables.moe_sorting import FAMILY as MOE_SORTING
@@ -55,3 +56,4 @@ register(MLA)
 register(ROUTING)
 register(MOE_SORTING)
 register(QUANT)
+register(FUSED_MOE)

@@ -7,7 +7,7 @@ not hold are read twice. A tensor with one scale is two kernels, or one where th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aiterlite.dispatch import Between, OneOf, Refusal, Row, Table, Targets, Wishes, one_axis
@@ -140,6 +140,13 @@ def _rows_kernels(problem: QuantProblem, persona: Persona, plan: plans.RowsPlan)
     unit = Unit("quant/rows", ("csrc/quant/rows.hip",), persona.target, defines, symbols=(ROWS_KERNEL,))
     args = _rows_args(problem)
     return (Kernel(unit, ROWS_KERNEL, ROWS_ARGS, along_x(plan.grid), along_x(plan.threads), args=args),)
+
+
+def rows_within(problem: QuantProblem, persona: Persona, results: Mapping[str, Value]) -> tuple[Kernel, ...]:
+    """The kernels that quantise rows as a part of another operator's call, for a GPU. `results` says where each of
+    their fields lies that the call does not bring under the field's name."""
+    kernels = _rows_kernels(problem, persona, plans.plan_rows(problem, persona))
+    return tuple(replace(kernel, args={**kernel.args, **results}) for kernel in kernels)
 
 
 def _tensor_kernels(problem: QuantProblem, persona: Persona, plan: plans.TensorPlan) -> tuple[Kernel, ...]:

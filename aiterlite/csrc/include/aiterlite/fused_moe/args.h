@@ -49,3 +49,15 @@ struct aiterlite_fused_moe_args {
   float linear_beta;   // swiglu: times (up + linear_beta)
   int32_t reserved;
 };
+
+// The same for the CPU's kernel, which has one symbol for a type of elements and of weights, and all else as numbers.
+// Its pairs are those of sorted_ids, where that is not null, and its sums go onto what `out` holds, where `add` is set.
+struct aiterlite_fused_moe_cpu_args {
+  struct aiterlite_fused_moe_args call;
+  int32_t activation;      // 0 silu, 1 gelu, 2 swiglu
+  int32_t quant;           // scales of weights: 0 none, 1 one a row, 2 one a block of 128 x 128
+  int32_t shuffled;        // weights lie as shuffle_weight puts them, (16, 16)
+  int32_t weighted_input;  // the routing weight goes on x, not on the result
+  int32_t quantised;       // x is of the weights' code, with x_scale for each 128 elements of a token
+  int32_t add;
+};

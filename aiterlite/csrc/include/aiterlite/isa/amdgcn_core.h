@@ -10,6 +10,12 @@
 #define AITERLITE_KERNEL(threads) \
   extern "C" __attribute__((global, visibility("default"), amdgpu_flat_work_group_size(threads, threads))) void
 
+// Registers for at least so many waves a SIMD: where loads of the next step are under way, the compiler takes more than
+// half of them by itself.
+#define AITERLITE_KERNEL_WAVES(threads, waves)                                                            \
+  extern "C" __attribute__((global, visibility("default"), amdgpu_flat_work_group_size(threads, threads), \
+                            amdgpu_waves_per_eu(waves))) void
+
 // The compiler weighs registers against waves by itself.
 #define AITERLITE_KERNEL_RESIDENT(threads, workgroups) AITERLITE_KERNEL(threads)
 
@@ -51,6 +57,14 @@ AITERLITE_DEVICE void set_wave_priority() {
 AITERLITE_DEVICE uint16_t opaque(uint16_t value) {
   asm volatile("" : "+v"(value));
   return value;
+}
+
+// The same of a vector, whose words stay together: if told of its halves, the compiler loads one of them a second time.
+AITERLITE_DEVICE Vector16 opaque(const Vector16& value) {
+  using Words = uint32_t __attribute__((ext_vector_type(4)));
+  auto words = __builtin_bit_cast(Words, value);
+  asm("" : "+v"(words));
+  return __builtin_bit_cast(Vector16, words);
 }
 
 // What only sm_90 has.

@@ -1,0 +1,129 @@
+// Stage 2 of the two-stage path of a mixture of experts on AMD: slots[pair] = weight * h[pair] w2^T, rounded, for the
+// pairs of a sorted block, by the block's expert (fused_moe/args.h). A sum over the slots follows. gfx942, gfx950.
+//
+// Tiling. A workgroup of four waves has AITERLITE_TOKENS entries of a block and 64 * AITERLITE_TILES features of the
+// result; a wave has AITERLITE_TILES tiles of 16 rows of w2. The loop over k is fused_moe/block_product.h, with rows of
+// h for tokens. Results cross by LDS, so that rows of slots leave 16 bytes a thread and 128 bytes or more together.
+//
+// Traffic. w2 once a block of its expert; h and its scales once a block and tile of features, from the caches; w2's
+// scales once a wave; slots once. What is padding reads the row of an entry that is not, and writes nothing.
+//
+// Order. As in stage 1: the same operands, the same bits. Grid: blocks that there may be, times tiles of features.
+#include <aiterlite/fused_moe/block_product.h>
+#include <aiterlite/fused_moe/sorted_block.h>
+#include <aiterlite/numeric/pack.h>
+
+namespace {
+
+using namespace aiterlite;
+using namespace aiterlite::fused_moe;
+
+using Element = AITERLITE_ELEMENT;
+using Result = AITERLITE_RESULT;
+constexpr uint32_t kTokenTiles = AITERLITE_TOKENS / 16, kTokens = AITERLITE_TOKENS, kRowTiles = AITERLITE_TILES;
+constexpr bool kShuffled = AITERLITE_SHUFFLED, kWeighted = AITERLITE_WEIGHTED;
+constexpr int kScales = AITERLITE_SCALES;
+static_assert(AITERLITE_TOKENS == 16 || AITERLITE_TOKENS == 32 || AITERLITE_TOKENS == 64,
+              "AITERLITE_TOKENS must be 16, 32 or 64");
+static_assert(kRowTiles == 2 || kRowTiles == 4, "AITERLITE_TILES must be 2 or 4");
+
+using Product = BlockProduct<Element, kRowTiles, kTokenTiles, kShuffled, kScales, 1>;
+constexpr uint32_t kThreads = Product::kThreads;
+constexpr uint32_t kWaveFeatures = 16 * kRowTiles, kFeatures = Product::kWaves * kWaveFeatures;
+constexpr uint32_t kRowBytes = kFeatures * 2, kRowVectors = kRowBytes / 16;
+using Made = Padded<kTokens, kRowBytes, kRowBytes + 16>;
+
+struct Shared {
+  union {
+    Product::Tiles tiles;
+    Vector16 made[Made::kBytes / 16];
+  };
+  int32_t pair[kTokens];
+};
+
+}  // namespace
+
+AITERLITE_KERNEL_WAVES(kThreads, 2) aiterlite_fused_moe_stage2(aiterlite_fused_moe_args args) {
+  AITERLITE_SHARED(Shared, memory, 1);
+  Shared& shared = memory[0];
+  const auto width = static_cast<uint32_t>(args.width), inter = static_cast<uint32_t>(args.inter);
+  const uint32_t tiles = width / kFeatures;
+  const uint32_t first_feature = workgroup_id() % tiles * kFeatures;
+  const auto part = Part<kTokens>::of(args, workgroup_id() / tiles);
+  const int32_t expert = part.expert(args);
+  if (expert < 0) return;
+  const LaneMask pairs = part.pairs(args);
+  if (pairs == 0) return;
+
+  const uint32_t lane = lane_id(), first = first_feature + wave_id() * kWaveFeatures;
+  const uint32_t row_bytes = inter * sizeof(Element);
+  const int32_t safe = part.entry(args, first_lane(pairs)).pair;
+  const auto pair_of = [&](const Entry& entry) { return int64_t{entry.pair < 0 ? safe : entry.pair}; };
+
+  Product product;
+  product.weights = static_cast<const char*>(args.w2) + uint64_t{static_cast<uint32_t>(expert)} * width * row_bytes;
+#pragma unroll
+  for (uint32_t t = 0; t < kRowTiles; ++t) {
+    product.row[t] = WeightLayout<kShuffled>::row(first + 16 * t + lane % 16, row_bytes);
+  }
+#pragma unroll
+  for (uint32_t fill = 0; fill < Product::kFills; ++fill) {
+    const Entry entry = part.entry(args, Product::fill_row(fill));
+    product.tokens[fill] = static_cast<const char*>(args.h) + pair_of(entry) * row_bytes;
+  }
+  float weight[kTokenTiles];
+#pragma unroll
+  for (uint32_t c = 0; c < kTokenTiles; ++c) {
+    const uint32_t index = 16 * c + Mfma<16>::sum_column(lane);
+    if constexpr (kScales != kUnscaled) {
+      product.token_scale[c] = args.h_scale + pair_of(part.entry(args, index)) * (inter / 128);
+    }
+    weight[c] = kWeighted ? 1.0f : load_f32(args.sorted_weights + part.index(index));
+  }
+  product.token_scale_step = 1;
+  if constexpr (kScales == kBlockScales) {
+    const uint32_t scale_row = static_cast<uint32_t>(expert) * (width / 128) + first / 128;
+    product.row_scale[0] = args.w2_scale + uint64_t{scale_row} * (inter / 128);
+  }
+  if (thread_id() < kTokens) shared.pair[thread_id()] = part.entry(args, thread_id()).pair;
+
+  Product::Sums sums = {};
+  product.run(sums, row_bytes / Product::kStepBytes, shared.tiles);
+
+  if constexpr (kScales == kRowScales) {
+#pragma unroll
+    for (uint32_t t = 0; t < kRowTiles; ++t) {
+#pragma unroll
+      for (uint32_t i = 0; i < 4; ++i) {
+        const uint32_t row = first + 16 * t + Mfma<16>::sum_row(lane, i);
+        const float scale = load_f32(args.w2_scale + uint64_t{static_cast<uint32_t>(expert)} * width + row);
+#pragma unroll
+        for (uint32_t c = 0; c < kTokenTiles; ++c) sums[t][c][i] *= scale;
+      }
+    }
+  }
+  // Where the last tokens were read, results come to lie.
+  workgroup_barrier();
+  auto* made = reinterpret_cast<char*>(shared.made);
+#pragma unroll
+  for (uint32_t c = 0; c < kTokenTiles; ++c) {
+#pragma unroll
+    for (uint32_t t = 0; t < kRowTiles; ++t) {
+      float value[4];
+#pragma unroll
+      for (uint32_t i = 0; i < 4; ++i) value[i] = sums[t][c][i] * weight[c];
+      const uint32_t feature = first - first_feature + 16 * t + Mfma<16>::sum_row(lane, 0);
+      store_shared_8(made + Made::at(16 * c + Mfma<16>::sum_column(lane), 2 * feature),
+                     {{pack_pair(Result{}, value[0], value[1]), pack_pair(Result{}, value[2], value[3])}});
+    }
+  }
+  workgroup_barrier();
+#pragma unroll
+  for (uint32_t first_vector = 0; first_vector < kTokens * kRowVectors; first_vector += kThreads) {
+    const uint32_t index = first_vector + thread_id(), row = index / kRowVectors, byte = index % kRowVectors * 16;
+    if (shared.pair[row] < 0) continue;
+    char* to = static_cast<char*>(args.slots) + (int64_t{shared.pair[row]} * width + first_feature) * 2;
+    store_quad(reinterpret_cast<float*>(to + byte),
+               __builtin_bit_cast(Quad, load_shared_16(made + Made::at(row, byte))));
+  }
+}

@@ -1,0 +1,332 @@
+"""The fused mixture of experts: `fused_moe`, from hidden states and their routing to the layer's result.
+
+What is computed is in `reference/fused_moe.py`, and what each field of the kernels' arguments holds in
+csrc/include/aiterlite/fused_moe/args.h. The stages, sorting included, are the kernels of one launch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aiterlite.errors import ArgumentError
+from aiterlite.launch import calls as launches
+from aiterlite.ops import arguments, calls, direct, operands
+from aiterlite.ops import fused_moe_operands as checks
+from aiterlite.ops.calls import Run
+from aiterlite.ops.operator import register
+from aiterlite.ops.shuffle import is_shuffled
+from aiterlite.tables import fused_moe as tables
+from aiterlite.tables.fused_moe_problem import BLOCK, OP, MoeProblem
+from aiterlite.tables.quant_types import ActivationType, QuantType
+
+# Operands of the kernels that each call brings, in this order.
+OPERANDS = (
+    *("x", "x_scale", "w1", "w1_scale", "w2", "w2_scale", "topk_ids", "topk_weights", "expert_mask"),
+    *("num_local_tokens", "out"),
+)
+
+
+def fused_moe(
+    hidden_states: Tensor,
+    w1: Tensor,
+    w2: Tensor,
+    topk_weight: Tensor,
+    topk_ids: Tensor,
+    expert_mask: Tensor | None = None,
+    activation: int = ActivationType.Silu,
+    quant_type: int = QuantType.No,
+    doweight_stage1: bool = False,
+    w1_scale: Tensor | None = None,
+    w2_scale: Tensor | None = None,
+    a1_scale: Tensor | None = None,
+    a2_scale: Tensor | None = None,
+    block_size_M: int | None = None,  # noqa: N803 (upstream's name)
+    num_local_tokens: Tensor | None = None,
+    moe_sorting_dispatch_policy: int = 0,
+    dtype: torch.dtype | None = None,
+    hidden_pad: int = 0,
+    intermediate_pad: int = 0,
+    bias1: Tensor | None = None,
+    bias2: Tensor | None = None,
+    splitk: int = 0,
+    swiglu_limit: float | None = None,
+    beta: float | None = None,
+    linear_beta: float | None = None,
+    gate_mode: str | None = "separated",
+    shared_w1: Tensor | None = None,
+    shared_w2: Tensor | None = None,
+    shared_w1_scale: Tensor | None = None,
+    shared_w2_scale: Tensor | None = None,
+    shared_expert_id: int = -1,
+    stage2_scatter: Any = None,
+    no_combine: bool = False,
+    deterministic: bool = True,
+) -> Tensor:
+    """A layer of experts: the sum over a token's slots of weight * w2 (act(gate x) * up x), by the slot's expert.
+
+    Args:
+        hidden_states: [tokens, width] bfloat16 or float16, rows may be strided; or codes of w1's 8-bit type, beside
+            a1_scale.
+        w1: [experts, 2 * inter, width], contiguous: rows of gate before those of up, or as gate_mode says. Of
+            hidden_states' dtype, or codes of an e4m3 type. With the attribute `is_shuffled` on w1 or w2, both lie as
+            `shuffle_weight` puts them.
+        w2: [experts, width, inter], of w1's dtype, contiguous.
+        topk_weight: float32 [tokens, topk], rows may be strided.
+        topk_ids: int32 or int64 [tokens, topk], rows may be strided. An id that is no expert's, such as -1, adds
+            nothing; an id may be there twice.
+        expert_mask: int32, an entry for each expert that ids may name: 0 for those of other ranks, the others are those
+            of w1, in their order. More than w1 has add nothing. It may end in an entry of 0 for an expert that is none.
+        activation: Silu, Gelu (exact, by erf) or Swiglu, of `ActivationType`.
+        quant_type: No; per_Token: a scale for each row of w1 and w2; per_1x128 or per_128x128, which are the same: one
+            for each block of 128 x 128, and width and inter are multiples of 128. Hidden states, and what is between
+            the stages, are quantised in the call where a kernel multiplies 8-bit numbers.
+        doweight_stage1: the routing weight goes on hidden_states, not on the result. (Upstream: topk 1 only.)
+        w1_scale: float32 [experts, 2 * inter / 128, width / 128], or [experts, 2 * inter], contiguous or flattened; a
+            number is its code times its scale.
+        w2_scale: the same of w2: [experts, width / 128, inter / 128], or [experts, width].
+        a1_scale: float32 [tokens, width / 128], of any strides, where hidden_states are codes.
+        block_size_M, moe_sorting_dispatch_policy: preferences; the table decides, with the same result.
+        num_local_tokens: int32 [1], on the device: how many tokens there are; rows of the result behind them are 0.
+        dtype: of the result: bfloat16 or float16, that of hidden_states unless those are codes.
+        swiglu_limit, beta, linear_beta: of Swiglu, which is gate * sigmoid(beta * gate) * (up + linear_beta) of gate at
+            most the limit and up within it; None for upstream's 7, 1.702 and 1. With Silu, a limit clamps the same way.
+        gate_mode: "separated", or "interleave": row 2 i of w1 is gate i, row 2 i + 1 is up i.
+        deterministic: the sum over slots goes in their order, and the same call gives the same bits. False allows
+            kernels that add in any order.
+        a2_scale, hidden_pad, intermediate_pad, bias1, bias2, splitk, stage2_scatter, no_combine: not here.
+        shared_w1, shared_w2, shared_w1_scale, shared_w2_scale, shared_expert_id: not here. A shared expert is one more
+            expert of w1 and w2 that each token names.
+
+    Returns [tokens, width]. Sums are float32. Not differentiable.
+
+    Source of the semantics: `aiter.fused_moe.fused_moe`; `deterministic` is not upstream's.
+    Raises `ArgumentError`, `DispatchError` (with the reasons) or a `JitError`.
+    """
+    if (
+        not (a2_scale is bias1 is bias2 is stage2_scatter is None)
+        or not (shared_w1 is shared_w2 is shared_w1_scale is shared_w2_scale is None and shared_expert_id == -1)
+        or hidden_pad
+        or intermediate_pad
+        or splitk
+        or no_combine
+        or block_size_M
+        or moe_sorting_dispatch_policy
+    ):
+        _refuse(
+            a2_scale=a2_scale, bias1=bias1, bias2=bias2, stage2_scatter=stage2_scatter, shared_w1=shared_w1,
+            shared_w2=shared_w2, shared_w1_scale=shared_w1_scale, shared_w2_scale=shared_w2_scale,
+            shared_expert_id=shared_expert_id, hidden_pad=hidden_pad, intermediate_pad=intermediate_pad,
+            splitk=splitk, no_combine=no_combine,
+        )  # fmt: skip
+        _check_preferences(block_size_M, moe_sorting_dispatch_policy)
+    arguments.check_tensors(OP, hidden_states=hidden_states, w1=w1, w2=w2, topk_weight=topk_weight, topk_ids=topk_ids)
+    result_dtype = hidden_states.dtype if dtype is None else dtype
+    if result_dtype not in checks.DTYPES:
+        remedy = "" if dtype is not None else "It is that of hidden_states where it is not given: pass it."
+        raise ArgumentError(OP, "dtype", result_dtype, ", ".join(map(str, checks.DTYPES)), remedy)
+    # Operands of other ranks are refused by the operator, in its words.
+    shape = (hidden_states.shape[0], w2.shape[1]) if hidden_states.dim() == 2 and w2.dim() == 3 else (0, 0)
+    out = torch.empty(shape, dtype=result_dtype, device=hidden_states.device)
+    mode = getattr(gate_mode, "value", gate_mode)
+    args = (
+        hidden_states, w1, w2, topk_weight, topk_ids, out, expert_mask, num_local_tokens, w1_scale, w2_scale, a1_scale,
+        int(activation), int(quant_type), bool(doweight_stage1), mode, is_shuffled(w1, w2), swiglu_limit, beta,
+        linear_beta, deterministic,
+    )  # fmt: skip
+    direct.call(OPERATOR, args, (out,))
+    return out
+
+
+_REMEDIES = {
+    "a2_scale": "Leave it out: what is between the stages is quantised in the call.",
+    "bias1": "Biases of experts have no kernel yet.",
+    "bias2": "Biases of experts have no kernel yet.",
+    "stage2_scatter": "Combine the results of ranks after the call.",
+    "shared_expert_id": "Append the shared expert to w1 and w2, and its id and weight to each token's.",
+    "hidden_pad": "Pad weights with zeros; padding that is multiplied changes nothing.",
+    "intermediate_pad": "Pad weights with zeros; padding that is multiplied changes nothing.",
+    "splitk": "The table chooses how sums are split.",
+    "no_combine": "Call it with topk 1 a slot, or sum the slots with `moe_sum` after products of your own.",
+}
+_UNASKED = {"shared_expert_id": -1, "hidden_pad": 0, "intermediate_pad": 0, "splitk": 0, "no_combine": False}
+
+
+def _refuse(**given: Any) -> None:
+    """Raises `ArgumentError` for the first that is not as where nothing is asked."""
+    for name, value in given.items():
+        unasked = _UNASKED.get(name)
+        if (value is None) != (unasked is None) or (value is not None and value != unasked):
+            got = f"a {type(value).__name__}" if unasked is None else value
+            remedy = _REMEDIES["shared_expert_id" if name.startswith("shared_") else name]
+            raise ArgumentError(OP, name, got, str(unasked), remedy)
+
+
+def _check_preferences(block_size: Any, policy: Any) -> None:
+    if block_size is not None:
+        arguments.check_ints(OP, block_size_M=(block_size, -1, tables.MOST_BLOCK))
+    operands.check_choice(OP, "moe_sorting_dispatch_policy", policy, tables.POLICIES)
+
+
+# The operator ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Call:
+    """The arguments of the operator by their names."""
+
+    hidden_states: Tensor
+    w1: Tensor
+    w2: Tensor
+    topk_weight: Tensor
+    topk_ids: Tensor
+    out: Tensor
+    expert_mask: Tensor | None = None
+    num_local_tokens: Tensor | None = None
+    w1_scale: Tensor | None = None
+    w2_scale: Tensor | None = None
+    a1_scale: Tensor | None = None
+    activation: int = 0
+    quant_type: int = 0
+    doweight_stage1: bool = False
+    gate_mode: str | None = "separated"
+    shuffled: bool = False
+    swiglu_limit: float | None = None
+    beta: float | None = None
+    linear_beta: float | None = None
+    deterministic: bool = True
+
+    @property
+    def quantised(self) -> bool:
+        return self.hidden_states.itemsize == 1
+
+    @property
+    def named(self) -> int:
+        """The experts that ids may name."""
+        return self.w1.shape[0] if self.expert_mask is None else self.expert_mask.numel()
+
+    def check(self) -> None:
+        """Raises `ArgumentError`."""
+        x, w1, w2, out = self.hidden_states, self.w1, self.w2, self.out
+        quant = checks.quant_name(OP, self.quant_type)
+        self.numbers()
+        checks.is_interleaved(OP, self.gate_mode)
+        checks.check_weights(OP, x, w1, w2, ("hidden_states", "w1", "w2"), self.shuffled)
+        operands.check_dtype(OP, "out", out, checks.DTYPES)
+        operands.check_shape(OP, "out", out, [[x.shape[0], w2.shape[1]]])
+        operands.check_device(OP, "out", out, x, "hidden_states")
+        checks.check_codes(OP, quant, w1, out.dtype)
+        self._check_input(quant)
+        checks.check_scales(OP, quant, w1, w2, ("w1", "w2"), w1_scale=self.w1_scale, w2_scale=self.w2_scale)
+        checks.check_routing(OP, x, self.topk_ids, self.topk_weight)
+        checks.check_counted(OP, x, w1.shape[0], self.expert_mask, self.num_local_tokens)
+        operands.check_dense(OP, hidden_states=x, out=out)
+        arguments.check_rows_apart(OP, "out", out, out.shape[1])
+
+    def _check_input(self, quant: str) -> None:
+        x, scale = self.hidden_states, self.a1_scale
+        if not self.quantised:
+            operands.check_dtype(OP, "hidden_states", x, (self.out.dtype,), "the dtype of the result")
+            if scale is not None:
+                allowed = f"None beside hidden_states of {x.dtype}"
+                raise ArgumentError(OP, "a1_scale", "a tensor", allowed, "They are quantised in the call.")
+            return
+        operands.check_dtype(OP, "hidden_states", x, (self.w1.dtype,), "codes of the weights' type")
+        shape = [x.shape[0], x.shape[1] // BLOCK]
+        if quant != "block":
+            remedy = "Pass hidden states of the result's dtype: they are quantised in the call."
+            raise ArgumentError(OP, "hidden_states", f"of dtype {x.dtype}", "codes only with per_1x128", remedy)
+        if scale is None:
+            raise ArgumentError(OP, "a1_scale", "None", f"float32 {shape}, the scales of hidden_states")
+        operands.check_shape(OP, "a1_scale", scale, [shape])
+        operands.check_dtype(OP, "a1_scale", scale, (torch.float32,), "the dtype of scales")
+        operands.check_device(OP, "a1_scale", scale, x, "hidden_states")
+
+    def numbers(self) -> tuple[str, dict[str, int | float]]:
+        name = checks.activation_name(OP, self.activation)
+        return checks.activation_numbers(OP, name, self.swiglu_limit, self.beta, self.linear_beta)
+
+    @property
+    def problem(self) -> MoeProblem:
+        x, w1 = self.hidden_states, self.w1
+        quant = checks.quant_name(OP, self.quant_type)
+        return MoeProblem(
+            tokens=x.shape[0],
+            experts=w1.shape[0],
+            topk=self.topk_ids.shape[1],
+            width=w1.shape[2],
+            inter=w1.shape[1] // 2,
+            dtype=operands.dtype_name(self.out.dtype),
+            code="" if quant == "none" else operands.dtype_name(w1.dtype),
+            quant=quant,
+            activation=self.numbers()[0],
+            shuffled=self.shuffled,
+            interleaved=checks.is_interleaved(OP, self.gate_mode),
+            quantised=self.quantised,
+            weighted_input=self.doweight_stage1,
+            masked=self.expert_mask is not None,
+            global_experts=self.named,
+            aligned=checks.is_aligned(x, self.out, w1, self.w2),
+            deterministic=self.deterministic,
+        )
+
+    @property
+    def sizes(self) -> dict[str, int | float]:
+        """What the kernels' arguments hold besides addresses and what kernels say themselves."""
+        problem, scale = self.problem, self.a1_scale
+        return layer_sizes(problem, problem.interleaved) | {
+            "global_experts": self.named,
+            "id_words": self.topk_ids.itemsize // 4,
+            "stride_x": self.hidden_states.stride(0),
+            "stride_out": self.out.stride(0),
+            "stride_ids": self.topk_ids.stride(0),
+            "stride_weights": self.topk_weight.stride(0),
+            "stride_scale_token": 0 if scale is None else scale.stride(0),
+            "stride_scale_group": 0 if scale is None else scale.stride(1),
+            **self.numbers()[1],
+        }
+
+
+def layer_sizes(problem: Any, interleaved: bool) -> dict[str, int | float]:
+    """What a problem says of the kernels' arguments."""
+    given = {name: getattr(problem, name) for name in ("tokens", "topk", "experts", "width", "inter")}
+    return {**given, "gate_step": 2 if interleaved else 1, "up_offset": 1 if interleaved else problem.inter}
+
+
+def _prepare(*args: Any) -> Run:
+    call = _Call(*args)
+    call.check()
+    if call.topk_ids.numel() == 0:
+        return _clear
+    decision = calls.decide(tables.TABLE, call.problem, calls.persona_of(OP, call.out.device))
+    optional = {"x_scale": call.a1_scale, "w1_scale": call.w1_scale, "w2_scale": call.w2_scale}
+    optional |= {"expert_mask": call.expert_mask, "num_local_tokens": call.num_local_tokens}
+    absent = [name for name, tensor in optional.items() if tensor is None]
+    launch = launches.prepare(decision, call.out.device, OPERANDS, call.sizes, absent)
+
+    def run(*args: Any) -> None:
+        x, w1, w2, weights, ids, out, mask, live, w1_scale, w2_scale, x_scale = args[:11]
+        launch(x, x_scale, w1, w1_scale, w2, w2_scale, ids, weights, mask, live, out)
+
+    return run
+
+
+def _clear(*args: Any) -> None:
+    args[5].zero_()
+
+
+def _fake(*args: Any) -> None:
+    _Call(*args).check()
+
+
+OPERATOR = register(
+    f"{OP}(Tensor hidden_states, Tensor w1, Tensor w2, Tensor topk_weight, Tensor topk_ids, Tensor(a!) out, "
+    "Tensor? expert_mask, Tensor? num_local_tokens, Tensor? w1_scale, Tensor? w2_scale, Tensor? a1_scale, "
+    "int activation, int quant_type, bool doweight_stage1, str? gate_mode, bool shuffled, float? swiglu_limit, "
+    "float? beta, float? linear_beta, bool deterministic) -> ()",
+    _prepare,
+    _fake,
+)

@@ -1,0 +1,209 @@
+"""Samples of the fused mixture of experts: normal random numbers, distinct experts a token, a few ids of none."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aiterlite.errors import ArgumentError
+from aiterlite.ops import fmoe, fused_moe, operands
+from aiterlite.ops import fused_moe_operands as checks
+from aiterlite.ops.samples import Sample, Tensors, Within
+from aiterlite.ops.shuffle import shuffle_weight
+from aiterlite.reference import fused_moe as reference
+from aiterlite.reference import moe_sorting as sorting
+from aiterlite.reference import quant
+from aiterlite.reference.fused_moe import Activation, Weights
+from aiterlite.tables.fused_moe_problem import BLOCK, FMOE_OP, OP, FmoeProblem, MoeProblem
+from aiterlite.tables.moe_sorting import capacity
+
+# Every so many pairs one has no expert.
+_NONE_EACH = 29
+# What codes of weights are spread by: most of the range of both flavours is used.
+_SPREAD = 48.0
+
+
+def dtype_of(name: str) -> torch.dtype:
+    return {**operands.DTYPES, **operands.FP8_DTYPES}[name]
+
+
+def codes(shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    """Normal random numbers as codes, by a table of 256 quantiles: many are made soon."""
+    quantiles = torch.special.ndtri((torch.arange(256) + 0.5) / 256) * _SPREAD
+    table = quantiles.to(dtype).view(torch.uint8)
+    drawn = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    made = torch.empty_like(drawn)
+    for one, matrix in zip(made, drawn, strict=True):
+        one.copy_(table[matrix.int()])
+    return made.view(dtype)
+
+
+@dataclass
+class Operands:
+    """Those of a call: hidden states, weights as the reference takes them and as kernels do, and routing."""
+
+    x: Tensor
+    x_scale: Tensor | None
+    weights: Weights
+    w1: Tensor
+    w2: Tensor
+    ids: Tensor
+    routing: Tensor
+    mask: Tensor | None
+
+
+def make(problem: MoeProblem, seed: int, ids: Tensor | None = None) -> Operands:
+    """Operands of a problem, of `ids` where they are given. Raises `ArgumentError`."""
+    for name, value, allowed in (
+        ("dtype", problem.dtype, ("bf16", "fp16")),
+        ("quant", problem.quant, tuple(checks.QUANTS.values())),
+        ("activation", problem.activation, tuple(checks.ACTIVATIONS.values())),
+        ("code", problem.code, ("",) if problem.quant == "none" else tuple(operands.FP8_DTYPES)),
+    ):
+        operands.check_choice("sample", name, value, allowed)
+    if problem.topk > problem.experts:
+        raise ArgumentError("sample", "topk", problem.topk, f"at most experts, {problem.experts}")
+    generator = torch.Generator().manual_seed(seed)
+    experts, width, inter = problem.experts, problem.width, problem.inter
+    named = problem.global_experts if problem.masked else experts
+    if named < experts:
+        raise ArgumentError("sample", "global_experts", named, f"at least experts, {experts}")
+    dtype = dtype_of(problem.dtype)
+    x: Tensor = torch.randn(problem.tokens, width, generator=generator).to(dtype)
+    x_scale = None
+    if problem.quantised:
+        x, x_scale = quant.per_group(x, dtype_of(problem.code), BLOCK)
+    shapes = (experts, 2 * inter, width), (experts, width, inter)
+    if problem.quant == "none":
+        w1, w2 = ((torch.randn(s, generator=generator) * s[2] ** -0.5).to(dtype) for s in shapes)
+        weights = Weights(w1, w2, None, None, problem.interleaved)
+    else:
+        w1, w2 = (codes(shape, dtype_of(problem.code), generator) for shape in shapes)
+        first, second = (_scales(problem.quant, shape, generator) for shape in shapes)
+        weights = Weights(w1, w2, first, second, problem.interleaved)
+    if problem.shuffled:
+        w1, w2 = shuffle_weight(w1), shuffle_weight(w2)
+    if ids is None:
+        ids = torch.rand(problem.tokens, named, generator=generator).topk(problem.topk, dim=1).indices.int()
+        ids.view(-1)[_NONE_EACH - 1 :: _NONE_EACH] = -1
+    routing = torch.rand(problem.tokens, problem.topk, generator=generator)
+    mask = None
+    if problem.masked:
+        mask = torch.zeros(named, dtype=torch.int32)
+        mask[torch.randperm(named, generator=generator)[:experts]] = 1
+    return Operands(x, x_scale, weights, w1, w2, ids, routing, mask)
+
+
+def _scales(kind: str, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+    """Those that make weights of variance 1 / columns."""
+    experts, rows, columns = shape
+    of = (experts, rows // BLOCK, columns // BLOCK) if kind == "block" else (experts, rows)
+    made: Tensor = (0.5 + torch.rand(of, generator=generator)) * (columns**-0.5 / _SPREAD)
+    return made
+
+
+def layer_of(problem: MoeProblem, made: Operands, rounded: torch.dtype | None = None) -> reference.Layer:
+    return reference.fused_moe(
+        made.x, made.weights, made.ids, made.routing, activation_of(problem), made.x_scale, made.mask,
+        weighted_input=problem.weighted_input, rounded=rounded,
+    )  # fmt: skip
+
+
+def activation_of(problem: Any) -> Activation:
+    return Activation(problem.activation, checks.LIMIT, checks.BETA, checks.LINEAR_BETA)
+
+
+def _fused_moe(problem: MoeProblem, seed: int) -> Sample:
+    made = make(problem, seed)
+    layer = layer_of(problem, made)
+    dtype = dtype_of(problem.dtype)
+    optional = {
+        "expert_mask": made.mask,
+        "w1_scale": made.weights.w1_scale,
+        "w2_scale": made.weights.w2_scale,
+        "a1_scale": made.x_scale,
+    }
+    inputs = {"hidden_states": made.x, "w1": made.w1, "w2": made.w2, "topk_weight": made.routing, "topk_ids": made.ids}
+    inputs["out"] = torch.zeros(made.x.shape, dtype=dtype)
+    inputs |= {name: tensor for name, tensor in optional.items() if tensor is not None}
+    kinds = (_key(checks.ACTIVATIONS, problem.activation), _key(checks.QUANTS, problem.quant))
+    mode = "interleave" if problem.interleaved else "separated"
+
+    def bind(given: Tensors) -> functools.partial[Any]:
+        tensors = [given[name] for name in list(inputs)[:6]]
+        mask, w1_scale, w2_scale, a1_scale = (given.get(name) for name in optional)
+        options = (problem.weighted_input, mode, problem.shuffled, None, None, None, problem.deterministic)
+        return functools.partial(
+            fused_moe.OPERATOR, *tensors, mask, None, w1_scale, w2_scale, a1_scale, *kinds, *options
+        )
+
+    bound = reference.error_bound(layer, dtype, problem.quant != "none")
+    return Sample(inputs=inputs, bind=bind, results=(), outputs={"out": Within(layer.out, bound)})
+
+
+def _key(kinds: dict[Any, str], name: str) -> int:
+    return next(int(kind) for kind, value in kinds.items() if value == name)
+
+
+def as_moe(problem: FmoeProblem) -> MoeProblem:
+    """The layer of tokens that are not sorted yet."""
+    return MoeProblem(
+        tokens=problem.tokens, experts=problem.experts, topk=problem.topk, width=problem.width, inter=problem.inter,
+        dtype=problem.dtype, code=problem.code, activation=problem.activation, shuffled=True, quantised=True,
+    )  # fmt: skip
+
+
+def sorted_operands(made: Operands, block_size: int) -> dict[str, Tensor]:
+    """What `moe_sorting` makes of a call's routing, in buffers as large as upstream's."""
+    (tokens, topk), experts = made.ids.shape, len(made.w1)
+    entries = capacity(tokens, topk, experts, block_size)
+    rows = sorting.moe_sorting(made.ids.tolist(), made.routing.tolist(), experts, block_size)
+    buffers = {
+        "sorted_token_ids": torch.zeros(entries, dtype=torch.int32),
+        "sorted_weights": torch.zeros(entries),
+        "sorted_expert_ids": torch.zeros(-(-entries // block_size), dtype=torch.int32),
+        "num_valid_ids": torch.tensor(rows.num_valid_ids, dtype=torch.int32),
+    }
+    for name, values in (
+        ("sorted_token_ids", rows.sorted_ids),
+        ("sorted_weights", rows.sorted_weights),
+        ("sorted_expert_ids", rows.sorted_expert_ids),
+    ):
+        buffers[name][: len(values)] = torch.tensor(values, dtype=buffers[name].dtype)
+    return buffers
+
+
+def _fmoe(problem: FmoeProblem, seed: int) -> Sample:
+    moe = as_moe(problem)
+    made = make(moe, seed)
+    layer = layer_of(moe, made)
+    dtype = dtype_of(problem.dtype)
+    assert made.x_scale is not None and made.weights.w1_scale is not None and made.weights.w2_scale is not None
+    inputs = {"out": torch.zeros(made.x.shape, dtype=dtype), "input": made.x, "gate": made.w1, "down": made.w2}
+    inputs |= sorted_operands(made, problem.block_size)
+    inputs |= {"input_scale": made.x_scale.T.contiguous()}
+    inputs |= {"fc1_scale": made.weights.w1_scale, "fc2_scale": made.weights.w2_scale}
+    activation = _key(checks.ACTIVATIONS, problem.activation)
+
+    def bind(given: Tensors) -> functools.partial[Any]:
+        tensors = list(given.values())
+        return functools.partial(
+            fmoe.OPERATOR,
+            *tensors[:8],
+            problem.topk,
+            *tensors[8:],
+            activation,
+            problem.block_size,
+            problem.deterministic,
+        )
+
+    bound = reference.error_bound(layer, dtype)
+    return Sample(inputs=inputs, bind=bind, results=(), outputs={"out": Within(layer.out, bound)})
+
+
+SAMPLES: dict[str, Callable[[Any, int], Sample]] = {OP: _fused_moe, FMOE_OP: _fmoe}

@@ -1,0 +1,179 @@
+"""A layer of a mixture of experts in plain PyTorch, in float64: its definition, the tests' oracle.
+
+Of token t and slot s whose id is an expert's that is here:
+
+    gate, up  = the expert's rows of w1 for both, times x[t] (times the routing weight, where that goes on the input)
+    h         = act(gate) * up
+    out[t]   += the expert's w2 times h (times the routing weight, where it goes on the result)
+
+silu is g * sigmoid(g), gelu g * Phi(g), by erf; swiglu, of gate at most `limit` and up within it, is
+gate * sigmoid(beta * gate) * (up + linear_beta). An id that is no expert's, or whose expert's mask is 0, adds nothing,
+and neither do tokens from `live` on; what their rows of x hold is not looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from aiterlite.reference import quant
+
+GROUP = 128
+# Codes of an e4m3 type are 2^-4 of a number apart, which makes an rms error of some 0.026 of it.
+_CODE_ERROR = 0.026
+_UNIT = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2.0**-24}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Of a layer's experts, unshuffled: w1 [experts, 2 * inter, width], w2 [experts, width, inter], as codes and their
+    float32 scales: None, one a row ([experts, rows]), or one a block of 128 x 128."""
+
+    w1: Tensor
+    w2: Tensor
+    w1_scale: Tensor | None = None
+    w2_scale: Tensor | None = None
+    interleaved: bool = False
+
+    def gate_up(self, expert: int) -> tuple[Tensor, Tensor]:
+        """Two float64 matrices [inter, width]."""
+        w1 = dequantised(self.w1[expert], None if self.w1_scale is None else self.w1_scale[expert])
+        return (w1[0::2], w1[1::2]) if self.interleaved else (w1[: len(w1) // 2], w1[len(w1) // 2 :])
+
+    def down(self, expert: int) -> Tensor:
+        return dequantised(self.w2[expert], None if self.w2_scale is None else self.w2_scale[expert])
+
+
+@dataclass(frozen=True)
+class Activation:
+    """`name` is silu, gelu or swiglu; the rest is swiglu's."""
+
+    name: str = "silu"
+    limit: float = math.inf
+    beta: float = 1.702
+    linear_beta: float = 1.0
+
+    def __call__(self, gate: Tensor, up: Tensor) -> Tensor:
+        if self.name == "silu":
+            return gate * torch.sigmoid(gate) * up
+        if self.name == "gelu":
+            normal: Tensor = torch.special.ndtr(gate)
+            return gate * normal * up
+        gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit)
+        return gate * torch.sigmoid(self.beta * gate) * (up + self.linear_beta)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Of each element of a layer's output, in float64: its value; `spread`, the standard deviation that it gets where x
+    and h are rounded to 8-bit floats by groups of 128; and `terms`, the sum over its slots of their magnitudes."""
+
+    out: Tensor
+    spread: Tensor
+    terms: Tensor
+
+
+def dequantised(codes: Tensor, scale: Tensor | None) -> Tensor:
+    """A matrix as numbers: float64."""
+    values: Tensor = codes.double()
+    if scale is None:
+        return values
+    if scale.numel() == len(codes):
+        return values * scale.double().reshape(-1, 1)
+    blocks: Tensor = scale.double().reshape(len(codes) // GROUP, -1)
+    return values * blocks.repeat_interleave(GROUP, 0).repeat_interleave(GROUP, 1)
+
+
+def rounded_by_groups(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x[..., K] as its 8-bit codes and their scales stand for: float64."""
+    codes, scales = quant.per_group(x, dtype, GROUP)
+    return codes.double() * scales.double().repeat_interleave(GROUP, -1)
+
+
+def local_ids(ids: Tensor, experts: int, mask: Tensor | None = None, live: int | None = None) -> Tensor:
+    """int64 [tokens, topk]: which of the experts here each id names, -1 where that is none."""
+    ids = ids.long()
+    named = experts if mask is None else mask.numel()
+    inside = (ids >= 0) & (ids < named)
+    local = torch.where(inside, ids, -1)
+    if mask is not None:
+        numbers = torch.where(mask.long() != 0, (mask.long() != 0).cumsum(0) - 1, -1)
+        local = torch.where(inside, numbers[ids.clamp(0, named - 1)], -1)
+    local = torch.where(local < experts, local, -1)
+    if live is not None:
+        local[max(0, live) :] = -1
+    return local
+
+
+def fused_moe(
+    x: Tensor,
+    weights: Weights,
+    topk_ids: Tensor,
+    topk_weights: Tensor,
+    activation: Activation = Activation(),
+    x_scale: Tensor | None = None,
+    mask: Tensor | None = None,
+    live: int | None = None,
+    weighted_input: bool = False,
+    rounded: torch.dtype | None = None,
+) -> Layer:
+    """The layer. x is [tokens, width], or codes of `x_scale` [tokens, width / 128]. With `rounded`, x and h are rounded
+    to codes of that type and a scale for each 128 elements; an x of codes is left as it is."""
+    experts, width = weights.w1.shape[0], weights.w1.shape[2]
+    local = local_ids(topk_ids, experts, mask, live)
+    routing = topk_weights.double()
+    out, square, terms = (x.new_zeros(len(x), width, dtype=torch.float64) for _ in range(3))
+    for expert in sorted(set(local.flatten().tolist())):
+        if expert < 0:
+            continue
+        tokens, slots = (local == expert).nonzero(as_tuple=True)
+        weight = routing[tokens, slots].unsqueeze(1)
+        given = x[tokens]
+        if x_scale is not None:
+            given = given.double() * x_scale[tokens].double().repeat_interleave(GROUP, -1)
+        elif rounded is not None:
+            given = rounded_by_groups(given, rounded)
+        on_input, on_result = (weight, 1.0) if weighted_input else (1.0, weight)
+        numbers = given.double() * on_input
+        gate_rows, up_rows = weights.gate_up(expert)
+        gate, up = numbers @ gate_rows.T, numbers @ up_rows.T
+        h = activation(gate, up)
+        h_square = _square_of_h(gate, up, activation, numbers, gate_rows, up_rows, x_scale is None)
+        h_square = h_square + (_CODE_ERROR * h) ** 2
+        if rounded is not None:
+            h = rounded_by_groups(h.float(), rounded)
+        down = weights.down(expert)
+        made = h @ down.T * on_result
+        out.index_add_(0, tokens, made)
+        terms.index_add_(0, tokens, made.abs())
+        square.index_add_(0, tokens, h_square @ down.T**2 * torch.as_tensor(on_result) ** 2)
+    return Layer(out, square.sqrt(), terms)
+
+
+def _square_of_h(
+    gate: Tensor, up: Tensor, activation: Activation, x: Tensor, gate_rows: Tensor, up_rows: Tensor, of_x: bool
+) -> Tensor:
+    """The variance of h where x is rounded."""
+    if not of_x:
+        return torch.zeros_like(gate)
+    step = 1e-3 * (1 + gate.abs())
+    slope = (activation(gate + step, up) - activation(gate - step, up)) / (2 * step)
+    along = (activation(gate, up + 0.5) - activation(gate, up - 0.5)).abs()
+    squares = (_CODE_ERROR * x) ** 2
+    return slope**2 * (squares @ gate_rows.T**2) + along**2 * (squares @ up_rows.T**2)
+
+
+def error_bound(layer: Layer, dtype: torch.dtype, rounded: bool = True) -> Tensor:
+    """How far an element may be from `layer.out`: seven standard deviations of rounding x and h to 8 bits, or h to
+    `dtype` where they are not; a rounding of each slot's result and of their sum; and the float32 sums on the way."""
+    unit = _UNIT[dtype]
+    share = 1.0 if rounded else unit / _CODE_ERROR
+    return 7.0 * share * layer.spread + (2 * unit + 2.0**-16) * layer.terms + unit * layer.out.abs() + 1e-30
+
+
+def relative_error(got: Tensor, exact: Tensor) -> float:
+    """Of a whole output, by Frobenius norms."""
+    return float((got.double() - exact).norm() / exact.norm().clamp_min(1e-300))

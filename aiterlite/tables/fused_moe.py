@@ -1,0 +1,168 @@
+"""The fused mixture of experts: what its calls must be, the rows of the CPU, and the tables that all rows make up.
+
+Rows of GPUs live in a file a back end, which gives `ROWS` of `fused_moe`, and `FMOE_ROWS` of
+`fmoe_fp8_blockscale_g1u1`; `_BACK_ENDS` joins them. What every call must be is asked here, of each row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from aiterlite.dispatch import Axis, Between, OneOf, Refusal, Row, Table, Targets, Wishes, one_axis
+from aiterlite.jit.arguments import ArgumentStruct
+from aiterlite.jit.spec import Unit
+from aiterlite.kernel import Kernel, Value
+from aiterlite.tables import fused_moe_amd
+from aiterlite.tables.family import Family
+from aiterlite.tables.fused_moe_problem import ACTIVATIONS, BLOCK, FMOE_OP, OP, QUANTS, FmoeProblem, MoeProblem
+from aiterlite.tables.moe_sorting import MOST_BLOCK, MOST_EXPERTS, MOST_PAIRS, MOST_TOPK, POLICIES, PairsFit
+from aiterlite.target import Persona
+
+__all__ = ["CODES", "DTYPES", "FAMILY", "FMOE_TABLE", "MOST_BLOCK", "MOST_TOPK", "POLICIES", "TABLE"]
+
+DTYPES = ("bf16", "fp16")
+CODES = ("e4m3fn", "e4m3fnuz")
+_MOST_WIDTH = 1 << 20
+CPU_ARGS = ArgumentStruct("aiterlite_fused_moe_cpu_args", "aiterlite/fused_moe/args.h")
+
+# What every call must be ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CodesFit:
+    """Weights are of the problem's dtype where they have no scales, and else codes of an e4m3 type."""
+
+    def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
+        allowed = ("",) if problem.quant == "none" else CODES
+        if problem.code in allowed:
+            return None
+        given = f"code is {problem.code or 'empty'} with quant={problem.quant}"
+        return Refusal(f"{given}; there are {', '.join(code or 'an empty one' for code in allowed)}")
+
+    def __str__(self) -> str:
+        return f"weights of dtype, or {' or '.join(CODES)} with scales"
+
+
+@dataclass(frozen=True)
+class LayerFits:
+    """Width and inter are whole blocks of scales where there are such, and whole tiles of shuffled weights."""
+
+    def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
+        blocks = getattr(problem, "quant", "block") == "block"
+        step = BLOCK if blocks or getattr(problem, "quantised", False) else 32 if problem.shuffled else 1
+        if problem.width % step == 0 and problem.inter % step == 0:
+            return None
+        return Refusal(f"width and inter must be multiples of {step}, they are {problem.width} and {problem.inter}")
+
+    def __str__(self) -> str:
+        return f"width and inter of whole blocks of {BLOCK}, where scales are of blocks"
+
+
+_SIZES = (
+    OneOf("dtype", DTYPES),
+    Between("tokens", 1, MOST_PAIRS),
+    Between("topk", 1, MOST_TOPK),
+    Between("experts", 1, MOST_EXPERTS),
+    Between("width", 1, _MOST_WIDTH),
+    Between("inter", 1, _MOST_WIDTH),
+    PairsFit(MOST_PAIRS),
+    LayerFits(),
+)
+_MOE = (
+    OneOf("quant", QUANTS),
+    OneOf("activation", ACTIVATIONS),
+    CodesFit(),
+    Between("global_experts", 0, MOST_EXPERTS, "split the experts that ids name"),
+    *_SIZES,
+)
+_FMOE = (
+    OneOf("activation", ACTIVATIONS[:2], "call fused_moe, which has swiglu"),
+    OneOf("code", CODES),
+    Between("block_size", 1, MOST_BLOCK),
+    *_SIZES,
+)
+
+# CPU ------------------------------------------------------------------------------------------------------------------
+
+_CPU_SYMBOL = "aiterlite_fused_moe_cpu_{dtype}_{code}"
+# What GPU kernels of several launches leave for each other; the CPU's is one, and sorts by itself.
+_BETWEEN = ("local_topk_ids", "h", "h_scale", "slots")
+_SORTED = ("sorted_ids", "sorted_weights", "sorted_expert_ids", "num_valid_ids")
+
+
+def host_unit(target: str) -> Unit:
+    """The family's CPU implementation, a symbol for each pair of types."""
+    symbols = [_CPU_SYMBOL.format(dtype=dtype, code=code) for dtype in DTYPES for code in ("none", *CODES)]
+    return Unit("fused_moe", ("csrc/fused_moe/cpu.cpp",), target, symbols=tuple(symbols))
+
+
+def _cpu_kernel(problem: Any, persona: Persona, **args: Value) -> tuple[Kernel, ...]:
+    symbol = _CPU_SYMBOL.format(dtype=problem.dtype, code=problem.code or "none")
+    given = {**dict.fromkeys(_BETWEEN, 0), "activation": ACTIVATIONS.index(problem.activation), **args}
+    return (Kernel(host_unit(persona.target), symbol, CPU_ARGS, args=given),)
+
+
+def _cpu(problem: MoeProblem, persona: Persona, plan: None) -> tuple[Kernel, ...]:
+    return _cpu_kernel(
+        problem,
+        persona,
+        **dict.fromkeys((*_SORTED, "block_size", "add"), 0),
+        quant=QUANTS.index(problem.quant),
+        shuffled=int(problem.shuffled),
+        weighted_input=int(problem.weighted_input),
+        quantised=int(problem.quantised),
+    )
+
+
+def _fmoe_cpu(problem: FmoeProblem, persona: Persona, plan: None) -> tuple[Kernel, ...]:
+    block = QUANTS.index("block")
+    return _cpu_kernel(problem, persona, quant=block, shuffled=1, weighted_input=0, quantised=1, add=1)
+
+
+_CPU = Targets(("cpu-*",))
+ROWS = (Row("cpu", "host", (_CPU,), kernels=_cpu),)
+FMOE_ROWS = (Row("cpu", "host", (_CPU,), kernels=_fmoe_cpu),)
+
+# The tables -----------------------------------------------------------------------------------------------------------
+
+# (rows of fused_moe, rows of fmoe_fp8_blockscale_g1u1), a line a back end. The order decides between equal preferences.
+_BACK_ENDS: tuple[tuple[tuple[Row, ...], tuple[Row, ...]], ...] = (
+    (ROWS, FMOE_ROWS),
+    (fused_moe_amd.ROWS, fused_moe_amd.FMOE_ROWS),
+)
+
+
+def _asking(rows: tuple[Row, ...], common: tuple[Any, ...]) -> tuple[Row, ...]:
+    return tuple(replace(row, requires=(*row.requires, *common)) for row in rows)
+
+
+def derive(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Ids name the experts that are here, weights without scales have no code, and contiguous operands are aligned as
+    their rows are long."""
+    quant = values.get("quant", "block")
+    bits = 16 if quant == "none" else 8
+    rows = [values.get(name, default) for name, default in (("width", 7168), ("inter", 256))]
+    return {
+        "global_experts": values["experts"],
+        "code": "" if quant == "none" else "e4m3fn",
+        "aligned": all(row * bits % 128 == 0 for row in rows),
+        **values,
+    }
+
+
+# A layer that is small enough to try anywhere, then DeepSeek-R1's over 8 ranks: parts of each expert, or whole ones.
+_LAYERS = Axis(("experts", "topk", "width", "inter"), ((16, 4, 512, 256), (256, 8, 7168, 256), (32, 8, 7168, 2048)))
+_TOKENS = one_axis("tokens", 1, 4, 16, 64, 256, 1024)
+_MOE_ROWS = tuple(row for rows, _ in _BACK_ENDS for row in _asking(rows, _MOE))
+_FMOE_ROWS = tuple(row for _, rows in _BACK_ENDS for row in _asking(rows, _FMOE))
+TABLE = Table(OP, MoeProblem, _MOE_ROWS, (_LAYERS, _TOKENS), derive)
+FMOE_TABLE = Table(FMOE_OP, FmoeProblem, _FMOE_ROWS, (_LAYERS, _TOKENS))
+
+FAMILY = Family(
+    name="fused_moe",
+    tables=(TABLE, FMOE_TABLE),
+    ops=("aiterlite.ops.fused_moe", "aiterlite.ops.fmoe"),
+    samples="aiterlite.ops.samples.fused_moe",
+)
