@@ -14,12 +14,13 @@
 // the L2; out once.
 //
 // Order. A token's slots are added in the order of their experts, so its bits depend on its own row of h, weights and
-// experts. Where AITERLITE_ADD is 1, out is added to the sum, at the end.
+// experts.
 //
 // Grid: width / AITERLITE_ROWS, upwards. Shared memory holds the sums of `tokens` rows.
 #include <aiterlite/fragment/sm90_wgmma.h>
-#include <aiterlite/fused_moe/sm90_tile.h>
+#include <aiterlite/fused_moe/sm90_cut.h>
 #include <aiterlite/overlap.h>
+#include <aiterlite/quant/strip.h>
 #include <aiterlite/tile/sm90_copy.h>
 
 namespace {
@@ -296,12 +297,6 @@ AITERLITE_KERNEL(kThreads) aiterlite_sm90_moe_down(const __grid_constant__ aiter
     float value[8];
 #pragma unroll
     for (uint32_t k = 0; k < 8; ++k) value[k] = shared.sums[token][first + k];
-    if constexpr (AITERLITE_ADD) {
-      float before[8];
-      quant::widen(Out{}, load_vector<false>(to), before);
-#pragma unroll
-      for (uint32_t k = 0; k < 8; ++k) value[k] += before[k];
-    }
     Vector16 packed;
 #pragma unroll
     for (uint32_t k = 0; k < 4; ++k) {

@@ -1,4 +1,4 @@
-// The tiles of stage 1 that a cut goes through (fused_moe/sm90_tile.h): their partial sums, added in the order of K,
+// The tiles of stage 1 that a cut goes through (fused_moe/sm90_cut.h): their partial sums, added in the order of K,
 // and the end of a tile. A workgroup for each cut; where a tile is cut more than once the first one's does it.
 //
 // Traffic. Each partial sum of a live entry once, from the L2; h of the tiles that are cut.
@@ -23,7 +23,7 @@ aiterlite_sm90_moe_finish(const __grid_constant__ aiterlite_sm90_moe_args args) 
   // Where cuts go was known before stage 1 began, and stage 1 waited for that before it let this kernel start.
   make_lists<kMultipliers>(args, list[0]);
   const Lists lists(args, list[0]);
-  const Cut cut(args, lists);
+  const Cut cut = cut_of(args, lists);
   const uint32_t first = workgroup_id(), at = cut.begin(first + 1), tile = at / cut.steps;
   const uint32_t begin = tile * cut.steps, end = begin + cut.steps;
   // No step follows a cut behind the last tile.
@@ -46,16 +46,16 @@ aiterlite_sm90_moe_finish(const __grid_constant__ aiterlite_sm90_moe_args args) 
       // Only in the first share may another tile come before this one.
       const float* partial = partial_of(args, 2 * (share + i) + (cut.begin(share + i) < begin));
       for_each_live(live, place, [&](uint32_t k, uint32_t offset) {
-        part[i].gate[k] = load_f32(partial + offset);
-        part[i].up[k] = load_f32(partial + offset + kRows);
+        part[i].first[k] = load_f32(partial + offset);
+        part[i].second[k] = load_f32(partial + offset + kRows);
       });
     }
 #pragma unroll
     for (uint32_t i = 0; i < kAtOnce; ++i) {
 #pragma unroll
       for (uint32_t k = 0; k < kSums; ++k) {
-        sums.gate[k] += part[i].gate[k];
-        sums.up[k] += part[i].up[k];
+        sums.first[k] += part[i].first[k];
+        sums.second[k] += part[i].second[k];
       }
     }
   }

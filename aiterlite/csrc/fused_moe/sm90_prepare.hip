@@ -25,34 +25,33 @@ constexpr uint16_t kNone = 0xffff;
 
 AITERLITE_DEVICE int32_t load_int(const int32_t* p) { return __builtin_bit_cast(int32_t, load_f32(p)); }
 
-// Arrays in shared memory, for these many experts, tokens and entries.
+// Arrays in shared memory, for these many experts, tokens, pairs and entries.
 struct Arrays {
   uint32_t pitch;     // words of an expert's bits; odd, so that experts lie in different banks
-  int32_t* entry;     // [entries]: what goes to memory, when all of it is known
-  float* weight;      // [entries]
   uint32_t* bits;     // [experts][pitch]
+  float* weight;      // [pairs]
   uint16_t* before;   // [experts][pitch]: bits in the words before
   uint16_t* local;    // [experts]: its number here, or kNone
   uint16_t* block;    // [experts]: its first block
   uint16_t* of_pair;  // [pairs]: its expert, or kNone
+  uint16_t* pair_of;  // [entries]: its pair, or kNone
 
-  AITERLITE_DEVICE Arrays(char* bytes, uint32_t experts, uint32_t tokens, uint32_t entries)
+  AITERLITE_DEVICE Arrays(char* bytes, uint32_t experts, uint32_t tokens, uint32_t pairs)
       : pitch((tokens + 31) / 32 | 1),
-        entry(reinterpret_cast<int32_t*>(bytes)),
-        weight(reinterpret_cast<float*>(entry + entries)),
-        bits(reinterpret_cast<uint32_t*>(weight + entries)),
-        before(reinterpret_cast<uint16_t*>(bits + experts * pitch)),
+        bits(reinterpret_cast<uint32_t*>(bytes)),
+        weight(reinterpret_cast<float*>(bits + experts * pitch)),
+        before(reinterpret_cast<uint16_t*>(weight + pairs)),
         local(before + experts * pitch),
         block(local + experts),
-        of_pair(block + experts) {}
+        of_pair(block + experts),
+        pair_of(of_pair + pairs) {}
 };
 
-AITERLITE_DEVICE void sort(const Args& all, char* bytes, uint32_t* scan) {
-  const aiterlite_fused_moe_args& args = all.moe;
+AITERLITE_DEVICE void sort(const aiterlite_fused_moe_args& args, char* bytes, uint32_t* scan) {
   const auto experts = static_cast<uint32_t>(args.global_experts), topk = static_cast<uint32_t>(args.topk);
   const auto tokens = static_cast<uint32_t>(args.tokens), size = static_cast<uint32_t>(args.block_size);
   const uint32_t own = thread_id(), pairs = tokens * topk;
-  const Arrays arrays(bytes, experts, tokens, static_cast<uint32_t>(all.entry_pitch));
+  const Arrays arrays(bytes, experts, tokens, pairs);
   uint32_t live = tokens;
   if (args.num_local_tokens != nullptr) {
     const int32_t asked = load_int(args.num_local_tokens);
@@ -116,10 +115,7 @@ AITERLITE_DEVICE void sort(const Args& all, char* bytes, uint32_t* scan) {
     store_u32(valid, entries);
     store_u32(valid + 1, live);
   }
-  for (uint32_t i = own; i < entries; i += kThreads) {
-    arrays.entry[i] = static_cast<int32_t>(topk << 24 | tokens);
-    arrays.weight[i] = 0.0f;
-  }
+  for (uint32_t i = own; i < entries; i += kThreads) arrays.pair_of[i] = kNone;
   workgroup_barrier();
 
 #pragma unroll
@@ -137,14 +133,17 @@ AITERLITE_DEVICE void sort(const Args& all, char* bytes, uint32_t* scan) {
     const uint32_t word = id[i] * arrays.pitch + token / 32;
     const uint32_t below = arrays.bits[word] & ((1u << token % 32) - 1);
     const uint32_t at = arrays.block[id[i]] * size + arrays.before[word] + static_cast<uint32_t>(__popc(below));
-    arrays.entry[at] = static_cast<int32_t>(slot << 24 | token);
-    arrays.weight[at] = weight[i];
+    arrays.pair_of[at] = static_cast<uint16_t>(pair);
+    arrays.weight[pair] = weight[i];
   }
   workgroup_barrier();
-  // A wave that writes 32 entries apart takes as long as for 32 lines.
+  // In order, since a wave that writes 32 entries apart takes as long as for 32 lines.
   for (uint32_t i = own; i < entries; i += kThreads) {
-    store_u32(const_cast<int32_t*>(args.sorted_ids) + i, static_cast<uint32_t>(arrays.entry[i]));
-    const_cast<float*>(args.sorted_weights)[i] = arrays.weight[i];
+    const uint32_t pair = arrays.pair_of[i], token = pair / topk;
+    const bool exists = pair != kNone;
+    store_u32(const_cast<int32_t*>(args.sorted_ids) + i,
+              exists ? (pair - token * topk) << 24 | token : topk << 24 | tokens);
+    const_cast<float*>(args.sorted_weights)[i] = exists ? arrays.weight[pair] : 0.0f;
   }
 }
 
@@ -175,7 +174,7 @@ aiterlite_sm90_moe_prepare(const __grid_constant__ aiterlite_sm90_moe_args args)
   await_predecessors();
   admit_successors();
   if (kSorts && workgroup_id() == 0) {
-    sort(args, &bytes, scan);
+    sort(args.moe, &bytes, scan);
   } else {
     quantise<AITERLITE_ELEMENT>(args, workgroup_id() - kSorts);
   }

@@ -1,5 +1,6 @@
 // out[token] = the sum over its slots of what the experts made of them (fused_moe/args.h), in float, in the order of
-// the slots, rounded once. Slots without an expert here are not read; a token without any gets zeros. gfx942, gfx950.
+// the slots, rounded once. Slots without an expert here are not read; a token without any gets zeros. gfx942, gfx950,
+// sm_90.
 //
 // Which slots have one says local_topk_ids. Or, with AITERLITE_MARKS, stage 1 has left marks there that
 // are not zero, which this kernel clears again; then the sum is added to what out holds.
@@ -8,6 +9,7 @@
 // at once. Traffic: slots that count and out once. No atomics: same operands, same bits.
 #include <aiterlite/fused_moe/sorted_block.h>
 #include <aiterlite/numeric/pack.h>
+#include <aiterlite/overlap.h>
 #include <aiterlite/quant/strip.h>
 
 namespace {
@@ -22,6 +24,7 @@ constexpr bool kMarks = AITERLITE_MARKS;
 }  // namespace
 
 AITERLITE_KERNEL(kThreads) aiterlite_fused_moe_sum(aiterlite_fused_moe_args args) {
+  await_predecessors();
   const uint32_t token = workgroup_id(), lane = lane_id();
   const auto width = static_cast<uint32_t>(args.width), topk = static_cast<uint32_t>(args.topk);
   const int64_t first_pair = int64_t{token} * topk;

@@ -4,7 +4,8 @@
 // For many tokens a kernel before these sorts, and lists lie in memory (fused_moe/sm90_prepare.hip). For up to 16
 // tokens (AITERLITE_INLINE) every workgroup makes them itself, in shared memory, which takes less time than to wait for
 // another kernel: bits say which tokens name an expert, and no expert has more than one block. A token that names an
-// expert twice has one entry, with the sum of its weights.
+// expert twice has one entry, with the sum of its weights. Lists that a caller brings (AITERLITE_GIVEN) may be of
+// larger blocks, and name what is not there.
 #pragma once
 #include <aiterlite/fused_moe/sm90_args.h>
 #include <aiterlite/platform.h>
@@ -44,20 +45,24 @@ class ListsOf {
   static constexpr bool kInline = std::is_same_v<Made, InlineShared>;
 
  public:
-  AITERLITE_DEVICE ListsOf(const Args& args, const Made& shared) : args_(args.moe), shared_(shared) {}
+  AITERLITE_DEVICE ListsOf(const Args& args, const Made& shared)
+      : args_(args.moe), shared_(shared), most_(static_cast<uint32_t>(args.entry_pitch) / kColumns) {}
 
   AITERLITE_DEVICE uint32_t blocks() const {
     if constexpr (kInline) {
       return shared_.blocks;
     } else {
-      return static_cast<uint32_t>(load_int(args_.num_valid_ids)) / kColumns;
+      const uint32_t blocks = static_cast<uint32_t>(load_int(args_.num_valid_ids)) / kColumns;
+      return blocks < most_ ? blocks : most_;
     }
   }
   AITERLITE_DEVICE uint32_t expert(uint32_t block) const {
     if constexpr (kInline) {
       return shared_.expert[block];
     } else {
-      return static_cast<uint32_t>(load_int(args_.sorted_expert_ids + block));
+      const auto named = static_cast<uint32_t>(load_int(args_.sorted_expert_ids + sorted_block(block)));
+      // A caller's lists may name any.
+      return !AITERLITE_GIVEN || named < static_cast<uint32_t>(args_.experts) ? named : 0;
     }
   }
   // The token of an entry; no token's number for padding, which stands behind a block's other entries.
@@ -66,8 +71,17 @@ class ListsOf {
       const uint32_t token = shared_.token[entry];
       return token == InlineShared::kNoPair ? ~0u : token;
     } else {
+      if constexpr (AITERLITE_GIVEN) {
+        const int32_t named = load_int(args_.sorted_expert_ids + sorted_block(entry / kColumns));
+        if (static_cast<uint32_t>(named) >= static_cast<uint32_t>(args_.experts)) return ~0u;
+      }
       return token_of(static_cast<uint32_t>(load_int(args_.sorted_ids + entry)));
     }
+  }
+  // The pair of token and slot of an entry that is no padding; not for inline lists.
+  AITERLITE_DEVICE uint32_t pair(uint32_t entry) const {
+    const auto sorted = static_cast<uint32_t>(load_int(args_.sorted_ids + entry));
+    return (sorted & 0xffffffu) * static_cast<uint32_t>(args_.topk) + (sorted >> 24);
   }
   AITERLITE_DEVICE float weight(uint32_t entry) const {
     if constexpr (kInline) {
@@ -79,12 +93,18 @@ class ListsOf {
   }
   AITERLITE_DEVICE uint32_t token_of(uint32_t sorted_id) const {
     const uint32_t token = sorted_id & 0xffffffu;
-    return token < static_cast<uint32_t>(args_.tokens) ? token : ~0u;
+    const bool has_slot = !AITERLITE_GIVEN || sorted_id >> 24 < static_cast<uint32_t>(args_.topk);
+    return token < static_cast<uint32_t>(args_.tokens) && has_slot ? token : ~0u;
   }
 
  private:
+  // A caller's blocks may be several of ours.
+  AITERLITE_DEVICE uint32_t sorted_block(uint32_t block) const {
+    return AITERLITE_GIVEN ? block * kColumns / static_cast<uint32_t>(args_.block_size) : block;
+  }
   const aiterlite_fused_moe_args& args_;
   const Made& shared_;
+  const uint32_t most_;  // that there is room for
 };
 using Lists = ListsOf<ListShared>;
 

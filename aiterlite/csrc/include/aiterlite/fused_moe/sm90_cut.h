@@ -1,0 +1,71 @@
+// How the work of sm_90's expert GEMMs is cut, and what a thread has of it.
+//
+// A tile is a sorted block of kColumns entries by two boxes of 128 rows of weights. Its products come in steps of 128
+// bytes of K. All steps of all tiles, in order, are cut into equal shares, one a workgroup, so that each streams as
+// many bytes.
+#pragma once
+#include <aiterlite/fused_moe/sm90_lists.h>
+#include <aiterlite/numeric/types.h>
+
+namespace aiterlite::experts {
+
+inline constexpr uint32_t kRows = 128, kStepBytes = 128;
+inline constexpr uint32_t kMultipliers = 256, kSums = kColumns / 2;  // of a thread, of either box
+inline constexpr bool kInterleaved = AITERLITE_INTERLEAVED, kRowScales = AITERLITE_ROW_SCALES;
+using Code = AITERLITE_CODE;  // of weights, x and h
+inline constexpr bool kIsFp8 = sizeof(Code) == 1;
+inline constexpr uint32_t kStep = kStepBytes / sizeof(Code);
+
+static_assert(kColumns == 8 || kColumns == 16 || kColumns == 24 || kColumns == 32 || kColumns == 48 || kColumns == 64,
+              "AITERLITE_COLS must be 8, 16, 24, 32, 48 or 64");
+
+// Part of a tile: `count` steps from `first` on.
+struct Piece {
+  uint32_t block, part, first, count;
+  bool whole;
+  uint32_t slot;  // where its partial sums go
+};
+
+struct Cut {
+  uint32_t steps, parts, workgroups;  // steps of a tile, tiles of a block; that share
+  uint32_t grain, all, each, more;    // steps that are cut apart, in all; grains of a share, one more of the first ones
+
+  // `grain` is 1, or that of a whole tile, which is then never cut.
+  AITERLITE_DEVICE Cut(uint32_t steps, uint32_t parts, uint32_t blocks, uint32_t workgroups, uint32_t grain)
+      : steps(steps), parts(parts), workgroups(workgroups), grain(grain), all(blocks * parts * steps) {
+    const uint32_t grains = blocks * parts * (steps / grain);
+    each = grains / workgroups;
+    more = grains - each * workgroups;
+  }
+  // The first step of a workgroup's share.
+  AITERLITE_DEVICE uint32_t begin(uint32_t workgroup) const {
+    return (workgroup * each + (workgroup < more ? workgroup : more)) * grain;
+  }
+  template <class Take>
+  AITERLITE_DEVICE void for_each_piece(uint32_t workgroup, const Take& take) const {
+    const uint32_t from = begin(workgroup), end = begin(workgroup + 1);
+#pragma unroll 1
+    for (uint32_t at = from; at < end;) {
+      const uint32_t tile = at / steps, first = at - tile * steps;
+      const uint32_t count = end - at < steps - first ? end - at : steps - first;
+      take(Piece{tile / parts, tile % parts, first, count, count == steps, 2 * workgroup + (at != from)});
+      at += count;
+    }
+  }
+};
+
+// A thread of the two multiplying warpgroups, and what it has of a tile: rows row(0) and row(1), of either box of
+// weights, columns column(j, 0) and column(j, 1) for each j < kColumns / 8, as fragment/sm90_wgmma.h has them.
+struct Place {
+  uint32_t thread, warp, lane;
+
+  AITERLITE_DEVICE explicit Place(uint32_t thread)
+      : thread(thread), warp(thread / kWaveSize), lane(thread % kWaveSize) {}
+  AITERLITE_DEVICE uint32_t row(uint32_t i) const { return warp * 16 + lane / 4 + 8 * i; }
+  AITERLITE_DEVICE uint32_t column(uint32_t j, uint32_t c) const { return 8 * j + lane % 4 * 2 + c; }
+};
+struct Tile {
+  float first[kSums], second[kSums];
+};
+
+}  // namespace aiterlite::experts
