@@ -5,19 +5,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from aiterlite.dispatch import Row, Table, decide
+from aiterlite.dispatch import Table, decide
 from aiterlite.kernel import WORKSPACE
 from aiterlite.launch import calls
 from aiterlite.ops.shuffle import shuffle_weight
 from aiterlite.reference import fused_moe as reference
 from aiterlite.reference import quant as quantisation
 from aiterlite.reference.fused_moe import Activation, Weights
-from aiterlite.tables.fused_moe_problem import BLOCK, OP, MoeProblem
+from aiterlite.tables.fused_moe_problem import BLOCK, MoeProblem
 from aiterlite.target import Persona
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -158,13 +158,10 @@ def layer(
     return Layer(problem, tensors, sizes, weights, local, whole)
 
 
-def run(
-    made: Layer, persona: Persona, rows: Sequence[Row], row: str | None = None, problem: Any = None, op: str = OP
-) -> torch.Tensor:
-    """out, by the row of this name, or the one that dispatch takes; in a workspace that is poison."""
-    chosen = tuple(one for one in rows if row is None or one.name == row)
-    problem = made.problem if problem is None else problem
-    decision = decide(Table(op, type(problem), chosen), problem, persona)
+def run(made: Layer, persona: Persona, table: Table, row: str, problem: Any = None) -> torch.Tensor:
+    """out, by the row of this name of a table; in a workspace that is poison."""
+    chosen = replace(table, rows=tuple(one for one in table.rows if one.name == row))
+    decision = decide(chosen, made.problem if problem is None else problem, persona)
     assert decision.row is not None, str(decision)
     absent = [name for name in OPERANDS if made.tensors.get(name) is None]
     launch = calls.prepare(decision, torch.device("cpu"), OPERANDS, made.sizes, absent)

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aiterlite.dispatch import Between, ComputeUnits, Holds, OneOf, Refusal, Row, Targets, Wishes
+from aiterlite.dispatch import Between, ComputeUnits, Holds, Refusal, Row, Targets, Wishes
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import WORKSPACE, Kernel, Operand, Value, Workspace, along_x
 from aiterlite.tables import moe_sorting, quant
-from aiterlite.tables.fused_moe_problem import ACTIVATIONS, ARGS, BLOCK, QUANTS, FmoeProblem, MoeProblem
+from aiterlite.tables.fused_moe_problem import ACTIVATIONS, ARGS, BLOCK, FmoeProblem, MoeProblem
 from aiterlite.tables.moe_sorting import SortProblem
 from aiterlite.tables.quant_plan import QuantProblem
 from aiterlite.target import Persona
@@ -24,12 +24,10 @@ from aiterlite.target import Persona
 FEW_GATE_UP, FEW_DOWN, STAGE1, STAGE2, SUM = (
     f"aiterlite_fused_moe_{name}" for name in ("few_gate_up", "few_down", "stage1", "stage2", "sum")
 )
-DTYPES = ("bf16", "fp16")
 # Tokens that are not worth sorting; and pairs that are a lane of a wave each.
 FEW_TOKENS, FEW_PAIRS = 4, 64
 # Of a block that a workgroup may take.
 _ENTRIES = (64, 32, 16)
-_MOST_TOPK = 64
 _THREADS, _ROWS, _INNER = 256, 16, 8
 _LINE = 256
 
@@ -303,30 +301,20 @@ class WholeBlocks:
         return f"widths that are multiples of {BLOCK}, and experts of less than 4 GiB"
 
 
-_AMD = Targets(("gfx942", "gfx950"))
-_COMMON = (
-    OneOf("dtype", DTYPES),
-    OneOf("activation", ACTIVATIONS),
+_AMD, GFX942, GFX950 = Targets(("gfx942", "gfx950")), Targets(("gfx942",)), Targets(("gfx950",))
+# Besides what tables/fused_moe.py asks of every row.
+_MOE = (
     NativeWeights(),
     WholeBlocks(),
-    Between("experts", 1, moe_sorting.MOST_EXPERTS),
-    Between("topk", 1, _MOST_TOPK),
-)
-_MOE = (
-    OneOf("quant", QUANTS),
-    *_COMMON,
-    Between("global_experts", 0, moe_sorting.MOST_EXPERTS),
     Holds("aligned", True, "rows of x or a weight do not begin at multiples of 16 bytes", "copy them"),
 )
 _FEW = (Between("tokens", 1, FEW_TOKENS), Between("pairs", 1, FEW_PAIRS, "tokens are sorted then"))
-_SORTED = (Between("tokens", 1, moe_sorting.MOST_PAIRS), moe_sorting.PairsFit(moe_sorting.MOST_PAIRS))
 
 
 def _two_stage_row(name: str, units: tuple[Any, ...], preference: int, plan: Any) -> Row:
-    return Row(name, "hip", (*units, *_MOE, *_SORTED), preference, plan, _two_stage_kernels, _workspace)
+    return Row(name, "hip", (*units, *_MOE), preference, plan, _two_stage_kernels, _workspace)
 
 
-GFX942, GFX950 = Targets(("gfx942",)), Targets(("gfx950",))
 ROWS = (
     Row("gemv", "hip", (_AMD, *_MOE, *_FEW), 30, plan_few, _few, _few_workspace),
     _two_stage_row("two_stage_304", (GFX942, ComputeUnits(304, 304)), 10, plan_two_stage),
@@ -334,14 +322,4 @@ ROWS = (
     _two_stage_row("two_stage_256", (GFX950, ComputeUnits(256, 256)), 10, plan_two_stage),
     _two_stage_row("two_stage", (_AMD,), 5, plan_two_stage),
 )
-FMOE_ROWS = (
-    Row(
-        "two_stage",
-        "hip",
-        (_AMD, Between("block_size", 1, moe_sorting.MOST_BLOCK), *_COMMON, *_SORTED),
-        10,
-        plan_sorted,
-        _stages,
-        _workspace,
-    ),
-)
+FMOE_ROWS = (Row("two_stage", "hip", (_AMD, NativeWeights(), WholeBlocks()), 10, plan_sorted, _stages, _workspace),)
