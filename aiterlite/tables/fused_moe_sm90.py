@@ -30,6 +30,8 @@ _STREAM_THREADS, _FINISH_THREADS = 384, 256
 # Steps of weights that are asked for together: 281.9 us for 64 tokens on an H200, 285.0 of one, 282.4 of three.
 _TOGETHER = 2
 _MOST_TOPK = 32
+# Workgroups that clear sums (sm90_prepare.hip).
+_CLEARING = 64
 
 
 def _code(problem: Problem) -> str:
@@ -94,6 +96,7 @@ def _common(problem: Problem, plan: Plan) -> dict[str, int | str]:
         "GIVEN": int(isinstance(problem, FmoeProblem)),
         "INLINE": int(plan.inline),
         "INTERLEAVED": int(_asked(problem, "interleaved", False)),
+        "SHUFFLED": int(_shuffled(problem)),
         "ROW_SCALES": int(_asked(problem, "quant", "block") == "token"),
         "WEIGHTED_INPUT": int(_asked(problem, "weighted_input", False)),
     }
@@ -108,7 +111,7 @@ def _args(problem: Problem, plan: Plan, persona: Persona) -> dict[str, Value]:
     if not plans.quantises(problem):
         codes = _asked(problem, "quant", "block") != "none"
         given |= {"codes": Operand("x"), "code_scale": Operand("x_scale") if codes else 0}
-    return given if isinstance(plan, SlotsPlan) else given | {"slots": 0}
+    return {"slots": 0, **given}
 
 
 def _before(
@@ -120,9 +123,10 @@ def _before(
     if plan.inline or each:
         scales: dict[str, Value] = {"stride_scale_token": 1, "stride_scale_group": tokens}
         after = {**args, **scales, "stride_x": width} if quantises else args
-        sorts = int(not plan.inline)
-        grid = sorts + (-(-tokens * groups // (plans.PREPARE_THREADS // 8)) if quantises else 0)
+        sorts, clears = int(not plan.inline), int(isinstance(plan, SumsPlan) and plan.in_memory)
+        grid = sorts + _CLEARING * clears + (-(-tokens * groups // (plans.PREPARE_THREADS // 8)) if quantises else 0)
         defines: dict[str, int | str] = {"ELEMENT": problem.dtype, "PAIRS": max(1, each * sorts), "SORTS": sorts}
+        defines["CLEARS"] = clears
         lds = plans.prepare_shared(problem, plan) if sorts else 0
         unit, block = _unit("prepare", PREPARE, defines), along_x(plans.PREPARE_THREADS)
         given = {**args, **scales} if quantises else args
@@ -144,7 +148,7 @@ def _before(
 def _gate_up(problem: Problem, plan: Plan, args: Mapping[str, Value], leads: bool) -> tuple[Kernel, ...]:
     shared = plans.gate_up_shared(plan, plans.element_bytes(problem))
     ends = {**_common(problem, plan), "ACTIVATION": ACTIVATIONS.index(problem.activation)}
-    ring = {"SHARED_BYTES": shared, "STAGES": plan.stages, "TOGETHER": _TOGETHER, "SHUFFLED": int(_shuffled(problem))}
+    ring = {"SHARED_BYTES": shared, "STAGES": plan.stages, "TOGETHER": _TOGETHER}
     unit = _unit("gate_up", GATE_UP, {**ends, **ring, "LEADS": int(leads)})
     grid, block, maps = along_x(plan.workgroups), along_x(_STREAM_THREADS), (_gate_up_map(problem),)
     cuts = along_x(max(1, plan.workgroups - 1))
@@ -164,8 +168,8 @@ def _sums(problem: MoeProblem, persona: Persona, plan: SumsPlan) -> tuple[Kernel
         "GROUPS": plan.down_groups,
         "ROWS": plan.down_rows,
         "SHARED_BYTES": plans.sums_ring(plan),
-        "SHUFFLED": int(problem.shuffled),
         "STAGES": plan.down_stages,
+        "SUMS_IN_MEMORY": int(plan.in_memory),
     }
     unit, maps = _unit("down", DOWN, defines), (_down_map(problem, plan.down_rows),)
     grid, block = along_x(-(-problem.width // plan.down_rows)), along_x(plan.down_threads)
@@ -182,7 +186,6 @@ def _slots(problem: Problem, persona: Persona, plan: SlotsPlan) -> tuple[Kernel,
         **_common(problem, plan),
         "ELEMENT": problem.dtype,
         "SHARED_BYTES": shared,
-        "SHUFFLED": int(_shuffled(problem)),
         "STAGES": plan.down_stages,
         "TOGETHER": _TOGETHER,
     }
@@ -231,6 +234,17 @@ class StepsFit:
 
 
 @dataclass(frozen=True)
+class SumsFit:
+    """There is room for a sum of each element of the result."""
+
+    def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
+        return None if plans.sums_fit(problem) else Refusal(f"there is no room for the sums of {problem.tokens} tokens")
+
+    def __str__(self) -> str:
+        return "sums of all elements that fit shared memory, or the L2"
+
+
+@dataclass(frozen=True)
 class GivenBlocks:
     """A caller's blocks are of a size that products take."""
 
@@ -252,9 +266,8 @@ _HOPPER = (
     Between("topk", 1, _MOST_TOPK),
 )
 _ALIGNED = Holds("aligned", True, "rows of x or a weight do not begin at multiples of 16 bytes", "copy them")
-_FEW = Between("tokens", 1, plans.MOST_SUMS, "their sums fit shared memory")
 ROWS: tuple[Row, ...] = (
-    Row("sums", "cuda", (*_HOPPER, _ALIGNED, _FEW), 1, plans.plan_sums, _sums, _workspace),
+    Row("sums", "cuda", (*_HOPPER, _ALIGNED, SumsFit()), 1, plans.plan_sums, _sums, _workspace),
     Row("slots", "cuda", (*_HOPPER, _ALIGNED), 0, plans.plan_slots, _slots, _workspace),
 )
 FMOE_ROWS: tuple[Row, ...] = (Row("slots", "cuda", (*_HOPPER, GivenBlocks()), 0, plans.plan_slots, _slots, _workspace),)

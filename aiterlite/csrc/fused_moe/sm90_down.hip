@@ -1,22 +1,24 @@
-// Stage 2 of the fused mixture of experts on sm_90, for as many tokens as a workgroup has room for: the products of h
-// with w2, weighted, and their sum over the slots of each token.
+// Stage 2 of the fused mixture of experts on sm_90, up to about a thousand tokens: the products of h with w2, weighted,
+// and their sum over the slots of each token.
 //
 // Formulation. As in stage 1 weights are rows and entries columns. A workgroup owns AITERLITE_ROWS elements of every
 // token's result and runs over all blocks of entries: their experts' rows of w2 stream through shared memory, and what
-// an entry gets is added, weighted, to its token's sums there. So nothing is written for each slot, and nothing added
-// by atomics.
+// an entry gets is added, weighted, to its token's sums. So nothing is written for each slot. The sums are in shared
+// memory; or, of more tokens (AITERLITE_SUMS_IN_MEMORY), in memory that the L2 holds, which adds what it is sent.
 //
-// Tiling. One thread asks for boxes of rows of 128 bytes of w2; two warps copy the block's rows of h, scales,
-// entries and weights; a ring of AITERLITE_STAGES of them. Two warpgroups take blocks in turn; a turn passes when a
-// block's products are added. The weights of the first stages are asked for while stage 1 still ends.
+// Tiling. One thread asks for boxes of rows of 128 bytes of w2; warps gather the block's rows of h, scales, entries and
+// weights, each into stages of its own of a ring of AITERLITE_STAGES. AITERLITE_GROUPS warpgroups take blocks in turn;
+// a turn passes when a block's products are added. None may wait for a stage before the use before it has been read:
+// there are as many stages as steps of a block of each group, or one group. The weights of the first stages are asked
+// for while stage 1 still ends.
 //
 // Traffic. w2 of each expert that has entries once a block, from memory; h, scales and entries once a workgroup, from
-// the L2; out once.
+// the L2, which is what bounds it from some 256 tokens on: an SM takes in about 24 bytes a cycle. out once.
 //
-// Order. A token's slots are added in the order of their experts, so its bits depend on its own row of h, weights and
-// experts.
+// Order. A token's slots are added in the order of their experts, also in memory: a workgroup alone adds to its
+// elements, one block after the other. So the bits depend on the token's own row of h, weights and experts.
 //
-// Grid: width / AITERLITE_ROWS, upwards. Shared memory holds the sums of `tokens` rows.
+// Grid: width / AITERLITE_ROWS, upwards. Shared memory holds the sums of `tokens` rows, or of one.
 #include <aiterlite/fragment/sm90_wgmma.h>
 #include <aiterlite/fused_moe/sm90_cut.h>
 #include <aiterlite/overlap.h>
@@ -37,6 +39,7 @@ static_assert(kStages % kGatherWarps == 0, "a warp fills the same stages again")
 static_assert(kOwnRows % 8 == 0 && kOwnRows <= kGroupRows && (!AITERLITE_SHUFFLED || kOwnRows == kGroupRows),
               "AITERLITE_ROWS must be a multiple of 8, at most 64; 64 of shuffled weights");
 constexpr uint32_t kAllBarrier = 1;
+constexpr bool kInMemory = AITERLITE_SUMS_IN_MEMORY;
 using Out = AITERLITE_ELEMENT;
 
 struct alignas(1024) Stage {
@@ -53,7 +56,7 @@ struct Shared {
   Barrier empty[kStages];
   Barrier turn[kGroups];
   ListShared lists;
-  float sums[1][kPitch];  // a row a token
+  float sums[1][kPitch];  // a row a token, where they are here
 };
 static_assert(sizeof(Shared) <= AITERLITE_SHARED_BYTES, "the ring does not fit AITERLITE_SHARED_BYTES");
 
@@ -126,10 +129,21 @@ AITERLITE_DEVICE void gather(const Args& args, const Lists& lists, const Work& w
   uint32_t block = warp / work.steps, step = warp % work.steps;
   Turn turn;
   turn.advance(warp);
-  uint32_t next = expert_at(block);
+  // Entries that are no padding, which stands behind them: of padding nothing is read, and zeros are what it is.
+  const auto count_at = [&](uint32_t block) {
+    uint32_t count = 0;
+#pragma unroll
+    for (uint32_t first = 0; first < kColumns; first += kWaveSize) {
+      const uint32_t column = first + lane;
+      const bool exists = block < work.blocks && column < kColumns && lists.token(block * kColumns + column) != ~0u;
+      count += static_cast<uint32_t>(__popc(lanes_where(exists)));
+    }
+    return count;
+  };
+  uint32_t next = expert_at(block), next_count = count_at(block);
 #pragma unroll 1
   while (block < work.blocks) {
-    const uint32_t expert = next, first = block * kColumns;
+    const uint32_t expert = next, count = next_count, first = block * kColumns;
     const bool last = step + 1 == work.steps;
     Stage& stage = shared.stage[turn.stage];
     Barrier& full = shared.full[turn.stage];
@@ -137,17 +151,22 @@ AITERLITE_DEVICE void gather(const Args& args, const Lists& lists, const Work& w
     const uint32_t own_step = step;
     // Where this warp's next stage is.
     step += kGatherWarps;
+    const uint32_t before = block;
     while (step >= work.steps) {
       step -= work.steps;
       ++block;
     }
-    next = expert_at(block);
+    if (block != before) {
+      next = expert_at(block);
+      next_count = count_at(block);
+    }
     shared.empty[turn.stage].wait(turn.parity ^ 1);
     turn.advance(kGatherWarps);
 #pragma unroll
     for (uint32_t i = 0; i < kColumns / 4; ++i) {
       const uint32_t row = first_row + 4 * i;
-      copy_async(stage.h + row * kStepBytes + (chunk ^ row % 8) * 16, from + 4 * i * row_bytes);
+      const bool wanted = row < count;
+      copy_async(stage.h + row * kStepBytes + (chunk ^ row % 8) * 16, from + (wanted ? 4 * i * row_bytes : 0), wanted);
     }
 #pragma unroll
     for (uint32_t column = lane; column < kColumns; column += kWaveSize) {
@@ -175,7 +194,9 @@ AITERLITE_DEVICE void multiply(const Args& args, const Lists& lists, const Work&
   // Rows of w2 behind a multiple of 128 have another scale.
   const uint32_t first_row = workgroup_id() * kOwnRows % kRows;
   const uint32_t second_scale[2] = {first_row + place.row(0) >= kRows, first_row + place.row(1) >= kRows};
-  const bool owned[2] = {place.row(0) < kOwnRows, place.row(1) < kOwnRows};
+  const uint32_t first_owned = workgroup_id() * kOwnRows, left = static_cast<uint32_t>(args.moe.width) - first_owned;
+  const uint32_t rows = left < kOwnRows ? left : kOwnRows;
+  const bool owned[2] = {place.row(0) < rows, place.row(1) < rows};
   Turn turn;
   turn.advance(group * work.steps);
 #pragma unroll 1
@@ -238,8 +259,14 @@ AITERLITE_DEVICE void multiply(const Args& args, const Lists& lists, const Work&
 #pragma unroll
       for (uint32_t i = 0; i < 2; ++i) {
         if (!owned[i]) continue;
-        float& sum = shared.sums[token[k]][place.row(i)];
-        sum = __builtin_fmaf(sums[k / 2 * 4 + 2 * i + k % 2] * row_scale[i], weight[k], sum);
+        const float value = sums[k / 2 * 4 + 2 * i + k % 2] * row_scale[i];
+        if constexpr (kInMemory) {
+          const uint64_t at = uint64_t{token[k]} * static_cast<uint32_t>(args.moe.width) + first_owned + place.row(i);
+          publish_add(static_cast<float*>(args.moe.slots) + at, value * weight[k]);
+        } else {
+          float& sum = shared.sums[token[k]][place.row(i)];
+          sum = __builtin_fmaf(value, weight[k], sum);
+        }
       }
     }
     shared.turn[(group + 1) % kGroups].arrive();
@@ -279,24 +306,33 @@ AITERLITE_KERNEL(kThreads) aiterlite_sm90_moe_down(const __grid_constant__ aiter
     return;
   }
   const auto tokens = static_cast<uint32_t>(args.moe.tokens);
-  for (uint32_t i = thread_id(); i < tokens * kPitch; i += kMultiplying) shared.sums[0][i] = 0.0f;
+  for (uint32_t i = thread_id(); !kInMemory && i < tokens * kPitch; i += kMultiplying) shared.sums[0][i] = 0.0f;
   await_predecessors();
   named_barrier_wait(kAllBarrier, kMultiplying);
   const uint32_t group = warp / kGroupWaves;
   // The first turn is the first group's.
   if (group + 1 == kGroups) shared.turn[0].arrive();
   multiply(args, lists, work, shared, group);
+  if constexpr (kInMemory) complete_published();
   named_barrier_wait(kAllBarrier, kMultiplying);
+  if constexpr (kInMemory) accept_published();
 
   constexpr uint32_t kChunks = kOwnRows / 8;
   auto* out = static_cast<Out*>(args.moe.out) + workgroup_id() * kOwnRows;
+#pragma unroll 4
   for (uint32_t i = thread_id(); i < tokens * kChunks; i += kMultiplying) {
     const uint32_t token = i / kChunks, first = i % kChunks * 8;
     if (workgroup_id() * kOwnRows + first >= static_cast<uint32_t>(args.moe.width)) continue;
     Out* to = out + token * args.moe.stride_out + first;
     float value[8];
 #pragma unroll
-    for (uint32_t k = 0; k < 8; ++k) value[k] = shared.sums[token][first + k];
+    for (uint32_t k = 0; k < 8; k += 4) {
+      const uint64_t at = uint64_t{token} * static_cast<uint32_t>(args.moe.width) + workgroup_id() * kOwnRows + first;
+      const Quad quad = kInMemory ? load_published(static_cast<const float*>(args.moe.slots) + at + k)
+                                  : *reinterpret_cast<const Quad*>(&shared.sums[token][first + k]);
+#pragma unroll
+      for (uint32_t j = 0; j < 4; ++j) value[k + j] = quad.value[j];
+    }
     Vector16 packed;
 #pragma unroll
     for (uint32_t k = 0; k < 4; ++k) {

@@ -25,15 +25,38 @@ constexpr uint32_t kTileBarrier = 1, kTileRows = 2 * kRows;
 
 struct Shared {
   Ring ring;
-  uint16_t rows[kColumns][kTileRows + 8];  // of entries, on their way to memory
+  alignas(16) uint16_t rows[kColumns][kTileRows + 8];  // of entries, on their way to memory
 };
 static_assert(sizeof(Shared) <= AITERLITE_SHARED_BYTES, "the ring does not fit AITERLITE_SHARED_BYTES");
 
+// What a thread needs to know of a block's entries, read once for all tiles of the block.
+struct Entries {
+  static constexpr uint32_t kChunks = kTileRows / 8,
+                            kEach = kMultipliers / kChunks;  // columns that are written at once
+  static constexpr uint32_t kWritten = kColumns / kEach, kNoPair = ~0u;
+  uint32_t block = ~0u;
+  float weight[kColumns / 4];  // of the columns that it multiplies
+  uint32_t pair[kWritten];     // of those that it writes
+
+  AITERLITE_DEVICE void read(const Lists& lists, const Place& place, uint32_t wanted) {
+    if (wanted == block) return;
+    block = wanted;
+#pragma unroll
+    for (uint32_t k = 0; k < kColumns / 4; ++k) {
+      weight[k] = AITERLITE_WEIGHTED_INPUT ? 1.0f : lists.weight(block * kColumns + place.column(k / 2, k % 2));
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < kWritten; ++i) {
+      const uint32_t entry = block * kColumns + place.thread / kChunks + i * kEach;
+      pair[i] = lists.token(entry) == ~0u ? kNoPair : lists.pair(entry);
+    }
+  }
+};
+
 // The end of a tile: weighted rows, to memory.
-AITERLITE_DEVICE void write(const Args& args, const Lists& lists, Shared& shared, const Tile& tile, const Place& place,
-                            const Piece& piece) {
+AITERLITE_DEVICE void write(const Args& args, const Lists& lists, Shared& shared, const Entries& entries,
+                            const Tile& tile, const Place& place, const Piece& piece) {
   const auto width = static_cast<uint32_t>(args.moe.width), first_row = piece.part * kTileRows;
-  const uint32_t first_entry = piece.block * kColumns;
   float row_scale[2][2] = {{1.0f, 1.0f}, {1.0f, 1.0f}};
   if constexpr (kRowScales) {
     const float* scale = args.moe.w2_scale + uint64_t{lists.expert(piece.block)} * width;
@@ -42,24 +65,38 @@ AITERLITE_DEVICE void write(const Args& args, const Lists& lists, Shared& shared
 #pragma unroll
       for (uint32_t box = 0; box < 2; ++box) {
         const uint32_t row = first_row + box * kRows + place.row(i);
-        if (row < width) row_scale[i][box] = load_f32(scale + row);
+        if (row < width) row_scale[box][i] = load_f32(scale + row);
       }
     }
   }
+  // Four matrices of 8 columns by 8 rows: two columns' worth of 16 rows of a warp.
+  const uint32_t to_row = place.warp * 16 + place.lane / 8 % 2 * 8;
 #pragma unroll
-  for (uint32_t k = 0; k < kSums; ++k) {
-    const uint32_t column = place.column(k / 4, k % 2), i = k / 2 % 2;
-    const float weight = AITERLITE_WEIGHTED_INPUT ? 1.0f : lists.weight(first_entry + column);
-    shared.rows[column][place.row(i)] = from_float<Out>(tile.first[k] * row_scale[i][0] * weight).bits;
-    shared.rows[column][kRows + place.row(i)] = from_float<Out>(tile.second[k] * row_scale[i][1] * weight).bits;
+  for (uint32_t box = 0; box < 2; ++box) {
+    const float (&sums)[kSums] = box == 0 ? tile.first : tile.second;
+#pragma unroll
+    for (uint32_t j = 0; j < kColumns / 8; j += 2) {
+      uint32_t packed[4] = {};
+#pragma unroll
+      for (uint32_t m = 0; m < 4 && j + m / 2 < kColumns / 8; ++m) {
+        const uint32_t k = 4 * j + 2 * m;
+        const float scale = row_scale[box][m % 2];
+        packed[m] = pack_pair(Out{}, sums[k] * (scale * entries.weight[k / 4 * 2]),
+                              sums[k + 1] * (scale * entries.weight[k / 4 * 2 + 1]));
+      }
+      const uint32_t column = 8 * j + place.lane / 16 * 8 + place.lane % 8;
+      // Of an odd number of matrices the last pair writes one twice.
+      const uint32_t kept = column < kColumns ? column : column - 8;
+      if (j + 1 == kColumns / 8) packed[2] = packed[0], packed[3] = packed[1];
+      store_matrices_transposed(&shared.rows[kept][box * kRows + to_row], packed);
+    }
   }
   named_barrier_wait(kTileBarrier, kMultipliers);
-  constexpr uint32_t kChunks = kTileRows / 8;
-#pragma unroll 4
-  for (uint32_t at = place.thread; at < kColumns * kChunks; at += kMultipliers) {
-    const uint32_t column = at / kChunks, row = at % kChunks * 8, entry = first_entry + column;
-    if (lists.token(entry) == ~0u || first_row + row >= width) continue;
-    const uint32_t pair = lists.pair(entry);
+  const uint32_t row = place.thread % Entries::kChunks * 8;
+#pragma unroll
+  for (uint32_t i = 0; i < Entries::kWritten; ++i) {
+    const uint32_t column = place.thread / Entries::kChunks + i * Entries::kEach, pair = entries.pair[i];
+    if (pair == Entries::kNoPair || first_row + row >= width) continue;
     auto* to = static_cast<uint16_t*>(args.moe.slots) + uint64_t{pair} * width + first_row + row;
     const Vector16 bytes = load_shared_16(&shared.rows[column][row]);
     store_quad(reinterpret_cast<float*>(to), __builtin_bit_cast(Quad, bytes));
@@ -92,8 +129,11 @@ aiterlite_sm90_moe_down_slots(const __grid_constant__ aiterlite_sm90_moe_gemm_ar
   if (warp < kGathererWarp) {
     await_predecessors();
     const Place place(thread_id());
-    multiply<false>(cut, shared.ring,
-                    [&](const Piece& piece, Tile& tile) { write(args, lists, shared, tile, place, piece); });
+    Entries entries;
+    multiply<false>(cut, shared.ring, [&](const Piece& piece, Tile& tile) {
+      entries.read(lists, place, piece.block);
+      write(args, lists, shared, entries, tile, place, piece);
+    });
   } else if (warp < kGathererWarp + kGatherers / kWaveSize) {
     await_predecessors();
     const Source source = {static_cast<const uint8_t*>(args.moe.h), int64_t{inter} * static_cast<int64_t>(sizeof(Code)),

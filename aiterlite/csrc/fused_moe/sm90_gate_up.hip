@@ -61,7 +61,8 @@ aiterlite_sm90_moe_gate_up(const __grid_constant__ aiterlite_sm90_moe_gemm_args 
 
   if (warp < kGathererWarp) {
     const Place place(thread_id());
-    multiply<kInterleaved>(cut, shared.ring, [&](const Piece& piece, Tile& tile) {
+    multiply<kInterleaved && !kTakeTurns>(cut, shared.ring, [&](const Piece& piece, Tile& tile) {
+      pair_gate_and_up(tile, place);
       if (piece.whole) {
         const auto barrier = [] { named_barrier_wait(kTileBarrier, kMultipliers); };
         return finish(args, lists, shared.finish, tile, place, piece.block, piece.part, barrier);
@@ -91,7 +92,9 @@ aiterlite_sm90_moe_gate_up(const __grid_constant__ aiterlite_sm90_moe_gemm_args 
       return [&, expert, row](uint8_t* to, uint32_t step, uint32_t up, Barrier& full) {
         if constexpr (AITERLITE_SHUFFLED) {
           // Panels of 16 rows; an expert's gate panels, then its up panels.
-          copy_box(to, w_map, 0, (2 * expert + up) * (inter / 16) + row / 16, step * (kStepBytes / 16), full, once);
+          const uint32_t first =
+              kTakeTurns ? 2 * expert * inter + 2 * row + up * kRows : (2 * expert + up) * inter + row;
+          copy_box(to, w_map, 0, first / 16, step * (kStepBytes / 16), full, once);
         } else if constexpr (kInterleaved) {
           copy_box(to, w_map, step * kStep, up, expert * inter + row, full, once);
         } else {

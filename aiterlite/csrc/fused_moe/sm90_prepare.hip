@@ -22,6 +22,8 @@ constexpr bool kSorts = AITERLITE_SORTS;
 // Pairs of a thread.
 constexpr uint32_t kPairs = AITERLITE_PAIRS;
 constexpr uint16_t kNone = 0xffff;
+// Workgroups that clear the sums of stage 2, where those are in memory.
+constexpr uint32_t kClearing = AITERLITE_CLEARS ? 64 : 0;
 
 AITERLITE_DEVICE int32_t load_int(const int32_t* p) { return __builtin_bit_cast(int32_t, load_f32(p)); }
 
@@ -47,11 +49,25 @@ struct Arrays {
         pair_of(of_pair + pairs) {}
 };
 
+// pair / topk, for pairs up to kPairs * kThreads and topk up to 32.
+class Division {
+ public:
+  AITERLITE_DEVICE explicit Division(uint32_t topk) : topk_(topk), multiplier_(((1u << 20) + topk - 1) / topk) {}
+  AITERLITE_DEVICE uint32_t token(uint32_t pair) const {
+    return static_cast<uint32_t>(uint64_t{pair} * multiplier_ >> 20);
+  }
+  AITERLITE_DEVICE uint32_t slot(uint32_t pair) const { return pair - token(pair) * topk_; }
+
+ private:
+  uint32_t topk_, multiplier_;
+};
+
 AITERLITE_DEVICE void sort(const aiterlite_fused_moe_args& args, char* bytes, uint32_t* scan) {
   const auto experts = static_cast<uint32_t>(args.global_experts), topk = static_cast<uint32_t>(args.topk);
   const auto tokens = static_cast<uint32_t>(args.tokens), size = static_cast<uint32_t>(args.block_size);
   const uint32_t own = thread_id(), pairs = tokens * topk;
   const Arrays arrays(bytes, experts, tokens, pairs);
+  const Division pairs_to(topk);
   uint32_t live = tokens;
   if (args.num_local_tokens != nullptr) {
     const int32_t asked = load_int(args.num_local_tokens);
@@ -63,7 +79,7 @@ AITERLITE_DEVICE void sort(const aiterlite_fused_moe_args& args, char* bytes, ui
   float weight[kPairs];
 #pragma unroll
   for (uint32_t i = 0; i < kPairs; ++i) {
-    const uint32_t pair = own + i * kThreads, token = pair / topk, slot = pair - token * topk;
+    const uint32_t pair = own + i * kThreads, token = pairs_to.token(pair), slot = pairs_to.slot(pair);
     id[i] = ~0u;
     weight[i] = 0.0f;
     if (pair >= pairs || token >= live) continue;
@@ -81,15 +97,19 @@ AITERLITE_DEVICE void sort(const aiterlite_fused_moe_args& args, char* bytes, ui
   if (own < experts) arrays.local[own] = here ? static_cast<uint16_t>(number) : kNone;
   workgroup_barrier();
 
+  bool twice = false;  // whether a token names an expert that it named before
 #pragma unroll
   for (uint32_t i = 0; i < kPairs; ++i) {
-    const uint32_t pair = own + i * kThreads, token = pair / topk;
+    const uint32_t pair = own + i * kThreads, token = pairs_to.token(pair);
     if (pair >= pairs) continue;
     if (id[i] >= experts || arrays.local[id[i]] == kNone) id[i] = kNone;
-    if (id[i] != kNone) set_bits_shared(arrays.bits + id[i] * arrays.pitch + token / 32, 1u << token % 32);
+    if (id[i] != kNone) {
+      const uint32_t bit = 1u << token % 32;
+      twice |= (set_bits_shared(arrays.bits + id[i] * arrays.pitch + token / 32, bit) & bit) != 0;
+    }
     arrays.of_pair[pair] = static_cast<uint16_t>(id[i]);
   }
-  workgroup_barrier();
+  const bool some_twice = named_barrier_any(0, kThreads, twice);
 
   uint32_t total = 0;
   if (own < experts) {
@@ -120,10 +140,10 @@ AITERLITE_DEVICE void sort(const aiterlite_fused_moe_args& args, char* bytes, ui
 
 #pragma unroll
   for (uint32_t i = 0; i < kPairs; ++i) {
-    const uint32_t pair = own + i * kThreads, token = pair / topk, slot = pair - token * topk;
+    const uint32_t pair = own + i * kThreads, token = pairs_to.token(pair), slot = pairs_to.slot(pair);
     if (pair >= pairs) continue;
     bool leads = id[i] != kNone;
-    for (uint32_t other = 0; leads && other < topk; ++other) {
+    for (uint32_t other = 0; some_twice && leads && other < topk; ++other) {
       if (other == slot || arrays.of_pair[token * topk + other] != id[i]) continue;
       if (other < slot) leads = false;
       weight[i] += load_f32(args.topk_weights + token * args.stride_weights + other);
@@ -139,10 +159,10 @@ AITERLITE_DEVICE void sort(const aiterlite_fused_moe_args& args, char* bytes, ui
   workgroup_barrier();
   // In order, since a wave that writes 32 entries apart takes as long as for 32 lines.
   for (uint32_t i = own; i < entries; i += kThreads) {
-    const uint32_t pair = arrays.pair_of[i], token = pair / topk;
+    const uint32_t pair = arrays.pair_of[i], token = pairs_to.token(pair);
     const bool exists = pair != kNone;
     store_u32(const_cast<int32_t*>(args.sorted_ids) + i,
-              exists ? (pair - token * topk) << 24 | token : topk << 24 | tokens);
+              exists ? pairs_to.slot(pair) << 24 | token : topk << 24 | tokens);
     const_cast<float*>(args.sorted_weights)[i] = exists ? arrays.weight[pair] : 0.0f;
   }
 }
@@ -165,6 +185,14 @@ AITERLITE_DEVICE void quantise(const Args& args, uint32_t workgroup) {
   }
 }
 
+// Sums in memory become zero.
+AITERLITE_DEVICE void clear(const Args& args, uint32_t workgroup) {
+  const uint64_t quads = static_cast<uint64_t>(args.moe.tokens) * static_cast<uint32_t>(args.moe.width) / 4;
+  auto* sums = static_cast<float*>(args.moe.slots);
+  const uint64_t first = workgroup * kThreads + thread_id();
+  for (uint64_t i = first; i < quads; i += uint64_t{kClearing} * kThreads) store_quad(sums + 4 * i, Quad{});
+}
+
 }  // namespace
 
 AITERLITE_KERNEL(kThreads)
@@ -173,9 +201,8 @@ aiterlite_sm90_moe_prepare(const __grid_constant__ aiterlite_sm90_moe_args args)
   AITERLITE_SHARED(uint32_t, scan, kWaves);
   await_predecessors();
   admit_successors();
-  if (kSorts && workgroup_id() == 0) {
-    sort(args.moe, &bytes, scan);
-  } else {
-    quantise<AITERLITE_ELEMENT>(args, workgroup_id() - kSorts);
-  }
+  if (kSorts && workgroup_id() == 0) return sort(args.moe, &bytes, scan);
+  const uint32_t workgroup = workgroup_id() - kSorts;
+  if (workgroup < kClearing) return clear(args, workgroup);
+  quantise<AITERLITE_ELEMENT>(args, workgroup - kClearing);
 }

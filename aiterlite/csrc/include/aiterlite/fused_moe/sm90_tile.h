@@ -15,6 +15,26 @@ AITERLITE_DEVICE Cut cut_of(const Args& args, const Lists& lists) {
   return {static_cast<uint32_t>(args.moe.width) / kStep, static_cast<uint32_t>(args.moe.inter) / kRows, lists.blocks(),
           static_cast<uint32_t>(args.workgroups), 1};
 }
+// Shuffled weights whose gate and up rows take turns lie so in the boxes too: the first has those of h's first 64
+// elements. Neighbouring rows are neighbouring lanes of four, which exchange: the one with a gate row takes its up row
+// of the first box, the one with an up row its gate row of the second.
+inline constexpr bool kTakeTurns = kInterleaved && AITERLITE_SHUFFLED;
+
+AITERLITE_DEVICE void pair_gate_and_up(Tile& tile, const Place& place) {
+  if constexpr (kTakeTurns) {
+    const bool has_gate = place.lane / 4 % 2 == 0;
+#pragma unroll
+    for (uint32_t k = 0; k < kSums; ++k) {
+      const float got = shuffle_xor(has_gate ? tile.second[k] : tile.first[k], 4);
+      (has_gate ? tile.second[k] : tile.first[k]) = got;
+    }
+  }
+}
+// Of a tile's 128 elements of h, those of a thread.
+AITERLITE_DEVICE uint32_t element_of(const Place& place, uint32_t i) {
+  return kTakeTurns ? place.row(i) / 2 + (place.lane / 4 % 2) * (kRows / 2) : place.row(i);
+}
+
 AITERLITE_DEVICE float* partial_of(const Args& args, uint32_t slot) {
   return args.partial + uint64_t{slot} * kColumns * 2 * kRows;
 }
@@ -34,7 +54,7 @@ AITERLITE_DEVICE void for_each_live(uint32_t live, const Place& place, const Vis
 #pragma unroll
   for (uint32_t k = 0; k < kSums; ++k) {
     const uint32_t column = k / 4 * 2 + k % 2;
-    if (live >> column & 1) visit(k, place.column(k / 4, k % 2) * 2 * kRows + place.row(k / 2 % 2));
+    if (live >> column & 1) visit(k, place.column(k / 4, k % 2) * 2 * kRows + element_of(place, k / 2 % 2));
   }
 }
 
@@ -68,7 +88,7 @@ AITERLITE_DEVICE void finish(const Args& all, const Lists& lists, FinishShared& 
     const uint32_t expert = lists.expert(block);
 #pragma unroll
     for (uint32_t i = 0; i < 2; ++i) {
-      const uint32_t row = (part * kRows + place.row(i)) * static_cast<uint32_t>(args.gate_step);
+      const uint32_t row = (part * kRows + element_of(place, i)) * static_cast<uint32_t>(args.gate_step);
       const float* scale = args.w1_scale + uint64_t{expert} * 2 * inter + row;
       row_scale[i][0] = load_f32(scale);
       row_scale[i][1] = load_f32(scale + args.up_offset);
@@ -110,7 +130,7 @@ AITERLITE_DEVICE void finish(const Args& all, const Lists& lists, FinishShared& 
 #pragma unroll
   for (uint32_t k = 0; k < kSums; ++k) {
     const uint32_t column = place.column(k / 4, k % 2);
-    put<Code>(shared.rows[column], place.row(k / 2 % 2), tile.first[k], shared.scale[column]);
+    put<Code>(shared.rows[column], element_of(place, k / 2 % 2), tile.first[k], shared.scale[column]);
   }
   barrier();
   constexpr uint32_t kChunks = kRows * sizeof(Code) / 16;

@@ -6,6 +6,12 @@
 namespace aiterlite {
 
 AITERLITE_DEVICE Vector16 load_shared_16(const void* p) { return *static_cast<const Vector16*>(p); }
+// Sets bits of a word; what it held before.
+AITERLITE_DEVICE uint32_t set_bits_shared(uint32_t* p, uint32_t bits) {
+  uint32_t before;
+  asm volatile("atom.shared.or.b32 %0, [%1], %2;" : "=r"(before) : "r"(shared_address(p)), "r"(bits) : "memory");
+  return before;
+}
 AITERLITE_DEVICE Vector8 load_shared_8(const void* p) { return *static_cast<const Vector8*>(p); }
 AITERLITE_DEVICE void store_shared_16(void* p, const Vector16& v) { *static_cast<Vector16*>(p) = v; }
 AITERLITE_DEVICE void store_shared_8(void* p, const Vector8& v) { *static_cast<Vector8*>(p) = v; }
@@ -49,10 +55,6 @@ AITERLITE_DEVICE void store_matrices_transposed(void* row, const uint32_t (&r)[4
 }
 
 // 16 bytes from memory to shared memory; nothing waits. Where it is not wanted, it writes zeros and reads nothing.
-AITERLITE_DEVICE void set_bits_shared(uint32_t* p, uint32_t bits) {
-  asm volatile("red.shared.or.b32 [%0], %1;" ::"r"(shared_address(p)), "r"(bits) : "memory");
-}
-
 AITERLITE_DEVICE void copy_async(void* to, const void* from, bool wanted = true) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
                "r"(wanted ? 16 : 0)
