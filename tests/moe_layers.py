@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from aiterlite.dispatch import Row, Table, decide
+from aiterlite.dispatch import Table, decide
 from aiterlite.kernel import WORKSPACE
 from aiterlite.launch import calls
+from aiterlite.ops.shuffle import shuffle_weight
+from aiterlite.reference import fused_moe as reference
 from aiterlite.reference import quant as quantisation
-from aiterlite.tables.fused_moe_problem import BLOCK, OP, MoeProblem
+from aiterlite.reference.fused_moe import Activation, Weights
+from aiterlite.tables.fused_moe_problem import BLOCK, MoeProblem
 from aiterlite.target import Persona
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -27,30 +30,14 @@ OPERANDS = (
 )  # fmt: skip
 
 
-def shuffled(weight: torch.Tensor) -> torch.Tensor:
-    """[..., N, K] in pieces of 16 rows by 16 bytes, two of 16 or four of 8 elements for 32 of K."""
-    each = 16 // weight.element_size()
-    *outer, n, k = weight.shape
-    pieces = weight.reshape(*outer, n // 16, 16, k // 32, 32 // each, each)
-    order = [*range(len(outer)), *(len(outer) + i for i in (0, 2, 3, 1, 4))]
-    return pieces.permute(*order).contiguous().reshape(weight.shape)
-
-
-def widened(scale: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """Scales of blocks, or of rows, for each element."""
-    if scale.dim() == 2:
-        return scale.double()[:, :, None].expand(-1, -1, columns)
-    return scale.double().repeat_interleave(BLOCK, 1).repeat_interleave(BLOCK, 2)[:, :rows, :columns]
-
-
 @dataclass
 class Layer:
     problem: MoeProblem
     tensors: dict[str, torch.Tensor | None]
-    exact: dict[str, torch.Tensor]  # x, w1, w2 at float64
     sizes: dict[str, Any]
+    weights: Weights
     local: torch.Tensor  # [tokens, topk]: the expert of each slot here, -1 where there is none
-    whole: torch.Tensor = field(default_factory=lambda: torch.empty(0))  # what out is a part of
+    whole: torch.Tensor  # what out is a part of
 
     def expected(self, rounds: bool) -> torch.Tensor:
         """float64; `rounds`: x and h to the weights' code, as kernels do that multiply 8 bits by 8 bits."""
@@ -60,65 +47,34 @@ class Layer:
 
     def expected_of(self, weights: torch.Tensor, rounds: bool = True) -> torch.Tensor:
         """The same with these routing weights, where the call does not bring any."""
-        problem, code = self.problem, CODES.get(self.problem.code)
-        assert code is not None or not rounds
-        out = torch.zeros(problem.tokens, problem.width, dtype=torch.float64)
-        x = self.exact["x"]
-        if rounds and not problem.quantised:
-            x = _rounded(x, code)
-        for token in range(problem.tokens):
-            for slot in range(problem.topk):
-                expert = int(self.local[token, slot])
-                if expert < 0:
-                    continue
-                both = self.exact["w1"][expert] @ x[token]
-                gate, up = (both[::2], both[1::2]) if problem.interleaved else both.chunk(2)
-                h = self._activated(gate, up)
-                weight = float(weights[token, slot])
-                if problem.weighted_input:
-                    h, weight = h * weight, 1.0
-                if rounds:
-                    h = _rounded(h, code)
-                out[token] += self.exact["w2"][expert] @ h * weight
-        return out
-
-    def _activated(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-        if self.problem.activation == "silu":
-            return gate * gate.sigmoid() * up
-        if self.problem.activation == "gelu":
-            return 0.5 * gate * (1 + torch.erf(gate / math.sqrt(2))) * up
-        limit, beta, linear = (self.sizes[name] for name in ("limit", "beta", "linear_beta"))
-        gate, up = gate.clamp_max(limit), up.clamp(-limit, limit)
-        return gate * (beta * gate).sigmoid() * (up + linear)
-
-
-def _rounded(values: torch.Tensor, code: torch.dtype | None) -> torch.Tensor:
-    assert code is not None
-    groups = values.float().reshape(-1, BLOCK)
-    codes, scale = quantisation.per_token(groups, code)
-    return (codes.double() * scale.double()).reshape(values.shape)
+        x, x_scale, problem = self.tensors["x"], self.tensors["x_scale"], self.problem
+        assert x is not None
+        activation = Activation(problem.activation, *(self.sizes[n] for n in ("limit", "beta", "linear_beta")))
+        # NaN, which poison is, counts for nothing where nothing is made of it.
+        return reference.fused_moe(
+            x, self.weights, self.local, weights, activation, None if x_scale is None else x_scale.T,
+            weighted_input=problem.weighted_input, rounded=CODES[problem.code] if rounds else None,
+        ).out  # fmt: skip
 
 
 def _weights(
     generator: torch.Generator, shape: tuple[int, int, int], problem: MoeProblem, hit: Sequence[int]
-) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-    """Codes, scales and values; experts that are not hit are NaN."""
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Codes and scales; experts that are not hit are NaN."""
     experts, rows, columns = shape
-    values = torch.randn(shape, generator=generator) / math.sqrt(columns)
+    values = torch.randn(shape, generator=generator)
     missing = [expert for expert in range(experts) if expert not in hit]
     if problem.quant == "none":
-        codes = values.to(DTYPES[problem.dtype])
-        exact = codes.double()
+        codes = (values / math.sqrt(columns)).to(DTYPES[problem.dtype])
         codes[missing] = NAN
-        return codes, None, exact
-    # Scales that differ by a power of ten, so that one that is taken for another shows.
+        return codes, None
+    # Scales far apart, so that one that is taken for another shows.
     scale_shape = (experts, rows) if problem.quant == "token" else (experts, rows // BLOCK, columns // BLOCK)
-    scale = 10 ** (torch.rand(scale_shape, generator=generator) - 0.5) / 100
-    codes = (values * 100).clamp(-240, 240).to(CODES[problem.code])
-    exact = codes.double() * widened(scale, rows, columns)
+    scale = 10 ** (torch.rand(scale_shape, generator=generator) - 0.5) / 50 / math.sqrt(columns)
+    codes = (values * 50).clamp(-240, 240).to(CODES[problem.code])
     codes.view(torch.uint8)[missing] = POISON[problem.code]
     scale[missing] = NAN
-    return codes, scale, exact
+    return codes, scale
 
 
 def layer(
@@ -134,16 +90,11 @@ def layer(
     generator = torch.Generator().manual_seed(seed)
     dtype = DTYPES[problem.dtype]
     tokens, topk, width, inter = problem.tokens, problem.topk, problem.width, problem.inter
-    numbers = [sum(mask[:i]) if mask[i] else -1 for i in range(len(mask))] if mask else list(range(problem.experts))
-    local = torch.tensor(
-        [
-            [numbers[i] if 0 <= i < len(numbers) and (live is None or t < live) else -1 for i in row]
-            for t, row in enumerate(ids)
-        ]
-    ).reshape(tokens, topk)
+    named, held = torch.tensor(ids, dtype=id_dtype).reshape(tokens, topk), torch.tensor(mask) if mask else None
+    local = reference.local_ids(named, problem.experts, held, live)
     hit = sorted(set(local.flatten().tolist()) - {-1})
-    w1, w1_scale, exact1 = _weights(generator, (problem.experts, 2 * inter, width), problem, hit)
-    w2, w2_scale, exact2 = _weights(generator, (problem.experts, width, inter), problem, hit)
+    w1, w1_scale = _weights(generator, (problem.experts, 2 * inter, width), problem, hit)
+    w2, w2_scale = _weights(generator, (problem.experts, width, inter), problem, hit)
 
     rows = torch.randn(tokens, width, generator=generator) * torch.rand(tokens, 1, generator=generator) * 4
     x_scale = None
@@ -151,7 +102,6 @@ def layer(
     storage = torch.full((tokens, width + pad), NAN, dtype=dtype)
     if problem.quantised:
         codes, scales = quantisation.per_group(rows, CODES[problem.code], BLOCK)
-        exact_x = codes.double() * scales.double().repeat_interleave(BLOCK, 1)
         storage = torch.full((tokens, width + 2 * pad), POISON[problem.code], dtype=torch.uint8)
         storage = storage.view(CODES[problem.code])
         storage.view(torch.uint8)[:, :width] = codes.view(torch.uint8)
@@ -160,8 +110,6 @@ def layer(
         sizes |= {"stride_scale_token": 1, "stride_scale_group": tokens}
     else:
         storage[:, :width] = rows.to(dtype)
-        exact_x = storage[:, :width].double()
-    exact_x = exact_x.clone()
     x = storage[:, :width]
     if live is not None:
         x.view(torch.uint8)[live:] = 0xFF
@@ -169,7 +117,7 @@ def layer(
             x_scale[:, live:] = NAN
 
     ids_storage = torch.full((tokens, topk + 3), 0, dtype=id_dtype)
-    ids_storage[:, :topk] = torch.tensor(ids, dtype=id_dtype).reshape(tokens, topk)
+    ids_storage[:, :topk] = named
     weights_storage = torch.full((tokens, topk + 1), NAN)
     weights_storage[:, :topk] = torch.rand(tokens, topk, generator=generator) + 0.1
     weights_storage[:, :topk][local < 0] = NAN
@@ -196,9 +144,9 @@ def layer(
     tensors: dict[str, torch.Tensor | None] = {
         "x": x,
         "x_scale": x_scale,
-        "w1": shuffled(w1) if problem.shuffled else w1,
+        "w1": shuffle_weight(w1) if problem.shuffled else w1,
         "w1_scale": w1_scale,
-        "w2": shuffled(w2) if problem.shuffled else w2,
+        "w2": shuffle_weight(w2) if problem.shuffled else w2,
         "w2_scale": w2_scale,
         "topk_ids": ids_storage[:, :topk],
         "topk_weights": weights_storage[:, :topk],
@@ -206,16 +154,14 @@ def layer(
         "num_local_tokens": None if live is None else torch.tensor([live], dtype=torch.int32),
         "out": out,
     }
-    return Layer(problem, tensors, {"x": exact_x, "w1": exact1, "w2": exact2}, sizes, local, whole)
+    weights = Weights(w1, w2, w1_scale, w2_scale, problem.interleaved)
+    return Layer(problem, tensors, sizes, weights, local, whole)
 
 
-def run(
-    made: Layer, persona: Persona, rows: Sequence[Row], row: str | None = None, problem: Any = None, op: str = OP
-) -> torch.Tensor:
-    """out, by the row of this name, or the one that dispatch takes; in a workspace that is poison."""
-    chosen = tuple(one for one in rows if row is None or one.name == row)
-    problem = made.problem if problem is None else problem
-    decision = decide(Table(op, type(problem), chosen), problem, persona)
+def run(made: Layer, persona: Persona, table: Table, row: str, problem: Any = None) -> torch.Tensor:
+    """out, by the row of this name of a table; in a workspace that is poison."""
+    chosen = replace(table, rows=tuple(one for one in table.rows if one.name == row))
+    decision = decide(chosen, made.problem if problem is None else problem, persona)
     assert decision.row is not None, str(decision)
     absent = [name for name in OPERANDS if made.tensors.get(name) is None]
     launch = calls.prepare(decision, torch.device("cpu"), OPERANDS, made.sizes, absent)
@@ -233,8 +179,3 @@ def run(
     outside[1:-1, : made.problem.width] = 7
     assert bool((outside == 7).all()), "something was written outside out"
     return out
-
-
-def relative_error(got: torch.Tensor, exact: torch.Tensor) -> float:
-    """Frobenius."""
-    return float((got.double() - exact).norm() / exact.norm())

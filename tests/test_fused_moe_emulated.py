@@ -12,15 +12,17 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from gemm_operands import AMD, on  # noqa: E402
-from moe_layers import Layer, layer, relative_error, run  # noqa: E402
+from moe_layers import Layer, layer, run  # noqa: E402
 
-from aiterlite.dispatch import Table, Wishes, decide  # noqa: E402
+from aiterlite.dispatch import decide  # noqa: E402
 from aiterlite.emulator.observe import Recording, watching  # noqa: E402
 from aiterlite.emulator.schedule import SCHEDULES  # noqa: E402
 from aiterlite.jit import engine, toolchain  # noqa: E402
 from aiterlite.reference import moe_sorting as sorting  # noqa: E402
+from aiterlite.reference.fused_moe import relative_error  # noqa: E402
 from aiterlite.tables import fused_moe_amd as tables  # noqa: E402
-from aiterlite.tables.fused_moe_problem import FMOE_OP, OP, FmoeProblem, MoeProblem  # noqa: E402
+from aiterlite.tables.fused_moe import FMOE_TABLE, TABLE  # noqa: E402
+from aiterlite.tables.fused_moe_problem import FmoeProblem, MoeProblem  # noqa: E402
 from aiterlite.target import Persona, resolve  # noqa: E402
 
 pytestmark = [
@@ -42,7 +44,7 @@ def problem_of(persona: Persona, ids: list[list[int]], experts: int, **given: An
 
 def check(made: Layer, persona: Persona, row: str) -> None:
     with on(persona.target):
-        got = run(made, persona, tables.ROWS, row)
+        got = run(made, persona, TABLE, row)
     problem = made.problem
     # Few tokens are not rounded to the weights' code, nor is their h.
     rounds = row != "gemv" and problem.quant != "none"
@@ -71,7 +73,8 @@ FEW = {
         PARTLY,
         5,
         {"dtype": "fp16", "activation": "gelu", "global_experts": 8, "inter": 256},
-        {"mask": [0, 1, 1, 1, 0, 1, 0, 1], "live": 2, "id_dtype": torch.int64},
+        # More than there are weights of.
+        {"mask": [0, 1, 1, 1, 0, 1, 1, 1], "live": 2, "id_dtype": torch.int64},
     ),
     "quantised": ([[1, 2], [2, -1]], 4, {"quantised": True, "shuffled": True, "inter": 256}, {}),
     "16 bits": ([[1, 2], [2, 9]], 4, {"quant": "none", "shuffled": True, "width": 512}, {}),
@@ -111,7 +114,7 @@ SORTED = {
     "masked": (
         routed(7, 3, 8, none=2), 5,
         {"global_experts": 8, "quantised": True, "width": 512},
-        {"mask": [0, 1, 1, 1, 0, 1, 0, 1], "live": 5, "id_dtype": torch.int64},
+        {"mask": [0, 1, 1, 1, 0, 1, 1, 1], "live": 5, "id_dtype": torch.int64},
     ),
     "none of them": ([[-1, 9], [8, -7]], 4, {}, {}),
     "fp16": (routed(9, 2, 4), 4, {"quant": "none", "dtype": "fp16", "activation": "gelu"}, {}),
@@ -130,7 +133,7 @@ def test_two_stages(name: str, target: str, sanitized: Recording) -> None:
 @each_target
 def test_a_callers_own_sorting_is_added_to_what_is_there(target: str, sanitized: Recording) -> None:
     persona = resolve(target)
-    for block_size, tokens in ((16, 3), (32, 21)):
+    for block_size, tokens in ((32, 21), (8, 11), (72, 50)):
         ids = routed(tokens, 3, 6, none=4, seed=block_size)
         given = {"shuffled": True, "quantised": True, "inter": 256}
         made = layer(problem_of(persona, ids, 6, **given), ids, seed=block_size)
@@ -153,7 +156,7 @@ def test_a_callers_own_sorting_is_added_to_what_is_there(target: str, sanitized:
         before = torch.randn(out.shape, generator=torch.Generator().manual_seed(3)).to(out.dtype)
         out.copy_(before)
         with on(target):
-            run(made, persona, tables.FMOE_ROWS, problem=problem, op=FMOE_OP)
+            run(made, persona, FMOE_TABLE, "two_stage", problem)
         assert relative_error(out, before.double() + expected) <= TOLERANCE["bf16"]
 
 
@@ -166,7 +169,7 @@ def test_schedules_leave_the_same_bits(row: str, tokens: int, target: str) -> No
     results = []
     for schedule in (None, *SCHEDULES):
         with on(target), watching(schedule=schedule) as seen:
-            results.append(run(made, persona, tables.ROWS, row).clone())
+            results.append(run(made, persona, TABLE, row).clone())
         assert not seen.findings
     assert len(results) > 2 and all(torch.equal(results[0], result) for result in results)
 
@@ -183,7 +186,7 @@ def test_weights_are_read_once(target: str) -> None:
         for shuffled in (False, True):
             made = layer(problem_of(persona, ids, 6, shuffled=shuffled), ids)
             with on(target), watching(sanitize=False, counters=True) as seen:
-                run(made, persona, tables.ROWS, row.partition("_of_")[0])
+                run(made, persona, TABLE, row.partition("_of_")[0])
             for name in ("w1", "w2"):
                 weights = made.tensors[name]
                 assert weights is not None
@@ -210,7 +213,7 @@ def test_nothing_goes_through_scratch(chip: str) -> None:
     for given in VARIANTS:
         code = "" if given.get("quant") == "none" else persona.fp8
         problem = MoeProblem(experts=256, code=code, **given)
-        for kernel in decide(Table(OP, MoeProblem, tables.ROWS), problem, persona).kernels:
+        for kernel in decide(TABLE, problem, persona).kernels:
             if kernel.arguments != tables.ARGS:
                 continue
             used = engine.obtain(kernel.unit, build=True).entry.meta["resources"][kernel.symbol]
@@ -233,7 +236,7 @@ def test_rows_of_each_chip(chip: str) -> None:
     persona, found = resolve(chip), []
     for tokens in (1, 4, 5, 256, 1024):
         problem = MoeProblem(tokens, 256, code=persona.fp8)
-        decision = decide(Table(OP, MoeProblem, tables.ROWS), problem, persona)
+        decision = decide(TABLE, problem, persona)
         assert decision.row is not None
         found.append((decision.row.name, getattr(decision.plan, "block_size", 0)))
     assert found == CHOSEN[chip]
@@ -252,7 +255,7 @@ def test_rows_of_each_chip(chip: str) -> None:
 def test_what_is_refused(given: dict[str, Any], words: str) -> None:
     persona = resolve("mi300x")
     problem = MoeProblem(**{"tokens": 8, "experts": 128, "code": persona.fp8, **given})
-    decision = decide(Table(OP, MoeProblem, tables.ROWS), problem, persona, Wishes())
+    decision = decide(TABLE, problem, persona)
     assert decision.row is None
     two_stage = next(item for item in decision.rejected if item.row == "two_stage")
     assert words in "; ".join(map(str, two_stage.refusals))
@@ -260,5 +263,5 @@ def test_what_is_refused(given: dict[str, Any], words: str) -> None:
 
 def test_more_pairs_than_lanes_are_sorted() -> None:
     persona = resolve("mi355x")
-    decision = decide(Table(OP, MoeProblem, tables.ROWS), MoeProblem(4, 64, 20, code=persona.fp8), persona)
+    decision = decide(TABLE, MoeProblem(4, 64, 20, code=persona.fp8), persona)
     assert decision.row is not None and decision.row.name == "two_stage_256"

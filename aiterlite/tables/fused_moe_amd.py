@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aiterlite.dispatch import Between, ComputeUnits, Holds, OneOf, Refusal, Row, Targets, Wishes
+from aiterlite.dispatch import Between, ComputeUnits, Holds, Refusal, Row, Targets, Wishes
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import WORKSPACE, Kernel, Operand, Value, Workspace, along_x
 from aiterlite.tables import moe_sorting, quant
-from aiterlite.tables.fused_moe_problem import ACTIVATIONS, ARGS, BLOCK, QUANTS, FmoeProblem, MoeProblem
+from aiterlite.tables.fused_moe_problem import ACTIVATIONS, ARGS, BLOCK, FmoeProblem, MoeProblem
 from aiterlite.tables.moe_sorting import SortProblem
 from aiterlite.tables.quant_plan import QuantProblem
 from aiterlite.target import Persona
@@ -24,11 +24,10 @@ from aiterlite.target import Persona
 FEW_GATE_UP, FEW_DOWN, STAGE1, STAGE2, SUM = (
     f"aiterlite_fused_moe_{name}" for name in ("few_gate_up", "few_down", "stage1", "stage2", "sum")
 )
-DTYPES = ("bf16", "fp16")
 # Tokens that are not worth sorting; and pairs that are a lane of a wave each.
 FEW_TOKENS, FEW_PAIRS = 4, 64
-BLOCK_SIZES = (16, 32, 64)
-_MOST_TOPK = 64
+# Of a block that a workgroup may take.
+_ENTRIES = (64, 32, 16)
 _THREADS, _ROWS, _INNER = 256, 16, 8
 _LINE = 256
 
@@ -48,11 +47,17 @@ class FewPlan:
 
 @dataclass(frozen=True)
 class TwoStagePlan:
-    """Blocks of `block_size` entries, at most `blocks` of them; `features` of the result of a workgroup of stage 2."""
+    """Blocks of `block_size` entries, at most `blocks` of them. A workgroup has `entries` of one, which may be part of
+    it or more than it has, and in stage 2 `features` of the result."""
 
     block_size: int
     blocks: int
+    entries: int
     features: int
+
+    @property
+    def parts(self) -> int:
+        return self.blocks * -(-self.block_size // self.entries)
 
 
 def plan_few(problem: MoeProblem, persona: Persona) -> FewPlan:
@@ -65,9 +70,13 @@ def plan_few(problem: MoeProblem, persona: Persona) -> FewPlan:
 
 def _two_stage(problem: MoeProblem | FmoeProblem, block_size: int) -> TwoStagePlan:
     blocks = moe_sorting.least_capacity(problem.pairs, _global_experts(problem), block_size) // block_size
+    # As many as divide the block; of blocks that none divides, as many as it has, nearly.
+    entries = next((count for count in _ENTRIES if block_size % count == 0), 0) or next(
+        count for count in reversed(_ENTRIES) if block_size <= count or count == _ENTRIES[0]
+    )
     # A block's results cross shared memory: 64 entries of 256 features would leave room for one workgroup a CU.
-    features = 256 if block_size < 64 and problem.width % 256 == 0 else 128
-    return TwoStagePlan(block_size, max(1, blocks), features)
+    features = 256 if entries < 64 and problem.width % 256 == 0 else 128
+    return TwoStagePlan(block_size, max(1, blocks), entries, features)
 
 
 def plan_two_stage(problem: MoeProblem, persona: Persona) -> TwoStagePlan:
@@ -213,7 +222,7 @@ def _sorting(problem: MoeProblem, plan: TwoStagePlan) -> SortProblem:
 
 def _stages(problem: MoeProblem | FmoeProblem, persona: Persona, plan: TwoStagePlan) -> tuple[Kernel, ...]:
     marks = isinstance(problem, FmoeProblem)
-    buffers, weights = _buffers(problem, persona, plan), {**_weights_of(problem), "TOKENS": plan.block_size}
+    buffers, weights = _buffers(problem, persona, plan), {**_weights_of(problem), "TOKENS": plan.entries}
     first: dict[str, Value] = dict(buffers.stages)
     if buffers.quantised:
         first |= {"x": buffers.quantised["out"], "x_scale": buffers.quantised["scales"], "stride_x": problem.width}
@@ -233,8 +242,8 @@ def _stages(problem: MoeProblem | FmoeProblem, persona: Persona, plan: TwoStageP
         return Kernel(unit, symbol, ARGS, along_x(grid), along_x(block), args=args)
 
     return (
-        kernel("stage1", STAGE1, plan.blocks * problem.inter // BLOCK, _THREADS, gate_up, first),
-        kernel("stage2", STAGE2, plan.blocks * problem.width // plan.features, _THREADS, down, buffers.stages),
+        kernel("stage1", STAGE1, plan.parts * problem.inter // BLOCK, _THREADS, gate_up, first),
+        kernel("stage2", STAGE2, plan.parts * problem.width // plan.features, _THREADS, down, buffers.stages),
         kernel("sum", SUM, problem.tokens, threads, summing, buffers.stages),
     )
 
@@ -292,30 +301,20 @@ class WholeBlocks:
         return f"widths that are multiples of {BLOCK}, and experts of less than 4 GiB"
 
 
-_AMD = Targets(("gfx942", "gfx950"))
-_COMMON = (
-    OneOf("dtype", DTYPES),
-    OneOf("activation", ACTIVATIONS),
+_AMD, GFX942, GFX950 = Targets(("gfx942", "gfx950")), Targets(("gfx942",)), Targets(("gfx950",))
+# Besides what tables/fused_moe.py asks of every row.
+_MOE = (
     NativeWeights(),
     WholeBlocks(),
-    Between("experts", 1, moe_sorting.MOST_EXPERTS),
-    Between("topk", 1, _MOST_TOPK),
-)
-_MOE = (
-    OneOf("quant", QUANTS),
-    *_COMMON,
-    Between("global_experts", 0, moe_sorting.MOST_EXPERTS),
     Holds("aligned", True, "rows of x or a weight do not begin at multiples of 16 bytes", "copy them"),
 )
 _FEW = (Between("tokens", 1, FEW_TOKENS), Between("pairs", 1, FEW_PAIRS, "tokens are sorted then"))
-_SORTED = (Between("tokens", 1, moe_sorting.MOST_PAIRS), moe_sorting.PairsFit(moe_sorting.MOST_PAIRS))
 
 
 def _two_stage_row(name: str, units: tuple[Any, ...], preference: int, plan: Any) -> Row:
-    return Row(name, "hip", (*units, *_MOE, *_SORTED), preference, plan, _two_stage_kernels, _workspace)
+    return Row(name, "hip", (*units, *_MOE), preference, plan, _two_stage_kernels, _workspace)
 
 
-GFX942, GFX950 = Targets(("gfx942",)), Targets(("gfx950",))
 ROWS = (
     Row("gemv", "hip", (_AMD, *_MOE, *_FEW), 30, plan_few, _few, _few_workspace),
     _two_stage_row("two_stage_304", (GFX942, ComputeUnits(304, 304)), 10, plan_two_stage),
@@ -323,14 +322,4 @@ ROWS = (
     _two_stage_row("two_stage_256", (GFX950, ComputeUnits(256, 256)), 10, plan_two_stage),
     _two_stage_row("two_stage", (_AMD,), 5, plan_two_stage),
 )
-FMOE_ROWS = (
-    Row(
-        "two_stage",
-        "hip",
-        (_AMD, OneOf("block_size", BLOCK_SIZES, "sort in blocks of 16, 32 or 64"), *_COMMON, *_SORTED),
-        10,
-        plan_sorted,
-        _stages,
-        _workspace,
-    ),
-)
+FMOE_ROWS = (Row("two_stage", "hip", (_AMD, NativeWeights(), WholeBlocks()), 10, plan_sorted, _stages, _workspace),)

@@ -105,11 +105,14 @@ AITERLITE_KERNEL(kThreads) aiterlite_fused_moe_few_gate_up(aiterlite_fused_moe_a
 #pragma unroll
       for (uint32_t k = 0; k < 2; ++k) both[k] *= load_f32(rows + weight_row(r + 2 * k));
     }
-    float h = activate<AITERLITE_ACTIVATION>(both[0], both[1], swiglu);
     const auto number = static_cast<uint32_t>(pair_of[column]), topk = static_cast<uint32_t>(args.topk);
     if constexpr (kWeighted) {
-      h *= load_f32(args.topk_weights + number / topk * args.stride_weights + number % topk);
+      // Of x times the weight they are as much.
+      const float weight = load_f32(args.topk_weights + number / topk * args.stride_weights + number % topk);
+#pragma unroll
+      for (float& one : both) one *= weight;
     }
+    const float h = activate<AITERLITE_ACTIVATION>(both[0], both[1], swiglu);
     store_u16(static_cast<uint16_t*>(args.h) + number * inter + gate + i, from_float<Inner>(h).bits);
   }
 }

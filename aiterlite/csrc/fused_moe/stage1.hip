@@ -1,7 +1,7 @@
 // Stage 1 of the two-stage path of a mixture of experts on AMD: h[pair] = act(x w1_gate^T) * (x w1_up^T), for the pairs
 // of token and slot of a sorted block, by the block's expert (fused_moe/args.h). gfx942, gfx950.
 //
-// Tiling. A workgroup of four waves has a block of AITERLITE_TOKENS entries and 128 of the layer's inner width, whose
+// Tiling. A workgroup of four waves has AITERLITE_TOKENS entries of a block and 128 of the layer's inner width, whose
 // gate and up rows are 256 rows of w1; a wave has 32, in two pairs of tiles. A lane of a pair holds gate and up of the
 // same four neighbours of one token: gate rows are one tile and up rows the other, or, where they take turns in w1,
 // each tile has half of both. The loop over k is fused_moe/block_product.h.
@@ -10,7 +10,7 @@
 // waves by LDS; 16 bits: h is rounded to the type of x. Rows of h leave LDS 16 bytes a thread.
 //
 // Traffic. w1 once a block of its expert; x once a block and 128 of the inner width, from the caches; scales of x as
-// often, w1's once a wave; h once. What is padding reads the row of the block's first entry, and writes nothing.
+// often, w1's once a wave; h once. What is padding reads the row of an entry that is not, and writes nothing.
 //
 // Order. Sums of 128 bytes of k, in order of k; no atomics: the same operands, the same bits. Grid: blocks that there
 // may be, times inner width / 128, an expert's together; blocks that are not in use end at once.
@@ -145,15 +145,18 @@ AITERLITE_KERNEL_WAVES(kThreads, 2) aiterlite_fused_moe_stage1(aiterlite_fused_m
   AITERLITE_SHARED(Shared, memory, 1);
   Shared& shared = memory[0];
   const uint32_t groups = static_cast<uint32_t>(args.inter) / kInner;
-  const uint32_t block = workgroup_id() / groups, group = workgroup_id() % groups;
-  const int32_t expert = expert_of(args, block, kTokens);
+  const uint32_t group = workgroup_id() % groups;
+  const auto part = Part<kTokens>::of(args, workgroup_id() / groups);
+  const int32_t expert = part.expert(args);
   if (expert < 0) return;
+  const LaneMask pairs = part.pairs(args);
+  if (pairs == 0) return;
 
   const uint32_t lane = lane_id(), first = group * kInner + wave_id() * kWaveInner;
   const auto width = static_cast<uint32_t>(args.width), inter = static_cast<uint32_t>(args.inter);
   const uint32_t row_bytes = width * sizeof(Element);
-  // What padding reads instead; blocks begin with an entry.
-  const uint32_t safe = entry_at(args, block * kTokens).token;
+  // What padding reads instead.
+  const uint32_t safe = part.entry(args, first_lane(pairs)).token;
   const auto token_of = [&](const Entry& entry) { return int64_t{entry.pair < 0 ? safe : entry.token}; };
 
   Product product;
@@ -164,17 +167,17 @@ AITERLITE_KERNEL_WAVES(kThreads, 2) aiterlite_fused_moe_stage1(aiterlite_fused_m
   }
 #pragma unroll
   for (uint32_t fill = 0; fill < Product::kFills; ++fill) {
-    const Entry entry = entry_at(args, block * kTokens + Product::fill_row(fill));
+    const Entry entry = part.entry(args, Product::fill_row(fill));
     product.tokens[fill] = static_cast<const char*>(args.x) + token_of(entry) * args.stride_x * sizeof(Element);
   }
   float weight[kTokenTiles];
 #pragma unroll
   for (uint32_t c = 0; c < kTokenTiles; ++c) {
-    const uint32_t index = block * kTokens + 16 * c + Mfma<16>::sum_column(lane);
+    const uint32_t index = 16 * c + Mfma<16>::sum_column(lane);
     if constexpr (kScales != kUnscaled) {
-      product.token_scale[c] = args.x_scale + token_of(entry_at(args, index)) * args.stride_scale_token;
+      product.token_scale[c] = args.x_scale + token_of(part.entry(args, index)) * args.stride_scale_token;
     }
-    if constexpr (kWeighted) weight[c] = load_f32(args.sorted_weights + index);
+    if constexpr (kWeighted) weight[c] = load_f32(args.sorted_weights + part.index(index));
   }
   product.token_scale_step = args.stride_scale_group;
   if constexpr (kScales == kBlockScales) {
@@ -185,7 +188,7 @@ AITERLITE_KERNEL_WAVES(kThreads, 2) aiterlite_fused_moe_stage1(aiterlite_fused_m
     }
   }
   if (thread_id() < kTokens) {
-    const int32_t pair = entry_at(args, block * kTokens + thread_id()).pair;
+    const int32_t pair = part.entry(args, thread_id()).pair;
     shared.pair[thread_id()] = pair;
     if (kMarks && group == 0 && pair >= 0) store_u32(const_cast<int32_t*>(args.local_topk_ids) + pair, 1);
   }
@@ -213,9 +216,10 @@ AITERLITE_KERNEL_WAVES(kThreads, 2) aiterlite_fused_moe_stage1(aiterlite_fused_m
     for (uint32_t p = 0; p < kPairs; ++p) {
 #pragma unroll
       for (uint32_t i = 0; i < 4; ++i) {
-        const GateUp both = gate_up(sums[2 * p][c], sums[2 * p + 1][c], i);
+        GateUp both = gate_up(sums[2 * p][c], sums[2 * p + 1][c], i);
+        // Of x times the weight they are as much.
+        if constexpr (kWeighted) both = {both.gate * weight[c], both.up * weight[c]};
         h[c][p][i] = activate<AITERLITE_ACTIVATION>(both.gate, both.up, swiglu);
-        if constexpr (kWeighted) h[c][p][i] *= weight[c];
       }
     }
   }

@@ -1,12 +1,12 @@
 // Stage 2 of the two-stage path of a mixture of experts on AMD: slots[pair] = weight * h[pair] w2^T, rounded, for the
 // pairs of a sorted block, by the block's expert (fused_moe/args.h). A sum over the slots follows. gfx942, gfx950.
 //
-// Tiling. A workgroup of four waves has a block of AITERLITE_TOKENS entries and 64 * AITERLITE_TILES features of the
+// Tiling. A workgroup of four waves has AITERLITE_TOKENS entries of a block and 64 * AITERLITE_TILES features of the
 // result; a wave has AITERLITE_TILES tiles of 16 rows of w2. The loop over k is fused_moe/block_product.h, with rows of
 // h for tokens. Results cross by LDS, so that rows of slots leave 16 bytes a thread and 128 bytes or more together.
 //
 // Traffic. w2 once a block of its expert; h and its scales once a block and tile of features, from the caches; w2's
-// scales once a wave; slots once. What is padding reads the row of the block's first entry, and writes nothing.
+// scales once a wave; slots once. What is padding reads the row of an entry that is not, and writes nothing.
 //
 // Order. As in stage 1: the same operands, the same bits. Grid: blocks that there may be, times tiles of features.
 #include <aiterlite/fused_moe/block_product.h>
@@ -48,13 +48,16 @@ AITERLITE_KERNEL_WAVES(kThreads, 2) aiterlite_fused_moe_stage2(aiterlite_fused_m
   Shared& shared = memory[0];
   const auto width = static_cast<uint32_t>(args.width), inter = static_cast<uint32_t>(args.inter);
   const uint32_t tiles = width / kFeatures;
-  const uint32_t block = workgroup_id() / tiles, first_feature = workgroup_id() % tiles * kFeatures;
-  const int32_t expert = expert_of(args, block, kTokens);
+  const uint32_t first_feature = workgroup_id() % tiles * kFeatures;
+  const auto part = Part<kTokens>::of(args, workgroup_id() / tiles);
+  const int32_t expert = part.expert(args);
   if (expert < 0) return;
+  const LaneMask pairs = part.pairs(args);
+  if (pairs == 0) return;
 
   const uint32_t lane = lane_id(), first = first_feature + wave_id() * kWaveFeatures;
   const uint32_t row_bytes = inter * sizeof(Element);
-  const int32_t first_pair = entry_at(args, block * kTokens).pair, safe = first_pair < 0 ? 0 : first_pair;
+  const int32_t safe = part.entry(args, first_lane(pairs)).pair;
   const auto pair_of = [&](const Entry& entry) { return int64_t{entry.pair < 0 ? safe : entry.pair}; };
 
   Product product;
@@ -65,24 +68,24 @@ AITERLITE_KERNEL_WAVES(kThreads, 2) aiterlite_fused_moe_stage2(aiterlite_fused_m
   }
 #pragma unroll
   for (uint32_t fill = 0; fill < Product::kFills; ++fill) {
-    const Entry entry = entry_at(args, block * kTokens + Product::fill_row(fill));
+    const Entry entry = part.entry(args, Product::fill_row(fill));
     product.tokens[fill] = static_cast<const char*>(args.h) + pair_of(entry) * row_bytes;
   }
   float weight[kTokenTiles];
 #pragma unroll
   for (uint32_t c = 0; c < kTokenTiles; ++c) {
-    const uint32_t index = block * kTokens + 16 * c + Mfma<16>::sum_column(lane);
+    const uint32_t index = 16 * c + Mfma<16>::sum_column(lane);
     if constexpr (kScales != kUnscaled) {
-      product.token_scale[c] = args.h_scale + pair_of(entry_at(args, index)) * (inter / 128);
+      product.token_scale[c] = args.h_scale + pair_of(part.entry(args, index)) * (inter / 128);
     }
-    weight[c] = kWeighted ? 1.0f : load_f32(args.sorted_weights + index);
+    weight[c] = kWeighted ? 1.0f : load_f32(args.sorted_weights + part.index(index));
   }
   product.token_scale_step = 1;
   if constexpr (kScales == kBlockScales) {
     const uint32_t scale_row = static_cast<uint32_t>(expert) * (width / 128) + first / 128;
     product.row_scale[0] = args.w2_scale + uint64_t{scale_row} * (inter / 128);
   }
-  if (thread_id() < kTokens) shared.pair[thread_id()] = entry_at(args, block * kTokens + thread_id()).pair;
+  if (thread_id() < kTokens) shared.pair[thread_id()] = part.entry(args, thread_id()).pair;
 
   Product::Sums sums = {};
   product.run(sums, row_bytes / Product::kStepBytes, shared.tiles);
