@@ -14,7 +14,7 @@ from aiterlite.dispatch import Axis, Between, OneOf, Refusal, Row, Table, Target
 from aiterlite.jit.arguments import ArgumentStruct
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel, Value
-from aiterlite.tables import fused_moe_amd
+from aiterlite.tables import fused_moe_amd as amd
 from aiterlite.tables.family import Family
 from aiterlite.tables.fused_moe_problem import ACTIVATIONS, BLOCK, FMOE_OP, OP, QUANTS, FmoeProblem, MoeProblem
 from aiterlite.tables.moe_sorting import MOST_BLOCK, MOST_EXPERTS, MOST_PAIRS, MOST_TOPK, POLICIES, PairsFit
@@ -130,12 +130,16 @@ FMOE_ROWS = (Row("cpu", "host", (_CPU,), kernels=_fmoe_cpu),)
 # (rows of fused_moe, rows of fmoe_fp8_blockscale_g1u1), a line a back end. The order decides between equal preferences.
 _BACK_ENDS: tuple[tuple[tuple[Row, ...], tuple[Row, ...]], ...] = (
     (ROWS, FMOE_ROWS),
-    (fused_moe_amd.ROWS, fused_moe_amd.FMOE_ROWS),
+    (amd.ROWS, amd.FMOE_ROWS),
 )
 
 
 def _asking(rows: tuple[Row, ...], common: tuple[Any, ...]) -> tuple[Row, ...]:
-    return tuple(replace(row, requires=(*row.requires, *common)) for row in rows)
+    """The rows, each with what every row asks; what it asks already is asked once."""
+    return tuple(
+        replace(row, requires=(*row.requires, *[asked for asked in common if asked not in row.requires]))
+        for row in rows
+    )
 
 
 def derive(values: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -26,6 +26,8 @@ from aiterlite.tables.moe_sorting import capacity
 _NONE_EACH = 29
 # What codes of weights are spread by: most of the range of both flavours is used.
 _SPREAD = 48.0
+# Codes that are looked up together, by four bytes each.
+_AT_ONCE = 1 << 24
 
 
 def dtype_of(name: str) -> torch.dtype:
@@ -38,8 +40,9 @@ def codes(shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator
     table = quantiles.to(dtype).view(torch.uint8)
     drawn = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     made = torch.empty_like(drawn)
-    for one, matrix in zip(made, drawn, strict=True):
-        one.copy_(table[matrix.int()])
+    for begin in range(0, drawn.numel(), _AT_ONCE):
+        part = slice(begin, begin + _AT_ONCE)
+        torch.index_select(table, 0, drawn.view(-1)[part].int(), out=made.view(-1)[part])
     return made.view(dtype)
 
 

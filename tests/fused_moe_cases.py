@@ -1,0 +1,199 @@
+"""Calls of the fused mixture of experts: operands in the middle of poison, results against the float64 layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aiterlite.ops import fmoe, fused_moe
+from aiterlite.ops.samples import fused_moe as samples
+from aiterlite.ops.samples.fused_moe import Operands
+from aiterlite.reference import fused_moe as reference
+from aiterlite.tables.fused_moe_problem import FmoeProblem, MoeProblem
+from aiterlite.tables.quant_types import ActivationType, QuantType
+
+ACTIVATIONS = {"silu": ActivationType.Silu, "gelu": ActivationType.Gelu, "swiglu": ActivationType.Swiglu}
+QUANTS = {"none": QuantType.No, "token": QuantType.per_Token, "block": QuantType.per_128x128}
+RING = 64
+# Relative, by Frobenius norms. Where a kernel keeps x and h: a rounding of the result, and of h and each slot to the
+# result's type. Where it rounds both to 8 bits: two codes' errors, of 0.024 each, and what a silu makes of them.
+KEPT = {torch.bfloat16: 4e-3, torch.float16: 5e-4}
+ROUNDED = 5e-2
+# A reference that rounds x and h as a kernel does leaves that of the result, and codes that float32 sums turn over.
+LIKE_ROUNDED = 5e-3
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Small products and their references are no work for several, and other tests run beside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def problem_of(**fields: Any) -> MoeProblem:
+    """A small problem; weights without scales have no code."""
+    given = {"tokens": 5, "experts": 8, "topk": 3, "width": 256, "inter": 128, **fields}
+    if given.get("quant") == "none":
+        given["code"] = ""
+    return MoeProblem(**{"global_experts": given["experts"], **given})
+
+
+def ringed(tensor: Tensor, spare: int = 0) -> Tensor:
+    """The same, rows `spare` elements further apart, in the middle of NaN, or of ids and masks that count."""
+    rows = tensor.reshape(-1, tensor.shape[-1]) if tensor.dim() else tensor.reshape(1, 1)
+    step = rows.shape[1] + spare
+    fill: Any = float("nan") if tensor.is_floating_point() else 1
+    whole = torch.full((2 * RING + len(rows) * step,), fill, dtype=torch.float32).to(tensor.dtype)
+    inner = whole.as_strided((len(rows), rows.shape[1]), (step, 1), RING)
+    inner.copy_(rows)
+    if spare:
+        assert tensor.dim() == 2
+        return inner
+    return inner.view(tensor.shape)
+
+
+def moved(tensor: Tensor | None, device: torch.device | str) -> Tensor | None:
+    """The same view of the same memory elsewhere."""
+    if tensor is None or torch.device(device).type == "cpu":
+        return tensor
+    memory = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage()).to(device)
+    return memory.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+
+
+@dataclass
+class Case:
+    """A problem, its operands, and how they lie. `live` is what num_local_tokens says; None: nothing."""
+
+    problem: MoeProblem
+    made: Operands
+    live: int | None = None
+    wide: bool = False
+    spare: int = 0
+
+    def layer(self, rounded: torch.dtype | None = None) -> reference.Layer:
+        made, problem = self.made, self.problem
+        return reference.fused_moe(
+            made.x, made.weights, made.ids, made.routing, samples.activation_of(problem), made.x_scale, made.mask,
+            self.live, problem.weighted_input, rounded,
+        )  # fmt: skip
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return samples.dtype_of(self.problem.dtype)
+
+
+def case_of(problem: MoeProblem, seed: int = 0, ids: Tensor | None = None, **how: Any) -> Case:
+    return Case(problem, samples.make(problem, seed, ids), **how)
+
+
+def run(case: Case, device: torch.device | str = "cpu") -> Tensor:
+    """One call into a poisoned result; nothing around it, and no row's end, may change."""
+    problem, made = case.problem, case.made
+    ids = made.ids.long() if case.wide else made.ids
+    live = None if case.live is None else torch.tensor([case.live], dtype=torch.int32)
+    spare = case.spare
+    given = [
+        ringed(made.x, 8 * spare), ringed(made.w1), ringed(made.w2), ringed(made.routing, spare), ringed(ids, spare),
+        ringed(torch.full(made.x.shape, float("nan"), dtype=case.dtype), 8 * spare),
+        *[t if t is None else ringed(t) for t in (made.mask, live, made.weights.w1_scale, made.weights.w2_scale)],
+        made.x_scale if made.x_scale is None else ringed(made.x_scale, spare),
+    ]  # fmt: skip
+    placed = [moved(tensor, device) for tensor in given]
+    out = placed[5]
+    assert out is not None
+    whole = torch.empty(0, dtype=out.dtype, device=out.device).set_(out.untyped_storage())
+    before = whole.clone()
+    fused_moe.OPERATOR(
+        *placed, ACTIVATIONS[problem.activation], QUANTS[problem.quant], problem.weighted_input,
+        "interleave" if problem.interleaved else "separated", problem.shuffled, None, None, None, problem.deterministic,
+    )  # fmt: skip
+    got = out.clone()
+    out.fill_(float("nan"))
+    assert torch.equal(whole.view(torch.int16), before.view(torch.int16)), "a write outside the result"
+    return got
+
+
+def check(case: Case, got: Tensor, rounds: bool = False) -> None:
+    """`rounds`: the kernel rounds x and h to 8 bits."""
+    layer = case.layer()
+    got = got.cpu()
+    assert got.dtype == case.dtype and got.shape == case.made.x.shape
+    bound = reference.error_bound(layer, case.dtype, rounds)
+    assert bool(((got.double() - layer.out).abs() <= bound).all()), "beyond the bound of an element"
+    if layer.out.norm() > 0:
+        most = ROUNDED if rounds else KEPT[case.dtype]
+        assert reference.relative_error(got, layer.out) <= most
+    if rounds and layer.out.norm() > 0:
+        rounded = case.layer(samples.dtype_of(case.problem.code))
+        assert reference.relative_error(got, rounded.out) <= LIKE_ROUNDED
+    none = reference.local_ids(case.made.ids, case.problem.experts, case.made.mask, case.live).amax(1) < 0
+    assert not got[none].any()
+
+
+# Routing --------------------------------------------------------------------------------------------------------------
+
+
+def skewed_ids(kind: str, problem: MoeProblem, seed: int = 0) -> Tensor:
+    """Ids of a kind: what is far from random."""
+    tokens, topk, experts = problem.tokens, problem.topk, problem.experts
+    generator = torch.Generator().manual_seed(seed)
+    shape = (tokens, topk)
+    if kind == "one expert":
+        return torch.full(shape, experts - 1, dtype=torch.int32)
+    if kind == "one token an expert":
+        return (torch.arange(tokens * topk, dtype=torch.int32) % experts).view(shape)
+    if kind == "few experts":
+        return 3 * torch.randint(0, max(1, experts // 3), shape, generator=generator).int()
+    if kind == "none":
+        return torch.full(shape, -1, dtype=torch.int32)
+    if kind == "twice":
+        ids = torch.randint(0, experts, (tokens, 1), generator=generator).int().expand(shape).clone()
+        ids[:, -1] = (ids[:, -1] + 1) % experts
+        return ids
+    assert kind == "strange"
+    ids = torch.randint(0, experts, shape, generator=generator).int()
+    strange = torch.tensor([-1, experts, -(2**31), 2**31 - 1, experts + 7], dtype=torch.int32)
+    where = torch.rand(shape, generator=generator) < 0.4
+    return torch.where(where, strange[torch.randint(0, 5, shape, generator=generator)], ids)
+
+
+KINDS = ("one expert", "one token an expert", "few experts", "none", "twice", "strange")
+
+
+# Sorted ---------------------------------------------------------------------------------------------------------------
+
+
+def run_sorted(case: Case, block_size: int, before: Tensor, device: torch.device | str = "cpu") -> Tensor:
+    """`before` with a call of fmoe_fp8_blockscale_g1u1 added to it."""
+    problem, made = case.problem, case.made
+    assert problem.shuffled and problem.quantised and made.x_scale is not None
+    buffers = samples.sorted_operands(made, block_size)
+    scale = ringed(made.x_scale.T.contiguous())
+    given = [
+        ringed(before), ringed(made.x), ringed(made.w1), ringed(made.w2), *map(ringed, buffers.values()),
+        scale, *[ringed(t) for t in (made.weights.w1_scale, made.weights.w2_scale) if t is not None],
+    ]  # fmt: skip
+    placed = [moved(tensor, device) for tensor in given]
+    out = placed[0]
+    assert out is not None
+    whole = torch.empty(0, dtype=out.dtype, device=out.device).set_(out.untyped_storage())
+    fmoe.OPERATOR(
+        *placed[:8], problem.topk, *placed[8:], ACTIVATIONS[problem.activation], block_size, problem.deterministic
+    )
+    got = out.clone()
+    out.fill_(float("nan"))
+    assert bool(whole.isnan().all()), "a write outside the result"
+    return got
+
+
+def as_moe(problem: FmoeProblem) -> MoeProblem:
+    return replace(samples.as_moe(problem), global_experts=problem.experts)
