@@ -15,6 +15,7 @@ from aiterlite.jit.arguments import ArgumentStruct
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel, Value
 from aiterlite.tables import fused_moe_amd as amd
+from aiterlite.tables import fused_moe_asm as asm
 from aiterlite.tables import fused_moe_sm90 as sm90
 from aiterlite.tables.family import Family
 from aiterlite.tables.fused_moe_problem import ACTIVATIONS, BLOCK, FMOE_OP, OP, QUANTS, FmoeProblem, MoeProblem
@@ -132,6 +133,7 @@ FMOE_ROWS = (Row("cpu", "host", (_CPU,), kernels=_fmoe_cpu),)
 _BACK_ENDS: tuple[tuple[tuple[Row, ...], tuple[Row, ...]], ...] = (
     (ROWS, FMOE_ROWS),
     (amd.ROWS, amd.FMOE_ROWS),
+    (asm.ROWS, asm.FMOE_ROWS),
     (sm90.ROWS, sm90.FMOE_ROWS),
 )
 
@@ -171,4 +173,5 @@ FAMILY = Family(
     tables=(TABLE, FMOE_TABLE),
     ops=("aiterlite.ops.fused_moe", "aiterlite.ops.fmoe"),
     samples="aiterlite.ops.samples.fused_moe",
+    asm=asm.KERNELS,
 )

@@ -61,11 +61,16 @@ class TwoStagePlan:
 
 
 def plan_few(problem: MoeProblem, persona: Persona) -> FewPlan:
-    """Up to 8 waves share the width: with 4 blocks each of them has 8 KiB of weights on its way, and a CU of MI300X
-    needs about 20. Weights of 16 bits have as many bytes in half the blocks."""
-    blocks, most = problem.width // BLOCK, 2 if problem.quant == "none" else 4
+    """Up to 8 waves share the width, and have all of their part on its way at once where registers hold it: 7 blocks of
+    8-bit weights, which is DeepSeek-R1's width, or 4 of 16-bit ones."""
+    blocks, most = problem.width // BLOCK, 4 if problem.quant == "none" else 7
     waves = min(8, blocks)
-    return FewPlan(waves, min(most, -(-blocks // waves)), min(most, problem.inter // BLOCK))
+    return FewPlan(waves, _turn(-(-blocks // waves), most), _turn(problem.inter // BLOCK, 4))
+
+
+def _turn(count: int, most: int) -> int:
+    """How many of a count to take at a time, at most so many, for turns of about the same length."""
+    return -(-count // -(-count // most))
 
 
 def _two_stage(problem: MoeProblem | FmoeProblem, block_size: int) -> TwoStagePlan:
@@ -222,7 +227,8 @@ def _sorting(problem: MoeProblem, plan: TwoStagePlan) -> SortProblem:
 
 def _stages(problem: MoeProblem | FmoeProblem, persona: Persona, plan: TwoStagePlan) -> tuple[Kernel, ...]:
     marks = isinstance(problem, FmoeProblem)
-    buffers, weights = _buffers(problem, persona, plan), {**_weights_of(problem), "TOKENS": plan.entries}
+    buffers = _buffers(problem, persona, plan)
+    weights = {**_weights_of(problem), "TOKENS": plan.entries, "MARKS": marks}
     first: dict[str, Value] = dict(buffers.stages)
     if buffers.quantised:
         first |= {"x": buffers.quantised["out"], "x_scale": buffers.quantised["scales"], "stride_x": problem.width}
@@ -231,7 +237,6 @@ def _stages(problem: MoeProblem | FmoeProblem, persona: Persona, plan: TwoStageP
         **weights,
         "ACTIVATION": ACTIVATIONS.index(problem.activation),
         "INTERLEAVED": isinstance(problem, MoeProblem) and problem.interleaved,
-        "MARKS": marks,
     }
     down = {**weights, "RESULT": problem.dtype, "TILES": plan.features // 64}
     threads = min(1024, -(-problem.width // (8 * 64)) * 64)

@@ -36,7 +36,8 @@ Problem = MoeProblem | FmoeProblem
 @dataclass(frozen=True)
 class SumsPlan:
     """Entries in blocks of `columns`, by lists that are made `inline` or before; rings of so many stages in stage 1 and
-    2; stage 1 cut for `workgroups`, and stage 2 for those that have `down_rows` of every result each; sums in shared memory, or `in_memory`."""
+    2; stage 1 cut for `workgroups`, and stage 2 for those that have `down_rows` of every result each; sums in shared
+    memory, or `in_memory`."""
 
     columns: int
     inline: bool

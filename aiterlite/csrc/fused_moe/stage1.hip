@@ -147,35 +147,31 @@ AITERLITE_KERNEL_WAVES(kThreads, 2) aiterlite_fused_moe_stage1(aiterlite_fused_m
   const uint32_t groups = static_cast<uint32_t>(args.inter) / kInner;
   const uint32_t group = workgroup_id() % groups;
   const auto part = Part<kTokens>::of(args, workgroup_id() / groups);
-  const int32_t expert = part.expert(args);
-  if (expert < 0) return;
-  const LaneMask pairs = part.pairs(args);
-  if (pairs == 0) return;
+  const Entries entries = Entries::of<!kMarks>(args, part);
+  if (!entries.any()) return;
 
   const uint32_t lane = lane_id(), first = group * kInner + wave_id() * kWaveInner;
   const auto width = static_cast<uint32_t>(args.width), inter = static_cast<uint32_t>(args.inter);
   const uint32_t row_bytes = width * sizeof(Element);
-  // What padding reads instead.
-  const uint32_t safe = part.entry(args, first_lane(pairs)).token;
-  const auto token_of = [&](const Entry& entry) { return int64_t{entry.pair < 0 ? safe : entry.token}; };
+  const auto expert = static_cast<uint32_t>(entries.expert);
 
   Product product;
-  product.weights = static_cast<const char*>(args.w1) + uint64_t{2} * static_cast<uint32_t>(expert) * inter * row_bytes;
+  product.weights = static_cast<const char*>(args.w1) + uint64_t{2} * expert * inter * row_bytes;
 #pragma unroll
   for (uint32_t t = 0; t < kRowTiles; ++t) {
     product.row[t] = WeightLayout<kShuffled>::row(weight_row(args, first, t, lane % 16), row_bytes);
   }
 #pragma unroll
   for (uint32_t fill = 0; fill < Product::kFills; ++fill) {
-    const Entry entry = part.entry(args, Product::fill_row(fill));
-    product.tokens[fill] = static_cast<const char*>(args.x) + token_of(entry) * args.stride_x * sizeof(Element);
+    const int64_t token = entries.token_of(Product::fill_row(fill));
+    product.tokens[fill] = static_cast<const char*>(args.x) + token * args.stride_x * sizeof(Element);
   }
   float weight[kTokenTiles];
 #pragma unroll
   for (uint32_t c = 0; c < kTokenTiles; ++c) {
     const uint32_t index = 16 * c + Mfma<16>::sum_column(lane);
     if constexpr (kScales != kUnscaled) {
-      product.token_scale[c] = args.x_scale + token_of(part.entry(args, index)) * args.stride_scale_token;
+      product.token_scale[c] = args.x_scale + int64_t{entries.token_of(index)} * args.stride_scale_token;
     }
     if constexpr (kWeighted) weight[c] = load_f32(args.sorted_weights + part.index(index));
   }
@@ -183,12 +179,12 @@ AITERLITE_KERNEL_WAVES(kThreads, 2) aiterlite_fused_moe_stage1(aiterlite_fused_m
   if constexpr (kScales == kBlockScales) {
 #pragma unroll
     for (uint32_t r = 0; r < 2; ++r) {
-      const uint32_t scale_row = static_cast<uint32_t>(expert) * 2 * inter / 128 + weight_row(args, first, r, 0) / 128;
+      const uint32_t scale_row = expert * 2 * inter / 128 + weight_row(args, first, r, 0) / 128;
       product.row_scale[r] = args.w1_scale + uint64_t{scale_row} * (width / 128);
     }
   }
   if (thread_id() < kTokens) {
-    const int32_t pair = part.entry(args, thread_id()).pair;
+    const int32_t pair = entries.own_pair();
     shared.pair[thread_id()] = pair;
     if (kMarks && group == 0 && pair >= 0) store_u32(const_cast<int32_t*>(args.local_topk_ids) + pair, 1);
   }
@@ -202,7 +198,7 @@ AITERLITE_KERNEL_WAVES(kThreads, 2) aiterlite_fused_moe_stage1(aiterlite_fused_m
 #pragma unroll
       for (uint32_t i = 0; i < 4; ++i) {
         const uint32_t row = weight_row(args, first, t, Mfma<16>::sum_row(lane, i));
-        const float scale = load_f32(args.w1_scale + uint64_t{2} * static_cast<uint32_t>(expert) * inter + row);
+        const float scale = load_f32(args.w1_scale + uint64_t{2} * expert * inter + row);
 #pragma unroll
         for (uint32_t c = 0; c < kTokenTiles; ++c) sums[t][c][i] *= scale;
       }

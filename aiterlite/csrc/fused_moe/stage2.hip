@@ -21,7 +21,7 @@ using namespace aiterlite::fused_moe;
 using Element = AITERLITE_ELEMENT;
 using Result = AITERLITE_RESULT;
 constexpr uint32_t kTokenTiles = AITERLITE_TOKENS / 16, kTokens = AITERLITE_TOKENS, kRowTiles = AITERLITE_TILES;
-constexpr bool kShuffled = AITERLITE_SHUFFLED, kWeighted = AITERLITE_WEIGHTED;
+constexpr bool kShuffled = AITERLITE_SHUFFLED, kWeighted = AITERLITE_WEIGHTED, kMarks = AITERLITE_MARKS;
 constexpr int kScales = AITERLITE_SCALES;
 static_assert(AITERLITE_TOKENS == 16 || AITERLITE_TOKENS == 32 || AITERLITE_TOKENS == 64,
               "AITERLITE_TOKENS must be 16, 32 or 64");
@@ -50,42 +50,39 @@ AITERLITE_KERNEL_WAVES(kThreads, 2) aiterlite_fused_moe_stage2(aiterlite_fused_m
   const uint32_t tiles = width / kFeatures;
   const uint32_t first_feature = workgroup_id() % tiles * kFeatures;
   const auto part = Part<kTokens>::of(args, workgroup_id() / tiles);
-  const int32_t expert = part.expert(args);
-  if (expert < 0) return;
-  const LaneMask pairs = part.pairs(args);
-  if (pairs == 0) return;
+  const Entries entries = Entries::of<!kMarks>(args, part);
+  if (!entries.any()) return;
 
   const uint32_t lane = lane_id(), first = first_feature + wave_id() * kWaveFeatures;
   const uint32_t row_bytes = inter * sizeof(Element);
-  const int32_t safe = part.entry(args, first_lane(pairs)).pair;
-  const auto pair_of = [&](const Entry& entry) { return int64_t{entry.pair < 0 ? safe : entry.pair}; };
+  const auto expert = static_cast<uint32_t>(entries.expert);
 
   Product product;
-  product.weights = static_cast<const char*>(args.w2) + uint64_t{static_cast<uint32_t>(expert)} * width * row_bytes;
+  product.weights = static_cast<const char*>(args.w2) + uint64_t{expert} * width * row_bytes;
 #pragma unroll
   for (uint32_t t = 0; t < kRowTiles; ++t) {
     product.row[t] = WeightLayout<kShuffled>::row(first + 16 * t + lane % 16, row_bytes);
   }
 #pragma unroll
   for (uint32_t fill = 0; fill < Product::kFills; ++fill) {
-    const Entry entry = part.entry(args, Product::fill_row(fill));
-    product.tokens[fill] = static_cast<const char*>(args.h) + pair_of(entry) * row_bytes;
+    const uint64_t pair = entries.pair_of(Product::fill_row(fill));
+    product.tokens[fill] = static_cast<const char*>(args.h) + pair * row_bytes;
   }
   float weight[kTokenTiles];
 #pragma unroll
   for (uint32_t c = 0; c < kTokenTiles; ++c) {
     const uint32_t index = 16 * c + Mfma<16>::sum_column(lane);
     if constexpr (kScales != kUnscaled) {
-      product.token_scale[c] = args.h_scale + pair_of(part.entry(args, index)) * (inter / 128);
+      product.token_scale[c] = args.h_scale + uint64_t{entries.pair_of(index)} * (inter / 128);
     }
     weight[c] = kWeighted ? 1.0f : load_f32(args.sorted_weights + part.index(index));
   }
   product.token_scale_step = 1;
   if constexpr (kScales == kBlockScales) {
-    const uint32_t scale_row = static_cast<uint32_t>(expert) * (width / 128) + first / 128;
+    const uint32_t scale_row = expert * (width / 128) + first / 128;
     product.row_scale[0] = args.w2_scale + uint64_t{scale_row} * (inter / 128);
   }
-  if (thread_id() < kTokens) shared.pair[thread_id()] = part.entry(args, thread_id()).pair;
+  if (thread_id() < kTokens) shared.pair[thread_id()] = entries.own_pair();
 
   Product::Sums sums = {};
   product.run(sums, row_bytes / Product::kStepBytes, shared.tiles);
@@ -96,7 +93,7 @@ AITERLITE_KERNEL_WAVES(kThreads, 2) aiterlite_fused_moe_stage2(aiterlite_fused_m
 #pragma unroll
       for (uint32_t i = 0; i < 4; ++i) {
         const uint32_t row = first + 16 * t + Mfma<16>::sum_row(lane, i);
-        const float scale = load_f32(args.w2_scale + uint64_t{static_cast<uint32_t>(expert)} * width + row);
+        const float scale = load_f32(args.w2_scale + uint64_t{expert} * width + row);
 #pragma unroll
         for (uint32_t c = 0; c < kTokenTiles; ++c) sums[t][c][i] *= scale;
       }

@@ -9,51 +9,58 @@ using Args = aiterlite_fused_moe_args;
 
 AITERLITE_DEVICE int32_t load_int(const int32_t* p) { return __builtin_bit_cast(int32_t, load_f32(p)); }
 
-struct Entry {
-  uint32_t token;
-  int32_t pair;  // below 0 where the entry is none: the padding of a block
-};
-
 // A workgroup's part of a sorted block: kTokens entries from `first` on, of which the last may be another block's.
 // Blocks of fewer entries, or of more, than a workgroup takes are a part each, or several.
 template <uint32_t kTokens>
 struct Part {
+  static_assert(kTokens <= kWaveSize, "Part: a lane holds an entry");
   uint32_t block;
   uint32_t first;
   uint32_t count;
 
-  AITERLITE_DEVICE static uint32_t parts(const Args& args) {
-    return (static_cast<uint32_t>(args.block_size) + kTokens - 1) / kTokens;
-  }
   AITERLITE_DEVICE static Part of(const Args& args, uint32_t number) {
     const auto size = static_cast<uint32_t>(args.block_size);
-    const uint32_t each = parts(args), block = number / each, before = number % each * kTokens;
+    const uint32_t each = (size + kTokens - 1) / kTokens, block = number / each, before = number % each * kTokens;
     return {block, block * size + before, size - before < kTokens ? size - before : kTokens};
   }
 
-  // Where to read of entry i: of the last one for those that are not this block's.
+  // Where entry i is; the last one for those that are not this block's.
   AITERLITE_DEVICE uint32_t index(uint32_t i) const { return first + (i < count ? i : count - 1); }
-  AITERLITE_DEVICE Entry entry(const Args& args, uint32_t i) const {
-    const auto entry = static_cast<uint32_t>(load_int(args.sorted_ids + index(i)));
+};
+
+// What is in a part: lane l of every wave holds entry l % kTokens.
+struct Entries {
+  int32_t expert;  // below 0 where the block is not in use, or names none that is here
+  LaneMask exist;  // the entries that are pairs; not the padding of a block
+  uint32_t token;  // of the lane's entry, or, of padding, that of an entry that exists
+  uint32_t pair;   // the same
+
+  // With kWhole, the sorted buffers hold as many blocks as there are workgroups for, and all loads are on their way at
+  // once; a caller's own may end where the entries in use do.
+  template <bool kWhole, uint32_t kTokens>
+  AITERLITE_DEVICE static Entries of(const Args& args, const Part<kTokens>& part) {
+    const uint32_t own = lane_id() % kTokens, tokens = static_cast<uint32_t>(args.tokens),
+                   topk = static_cast<uint32_t>(args.topk);
+    const auto used = static_cast<uint32_t>(load_int(args.num_valid_ids));
+    if (!kWhole && part.first >= uniform(used)) return {-1, 0, 0, 0};
+    const int32_t named = load_int(args.sorted_expert_ids + part.block);
+    const auto entry = static_cast<uint32_t>(load_int(args.sorted_ids + part.index(own)));
+    const bool here = part.first < used && named < args.experts;
     const uint32_t token = entry & 0xffffffu, slot = entry >> 24;
-    const bool exists =
-        i < count && token < static_cast<uint32_t>(args.tokens) && slot < static_cast<uint32_t>(args.topk);
-    const uint32_t pair = token * static_cast<uint32_t>(args.topk) + slot;
-    return {exists ? token : 0, exists ? static_cast<int32_t>(pair) : -1};
+    const LaneMask exist = lanes_where(own < part.count && token < tokens && slot < topk);
+    const uint32_t stand_in = exist == 0 ? 0 : first_lane(exist);
+    const bool padding = (exist >> lane_id() & 1) == 0;
+    const uint32_t held_token = padding ? shuffle(token, stand_in) : token;
+    const uint32_t held_slot = padding ? shuffle(slot, stand_in) : slot;
+    return {static_cast<int32_t>(uniform(static_cast<uint32_t>(here ? named : -1))), exist, held_token,
+            held_token * topk + held_slot};
   }
 
-  // Which of its entries are pairs; any of them stands in for those that are none. Every lane of the wave takes part.
-  AITERLITE_DEVICE LaneMask pairs(const Args& args) const {
-    static_assert(kTokens <= kWaveSize, "Part: a lane is an entry");
-    return lanes_where(lane_id() < kTokens && entry(args, lane_id()).pair >= 0);
-  }
-
-  // The expert; below 0 where the block is not in use, or names none that is here.
-  AITERLITE_DEVICE int32_t expert(const Args& args) const {
-    if (first >= uniform(static_cast<uint32_t>(load_int(args.num_valid_ids)))) return -1;
-    const auto named = static_cast<int32_t>(uniform(static_cast<uint32_t>(load_int(args.sorted_expert_ids + block))));
-    return named < args.experts ? named : -1;
-  }
+  AITERLITE_DEVICE bool any() const { return expert >= 0 && exist != 0; }
+  AITERLITE_DEVICE uint32_t token_of(uint32_t i) const { return shuffle(token, i); }
+  AITERLITE_DEVICE uint32_t pair_of(uint32_t i) const { return shuffle(pair, i); }
+  // The pair of this lane's entry, below 0 for padding.
+  AITERLITE_DEVICE int32_t own_pair() const { return (exist >> lane_id() & 1) != 0 ? static_cast<int32_t>(pair) : -1; }
 };
 
 }  // namespace aiterlite::fused_moe
