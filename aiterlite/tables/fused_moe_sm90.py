@@ -30,8 +30,6 @@ _STREAM_THREADS, _FINISH_THREADS = 384, 256
 # Steps of weights that are asked for together: 281.9 us for 64 tokens on an H200, 285.0 of one, 282.4 of three.
 _TOGETHER = 2
 _MOST_TOPK = 32
-# Workgroups that clear sums (sm90_prepare.hip).
-_CLEARING = 64
 
 
 def _code(problem: Problem) -> str:
@@ -123,10 +121,9 @@ def _before(
     if plan.inline or each:
         scales: dict[str, Value] = {"stride_scale_token": 1, "stride_scale_group": tokens}
         after = {**args, **scales, "stride_x": width} if quantises else args
-        sorts, clears = int(not plan.inline), int(isinstance(plan, SumsPlan) and plan.in_memory)
-        grid = sorts + _CLEARING * clears + (-(-tokens * groups // (plans.PREPARE_THREADS // 8)) if quantises else 0)
+        sorts = int(not plan.inline)
+        grid = sorts + (-(-tokens * groups // (plans.PREPARE_THREADS // 8)) if quantises else 0)
         defines: dict[str, int | str] = {"ELEMENT": problem.dtype, "PAIRS": max(1, each * sorts), "SORTS": sorts}
-        defines["CLEARS"] = clears
         lds = plans.prepare_shared(problem, plan) if sorts else 0
         unit, block = _unit("prepare", PREPARE, defines), along_x(plans.PREPARE_THREADS)
         given = {**args, **scales} if quantises else args
@@ -169,7 +166,6 @@ def _sums(problem: MoeProblem, persona: Persona, plan: SumsPlan) -> tuple[Kernel
         "ROWS": plan.down_rows,
         "SHARED_BYTES": plans.sums_ring(plan),
         "STAGES": plan.down_stages,
-        "SUMS_IN_MEMORY": int(plan.in_memory),
     }
     unit, maps = _unit("down", DOWN, defines), (_down_map(problem, plan.down_rows),)
     grid, block = along_x(-(-problem.width // plan.down_rows)), along_x(plan.down_threads)
@@ -234,17 +230,6 @@ class StepsFit:
 
 
 @dataclass(frozen=True)
-class SumsFit:
-    """There is room for a sum of each element of the result."""
-
-    def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
-        return None if plans.sums_fit(problem) else Refusal(f"there is no room for the sums of {problem.tokens} tokens")
-
-    def __str__(self) -> str:
-        return "sums of all elements that fit shared memory, or the L2"
-
-
-@dataclass(frozen=True)
 class GivenBlocks:
     """A caller's blocks are of a size that products take."""
 
@@ -265,9 +250,10 @@ _HOPPER = (
     StepsFit(),
     Between("topk", 1, _MOST_TOPK),
 )
+_FEW = Between("tokens", 1, plans.MOST_SUMS, "their sums fit shared memory")
 _ALIGNED = Holds("aligned", True, "rows of x or a weight do not begin at multiples of 16 bytes", "copy them")
 ROWS: tuple[Row, ...] = (
-    Row("sums", "cuda", (*_HOPPER, _ALIGNED, SumsFit()), 1, plans.plan_sums, _sums, _workspace),
+    Row("sums", "cuda", (*_HOPPER, _ALIGNED, _FEW), 1, plans.plan_sums, _sums, _workspace),
     Row("slots", "cuda", (*_HOPPER, _ALIGNED), 0, plans.plan_slots, _slots, _workspace),
 )
 FMOE_ROWS: tuple[Row, ...] = (Row("slots", "cuda", (*_HOPPER, GivenBlocks()), 0, plans.plan_slots, _slots, _workspace),)

@@ -21,9 +21,9 @@ STEP_BYTES, PRODUCT_ROWS = 128, 64
 _PARTIAL_ROWS = 2 * BLOCK
 _SHARED_BYTES, _MOST_STAGES = 227 << 10, 16
 # Up to so many tokens a workgroup of stage 2 has room for the sums of its columns beside a long ring. Rings are as long
-# for all up to the next of these. Then sums are in memory, up to what the L2 of 50 MB holds beside what passes.
-_SUMS_TOKENS = (16, 64, 128, 256)
-_MOST_SUM_BYTES = 32 << 20
+# for all up to the next of these.
+_SUMS_TOKENS = (16, 64, 128, 256, 512)
+MOST_SUMS = _SUMS_TOKENS[-1]
 # Up to so many every workgroup makes its own lists of entries (fused_moe/sm90_lists.h), and then up to so many one
 # workgroup sorts (sm90_prepare.hip), each of its threads so many pairs.
 _INLINE_TOKENS, _INLINE_PAIRS, _INLINE_EXPERTS = 16, 160, 1024
@@ -36,15 +36,13 @@ Problem = MoeProblem | FmoeProblem
 @dataclass(frozen=True)
 class SumsPlan:
     """Entries in blocks of `columns`, by lists that are made `inline` or before; rings of so many stages in stage 1 and
-    2; stage 1 cut for `workgroups`, and stage 2 for those that have `down_rows` of every result each; sums in shared
-    memory, or `in_memory`."""
+    2; stage 1 cut for `workgroups`, and stage 2 for those that have `down_rows` of every result each."""
 
     columns: int
     inline: bool
     workgroups: int
     stages: int
     down_rows: int
-    in_memory: bool
     down_stages: int
     down_groups: int
     down_gather_warps: int
@@ -156,7 +154,7 @@ def sums_ring(plan: SumsPlan) -> int:
 
 
 def sums_shared(plan: SumsPlan, tokens: int) -> int:
-    return _up(sums_ring(plan) + (0 if plan.in_memory else tokens - 1) * plan.sum_bytes, 16)
+    return _up(sums_ring(plan) + (tokens - 1) * plan.sum_bytes, 16)
 
 
 def prepare_shared(problem: MoeProblem, plan: Plan) -> int:
@@ -176,8 +174,7 @@ def plan_sums(problem: MoeProblem, persona: Persona) -> SumsPlan:
     # Of inline lists an expert has one block.
     cols = (8 if problem.tokens <= 8 else _INLINE_TOKENS) if inline else _columns(problem)
     rows = PRODUCT_ROWS if problem.shuffled else min(PRODUCT_ROWS, _up(-(-problem.width // units), 8))
-    in_memory = problem.tokens > _SUMS_TOKENS[-1]
-    tokens = 1 if in_memory else next(bound for bound in _SUMS_TOKENS if problem.tokens <= bound)
+    tokens = next(bound for bound in _SUMS_TOKENS if problem.tokens <= bound)
     most = _stages(_sums_stage(cols), 16 * 4 + _lists(cols, inline) + 4 * (rows + 4) * tokens, 1024)
     # A warp of stage 2 that gathers fills the same stages again and again; with three of them more registers are left.
     warps = (4, 3) if cols <= 32 else (3,)
@@ -186,21 +183,13 @@ def plan_sums(problem: MoeProblem, persona: Persona) -> SumsPlan:
     # Registers for so many groups of warps; and a ring that holds a block of each of them.
     groups = next((n for n in range(4 if cols <= 16 else 3 if cols <= 32 else 2, 1, -1) if n * steps <= down), 1)
     stages = _stages(_stage(cols), _beside_gate_up(cols, inline, element))
-    return SumsPlan(cols, inline, units, stages, rows, in_memory, down, groups, gather)
+    return SumsPlan(cols, inline, units, stages, rows, down, groups, gather)
 
 
 def plan_slots(problem: Problem, persona: Persona) -> SlotsPlan:
     cols = _columns(problem) if isinstance(problem, MoeProblem) else given_columns(problem)
     stages = _stages(_stage(cols), _beside_gate_up(cols, False, element_bytes(problem)))
     return SlotsPlan(cols, persona.cu_count or 1, stages, _stages(_stage(cols), _beside_slots(cols)))
-
-
-def sums_fit(problem: MoeProblem) -> bool:
-    """Whether there is room for the sums, and, of more tokens, whether one workgroup sorts them."""
-    if problem.tokens <= _SUMS_TOKENS[-1]:
-        return True
-    fit = 4 * problem.tokens * problem.width <= _MOST_SUM_BYTES
-    return fit and pairs_of_thread(problem, SlotsPlan(_columns(problem), 1, 1, 1)) > 0
 
 
 def pairs_of_thread(problem: MoeProblem, plan: Plan) -> int:
@@ -244,8 +233,6 @@ def places(problem: Problem, plan: Plan, persona: Persona) -> Places:
     sizes["partial"] = 4 * 2 * plan.workgroups * plan.columns * _PARTIAL_ROWS
     if isinstance(plan, SlotsPlan):
         sizes["slots"] = 2 * problem.pairs * problem.width
-    elif plan.in_memory:
-        sizes["slots"] = 4 * problem.tokens * problem.width
     offsets, end = {}, 0
     for name, size in sizes.items():
         offsets[name] = end

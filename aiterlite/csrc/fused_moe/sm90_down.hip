@@ -1,10 +1,9 @@
-// Stage 2 of the fused mixture of experts on sm_90, up to about a thousand tokens: the products of h with w2, weighted,
-// and their sum over the slots of each token.
+// Stage 2 of the fused mixture of experts on sm_90, for as many tokens as a workgroup has room for: the products of h
+// with w2, weighted, and their sum over the slots of each token.
 //
 // Formulation. As in stage 1 weights are rows and entries columns. A workgroup owns AITERLITE_ROWS elements of every
 // token's result and runs over all blocks of entries: their experts' rows of w2 stream through shared memory, and what
-// an entry gets is added, weighted, to its token's sums. So nothing is written for each slot. The sums are in shared
-// memory; or, of more tokens (AITERLITE_SUMS_IN_MEMORY), in memory that the L2 holds, which adds what it is sent.
+// an entry gets is added, weighted, to its token's sums there. So nothing is written for each slot.
 //
 // Tiling. One thread asks for boxes of rows of 128 bytes of w2; warps gather the block's rows of h, scales, entries and
 // weights, each into stages of its own of a ring of AITERLITE_STAGES. AITERLITE_GROUPS warpgroups take blocks in turn;
@@ -15,10 +14,10 @@
 // Traffic. w2 of each expert that has entries once a block, from memory; h, scales and entries once a workgroup, from
 // the L2, which is what bounds it from some 256 tokens on: an SM takes in about 24 bytes a cycle. out once.
 //
-// Order. A token's slots are added in the order of their experts, also in memory: a workgroup alone adds to its
-// elements, one block after the other. So the bits depend on the token's own row of h, weights and experts.
+// Order. A token's slots are added in the order of their experts, so its bits depend on its own row of h, weights and
+// experts.
 //
-// Grid: width / AITERLITE_ROWS, upwards. Shared memory holds the sums of `tokens` rows, or of one.
+// Grid: width / AITERLITE_ROWS, upwards. Shared memory holds the sums of `tokens` rows.
 #include <aiterlite/fragment/sm90_wgmma.h>
 #include <aiterlite/fused_moe/sm90_cut.h>
 #include <aiterlite/overlap.h>
@@ -39,7 +38,6 @@ static_assert(kStages % kGatherWarps == 0, "a warp fills the same stages again")
 static_assert(kOwnRows % 8 == 0 && kOwnRows <= kGroupRows && (!AITERLITE_SHUFFLED || kOwnRows == kGroupRows),
               "AITERLITE_ROWS must be a multiple of 8, at most 64; 64 of shuffled weights");
 constexpr uint32_t kAllBarrier = 1;
-constexpr bool kInMemory = AITERLITE_SUMS_IN_MEMORY;
 using Out = AITERLITE_ELEMENT;
 
 struct alignas(1024) Stage {
@@ -56,7 +54,7 @@ struct Shared {
   Barrier empty[kStages];
   Barrier turn[kGroups];
   ListShared lists;
-  float sums[1][kPitch];  // a row a token, where they are here
+  alignas(16) float sums[1][kPitch];  // a row a token
 };
 static_assert(sizeof(Shared) <= AITERLITE_SHARED_BYTES, "the ring does not fit AITERLITE_SHARED_BYTES");
 
@@ -260,13 +258,8 @@ AITERLITE_DEVICE void multiply(const Args& args, const Lists& lists, const Work&
       for (uint32_t i = 0; i < 2; ++i) {
         if (!owned[i]) continue;
         const float value = sums[k / 2 * 4 + 2 * i + k % 2] * row_scale[i];
-        if constexpr (kInMemory) {
-          const uint64_t at = uint64_t{token[k]} * static_cast<uint32_t>(args.moe.width) + first_owned + place.row(i);
-          publish_add(static_cast<float*>(args.moe.slots) + at, value * weight[k]);
-        } else {
-          float& sum = shared.sums[token[k]][place.row(i)];
-          sum = __builtin_fmaf(value, weight[k], sum);
-        }
+        float& sum = shared.sums[token[k]][place.row(i)];
+        sum = __builtin_fmaf(value, weight[k], sum);
       }
     }
     shared.turn[(group + 1) % kGroups].arrive();
@@ -306,16 +299,14 @@ AITERLITE_KERNEL(kThreads) aiterlite_sm90_moe_down(const __grid_constant__ aiter
     return;
   }
   const auto tokens = static_cast<uint32_t>(args.moe.tokens);
-  for (uint32_t i = thread_id(); !kInMemory && i < tokens * kPitch; i += kMultiplying) shared.sums[0][i] = 0.0f;
+  for (uint32_t i = thread_id(); i < tokens * kPitch; i += kMultiplying) shared.sums[0][i] = 0.0f;
   await_predecessors();
   named_barrier_wait(kAllBarrier, kMultiplying);
   const uint32_t group = warp / kGroupWaves;
   // The first turn is the first group's.
   if (group + 1 == kGroups) shared.turn[0].arrive();
   multiply(args, lists, work, shared, group);
-  if constexpr (kInMemory) complete_published();
   named_barrier_wait(kAllBarrier, kMultiplying);
-  if constexpr (kInMemory) accept_published();
 
   constexpr uint32_t kChunks = kOwnRows / 8;
   auto* out = static_cast<Out*>(args.moe.out) + workgroup_id() * kOwnRows;
@@ -327,9 +318,7 @@ AITERLITE_KERNEL(kThreads) aiterlite_sm90_moe_down(const __grid_constant__ aiter
     float value[8];
 #pragma unroll
     for (uint32_t k = 0; k < 8; k += 4) {
-      const uint64_t at = uint64_t{token} * static_cast<uint32_t>(args.moe.width) + workgroup_id() * kOwnRows + first;
-      const Quad quad = kInMemory ? load_published(static_cast<const float*>(args.moe.slots) + at + k)
-                                  : *reinterpret_cast<const Quad*>(&shared.sums[token][first + k]);
+      const Quad& quad = *reinterpret_cast<const Quad*>(&shared.sums[token][first + k]);
 #pragma unroll
       for (uint32_t j = 0; j < 4; ++j) value[k + j] = quad.value[j];
     }

@@ -22,8 +22,6 @@ constexpr bool kSorts = AITERLITE_SORTS;
 // Pairs of a thread.
 constexpr uint32_t kPairs = AITERLITE_PAIRS;
 constexpr uint16_t kNone = 0xffff;
-// Workgroups that clear the sums of stage 2, where those are in memory.
-constexpr uint32_t kClearing = AITERLITE_CLEARS ? 64 : 0;
 
 AITERLITE_DEVICE int32_t load_int(const int32_t* p) { return __builtin_bit_cast(int32_t, load_f32(p)); }
 
@@ -185,14 +183,6 @@ AITERLITE_DEVICE void quantise(const Args& args, uint32_t workgroup) {
   }
 }
 
-// Sums in memory become zero.
-AITERLITE_DEVICE void clear(const Args& args, uint32_t workgroup) {
-  const uint64_t quads = static_cast<uint64_t>(args.moe.tokens) * static_cast<uint32_t>(args.moe.width) / 4;
-  auto* sums = static_cast<float*>(args.moe.slots);
-  const uint64_t first = workgroup * kThreads + thread_id();
-  for (uint64_t i = first; i < quads; i += uint64_t{kClearing} * kThreads) store_quad(sums + 4 * i, Quad{});
-}
-
 }  // namespace
 
 AITERLITE_KERNEL(kThreads)
@@ -202,7 +192,5 @@ aiterlite_sm90_moe_prepare(const __grid_constant__ aiterlite_sm90_moe_args args)
   await_predecessors();
   admit_successors();
   if (kSorts && workgroup_id() == 0) return sort(args.moe, &bytes, scan);
-  const uint32_t workgroup = workgroup_id() - kSorts;
-  if (workgroup < kClearing) return clear(args, workgroup);
-  quantise<AITERLITE_ELEMENT>(args, workgroup - kClearing);
+  quantise<AITERLITE_ELEMENT>(args, workgroup_id() - kSorts);
 }
