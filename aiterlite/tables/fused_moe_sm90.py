@@ -26,7 +26,7 @@ PREPARE, GATE_UP, FINISH, DOWN, DOWN_SLOTS = (
     f"aiterlite_sm90_moe_{name}" for name in ("prepare", "gate_up", "finish", "down", "down_slots")
 )
 SUM = "aiterlite_fused_moe_sum"
-_STREAM_THREADS, _FINISH_THREADS = 384, 256
+_STREAM_THREADS, _SPLIT_THREADS, _FINISH_THREADS = 384, 640, 256
 # Steps of weights that are asked for together: 281.9 us for 64 tokens on an H200, 285.0 of one, 282.4 of three.
 _TOGETHER = 2
 _MOST_TOPK = 32
@@ -96,6 +96,7 @@ def _common(problem: Problem, plan: Plan) -> dict[str, int | str]:
         "INTERLEAVED": int(_asked(problem, "interleaved", False)),
         "SHUFFLED": int(_shuffled(problem)),
         "ROW_SCALES": int(_asked(problem, "quant", "block") == "token"),
+        "SPLIT": 0,
         "WEIGHTED_INPUT": int(_asked(problem, "weighted_input", False)),
     }
 
@@ -182,11 +183,12 @@ def _slots(problem: Problem, persona: Persona, plan: SlotsPlan) -> tuple[Kernel,
         **_common(problem, plan),
         "ELEMENT": problem.dtype,
         "SHARED_BYTES": shared,
+        "SPLIT": 1,
         "STAGES": plan.down_stages,
         "TOGETHER": _TOGETHER,
     }
     unit, maps = _unit("down_slots", DOWN_SLOTS, defines), (_down_map(problem, BLOCK),)
-    grid, block = along_x(plan.workgroups), along_x(_STREAM_THREADS)
+    grid, block = along_x(plan.workgroups), along_x(_SPLIT_THREADS)
     threads = min(1024, -(-problem.width // 256) * 32)
     summing: dict[str, int | str] = {
         "MARKS": int(isinstance(problem, FmoeProblem)),

@@ -136,7 +136,7 @@ def _beside_gate_up(cols: int, inline: bool, element: int) -> int:
 
 
 def _beside_slots(cols: int) -> int:
-    return cols * 2 * (_PARTIAL_ROWS + 8)
+    return cols * (2 * (_PARTIAL_ROWS + 8) + 4)
 
 
 def gate_up_shared(plan: Plan, element: int) -> int:

@@ -61,16 +61,17 @@ static_assert(sizeof(Shared) <= AITERLITE_SHARED_BYTES, "the ring does not fit A
 struct Work {
   uint32_t blocks, steps;  // steps of a block
 
-  AITERLITE_DEVICE Work(const Args& args, const Lists& lists)
+  AITERLITE_DEVICE Work(const Args& args, const EarlyLists& lists)
       : blocks(lists.blocks()), steps(static_cast<uint32_t>(args.moe.inter) / kStep) {}
 };
 
 // The experts of blocks, each read a block ahead.
 struct Experts {
-  const Lists& lists;
+  const EarlyLists& lists;
   uint32_t blocks, next;
 
-  AITERLITE_DEVICE Experts(const Lists& lists, const Work& work) : lists(lists), blocks(work.blocks), next(at(0)) {}
+  AITERLITE_DEVICE Experts(const EarlyLists& lists, const Work& work)
+      : lists(lists), blocks(work.blocks), next(at(0)) {}
   AITERLITE_DEVICE uint32_t at(uint32_t block) const { return block < blocks ? lists.expert(block) : 0; }
   AITERLITE_DEVICE uint32_t take(uint32_t block) {
     const uint32_t expert = next;
@@ -88,7 +89,7 @@ struct Turn {
 };
 
 // One thread. It reads no more than weights, and what was there before stage 1 began: so it waits for nothing.
-AITERLITE_DEVICE void copy_weights(const Args& args, const TensorMap& map, const Lists& lists, const Work& work,
+AITERLITE_DEVICE void copy_weights(const Args& args, const TensorMap& map, const EarlyLists& lists, const Work& work,
                                    Shared& shared) {
   const auto width = static_cast<uint32_t>(args.moe.width), row = workgroup_id() * kOwnRows;
   const uint64_t once = keep_briefly();
@@ -286,10 +287,11 @@ AITERLITE_KERNEL(kThreads) aiterlite_sm90_moe_down(const __grid_constant__ aiter
   admit_successors();
   // Stage 1's end began after all that lists are made of was there, so this kernel did too.
   make_lists<kThreads>(args, shared.lists);
+  const EarlyLists early(args, shared.lists);
   const Lists lists(args, shared.lists);
-  const Work work(args, lists);
+  const Work work(args, early);
   if (warp == kMultiplying / kWaveSize + kGatherWarps) {
-    if (lane_id() == 0) copy_weights(args, w_map, lists, work, shared);
+    if (lane_id() == 0) copy_weights(args, w_map, early, work, shared);
     await_predecessors();
     return;
   }

@@ -26,30 +26,34 @@ constexpr uint32_t kTileBarrier = 1, kTileRows = 2 * kRows;
 struct Shared {
   Ring ring;
   alignas(16) uint16_t rows[kColumns][kTileRows + 8];  // of entries, on their way to memory
+  float weight[kColumns];                              // of a block's entries
 };
 static_assert(sizeof(Shared) <= AITERLITE_SHARED_BYTES, "the ring does not fit AITERLITE_SHARED_BYTES");
+static_assert(kSplit, "a thread has rows of one box");
 
-// What a thread needs to know of a block's entries, read once for all tiles of the block.
+constexpr uint32_t kChunks = kTileRows / 8, kEach = kMultipliers / kChunks;  // rows of entries that are written at once
+constexpr uint32_t kWritten = (kColumns + kEach - 1) / kEach, kNoPair = ~0u;
+
+AITERLITE_DEVICE void barrier() { named_barrier_wait(kTileBarrier, kMultipliers); }
+
+// What a thread writes of a block's tiles; read once for all of them.
 struct Entries {
-  static constexpr uint32_t kChunks = kTileRows / 8,
-                            kEach = kMultipliers / kChunks;  // columns that are written at once
-  static constexpr uint32_t kWritten = kColumns / kEach, kNoPair = ~0u;
   uint32_t block = ~0u;
-  float weight[kColumns / 4];  // of the columns that it multiplies
-  uint32_t pair[kWritten];     // of those that it writes
+  uint32_t pair[kWritten];
 
-  AITERLITE_DEVICE void read(const Lists& lists, const Place& place, uint32_t wanted) {
+  AITERLITE_DEVICE void read(const Lists& lists, Shared& shared, const Place& place, uint32_t wanted) {
     if (wanted == block) return;
     block = wanted;
-#pragma unroll
-    for (uint32_t k = 0; k < kColumns / 4; ++k) {
-      weight[k] = AITERLITE_WEIGHTED_INPUT ? 1.0f : lists.weight(block * kColumns + place.column(k / 2, k % 2));
+    if (place.thread < kColumns) {
+      const uint32_t entry = block * kColumns + place.thread;
+      shared.weight[place.thread] = AITERLITE_WEIGHTED_INPUT ? 1.0f : lists.weight(entry);
     }
 #pragma unroll
     for (uint32_t i = 0; i < kWritten; ++i) {
-      const uint32_t entry = block * kColumns + place.thread / kChunks + i * kEach;
-      pair[i] = lists.token(entry) == ~0u ? kNoPair : lists.pair(entry);
+      const uint32_t column = place.thread / kChunks + i * kEach, entry = block * kColumns + column;
+      pair[i] = column < kColumns && lists.token(entry) != ~0u ? lists.pair(entry) : kNoPair;
     }
+    barrier();
   }
 };
 
@@ -57,52 +61,49 @@ struct Entries {
 AITERLITE_DEVICE void write(const Args& args, const Lists& lists, Shared& shared, const Entries& entries,
                             const Tile& tile, const Place& place, const Piece& piece) {
   const auto width = static_cast<uint32_t>(args.moe.width), first_row = piece.part * kTileRows;
-  float row_scale[2][2] = {{1.0f, 1.0f}, {1.0f, 1.0f}};
+  float row_scale[2] = {1.0f, 1.0f};
   if constexpr (kRowScales) {
     const float* scale = args.moe.w2_scale + uint64_t{lists.expert(piece.block)} * width;
 #pragma unroll
     for (uint32_t i = 0; i < 2; ++i) {
-#pragma unroll
-      for (uint32_t box = 0; box < 2; ++box) {
-        const uint32_t row = first_row + box * kRows + place.row(i);
-        if (row < width) row_scale[box][i] = load_f32(scale + row);
-      }
+      const uint32_t row = first_row + place.row(i);
+      if (row < width) row_scale[i] = load_f32(scale + row);
     }
   }
-  // Four matrices of 8 columns by 8 rows: two columns' worth of 16 rows of a warp.
-  const uint32_t to_row = place.warp * 16 + place.lane / 8 % 2 * 8;
+  // Matrices of 8 columns by 8 rows, which are stored by columns: a warp's 16 rows of two of the thread's pairs of
+  // columns at once. Of an odd number the last is stored twice.
 #pragma unroll
-  for (uint32_t box = 0; box < 2; ++box) {
-    const float (&sums)[kSums] = box == 0 ? tile.first : tile.second;
+  for (uint32_t j = 0; j < kColumns / 8; j += 2) {
+    uint32_t packed[4];
 #pragma unroll
-    for (uint32_t j = 0; j < kColumns / 8; j += 2) {
-      uint32_t packed[4] = {};
+    for (uint32_t m = 0; m < 4; ++m) {
+      const uint32_t column = j + m / 2 < kColumns / 8 ? j + m / 2 : j, k = 4 * column + 2 * (m % 2);
+      const float* weight = shared.weight + place.column(column, 0);
+      packed[m] = pack_pair(Out{}, tile.first[k] * (row_scale[m % 2] * weight[0]),
+                            tile.first[k + 1] * (row_scale[m % 2] * weight[1]));
+    }
+    const uint32_t second = j + 1 < kColumns / 8 ? place.lane / 16 : 0;
+    store_matrices_transposed(&shared.rows[8 * (j + second) + place.lane % 8][place.warp * 16 + place.lane / 8 % 2 * 8],
+                              packed);
+  }
+  barrier();
+  const uint32_t row = place.thread % kChunks * 8;
+  Vector16 bytes[kWritten];
 #pragma unroll
-      for (uint32_t m = 0; m < 4 && j + m / 2 < kColumns / 8; ++m) {
-        const uint32_t k = 4 * j + 2 * m;
-        const float scale = row_scale[box][m % 2];
-        packed[m] = pack_pair(Out{}, sums[k] * (scale * entries.weight[k / 4 * 2]),
-                              sums[k + 1] * (scale * entries.weight[k / 4 * 2 + 1]));
-      }
-      const uint32_t column = 8 * j + place.lane / 16 * 8 + place.lane % 8;
-      // Of an odd number of matrices the last pair writes one twice.
-      const uint32_t kept = column < kColumns ? column : column - 8;
-      if (j + 1 == kColumns / 8) packed[2] = packed[0], packed[3] = packed[1];
-      store_matrices_transposed(&shared.rows[kept][box * kRows + to_row], packed);
+  for (uint32_t i = 0; i < kWritten; ++i) {
+    const uint32_t column = place.thread / kChunks + i * kEach;
+    bytes[i] = load_shared_16(&shared.rows[column < kColumns ? column : 0][row]);
+  }
+#pragma unroll
+  for (uint32_t i = 0; i < kWritten; ++i) {
+    if (entries.pair[i] == kNoPair || first_row + row >= width) continue;
+    auto* to = static_cast<uint16_t*>(args.moe.slots) + uint64_t{entries.pair[i]} * width + first_row + row;
+    store_quad(reinterpret_cast<float*>(to), __builtin_bit_cast(Quad, bytes[i]));
+    if (AITERLITE_GIVEN && first_row + row == 0) {
+      store_u32(const_cast<int32_t*>(args.moe.local_topk_ids) + entries.pair[i], 1);
     }
   }
-  named_barrier_wait(kTileBarrier, kMultipliers);
-  const uint32_t row = place.thread % Entries::kChunks * 8;
-#pragma unroll
-  for (uint32_t i = 0; i < Entries::kWritten; ++i) {
-    const uint32_t column = place.thread / Entries::kChunks + i * Entries::kEach, pair = entries.pair[i];
-    if (pair == Entries::kNoPair || first_row + row >= width) continue;
-    auto* to = static_cast<uint16_t*>(args.moe.slots) + uint64_t{pair} * width + first_row + row;
-    const Vector16 bytes = load_shared_16(&shared.rows[column][row]);
-    store_quad(reinterpret_cast<float*>(to), __builtin_bit_cast(Quad, bytes));
-    if (AITERLITE_GIVEN && first_row + row == 0) store_u32(const_cast<int32_t*>(args.moe.local_topk_ids) + pair, 1);
-  }
-  named_barrier_wait(kTileBarrier, kMultipliers);
+  barrier();
 }
 
 }  // namespace
@@ -123,15 +124,16 @@ aiterlite_sm90_moe_down_slots(const __grid_constant__ aiterlite_sm90_moe_gemm_ar
   const uint32_t steps = inter / kStep, parts = (width + kTileRows - 1) / kTileRows;
   // Stage 1's end began after the sorting had ended, so this kernel did too: lists are there, and weights.
   const ListShared none;
+  const EarlyLists early(args, none);
   const Lists lists(args, none);
-  const Cut cut(steps, parts, lists.blocks(), static_cast<uint32_t>(args.workgroups), steps);
+  const Cut cut(steps, parts, early.blocks(), static_cast<uint32_t>(args.workgroups), steps);
 
   if (warp < kGathererWarp) {
     await_predecessors();
     const Place place(thread_id());
     Entries entries;
     multiply<false>(cut, shared.ring, [&](const Piece& piece, Tile& tile) {
-      entries.read(lists, place, piece.block);
+      entries.read(lists, shared, place, piece.block);
       write(args, lists, shared, entries, tile, place, piece);
     });
   } else if (warp < kGathererWarp + kGatherers / kWaveSize) {
@@ -153,7 +155,7 @@ aiterlite_sm90_moe_down_slots(const __grid_constant__ aiterlite_sm90_moe_gemm_ar
     if (lane_id() == 0) {
       const uint64_t once = keep_briefly();
       copy_weights(cut, shared.ring, [&](const Piece& piece) {
-        const uint32_t first = lists.expert(piece.block) * width + piece.part * kTileRows;
+        const uint32_t first = early.expert(piece.block) * width + piece.part * kTileRows;
         return [&, first](uint8_t* to, uint32_t step, uint32_t box, Barrier& full) {
           const uint32_t row = first + box * kRows;
           if constexpr (AITERLITE_SHUFFLED) {

@@ -22,8 +22,8 @@ aiterlite_sm90_moe_finish(const __grid_constant__ aiterlite_sm90_moe_args args) 
   admit_successors();
   // Where cuts go was known before stage 1 began, and stage 1 waited for that before it let this kernel start.
   make_lists<kMultipliers>(args, list[0]);
-  const Lists lists(args, list[0]);
-  const Cut cut = cut_of(args, lists);
+  const EarlyLists early(args, list[0]);
+  const Cut cut = cut_of(args, early);
   const uint32_t first = workgroup_id(), at = cut.begin(first + 1), tile = at / cut.steps;
   const uint32_t begin = tile * cut.steps, end = begin + cut.steps;
   // No step follows a cut behind the last tile.
@@ -34,7 +34,7 @@ aiterlite_sm90_moe_finish(const __grid_constant__ aiterlite_sm90_moe_args args) 
   uint32_t last = first + 1;
   while (last + 1 < cut.workgroups && cut.begin(last + 1) < end) ++last;
   const Place place(thread_id());
-  const uint32_t block = tile / cut.parts, live = live_columns(lists, place, block);
+  const uint32_t block = tile / cut.parts, live = live_columns(early, place, block);
   Tile sums = {};
   await_predecessors();
 #pragma unroll 1
@@ -59,5 +59,6 @@ aiterlite_sm90_moe_finish(const __grid_constant__ aiterlite_sm90_moe_args args) 
       }
     }
   }
+  const Lists lists(args, list[0]);
   finish(args, lists, shared[0], sums, place, block, tile % cut.parts, workgroup_barrier);
 }

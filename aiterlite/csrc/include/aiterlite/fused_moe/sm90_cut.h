@@ -10,7 +10,9 @@
 namespace aiterlite::experts {
 
 inline constexpr uint32_t kRows = 128, kStepBytes = 128;
-inline constexpr uint32_t kMultipliers = 256, kSums = kColumns / 2;  // of a thread, of either box
+// Whether a warpgroup has 64 rows of one box, of four warpgroups, or of both, of two.
+inline constexpr bool kSplit = AITERLITE_SPLIT;
+inline constexpr uint32_t kMultipliers = kSplit ? 512 : 256, kSums = kColumns / 2;  // of a thread, of either box
 inline constexpr bool kInterleaved = AITERLITE_INTERLEAVED, kRowScales = AITERLITE_ROW_SCALES;
 using Code = AITERLITE_CODE;  // of weights, x and h
 inline constexpr bool kIsFp8 = sizeof(Code) == 1;
@@ -43,13 +45,18 @@ struct Cut {
   }
   template <class Take>
   AITERLITE_DEVICE void for_each_piece(uint32_t workgroup, const Take& take) const {
-    const uint32_t from = begin(workgroup), end = begin(workgroup + 1);
+    const uint32_t from = begin(workgroup), end = begin(workgroup + 1), tile = from / steps;
+    uint32_t block = tile / parts, part = tile - block * parts, first = from - tile * steps;
 #pragma unroll 1
     for (uint32_t at = from; at < end;) {
-      const uint32_t tile = at / steps, first = at - tile * steps;
       const uint32_t count = end - at < steps - first ? end - at : steps - first;
-      take(Piece{tile / parts, tile % parts, first, count, count == steps, 2 * workgroup + (at != from)});
+      take(Piece{block, part, first, count, count == steps, 2 * workgroup + (at != from)});
       at += count;
+      first = 0;
+      if (++part == parts) {
+        part = 0;
+        ++block;
+      }
     }
   }
 };

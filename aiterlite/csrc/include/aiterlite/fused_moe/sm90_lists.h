@@ -21,7 +21,16 @@ inline constexpr bool kInline = AITERLITE_INLINE;
 inline constexpr uint32_t kInlineTokens = 16, kInlinePairs = 160, kInlineExperts = 1024;
 static_assert(!kInline || kColumns <= kInlineTokens, "tokens of an expert are one block");
 
-AITERLITE_DEVICE int32_t load_int(const int32_t* p) { return *p; }
+// Lists, and what they are made of, may be read before a kernel's predecessors have ended.
+enum class Reading { kLate, kEarly };
+template <Reading kReading>
+AITERLITE_DEVICE int32_t load_int(const int32_t* p) {
+  return kReading == Reading::kEarly ? static_cast<int32_t>(load_latest(p)) : *p;
+}
+template <Reading kReading>
+AITERLITE_DEVICE float load_float(const float* p) {
+  return kReading == Reading::kEarly ? __builtin_bit_cast(float, load_latest(p)) : *p;
+}
 
 // What inline lists are made in. `pair` is an entry's number of token and slot, and `token` its
 // token; kNoPair for padding.
@@ -40,7 +49,7 @@ struct InlineShared {
 struct NoShared {};
 using ListShared = std::conditional_t<kInline, InlineShared, NoShared>;
 
-template <class Made>
+template <class Made, Reading kReading>
 class ListsOf {
   static constexpr bool kInline = std::is_same_v<Made, InlineShared>;
 
@@ -52,7 +61,7 @@ class ListsOf {
     if constexpr (kInline) {
       return shared_.blocks;
     } else {
-      const uint32_t blocks = static_cast<uint32_t>(load_int(args_.num_valid_ids)) / kColumns;
+      const uint32_t blocks = static_cast<uint32_t>(load_int<kReading>(args_.num_valid_ids)) / kColumns;
       return blocks < most_ ? blocks : most_;
     }
   }
@@ -60,7 +69,7 @@ class ListsOf {
     if constexpr (kInline) {
       return shared_.expert[block];
     } else {
-      const auto named = static_cast<uint32_t>(load_int(args_.sorted_expert_ids + sorted_block(block)));
+      const auto named = static_cast<uint32_t>(load_int<kReading>(args_.sorted_expert_ids + sorted_block(block)));
       // A caller's lists may name any.
       return !AITERLITE_GIVEN || named < static_cast<uint32_t>(args_.experts) ? named : 0;
     }
@@ -72,15 +81,15 @@ class ListsOf {
       return token == InlineShared::kNoPair ? ~0u : token;
     } else {
       if constexpr (AITERLITE_GIVEN) {
-        const int32_t named = load_int(args_.sorted_expert_ids + sorted_block(entry / kColumns));
+        const int32_t named = load_int<kReading>(args_.sorted_expert_ids + sorted_block(entry / kColumns));
         if (static_cast<uint32_t>(named) >= static_cast<uint32_t>(args_.experts)) return ~0u;
       }
-      return token_of(static_cast<uint32_t>(load_int(args_.sorted_ids + entry)));
+      return token_of(static_cast<uint32_t>(load_int<kReading>(args_.sorted_ids + entry)));
     }
   }
   // The pair of token and slot of an entry that is no padding; not for inline lists.
   AITERLITE_DEVICE uint32_t pair(uint32_t entry) const {
-    const auto sorted = static_cast<uint32_t>(load_int(args_.sorted_ids + entry));
+    const auto sorted = static_cast<uint32_t>(load_int<kReading>(args_.sorted_ids + entry));
     return (sorted & 0xffffffu) * static_cast<uint32_t>(args_.topk) + (sorted >> 24);
   }
   AITERLITE_DEVICE float weight(uint32_t entry) const {
@@ -88,7 +97,7 @@ class ListsOf {
       const uint32_t pair = shared_.pair[entry];
       return pair == InlineShared::kNoPair ? 0.0f : shared_.weight[pair];
     } else {
-      return args_.sorted_weights[entry];
+      return load_float<kReading>(args_.sorted_weights + entry);
     }
   }
   AITERLITE_DEVICE uint32_t token_of(uint32_t sorted_id) const {
@@ -106,7 +115,8 @@ class ListsOf {
   const Made& shared_;
   const uint32_t most_;  // that there is room for
 };
-using Lists = ListsOf<ListShared>;
+using Lists = ListsOf<ListShared, Reading::kLate>;
+using EarlyLists = ListsOf<ListShared, Reading::kEarly>;
 
 AITERLITE_DEVICE uint32_t bits_below(uint32_t bits, uint32_t place) {
   return static_cast<uint32_t>(__popc(bits & ((1u << place) - 1)));
@@ -126,14 +136,14 @@ AITERLITE_DEVICE void make_lists(const Args& all, Made& shared) {
     if (thread < pairs) {
       uint32_t live = tokens;
       if (args.num_local_tokens != nullptr) {
-        const int32_t asked = load_int(args.num_local_tokens);
+        const int32_t asked = load_int<Reading::kEarly>(args.num_local_tokens);
         live = asked < 0 ? 0 : static_cast<uint32_t>(asked) < tokens ? static_cast<uint32_t>(asked) : tokens;
       }
       const int32_t* at = static_cast<const int32_t*>(args.topk_ids) + (token * args.stride_ids + slot) * args.id_words;
-      const auto given = static_cast<uint32_t>(load_int(at));
-      const bool narrow = args.id_words == 1 || load_int(at + 1) == 0;
+      const auto given = static_cast<uint32_t>(load_int<Reading::kEarly>(at));
+      const bool narrow = args.id_words == 1 || load_int<Reading::kEarly>(at + 1) == 0;
       if (token < live && narrow && given < experts) id = given;
-      weight = args.topk_weights[token * args.stride_weights + slot];
+      weight = load_float<Reading::kEarly>(args.topk_weights + token * args.stride_weights + slot);
     }
     for (uint32_t i = thread; i < words * 32; i += kThreads) shared.tokens[i] = 0;
     constexpr uint32_t kEntryWords = 2 * sizeof(shared.pair) / 4;
@@ -154,7 +164,7 @@ AITERLITE_DEVICE void make_lists(const Args& all, Made& shared) {
     for (uint32_t other = 0; leads && other < topk; ++other) {
       if (other == slot || shared.of_pair[token * topk + other] != id) continue;
       if (other < slot) leads = false;
-      weight += args.topk_weights[token * args.stride_weights + other];
+      weight += load_float<Reading::kEarly>(args.topk_weights + token * args.stride_weights + other);
     }
     workgroup_barrier();
     if (leads || thread == 0) {

@@ -11,7 +11,8 @@
 namespace aiterlite::experts {
 
 // Stage 1's work.
-AITERLITE_DEVICE Cut cut_of(const Args& args, const Lists& lists) {
+template <class AnyLists>
+AITERLITE_DEVICE Cut cut_of(const Args& args, const AnyLists& lists) {
   return {static_cast<uint32_t>(args.moe.width) / kStep, static_cast<uint32_t>(args.moe.inter) / kRows, lists.blocks(),
           static_cast<uint32_t>(args.workgroups), 1};
 }
@@ -39,7 +40,8 @@ AITERLITE_DEVICE float* partial_of(const Args& args, uint32_t slot) {
   return args.partial + uint64_t{slot} * kColumns * 2 * kRows;
 }
 // Which of a thread's columns are no padding: bit 2 * j + c.
-AITERLITE_DEVICE uint32_t live_columns(const Lists& lists, const Place& place, uint32_t block) {
+template <class AnyLists>
+AITERLITE_DEVICE uint32_t live_columns(const AnyLists& lists, const Place& place, uint32_t block) {
   uint32_t live = 0;
 #pragma unroll
   for (uint32_t k = 0; k < kColumns / 4; ++k) {

@@ -64,6 +64,14 @@ AITERLITE_DEVICE void store_u16(void* p, uint16_t value) { *static_cast<uint16_t
 AITERLITE_DEVICE void store_u32(void* p, uint32_t value) { *static_cast<uint32_t*>(p) = value; }
 AITERLITE_DEVICE void store_vector8(void* p, const Vector8& value) { *static_cast<Vector8*>(p) = value; }
 
+// A word as the L2 has it. For what is read before await_predecessors: an L1 may still hold what was there when another
+// kernel looked.
+AITERLITE_DEVICE uint32_t load_latest(const void* p) {
+  uint32_t word;
+  asm volatile("ld.relaxed.gpu.global.b32 %0, [%1];" : "=r"(word) : "l"(p) : "memory");
+  return word;
+}
+
 AITERLITE_DEVICE void store_quad(float* p, const Quad& value) { *reinterpret_cast<Quad*>(p) = value; }
 
 // One workgroup hands sums to another through memory: publish or publish_add, complete_published, a barrier of the
