@@ -85,11 +85,10 @@ def _two_stage(problem: MoeProblem | FmoeProblem, block_size: int) -> TwoStagePl
 
 
 def plan_two_stage(problem: MoeProblem, persona: Persona) -> TwoStagePlan:
-    """Reading weights takes the time up to hundreds of tokens: blocks that hold what an expert has, so that its weights
-    are read once."""
-    if problem.tokens <= 32:
-        return _two_stage(problem, 16)
-    return _two_stage(problem, 64 if problem.pairs >= 32 * _global_experts(problem) else 32)
+    """Reading weights takes the time up to hundreds of tokens: blocks that hold what nearly every expert has, so that
+    its weights are read once. Of random routing that is twice the average and 8 more, and never above all tokens."""
+    most = min(problem.tokens, 2 * problem.pairs // _global_experts(problem) + 8)
+    return _two_stage(problem, next((size for size in (16, 32) if most <= size), 64))
 
 
 def plan_few_units(problem: MoeProblem, persona: Persona) -> TwoStagePlan:
