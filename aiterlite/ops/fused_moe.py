@@ -137,7 +137,7 @@ def fused_moe(
         int(activation), int(quant_type), bool(doweight_stage1), mode, is_shuffled(w1, w2), swiglu_limit, beta,
         linear_beta, deterministic,
     )  # fmt: skip
-    direct.call(OPERATOR, args, (out,))
+    direct.call(OPERATOR, args, ())
     return out
 
 
@@ -270,7 +270,8 @@ class _Call:
             masked=self.expert_mask is not None,
             global_experts=self.named,
             aligned=checks.is_aligned(x, self.out, w1, self.w2),
-            deterministic=self.deterministic,
+            # Kernels that add to the result have the sorting clear it, which does not know of strides.
+            deterministic=self.deterministic or not self.out.is_contiguous(),
         )
 
     @property

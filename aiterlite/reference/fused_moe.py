@@ -119,9 +119,11 @@ def fused_moe(
     live: int | None = None,
     weighted_input: bool = False,
     rounded: torch.dtype | None = None,
+    which: str = "xh",
 ) -> Layer:
-    """The layer. x is [tokens, width], or codes of `x_scale` [tokens, width / 128]. With `rounded`, x and h are rounded
-    to codes of that type and a scale for each 128 elements; an x of codes is left as it is."""
+    """The layer. x is [tokens, width], or codes of `x_scale` [tokens, width / 128]. With `rounded`, those of x and h
+    that `which` names are rounded to codes of that type and a scale for each 128 elements; an x of codes is left as it
+    is."""
     experts, width = weights.w1.shape[0], weights.w1.shape[2]
     local = local_ids(topk_ids, experts, mask, live)
     routing = topk_weights.double()
@@ -134,7 +136,7 @@ def fused_moe(
         given = x[tokens]
         if x_scale is not None:
             given = given.double() * x_scale[tokens].double().repeat_interleave(GROUP, -1)
-        elif rounded is not None:
+        elif rounded is not None and "x" in which:
             given = rounded_by_groups(given, rounded)
         on_input, on_result = (weight, 1.0) if weighted_input else (1.0, weight)
         numbers = given.double() * on_input
@@ -143,7 +145,7 @@ def fused_moe(
         h = activation(gate, up)
         h_square = _square_of_h(gate, up, activation, numbers, gate_rows, up_rows, x_scale is None)
         h_square = h_square + (_CODE_ERROR * h) ** 2
-        if rounded is not None:
+        if rounded is not None and "h" in which:
             h = rounded_by_groups(h.float(), rounded)
         down = weights.down(expert)
         made = h @ down.T * on_result

@@ -14,7 +14,7 @@ from aiterlite.dispatch import Axis, Between, OneOf, Refusal, Row, Table, Target
 from aiterlite.jit.arguments import ArgumentStruct
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel, Value
-from aiterlite.tables import fused_moe_amd as amd
+from aiterlite.tables import fused_moe_amd, fused_moe_asm
 from aiterlite.tables.family import Family
 from aiterlite.tables.fused_moe_problem import ACTIVATIONS, BLOCK, FMOE_OP, OP, QUANTS, FmoeProblem, MoeProblem
 from aiterlite.tables.moe_sorting import MOST_BLOCK, MOST_EXPERTS, MOST_PAIRS, MOST_TOPK, POLICIES, PairsFit
@@ -130,7 +130,8 @@ FMOE_ROWS = (Row("cpu", "host", (_CPU,), kernels=_fmoe_cpu),)
 # (rows of fused_moe, rows of fmoe_fp8_blockscale_g1u1), a line a back end. The order decides between equal preferences.
 _BACK_ENDS: tuple[tuple[tuple[Row, ...], tuple[Row, ...]], ...] = (
     (ROWS, FMOE_ROWS),
-    (amd.ROWS, amd.FMOE_ROWS),
+    (fused_moe_amd.ROWS, fused_moe_amd.FMOE_ROWS),
+    (fused_moe_asm.ROWS, fused_moe_asm.FMOE_ROWS),
 )
 
 
@@ -169,4 +170,5 @@ FAMILY = Family(
     tables=(TABLE, FMOE_TABLE),
     ops=("aiterlite.ops.fused_moe", "aiterlite.ops.fmoe"),
     samples="aiterlite.ops.samples.fused_moe",
+    asm=fused_moe_asm.KERNELS,
 )

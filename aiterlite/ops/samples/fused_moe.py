@@ -37,8 +37,8 @@ def dtype_of(name: str) -> torch.dtype:
 def codes(shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
     """Normal random numbers as codes, by a table of 256 quantiles: many are made soon."""
     quantiles = torch.special.ndtri((torch.arange(256) + 0.5) / 256) * _SPREAD
-    table = quantiles.to(dtype).view(torch.uint8)
-    drawn = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    table = quantiles.to(dtype).view(torch.uint8).to(generator.device)
+    drawn = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator, device=generator.device)
     made = torch.empty_like(drawn)
     for begin in range(0, drawn.numel(), _AT_ONCE):
         part = slice(begin, begin + _AT_ONCE)
@@ -60,8 +60,8 @@ class Operands:
     mask: Tensor | None
 
 
-def make(problem: MoeProblem, seed: int, ids: Tensor | None = None) -> Operands:
-    """Operands of a problem, of `ids` where they are given. Raises `ArgumentError`."""
+def make(problem: MoeProblem, seed: int, ids: Tensor | None = None, device: torch.device | str = "cpu") -> Operands:
+    """Operands of a problem on a device, of `ids` where they are given. Raises `ArgumentError`."""
     for name, value, allowed in (
         ("dtype", problem.dtype, ("bf16", "fp16")),
         ("quant", problem.quant, tuple(checks.QUANTS.values())),
@@ -71,19 +71,21 @@ def make(problem: MoeProblem, seed: int, ids: Tensor | None = None) -> Operands:
         operands.check_choice("sample", name, value, allowed)
     if problem.topk > problem.experts:
         raise ArgumentError("sample", "topk", problem.topk, f"at most experts, {problem.experts}")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
+    normal = functools.partial(torch.randn, generator=generator, device=device)
+    uniform = functools.partial(torch.rand, generator=generator, device=device)
     experts, width, inter = problem.experts, problem.width, problem.inter
     named = problem.global_experts if problem.masked else experts
     if named < experts:
         raise ArgumentError("sample", "global_experts", named, f"at least experts, {experts}")
     dtype = dtype_of(problem.dtype)
-    x: Tensor = torch.randn(problem.tokens, width, generator=generator).to(dtype)
+    x: Tensor = normal(problem.tokens, width).to(dtype)
     x_scale = None
     if problem.quantised:
         x, x_scale = quant.per_group(x, dtype_of(problem.code), BLOCK)
     shapes = (experts, 2 * inter, width), (experts, width, inter)
     if problem.quant == "none":
-        w1, w2 = ((torch.randn(s, generator=generator) * s[2] ** -0.5).to(dtype) for s in shapes)
+        w1, w2 = ((normal(s) * s[2] ** -0.5).to(dtype) for s in shapes)
         weights = Weights(w1, w2, None, None, problem.interleaved)
     else:
         w1, w2 = (codes(shape, dtype_of(problem.code), generator) for shape in shapes)
@@ -92,21 +94,21 @@ def make(problem: MoeProblem, seed: int, ids: Tensor | None = None) -> Operands:
     if problem.shuffled:
         w1, w2 = shuffle_weight(w1), shuffle_weight(w2)
     if ids is None:
-        ids = torch.rand(problem.tokens, named, generator=generator).topk(problem.topk, dim=1).indices.int()
+        ids = uniform(problem.tokens, named).topk(problem.topk, dim=1).indices.int()
         ids.view(-1)[_NONE_EACH - 1 :: _NONE_EACH] = -1
-    routing = torch.rand(problem.tokens, problem.topk, generator=generator)
+    routing = uniform(problem.tokens, problem.topk)
     mask = None
     if problem.masked:
-        mask = torch.zeros(named, dtype=torch.int32)
-        mask[torch.randperm(named, generator=generator)[:experts]] = 1
-    return Operands(x, x_scale, weights, w1, w2, ids, routing, mask)
+        mask = torch.zeros(named, dtype=torch.int32, device=device)
+        mask[torch.randperm(named, generator=generator, device=device)[:experts]] = 1
+    return Operands(x, x_scale, weights, w1, w2, ids.to(device), routing, mask)
 
 
 def _scales(kind: str, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
     """Those that make weights of variance 1 / columns."""
     experts, rows, columns = shape
     of = (experts, rows // BLOCK, columns // BLOCK) if kind == "block" else (experts, rows)
-    made: Tensor = (0.5 + torch.rand(of, generator=generator)) * (columns**-0.5 / _SPREAD)
+    made: Tensor = (0.5 + torch.rand(of, generator=generator, device=generator.device)) * (columns**-0.5 / _SPREAD)
     return made
 
 
@@ -166,18 +168,16 @@ def sorted_operands(made: Operands, block_size: int) -> dict[str, Tensor]:
     (tokens, topk), experts = made.ids.shape, len(made.w1)
     entries = capacity(tokens, topk, experts, block_size)
     rows = sorting.moe_sorting(made.ids.tolist(), made.routing.tolist(), experts, block_size)
+    ints = functools.partial(torch.zeros, dtype=torch.int32, device=made.ids.device)
     buffers = {
-        "sorted_token_ids": torch.zeros(entries, dtype=torch.int32),
-        "sorted_weights": torch.zeros(entries),
-        "sorted_expert_ids": torch.zeros(-(-entries // block_size), dtype=torch.int32),
-        "num_valid_ids": torch.tensor(rows.num_valid_ids, dtype=torch.int32),
+        "sorted_token_ids": ints(entries),
+        "sorted_weights": torch.zeros(entries, device=made.ids.device),
+        "sorted_expert_ids": ints(-(-entries // block_size)),
+        "num_valid_ids": ints(2),
     }
-    for name, values in (
-        ("sorted_token_ids", rows.sorted_ids),
-        ("sorted_weights", rows.sorted_weights),
-        ("sorted_expert_ids", rows.sorted_expert_ids),
-    ):
-        buffers[name][: len(values)] = torch.tensor(values, dtype=buffers[name].dtype)
+    prefixes: tuple[list[Any], ...] = (rows.sorted_ids, rows.sorted_weights, rows.sorted_expert_ids)
+    for buffer, values in zip(buffers.values(), (*prefixes, list(rows.num_valid_ids)), strict=True):
+        buffer[: len(values)] = torch.tensor(values, dtype=buffer.dtype)
     return buffers
 
 
