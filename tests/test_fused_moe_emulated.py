@@ -77,7 +77,7 @@ FEW = {
         {"mask": [0, 1, 1, 1, 0, 1, 1, 1], "live": 2, "id_dtype": torch.int64},
     ),
     "quantised": ([[1, 2], [2, -1]], 4, {"quantised": True, "shuffled": True, "inter": 256}, {}),
-    "16 bits": ([[1, 2], [2, 9]], 4, {"quant": "none", "shuffled": True, "width": 512}, {}),
+    "16 bits": ([[1, 2], [2, 9]], 4, {"quant": "none", "shuffled": True, "width": 512, "inter": 192}, {}),
     "fp16": ([[3, 2]], 4, {"quant": "none", "dtype": "fp16", "interleaved": True}, {}),
     "a scale a row": ([[1, 2], [2, 0], [1, 0]], 4, {"quant": "token", "weighted_input": True}, {}),
 }  # fmt: skip
@@ -110,14 +110,16 @@ SORTED = {
         {"shuffled": True, "interleaved": True, "activation": "swiglu", "weighted_input": True, "width": 384}, {},
     ),
     "64 entries": (routed(90, 2, 3, skew=True, none=3), 3, {"inter": 256, "dtype": "fp16", "activation": "gelu"}, {}),
-    "64 of them interleaved": (routed(70, 1, 2), 2, {"quant": "none", "interleaved": True, "shuffled": True}, {}),
+    "64 of them interleaved": (
+        routed(70, 1, 2), 2, {"quant": "none", "interleaved": True, "shuffled": True, "inter": 192}, {},
+    ),
     "masked": (
         routed(7, 3, 8, none=2), 5,
         {"global_experts": 8, "quantised": True, "width": 512},
         {"mask": [0, 1, 1, 1, 0, 1, 1, 1], "live": 5, "id_dtype": torch.int64},
     ),
     "none of them": ([[-1, 9], [8, -7]], 4, {}, {}),
-    "fp16": (routed(9, 2, 4), 4, {"quant": "none", "dtype": "fp16", "activation": "gelu"}, {}),
+    "fp16": (routed(9, 2, 4), 4, {"quant": "none", "dtype": "fp16", "activation": "gelu", "inter": 64}, {}),
     "a scale a row": (routed(20, 2, 4), 4, {"quant": "token", "shuffled": True}, {}),
 }  # fmt: skip
 

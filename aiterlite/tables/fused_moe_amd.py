@@ -37,8 +37,8 @@ _LINE = 256
 
 @dataclass(frozen=True)
 class FewPlan:
-    """`waves` of a workgroup, which have `unroll` blocks of 128 of the width, or `down_unroll` of the inner width, on
-    their way at once."""
+    """`waves` of a workgroup, which load `unroll` blocks of 128 bytes of the width, or `down_unroll` of the inner one,
+    at once."""
 
     waves: int
     unroll: int
@@ -61,11 +61,16 @@ class TwoStagePlan:
 
 
 def plan_few(problem: MoeProblem, persona: Persona) -> FewPlan:
-    """Up to 8 waves share the width, and have all of their part on its way at once where registers hold it: 7 blocks of
-    8-bit weights, which is DeepSeek-R1's width, or 4 of 16-bit ones."""
-    blocks, most = problem.width // BLOCK, 4 if problem.quant == "none" else 7
+    """Up to 8 waves share the width, and have all of their part on its way at once where registers hold it: 7 blocks,
+    which is DeepSeek-R1's width."""
+    blocks = problem.width // _step(problem)
     waves = min(8, blocks)
-    return FewPlan(waves, _turn(-(-blocks // waves), most), _turn(problem.inter // BLOCK, 4))
+    return FewPlan(waves, _turn(-(-blocks // waves), 7), _turn(problem.inter // _step(problem), 4))
+
+
+def _step(problem: MoeProblem | FmoeProblem) -> int:
+    """Of what kernels multiply at once: 128 bytes, which of 8 bits is a group of one scale."""
+    return BLOCK // 2 if isinstance(problem, MoeProblem) and problem.quant == "none" else BLOCK
 
 
 def _turn(count: int, most: int) -> int:
@@ -246,7 +251,7 @@ def _stages(problem: MoeProblem | FmoeProblem, persona: Persona, plan: TwoStageP
         return Kernel(unit, symbol, ARGS, along_x(grid), along_x(block), args=args)
 
     return (
-        kernel("stage1", STAGE1, plan.parts * problem.inter // BLOCK, _THREADS, gate_up, first),
+        kernel("stage1", STAGE1, plan.parts * -(-problem.inter // BLOCK), _THREADS, gate_up, first),
         kernel("stage2", STAGE2, plan.parts * problem.width // plan.features, _THREADS, down, buffers.stages),
         kernel("sum", SUM, problem.tokens, threads, summing, buffers.stages),
     )
@@ -290,19 +295,22 @@ class NativeWeights:
 
 @dataclass(frozen=True)
 class WholeBlocks:
-    """Both widths are multiples of 128, and an expert's matrices are of less than 4 GiB."""
+    """The width is a multiple of 128, the inner one too, or of 64 where weights have 16 bits; and an expert's matrices
+    are of less than 4 GiB."""
 
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
-        for name in ("width", "inter"):
+        for name, step in (("width", BLOCK), ("inter", _step(problem))):
             value = getattr(problem, name)
-            if value < BLOCK or value % BLOCK:
-                return Refusal(f"{name} is {value}, no multiple of {BLOCK}", f"pad the weights to {BLOCK}")
+            if value < step or value % step:
+                return Refusal(f"{name} is {value}, no multiple of {step}", "pad the weights with zeros")
         if 2 * problem.inter * problem.width * 2 > 2**32 - _LINE:
             return Refusal(f"an expert's w1 of {2 * problem.inter} x {problem.width} may have 4 GiB or more")
         return None
 
     def __str__(self) -> str:
-        return f"widths that are multiples of {BLOCK}, and experts of less than 4 GiB"
+        return (
+            f"widths of whole blocks of {BLOCK} ({BLOCK // 2} of the inner one's 16 bits), experts of less than 4 GiB"
+        )
 
 
 _AMD, GFX942, GFX950 = Targets(("gfx942", "gfx950")), Targets(("gfx942",)), Targets(("gfx950",))
