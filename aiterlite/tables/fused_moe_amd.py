@@ -276,6 +276,24 @@ def _workspace(problem: MoeProblem | FmoeProblem, persona: Persona, plan: TwoSta
     return Workspace("fused_moe" if buffers.zeroed == 0 else "fmoe", buffers.zeroed, buffers.total)
 
 
+def _few_accuracy(problem: MoeProblem) -> str:
+    if problem.quant == "none":
+        return ""
+    return f"{_both(problem, 'not quantised')}; h is rounded to bf16"
+
+
+def _two_stage_accuracy(problem: MoeProblem | FmoeProblem) -> str:
+    if isinstance(problem, MoeProblem) and problem.quant == "none":
+        return ""
+    how = _both(problem, "quantised by groups of 128")
+    return f"{how}; each slot's result is rounded to {problem.dtype}"
+
+
+def _both(problem: MoeProblem | FmoeProblem, how: str) -> str:
+    given = isinstance(problem, FmoeProblem) or problem.quantised
+    return f"h is {how}" if given else f"x and h are {how}"
+
+
 # Requirements ---------------------------------------------------------------------------------------------------------
 
 
@@ -324,14 +342,27 @@ _FEW = (Between("tokens", 1, FEW_TOKENS), Between("pairs", 1, FEW_PAIRS, "tokens
 
 
 def _two_stage_row(name: str, units: tuple[Any, ...], preference: int, plan: Any) -> Row:
-    return Row(name, "hip", (*units, *_MOE), preference, plan, _two_stage_kernels, _workspace)
+    return Row(
+        name, "hip", (*units, *_MOE), preference, plan, _two_stage_kernels, _workspace, accuracy=_two_stage_accuracy
+    )
 
 
 ROWS = (
-    Row("gemv", "hip", (_AMD, *_MOE, *_FEW), 30, plan_few, _few, _few_workspace),
+    Row("gemv", "hip", (_AMD, *_MOE, *_FEW), 30, plan_few, _few, _few_workspace, accuracy=_few_accuracy),
     _two_stage_row("two_stage_304", (GFX942, ComputeUnits(304, 304)), 10, plan_two_stage),
     _two_stage_row("two_stage_80", (GFX942, ComputeUnits(80, 80)), 10, plan_few_units),
     _two_stage_row("two_stage_256", (GFX950, ComputeUnits(256, 256)), 10, plan_two_stage),
     _two_stage_row("two_stage", (_AMD,), 5, plan_two_stage),
 )
-FMOE_ROWS = (Row("two_stage", "hip", (_AMD, NativeWeights(), WholeBlocks()), 10, plan_sorted, _stages, _workspace),)
+FMOE_ROWS = (
+    Row(
+        "two_stage",
+        "hip",
+        (_AMD, NativeWeights(), WholeBlocks()),
+        10,
+        plan_sorted,
+        _stages,
+        _workspace,
+        accuracy=_two_stage_accuracy,
+    ),
+)
