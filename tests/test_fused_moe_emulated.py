@@ -243,6 +243,7 @@ def test_rows_of_each_chip(chip: str) -> None:
         ({"width": 1 << 20, "inter": 1024}, "may have 4 GiB"),
         ({"aligned": False}, "do not begin at multiples of 16 bytes"),
         ({"topk": 65}, "topk must be 1 to 64"),
+        ({"tokens": 1 << 20, "topk": 1, "width": 1 << 20}, "and 8589934592 groups (split tokens)"),
     ],
 )
 def test_what_is_refused(given: dict[str, Any], words: str) -> None:

@@ -8,7 +8,7 @@ weights once more and multiplying padding. All give the same bits in every launc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -331,6 +331,26 @@ class WholeBlocks:
         )
 
 
+@dataclass(frozen=True)
+class CountsFit:
+    """What kernels number, workgroups and groups of x that are quantised, are numbers below 2^31."""
+
+    plan: Callable[[Any, Persona], TwoStagePlan]
+
+    def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
+        if min(problem.tokens, problem.topk, problem.experts, getattr(problem, "block_size", 1)) < 1:
+            return None  # which others refuse
+        plan = self.plan(problem, persona)
+        workgroups = plan.parts * max(problem.width // plan.features, problem.inter // BLOCK)
+        groups = problem.tokens * problem.width // BLOCK
+        if workgroups < 2**31 and groups <= quant.MOST_GROUPS:
+            return None
+        return Refusal(f"{problem.tokens} tokens make {workgroups} workgroups and {groups} groups", "split tokens")
+
+    def __str__(self) -> str:
+        return "fewer than 2^31 workgroups, and at most 2^30 groups of hidden states"
+
+
 _AMD, GFX942, GFX950 = Targets(("gfx942", "gfx950")), Targets(("gfx942",)), Targets(("gfx950",))
 # Besides what tables/fused_moe.py asks of every row.
 _MOE = (
@@ -342,9 +362,8 @@ _FEW = (Between("tokens", 1, FEW_TOKENS), Between("pairs", 1, FEW_PAIRS, "tokens
 
 
 def _two_stage_row(name: str, units: tuple[Any, ...], preference: int, plan: Any) -> Row:
-    return Row(
-        name, "hip", (*units, *_MOE), preference, plan, _two_stage_kernels, _workspace, accuracy=_two_stage_accuracy
-    )
+    requires = (*units, *_MOE, CountsFit(plan))
+    return Row(name, "hip", requires, preference, plan, _two_stage_kernels, _workspace, accuracy=_two_stage_accuracy)
 
 
 ROWS = (
@@ -358,7 +377,7 @@ FMOE_ROWS = (
     Row(
         "two_stage",
         "hip",
-        (_AMD, NativeWeights(), WholeBlocks()),
+        (_AMD, NativeWeights(), WholeBlocks(), CountsFit(plan_sorted)),
         10,
         plan_sorted,
         _stages,
