@@ -98,6 +98,7 @@ def _kernel(vskip: bool, activation: str) -> AsmKernel:
         dtypes=("bf16",),
         variants=lambda target: _variants(activation, vskip, target),
         vskip=vskip,
+        rows=("one_stage_vs",) if vskip else ("one_stage_novs", "one_stage_novs_304", "one_stage_novs_256"),
     )
 
 
