@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,7 +135,7 @@ def case(
     return made
 
 
-def expected(made: Case, rounded: bool = True) -> Tensor:
+def expected(made: Case, rounded: bool = True, activation: str = "silu") -> Tensor:
     """[tokens, topk, width] in float64, times the routing weights; h `rounded` to 8 bits as in the kernel, or not."""
     out = torch.zeros(made.tokens, made.topk, made.width, dtype=torch.float64)
     for token in range(made.tokens):
@@ -143,7 +144,8 @@ def expected(made: Case, rounded: bool = True) -> Tensor:
                 continue
             both = made.exact["w1"][expert] @ made.exact["x"][token]
             gate, up = both[: made.inter], both[made.inter :]
-            h = gate / (1 + torch.exp(-gate)) * up
+            phi = gate.sigmoid() if activation == "silu" else 0.5 * torch.erfc(-gate / math.sqrt(2))
+            h = gate * phi * up
             if rounded:
                 found, scale = quant.per_group(h.float()[None], made.code, 128)
                 h = (found.double() * scale.double().repeat_interleave(128, -1))[0]
@@ -153,7 +155,7 @@ def expected(made: Case, rounded: bool = True) -> Tensor:
 
 @functools.cache
 def load(target: str, plan: asm.OneStagePlan) -> tuple[Module, str]:
-    kernel = asm.KERNEL_OF[plan.vskip]
+    kernel = asm.KERNEL_OF[plan.vskip, plan.activation]
     return Device(PERSONAS[target]).load(
         engine.obtain(kernel.device_unit(plan.variant, target)).entry.path
     ), kernel.symbol
@@ -181,9 +183,11 @@ def arguments(made: Case, out: Tensor, store: str) -> dict[str, Any]:
     }
 
 
-def planned(made: Case, vskip: bool, store: str, grid: int = 4, marks: bool = False) -> asm.OneStagePlan:
+def planned(
+    made: Case, vskip: bool, store: str, grid: int = 4, marks: bool = False, activation: str = "silu"
+) -> asm.OneStagePlan:
     slices = made.inter // 256 if store == "partial" else 1
-    return asm.OneStagePlan(store, slices, vskip, marks, blocks=0, grid=grid)
+    return asm.OneStagePlan(activation, store, slices, vskip, marks, blocks=0, grid=grid)
 
 
 def launch(target: str, made: Case, plan: asm.OneStagePlan, **options: Any) -> tuple[Tensor, Report]:

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from fused_moe_asm_cases import BF16, NAN, PERSONAS, Case, arguments, case, expected, launch, load, planned  # noqa: E402
 
-from aiterlite.emulator import find_races  # noqa: E402
+from aiterlite.emulator import disassemble, find_races  # noqa: E402
 from aiterlite.errors import BuildError  # noqa: E402
 from aiterlite.jit import engine  # noqa: E402
 from aiterlite.reference.fused_moe import relative_error  # noqa: E402
@@ -79,6 +79,19 @@ def test_atomic_twins_are_bit_equal_where_sums_are_exact(inter: int, target: str
 
 
 @each_target
+def test_gelu(target: str) -> None:
+    """Gates of either sign, from the smallest to where phi is 0 or 1."""
+    made = case(target, tokens=6, experts=1, topk=1)
+    made.given["x_scale"].mul_(torch.tensor([0.01, 0.1, 0.5, 1.0, 2.0, 20.0]))
+    made.exact["x"].mul_(torch.tensor([0.01, 0.1, 0.5, 1.0, 2.0, 20.0])[:, None])
+    for vskip in (False, True):
+        got, _ = launch(target, made, planned(made, vskip, "partial", activation="gelu"))
+        wanted = expected(made, activation="gelu")
+        for token in range(6):
+            assert relative_error(got[token], wanted[token]) <= 2 * TOLERANCE["partial"]
+
+
+@each_target
 def test_close_to_what_is_not_rounded(target: str) -> None:
     """h has 8 bits: the bound is that of the operator for a reference without roundings."""
     made = case(target, tokens=8, experts=2, topk=1)
@@ -97,6 +110,21 @@ def test_schedules_leave_the_same_bits(vskip: bool, target: str, store: str) -> 
     out = torch.full(shape, NAN if store == "partial" else 0.0, dtype=BF16)
     found = find_races(module, symbol, plan.grid, 256, arguments(made, out, store))
     assert not found and bool(out.isfinite().all())
+
+
+@each_store
+@each_target
+def test_vskip_changes_only_where_no_vector_work_is_under_way(target: str, store: str) -> None:
+    """As the manual asks, with a wait state behind it; and `novs` has none."""
+    found = {}
+    for vskip in (False, True):
+        plan = planned(case(target, tokens=1, experts=1, topk=1), vskip, store)
+        entry = engine.obtain(tables.KERNEL_OF[vskip, "silu"].device_unit(plan.variant, target)).entry
+        lines = [line.split("//")[0].strip() for line in disassemble(entry.path.read_bytes()).splitlines()]
+        found[vskip] = [lines[at - 1 : at + 2] for at, line in enumerate(lines) if line.startswith("s_setvskip")]
+    assert not found[False] and len(found[True]) % 9 == 0 and found[True]
+    for before, _, behind in found[True]:
+        assert before == "s_waitcnt vmcnt(0) lgkmcnt(0)" and behind == "s_nop 0"
 
 
 @each_target
@@ -197,6 +225,7 @@ def test_weights_are_read_once(target: str) -> None:
     ("knobs", "said"),
     [
         ({"STORE": "sum"}, "STORE must be"),
+        ({"ACTIVATION": "swiglu"}, "ACTIVATION must be"),
         ({"VSKIP": 2}, "VSKIP must be"),
         ({"SLICES": 5}, "SLICES must be"),
         ({"MARKS": 2}, "MARKS must be"),
@@ -205,7 +234,7 @@ def test_weights_are_read_once(target: str) -> None:
     ],
 )
 def test_other_knob_values_do_not_assemble(knobs: dict[str, Any], said: str) -> None:
-    given = {"GRID": 4, "MARKS": 0, "SLICES": 1, "STORE": "partial", "VSKIP": 0, **knobs}
+    given = {"ACTIVATION": "silu", "GRID": 4, "MARKS": 0, "SLICES": 1, "STORE": "partial", "VSKIP": 0, **knobs}
     variant = AsmVariant(tuple((f"AITERLITE_{name}", str(value)) for name, value in given.items()), (32, 256), 4, 1, 1)
     with pytest.raises(BuildError, match=said):
-        engine.obtain(tables.NOVS.device_unit(variant, "gfx942"))
+        engine.obtain(tables.KERNEL_OF[False, "silu"].device_unit(variant, "gfx942"))

@@ -149,7 +149,7 @@ def test_a_chip_without_a_row_of_its_own_is_served() -> None:
 
 
 def test_a_wish_that_no_row_grants_is_said_and_refused_when_strict() -> None:
-    decision = decided("mi300x", True, activation="gelu")
+    decision = decided("mi300x", True, activation="swiglu")
     assert decision.row is not None and not decision.row.vskip
     assert decision.notes == (f"AITER_ENABLE_VSKIP=1 has no row for this problem; took {decision.row.name}",)
     with pytest.raises(DispatchError, match="AITER_ENABLE_VSKIP=1"):

@@ -137,7 +137,7 @@ def fused_moe(
         int(activation), int(quant_type), bool(doweight_stage1), mode, is_shuffled(w1, w2), swiglu_limit, beta,
         linear_beta, deterministic,
     )  # fmt: skip
-    direct.call(OPERATOR, args, (out,))
+    direct.call(OPERATOR, args, ())
     return out
 
 

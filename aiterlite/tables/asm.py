@@ -67,7 +67,8 @@ class AsmVariant:
 class AsmKernel:
     """An assembly kernel: its source, what it serves, and how it is called.
 
-    `name` is that of its row in a dispatch table, `unit` that of its units, `symbol` the kernel's in the object.
+    `name` is that of its row in a dispatch table, where `rows` does not name others that launch it; `unit` that of its
+    units, `symbol` the kernel's in the object.
     `tokens` (a range, both ends included) and `heads` say what problems it takes, None where that does not apply;
     `requires` is what else a problem must be. `vskip` says that it uses s_setvskip. `dtype_define` is the define that
     takes the problem's dtype, for a kernel that is assembled for one of several. `variants` gives those that the check
@@ -87,6 +88,7 @@ class AsmKernel:
     vskip: bool = False
     requires: tuple[Requirement, ...] = ()
     dtype_define: str = ""
+    rows: tuple[str, ...] = ()
 
     def for_dtype(self, variant: AsmVariant, dtype: str) -> AsmVariant:
         """A plan's variant as a problem of this dtype needs it."""

@@ -39,6 +39,7 @@ class OneStagePlan:
     """`store`: results are added to the result (atomic), or stored slot by slot (partial); `slices` of 256 columns of
     inter are a workgroup's. `marks`: the kernel says which slots there are. There are at most `blocks` sorted ones."""
 
+    activation: str
     store: str
     slices: int
     vskip: bool
@@ -49,8 +50,8 @@ class OneStagePlan:
     @property
     def variant(self) -> AsmVariant:
         """How it is assembled; the tile of a workgroup is (entries, columns of inter)."""
-        knobs = {"GRID": self.grid, "MARKS": int(self.marks), "SLICES": self.slices, "STORE": self.store}
-        knobs["VSKIP"] = int(self.vskip)
+        knobs = {"ACTIVATION": self.activation, "GRID": self.grid, "MARKS": int(self.marks), "SLICES": self.slices}
+        knobs |= {"STORE": self.store, "VSKIP": int(self.vskip)}
         return AsmVariant(
             defines=tuple((f"AITERLITE_{name}", str(value)) for name, value in knobs.items()),
             tile=(ROWS_OF_BLOCK, COLUMNS * self.slices),
@@ -67,38 +68,45 @@ def plan(problem: Problem, persona: Persona, vskip: bool) -> OneStagePlan:
     store, slices, marks = "atomic", 1, False
     if problem.deterministic:
         store, slices, marks = "partial", problem.inter // COLUMNS, isinstance(problem, FmoeProblem)
-    return OneStagePlan(store, slices, vskip, marks, max(1, blocks), persona.cu_count)
+    return OneStagePlan(problem.activation, store, slices, vskip, marks, max(1, blocks), persona.cu_count)
 
 
 # The manifest ---------------------------------------------------------------------------------------------------------
 
 
-def _variants(vskip: bool, target: str) -> tuple[AsmVariant, ...]:
-    """On the target's largest chip (the grid is one number in the code): atomic, and partial by number of slices."""
+def _variants(activation: str, vskip: bool, target: str) -> tuple[AsmVariant, ...]:
+    """On the target's largest chip (the grid is one number in the code): atomic, and partial by number of slices, which
+    the activation has nothing to do with."""
     grid = max(chip.compute_units or 0 for chip in CHIPS.values() if chip.target == target)
-    partial = ((1, True), (1, False), (2, False), (MOST_SLICES, False))
-    plans = [OneStagePlan("partial", slices, vskip, marks, 0, grid) for slices, marks in partial]
-    return tuple(each.variant for each in (OneStagePlan("atomic", 1, vskip, False, 0, grid), *plans))
+    knobs = [("atomic", 1, False), ("partial", 1, False)]
+    if activation == "silu":
+        knobs += [("partial", 1, True), ("partial", 2, False), ("partial", MOST_SLICES, False)]
+    return tuple(
+        OneStagePlan(activation, store, slices, vskip, marks, 0, grid).variant for store, slices, marks in knobs
+    )
 
 
-def _kernel(vskip: bool) -> AsmKernel:
-    name = "vs" if vskip else "novs"
+def _kernel(vskip: bool, activation: str) -> AsmKernel:
+    skipping = "vs" if vskip else "novs"
     return AsmKernel(
-        name=f"one_stage_{name}",
-        unit=f"fused_moe/one_stage_{name}",
-        symbol=f"fmoe_bf16_blockscaleFp8_g1u1_{name}_silu_1tg_ps_32x256",
+        name=f"one_stage_{skipping}_{activation}",
+        unit=f"fused_moe/one_stage_{skipping}_{activation}",
+        symbol=f"fmoe_bf16_blockscaleFp8_g1u1_{skipping}_{activation}_1tg_ps_32x256",
         source="asm/fused_moe/fmoe_fp8_blockscale_g1u1.S",
         targets=("gfx942", "gfx950"),
         arguments=ARGS,
         dtypes=("bf16",),
-        variants=lambda target: _variants(vskip, target),
+        variants=lambda target: _variants(activation, vskip, target),
         vskip=vskip,
+        rows=("one_stage_vs",) if vskip else ("one_stage_novs", "one_stage_novs_304", "one_stage_novs_256"),
     )
 
 
-NOVS, VS = _kernel(False), _kernel(True)
-KERNELS: tuple[AsmKernel, ...] = (NOVS, VS)
-KERNEL_OF: Mapping[bool, AsmKernel] = {False: NOVS, True: VS}
+# By whether they use s_setvskip, and by activation.
+KERNEL_OF: Mapping[tuple[bool, str], AsmKernel] = {
+    (vskip, activation): _kernel(vskip, activation) for vskip in (False, True) for activation in ("silu", "gelu")
+}
+KERNELS = tuple(KERNEL_OF.values())
 
 
 # Launches -------------------------------------------------------------------------------------------------------------
@@ -187,7 +195,7 @@ def _sum(problem: Problem, persona: Persona, plan: OneStagePlan, buffers: _Buffe
 
 
 def _kernels(problem: Problem, persona: Persona, plan: OneStagePlan) -> tuple[Kernel, ...]:
-    buffers, kernel = _buffers(problem, persona, plan), KERNEL_OF[plan.vskip]
+    buffers, kernel = _buffers(problem, persona, plan), KERNEL_OF[plan.vskip, plan.activation]
     unit = kernel.device_unit(plan.variant, persona.target)
     launches: tuple[Kernel, ...] = (
         Kernel(unit, kernel.symbol, ARGS, along_x(plan.grid), along_x(256), args=buffers.layer),
@@ -226,7 +234,7 @@ class OneStageFits:
 
 _LAYER = (
     OneOf("dtype", ("bf16",)),
-    OneOf("activation", ("silu",)),
+    OneOf("activation", ("silu", "gelu")),
     NativeWeights(),
     OneStageFits(),
 )
@@ -262,12 +270,12 @@ def _rows(common: tuple[Any, ...]) -> tuple[Row, ...]:
         "304": (Targets(("gfx942",)), ComputeUnits(304, 304)),
         "256": (Targets(("gfx950",)), ComputeUnits(256, 256)),
     }
-    first = [_row(f"{NOVS.name}_{units}", False, (*chip, *common, _ENOUGH), 20) for units, chip in made_for.items()]
-    targets = Targets(NOVS.targets)
+    first = [_row(f"one_stage_novs_{units}", False, (*chip, *common, _ENOUGH), 20) for units, chip in made_for.items()]
+    targets = Targets(("gfx942", "gfx950"))
     return (
         *first,
-        _row(NOVS.name, False, (targets, *common), PREFERENCE),
-        _row(VS.name, True, (targets, *common), PREFERENCE - 1),
+        _row("one_stage_novs", False, (targets, *common), PREFERENCE),
+        _row("one_stage_vs", True, (targets, *common), PREFERENCE - 1),
     )
 
 

@@ -1,8 +1,8 @@
-// The one-stage fused mixture of experts of sorted pairs: gate and up, silu, quantisation and down in one kernel, fp8 with
+// The one-stage fused mixture of experts of sorted pairs: gate and up, activation, quantisation and down in one kernel, fp8 with
 // a scale for each 128 x 128 of the weights and each 1 x 128 of x. gfx942 (e4m3fnuz) and gfx950 (e4m3fn); bf16 results.
 // Arguments are those of fused_moe/args.h.
 //
-// Defines: AITERLITE_VSKIP 0 or 1, which is also in the kernel's name. AITERLITE_STORE atomic: a pair's result is added
+// Defines: AITERLITE_VSKIP 0 or 1, AITERLITE_ACTIVATION silu or gelu; both are in the kernel's name. AITERLITE_STORE atomic: a pair's result is added
 // to its token's row of `out`, as pairs of bf16; rows begin at multiples of 4 bytes, and order shows in the last bits.
 // AITERLITE_STORE partial: it is stored to its row of `slots`, and another kernel sums. AITERLITE_SLICES 1 to 4: slices
 // of 256 columns of inter that a workgroup takes one after the other, so that it stores a row once. More than 1 means
@@ -45,10 +45,23 @@
 #else
 #error "AITERLITE_STORE must be atomic or partial"
 #endif
+#define ACTIVATION_silu 1
+#define ACTIVATION_gelu 2
+#define ACTIVATION_NUMBER_OF(name) ACTIVATION_##name
+#define ACTIVATION_NUMBER(name) ACTIVATION_NUMBER_OF(name)
+#if ACTIVATION_NUMBER(AITERLITE_ACTIVATION) == 1
+#define GELU 0
+#elif ACTIVATION_NUMBER(AITERLITE_ACTIVATION) == 2
+#define GELU 1
+#else
+#error "AITERLITE_ACTIVATION must be silu or gelu"
+#endif
+#define NAME_OF(skipping, activation) fmoe_bf16_blockscaleFp8_g1u1_##skipping##_##activation##_1tg_ps_32x256
+#define NAME(skipping, activation) NAME_OF(skipping, activation)
 #if AITERLITE_VSKIP == 1
-#define KERNEL fmoe_bf16_blockscaleFp8_g1u1_vs_silu_1tg_ps_32x256
+#define KERNEL NAME(vs, AITERLITE_ACTIVATION)
 #elif AITERLITE_VSKIP == 0
-#define KERNEL fmoe_bf16_blockscaleFp8_g1u1_novs_silu_1tg_ps_32x256
+#define KERNEL NAME(novs, AITERLITE_ACTIVATION)
 #else
 #error "AITERLITE_VSKIP must be 0 or 1"
 #endif
