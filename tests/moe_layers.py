@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from aiterlite.dispatch import Table, decide
-from aiterlite.kernel import WORKSPACE
+from aiterlite.jit import engine
+from aiterlite.kernel import WORKSPACE, Kernel
 from aiterlite.launch import calls
 from aiterlite.ops.shuffle import shuffle_weight
 from aiterlite.reference import fused_moe as reference
@@ -158,12 +159,21 @@ def layer(
     return Layer(problem, tensors, sizes, weights, local, whole)
 
 
+def assert_nothing_spilled(kernels: Sequence[Kernel]) -> None:
+    """Nothing goes through scratch, and registers leave room for two waves of a SIMD."""
+    for kernel in kernels:
+        used = engine.obtain(kernel.unit, build=True).entry.meta["resources"][kernel.symbol]
+        assert not any(used.get(name) for name in ("vgpr_spills", "sgpr_spills", "scratch_bytes")), (kernel, used)
+        assert used["vgprs"] <= 256, (kernel, used)
+
+
 def run(made: Layer, persona: Persona, table: Table, row: str, problem: Any = None) -> torch.Tensor:
     """out, by the row of this name of a table; in a workspace that is poison."""
     chosen = replace(table, rows=tuple(one for one in table.rows if one.name == row))
     decision = decide(chosen, made.problem if problem is None else problem, persona)
     assert decision.row is not None, str(decision)
     absent = [name for name in OPERANDS if made.tensors.get(name) is None]
+    assert_nothing_spilled(decision.kernels)
     launch = calls.prepare(decision, torch.device("cpu"), OPERANDS, made.sizes, absent)
     need = decision.workspace
     workspace = None

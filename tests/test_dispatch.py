@@ -26,6 +26,7 @@ from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel, launch_unit
 from aiterlite.tables import TABLES, gemm, gemm_fp8, gemm_plan, gemm_rc, linear, mla, mla_heads, mla_plan, routing
 from aiterlite.tables import gemm_crossover as crossover
+from aiterlite.tables.fused_moe_problem import FmoeProblem, MoeProblem
 from aiterlite.tables.gemm_args import GEMM_ARGS
 from aiterlite.tables.gemm_rc_plan import REDUCTIONS
 from aiterlite.tables.moe_sorting import AlignProblem, SortProblem, SumProblem
@@ -325,7 +326,31 @@ sum_problems = st.builds(
     width=st.integers(0, 1 << 21),
     dtype=_float_types,
 )
+layers = {
+    "tokens": st.integers(-1, 1 << 20),
+    "experts": st.integers(0, 1100),
+    "topk": st.integers(0, 70),
+    "width": st.sampled_from([0, 64, 100, 7168, 1 << 20]),
+    "inter": st.sampled_from([0, 64, 100, 256, 2048]),
+    "dtype": _float_types,
+    "code": st.sampled_from(["", "e4m3fn", "e4m3fnuz", "int8"]),
+    "activation": st.sampled_from(["silu", "gelu", "swiglu", "relu"]),
+    "deterministic": st.booleans(),
+}
+moe_problems = st.builds(
+    MoeProblem,
+    quant=st.sampled_from(["none", "token", "block", "tensor"]),
+    shuffled=st.booleans(),
+    interleaved=st.booleans(),
+    quantised=st.booleans(),
+    weighted_input=st.booleans(),
+    global_experts=st.integers(0, 1100),
+    aligned=st.booleans(),
+    **layers,
+)
 PROBLEMS = {
+    MoeProblem: moe_problems,
+    FmoeProblem: st.builds(FmoeProblem, block_size=st.integers(0, 1100), **layers),
     SortProblem: sort_problems,
     AlignProblem: st.builds(AlignProblem, pairs=st.integers(-1, 1 << 23), experts=st.integers(0, 1100)),
     SumProblem: sum_problems,

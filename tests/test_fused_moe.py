@@ -18,6 +18,7 @@ from torch import Tensor  # noqa: E402
 
 from aiterlite import ActivationType, QuantType, moe  # noqa: E402
 from aiterlite.errors import ArgumentError, DispatchError  # noqa: E402
+from aiterlite.ops.fused_moe import layer_sizes  # noqa: E402
 from aiterlite.ops.samples import sample  # noqa: E402
 from aiterlite.ops.shuffle import unshuffle_weight  # noqa: E402
 from aiterlite.reference import fused_moe as reference  # noqa: E402
@@ -252,10 +253,35 @@ def test_forms_of_the_same_call_give_the_same_bits() -> None:
         assert torch.equal(call(case, **changes), expected), changes
 
 
+def test_absent_operands_are_told_apart_by_their_places() -> None:
+    """A mask of one expert and a count of tokens lie alike; each call that follows is prepared for itself."""
+    case = case_of(problem_of(experts=1, topk=1), 3, torch.zeros(5, 1, dtype=torch.int32))
+    one = torch.tensor([1], dtype=torch.int32)
+    whole = call(case)
+    first = torch.cat([whole[:1], torch.zeros_like(whole[1:])])
+    for _ in range(2):
+        assert torch.equal(call(case, expert_mask=one), whole)
+        assert torch.equal(call(case, num_local_tokens=one), first)
+    swiglu = {"activation": ActivationType.Swiglu}
+    assert not torch.equal(call(case, **swiglu, beta=2.0), call(case, **swiglu, linear_beta=2.0))
+
+
+def test_in_inference_mode_and_beside_parameters() -> None:
+    case = case_of(problem_of(quant="none"), 3)
+    expected = call(case)
+    w1 = torch.nn.Parameter(case.made.w1)
+    with torch.inference_mode():
+        assert torch.equal(call(case, w1=w1), expected)
+    with torch.no_grad():
+        assert torch.equal(call(case, w1=w1), expected)
+
+
 def test_one_shuffled_weight_means_both_as_upstream() -> None:
     case = case_of(problem_of(shuffled=True), 3)
-    case.made.w2.is_shuffled = False
-    check(case, call(case))
+    for one, other in ((case.made.w1, case.made.w2), (case.made.w2, case.made.w1)):
+        one.is_shuffled, other.is_shuffled = True, False
+        check(case, call(case))
+    case.made.w1.is_shuffled, case.made.w2.is_shuffled = True, False
     # A wrapper loses the attribute; the same bytes then mean another matrix.
     lost = case.made.w1.view(torch.uint8).view(case.made.w1.dtype)
     assert not torch.equal(call(case), call(case, w1=lost))
@@ -283,6 +309,7 @@ def test_swiglu_takes_its_numbers_and_a_clamped_silu_is_one() -> None:
     check(case, call(case))
     made = case.made
     for changes, activation in (
+        ({}, reference.Activation("swiglu", 7.0, 1.702, 1.0)),
         ({"swiglu_limit": 2.5, "beta": 0.5, "linear_beta": 3.0}, reference.Activation("swiglu", 2.5, 0.5, 3.0)),
         ({"swiglu_limit": 0.0}, reference.Activation("swiglu")),
         ({"activation": ActivationType.Silu, "swiglu_limit": 3.0}, reference.Activation("swiglu", 3.0, 1.0, 0.0)),
@@ -290,6 +317,13 @@ def test_swiglu_takes_its_numbers_and_a_clamped_silu_is_one() -> None:
         layer = reference.fused_moe(made.x, made.weights, made.ids, made.routing, activation)
         got = call(case, **changes).double()
         assert bool(((got - layer.out).abs() <= reference.error_bound(layer, BF16, False)).all()), changes
+
+
+def test_kernels_are_told_where_gate_and_up_rows_lie() -> None:
+    """Those that are compiled for either do not look; others go by this."""
+    problem = problem_of(inter=384)
+    told = [layer_sizes(problem, interleaved) for interleaved in (False, True)]
+    assert [(sizes["gate_step"], sizes["up_offset"]) for sizes in told] == [(1, 384), (2, 1)]
 
 
 def test_no_tokens_and_no_slots() -> None:

@@ -8,7 +8,7 @@ weights once more and multiplying padding. All give the same bits in every launc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +37,8 @@ _LINE = 256
 
 @dataclass(frozen=True)
 class FewPlan:
-    """`waves` of a workgroup, which have `unroll` blocks of 128 of the width, or `down_unroll` of the inner width, on
-    their way at once."""
+    """`waves` of a workgroup, which load `unroll` blocks of 128 bytes of the width, or `down_unroll` of the inner one,
+    at once."""
 
     waves: int
     unroll: int
@@ -61,11 +61,16 @@ class TwoStagePlan:
 
 
 def plan_few(problem: MoeProblem, persona: Persona) -> FewPlan:
-    """Up to 8 waves share the width, and have all of their part on its way at once where registers hold it: 7 blocks of
-    8-bit weights, which is DeepSeek-R1's width, or 4 of 16-bit ones."""
-    blocks, most = problem.width // BLOCK, 4 if problem.quant == "none" else 7
+    """Up to 8 waves share the width, and have all of their part on its way at once where registers hold it: 7 blocks,
+    which is DeepSeek-R1's width."""
+    blocks = problem.width // _step(problem)
     waves = min(8, blocks)
-    return FewPlan(waves, _turn(-(-blocks // waves), most), _turn(problem.inter // BLOCK, 4))
+    return FewPlan(waves, _turn(-(-blocks // waves), 7), _turn(problem.inter // _step(problem), 4))
+
+
+def _step(problem: MoeProblem | FmoeProblem) -> int:
+    """Of what kernels multiply at once: 128 bytes, which of 8 bits is a group of one scale."""
+    return BLOCK // 2 if isinstance(problem, MoeProblem) and problem.quant == "none" else BLOCK
 
 
 def _turn(count: int, most: int) -> int:
@@ -85,11 +90,10 @@ def _two_stage(problem: MoeProblem | FmoeProblem, block_size: int) -> TwoStagePl
 
 
 def plan_two_stage(problem: MoeProblem, persona: Persona) -> TwoStagePlan:
-    """Reading weights takes the time up to hundreds of tokens: blocks that hold what an expert has, so that its weights
-    are read once."""
-    if problem.tokens <= 32:
-        return _two_stage(problem, 16)
-    return _two_stage(problem, 64 if problem.pairs >= 32 * _global_experts(problem) else 32)
+    """Reading weights takes the time up to hundreds of tokens: blocks that hold what nearly every expert has, so that
+    its weights are read once. Of random routing that is twice the average and 8 more, and never above all tokens."""
+    most = min(problem.tokens, 2 * problem.pairs // _global_experts(problem) + 8)
+    return _two_stage(problem, next((size for size in (16, 32) if most <= size), 64))
 
 
 def plan_few_units(problem: MoeProblem, persona: Persona) -> TwoStagePlan:
@@ -247,7 +251,7 @@ def _stages(problem: MoeProblem | FmoeProblem, persona: Persona, plan: TwoStageP
         return Kernel(unit, symbol, ARGS, along_x(grid), along_x(block), args=args)
 
     return (
-        kernel("stage1", STAGE1, plan.parts * problem.inter // BLOCK, _THREADS, gate_up, first),
+        kernel("stage1", STAGE1, plan.parts * -(-problem.inter // BLOCK), _THREADS, gate_up, first),
         kernel("stage2", STAGE2, plan.parts * problem.width // plan.features, _THREADS, down, buffers.stages),
         kernel("sum", SUM, problem.tokens, threads, summing, buffers.stages),
     )
@@ -272,6 +276,24 @@ def _workspace(problem: MoeProblem | FmoeProblem, persona: Persona, plan: TwoSta
     return Workspace("fused_moe" if buffers.zeroed == 0 else "fmoe", buffers.zeroed, buffers.total)
 
 
+def _few_accuracy(problem: MoeProblem) -> str:
+    if problem.quant == "none":
+        return ""
+    return f"{_both(problem, 'not quantised')}; h is rounded to bf16"
+
+
+def _two_stage_accuracy(problem: MoeProblem | FmoeProblem) -> str:
+    if isinstance(problem, MoeProblem) and problem.quant == "none":
+        return ""
+    how = _both(problem, "quantised by groups of 128")
+    return f"{how}; each slot's result is rounded to {problem.dtype}"
+
+
+def _both(problem: MoeProblem | FmoeProblem, how: str) -> str:
+    given = isinstance(problem, FmoeProblem) or problem.quantised
+    return f"h is {how}" if given else f"x and h are {how}"
+
+
 # Requirements ---------------------------------------------------------------------------------------------------------
 
 
@@ -291,19 +313,42 @@ class NativeWeights:
 
 @dataclass(frozen=True)
 class WholeBlocks:
-    """Both widths are multiples of 128, and an expert's matrices are of less than 4 GiB."""
+    """The width is a multiple of 128, the inner one too, or of 64 where weights have 16 bits; and an expert's matrices
+    are of less than 4 GiB."""
 
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
-        for name in ("width", "inter"):
+        for name, step in (("width", BLOCK), ("inter", _step(problem))):
             value = getattr(problem, name)
-            if value < BLOCK or value % BLOCK:
-                return Refusal(f"{name} is {value}, no multiple of {BLOCK}", f"pad the weights to {BLOCK}")
+            if value < step or value % step:
+                return Refusal(f"{name} is {value}, no multiple of {step}", "pad the weights with zeros")
         if 2 * problem.inter * problem.width * 2 > 2**32 - _LINE:
             return Refusal(f"an expert's w1 of {2 * problem.inter} x {problem.width} may have 4 GiB or more")
         return None
 
     def __str__(self) -> str:
-        return f"widths that are multiples of {BLOCK}, and experts of less than 4 GiB"
+        return (
+            f"widths of whole blocks of {BLOCK} ({BLOCK // 2} of the inner one's 16 bits), experts of less than 4 GiB"
+        )
+
+
+@dataclass(frozen=True)
+class CountsFit:
+    """What kernels number, workgroups and groups of x that are quantised, are numbers below 2^31."""
+
+    plan: Callable[[Any, Persona], TwoStagePlan]
+
+    def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
+        if min(problem.tokens, problem.topk, problem.experts, getattr(problem, "block_size", 1)) < 1:
+            return None  # which others refuse
+        plan = self.plan(problem, persona)
+        workgroups = plan.parts * max(problem.width // plan.features, problem.inter // BLOCK)
+        groups = problem.tokens * problem.width // BLOCK
+        if workgroups < 2**31 and groups <= quant.MOST_GROUPS:
+            return None
+        return Refusal(f"{problem.tokens} tokens make {workgroups} workgroups and {groups} groups", "split tokens")
+
+    def __str__(self) -> str:
+        return "fewer than 2^31 workgroups, and at most 2^30 groups of hidden states"
 
 
 _AMD, GFX942, GFX950 = Targets(("gfx942", "gfx950")), Targets(("gfx942",)), Targets(("gfx950",))
@@ -317,14 +362,26 @@ _FEW = (Between("tokens", 1, FEW_TOKENS), Between("pairs", 1, FEW_PAIRS, "tokens
 
 
 def _two_stage_row(name: str, units: tuple[Any, ...], preference: int, plan: Any) -> Row:
-    return Row(name, "hip", (*units, *_MOE), preference, plan, _two_stage_kernels, _workspace)
+    requires = (*units, *_MOE, CountsFit(plan))
+    return Row(name, "hip", requires, preference, plan, _two_stage_kernels, _workspace, accuracy=_two_stage_accuracy)
 
 
 ROWS = (
-    Row("gemv", "hip", (_AMD, *_MOE, *_FEW), 30, plan_few, _few, _few_workspace),
+    Row("gemv", "hip", (_AMD, *_MOE, *_FEW), 30, plan_few, _few, _few_workspace, accuracy=_few_accuracy),
     _two_stage_row("two_stage_304", (GFX942, ComputeUnits(304, 304)), 10, plan_two_stage),
     _two_stage_row("two_stage_80", (GFX942, ComputeUnits(80, 80)), 10, plan_few_units),
     _two_stage_row("two_stage_256", (GFX950, ComputeUnits(256, 256)), 10, plan_two_stage),
     _two_stage_row("two_stage", (_AMD,), 5, plan_two_stage),
 )
-FMOE_ROWS = (Row("two_stage", "hip", (_AMD, NativeWeights(), WholeBlocks()), 10, plan_sorted, _stages, _workspace),)
+FMOE_ROWS = (
+    Row(
+        "two_stage",
+        "hip",
+        (_AMD, NativeWeights(), WholeBlocks(), CountsFit(plan_sorted)),
+        10,
+        plan_sorted,
+        _stages,
+        _workspace,
+        accuracy=_two_stage_accuracy,
+    ),
+)

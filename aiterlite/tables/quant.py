@@ -26,7 +26,7 @@ CODES = ("e4m3fn", "e4m3fnuz", "int8")
 GROUPS = (32, 64, 128)
 _INT32_MAX = 2**31 - 1
 # Kernels divide numbers of groups below 2^31; half of that leaves room for tiles and workgroups that are not full.
-_MOST_GROUPS = 2**30
+MOST_GROUPS = 2**30
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class GroupsFit:
             return Refusal(
                 f"row_width, {problem.row_width}, is no multiple of the group, {problem.group_size}", "pad the rows"
             )
-        if problem.row_count * problem.groups > _MOST_GROUPS:
+        if problem.row_count * problem.groups > MOST_GROUPS:
             return Refusal(
                 f"{problem.row_count} rows of {problem.groups} groups are more than 2^30 groups", "split the rows"
             )

@@ -61,7 +61,10 @@ AITERLITE_KERNEL(kThreads) aiterlite_fused_moe_few_gate_up(aiterlite_fused_moe_a
   AITERLITE_SHARED(int32_t, pair_of, kGroupPairs);
   const auto width = static_cast<uint32_t>(args.width), inter = static_cast<uint32_t>(args.inter);
   const uint32_t strips = inter / kInner;
-  const Group group = FewPairs(args).group(workgroup_id() / strips);
+  FewPairs pairs(args);
+  Group group = pairs.next();
+#pragma unroll 1
+  for (uint32_t before = workgroup_id() / strips; before > 0 && group.pairs != 0; --before) group = pairs.next();
   if (group.pairs == 0) return;
 
   const uint32_t lane = lane_id(), wave = wave_id(), gate = workgroup_id() % strips * kInner;
@@ -123,15 +126,16 @@ AITERLITE_KERNEL(kThreads) aiterlite_fused_moe_few_down(aiterlite_fused_moe_args
   const auto width = static_cast<uint32_t>(args.width), inter = static_cast<uint32_t>(args.inter);
   const auto topk = static_cast<uint32_t>(args.topk);
   const uint32_t lane = lane_id(), wave = wave_id(), feature = workgroup_id() * kRows;
-  const FewPairs pairs(args);
+  FewPairs pairs(args);
   if (wave == 0 && (pairs.counted() >> lane & 1) != 0) {
     weight_of[lane] = kWeighted ? 1.0f : load_f32(args.topk_weights + lane / topk * args.stride_weights + lane % topk);
   }
   const uint32_t row_bytes = inter * sizeof(Weight), expert_bytes = width * row_bytes;
 #pragma unroll 1
-  for (uint32_t u = wave;; u += kWaves) {
-    const Group group = pairs.group(u);
+  for (uint32_t number = 0;; ++number) {
+    const Group group = pairs.next();
     if (group.pairs == 0) break;
+    if (number % kWaves != wave) continue;
     const Buffer weights(static_cast<const char*>(args.w2) + uint64_t{group.expert} * expert_bytes, expert_bytes);
     const int32_t pair = column_pair(group.pairs);
     const uint32_t held = pair < 0 ? first_lane(group.pairs) : static_cast<uint32_t>(pair);

@@ -1,6 +1,8 @@
 // Stage 1 of the two-stage path of a mixture of experts on AMD: h[pair] = act(x w1_gate^T) * (x w1_up^T), for the pairs
 // of token and slot of a sorted block, by the block's expert (fused_moe/args.h). gfx942, gfx950.
 //
+// The width is a multiple of 128 bytes of a row of x, the inner one of 128, or of 64 where nothing is scaled.
+//
 // Tiling. A workgroup of four waves has AITERLITE_TOKENS entries of a block and 128 of the layer's inner width, whose
 // gate and up rows are 256 rows of w1; a wave has 32, in two pairs of tiles. A lane of a pair holds gate and up of the
 // same four neighbours of one token: gate rows are one tile and up rows the other, or, where they take turns in w1,
@@ -13,7 +15,7 @@
 // often, w1's once a wave; h once. What is padding reads the row of an entry that is not, and writes nothing.
 //
 // Order. Sums of 128 bytes of k, in order of k; no atomics: the same operands, the same bits. Grid: blocks that there
-// may be, times inner width / 128, an expert's together; blocks that are not in use end at once.
+// may be, times inner width / 128, rounded up, an expert's together; blocks that are not in use end at once.
 #include <aiterlite/block/reduce.h>
 #include <aiterlite/fused_moe/activation.h>
 #include <aiterlite/fused_moe/block_product.h>
@@ -49,6 +51,7 @@ struct Shared {
   };
   float most[kWaves][kTokens];
   int32_t pair[kTokens];
+  float weight[kTokens];  // what the routing gives it
 };
 
 // The row of w1 that is row `index` of a tile of this wave; `first` is the wave's first gate, in the layer's width.
@@ -133,6 +136,8 @@ AITERLITE_DEVICE void store_rows(const Args& args, uint32_t group, const Shared&
   for (uint32_t first = 0; first < kTokens * kRowVectors; first += kThreads) {
     const uint32_t index = first + thread_id(), row = index / kRowVectors, byte = index % kRowVectors * 16;
     if (index >= kTokens * kRowVectors || shared.pair[row] < 0) continue;
+    // Rows of scaled numbers are whole groups.
+    if (kScales == kUnscaled && group * kRowBytes + byte >= args.inter * sizeof(Element)) continue;
     char* to = static_cast<char*>(args.h) + int64_t{shared.pair[row]} * args.inter * sizeof(Element);
     store_quad(reinterpret_cast<float*>(to + group * kRowBytes + byte),
                __builtin_bit_cast(Quad, load_shared_16(made + Made::at(row, byte))));
@@ -144,14 +149,16 @@ AITERLITE_DEVICE void store_rows(const Args& args, uint32_t group, const Shared&
 AITERLITE_KERNEL_WAVES(kThreads, 2) aiterlite_fused_moe_stage1(aiterlite_fused_moe_args args) {
   AITERLITE_SHARED(Shared, memory, 1);
   Shared& shared = memory[0];
-  const uint32_t groups = static_cast<uint32_t>(args.inter) / kInner;
+  const uint32_t groups = (static_cast<uint32_t>(args.inter) + kInner - 1) / kInner;
   const uint32_t group = workgroup_id() % groups;
   const auto part = Part<kTokens>::of(args, workgroup_id() / groups);
   const Entries entries = Entries::of<!kMarks>(args, part);
   if (!entries.any()) return;
 
-  const uint32_t lane = lane_id(), first = group * kInner + wave_id() * kWaveInner;
   const auto width = static_cast<uint32_t>(args.width), inter = static_cast<uint32_t>(args.inter);
+  // Where the inner width ends amid these 128, waves behind it make once more what the last one before it makes.
+  const uint32_t mine = group * kInner + wave_id() * kWaveInner, last = inter - kWaveInner;
+  const uint32_t lane = lane_id(), first = mine < last ? mine : last;
   const uint32_t row_bytes = width * sizeof(Element);
   const auto expert = static_cast<uint32_t>(entries.expert);
 
@@ -166,14 +173,12 @@ AITERLITE_KERNEL_WAVES(kThreads, 2) aiterlite_fused_moe_stage1(aiterlite_fused_m
     const int64_t token = entries.token_of(Product::fill_row(fill));
     product.tokens[fill] = static_cast<const char*>(args.x) + token * args.stride_x * sizeof(Element);
   }
-  float weight[kTokenTiles];
+  if constexpr (kScales != kUnscaled) {
 #pragma unroll
-  for (uint32_t c = 0; c < kTokenTiles; ++c) {
-    const uint32_t index = 16 * c + Mfma<16>::sum_column(lane);
-    if constexpr (kScales != kUnscaled) {
+    for (uint32_t c = 0; c < kTokenTiles; ++c) {
+      const uint32_t index = 16 * c + Mfma<16>::sum_column(lane);
       product.token_scale[c] = args.x_scale + int64_t{entries.token_of(index)} * args.stride_scale_token;
     }
-    if constexpr (kWeighted) weight[c] = load_f32(args.sorted_weights + part.index(index));
   }
   product.token_scale_step = args.stride_scale_group;
   if constexpr (kScales == kBlockScales) {
@@ -186,6 +191,7 @@ AITERLITE_KERNEL_WAVES(kThreads, 2) aiterlite_fused_moe_stage1(aiterlite_fused_m
   if (thread_id() < kTokens) {
     const int32_t pair = entries.own_pair();
     shared.pair[thread_id()] = pair;
+    if (kWeighted) shared.weight[thread_id()] = load_f32(args.sorted_weights + part.index(thread_id()));
     if (kMarks && group == 0 && pair >= 0) store_u32(const_cast<int32_t*>(args.local_topk_ids) + pair, 1);
   }
 
@@ -208,13 +214,14 @@ AITERLITE_KERNEL_WAVES(kThreads, 2) aiterlite_fused_moe_stage1(aiterlite_fused_m
   Values h;
 #pragma unroll
   for (uint32_t c = 0; c < kTokenTiles; ++c) {
+    const float weight = kWeighted ? shared.weight[16 * c + Mfma<16>::sum_column(lane)] : 1.0f;
 #pragma unroll
     for (uint32_t p = 0; p < kPairs; ++p) {
 #pragma unroll
       for (uint32_t i = 0; i < 4; ++i) {
         GateUp both = gate_up(sums[2 * p][c], sums[2 * p + 1][c], i);
         // Of x times the weight they are as much.
-        if constexpr (kWeighted) both = {both.gate * weight[c], both.up * weight[c]};
+        if constexpr (kWeighted) both = {both.gate * weight, both.up * weight};
         h[c][p][i] = activate<AITERLITE_ACTIVATION>(both.gate, both.up, swiglu);
       }
     }

@@ -39,6 +39,7 @@ struct Shared {
     Vector16 made[Made::kBytes / 16];
   };
   int32_t pair[kTokens];
+  float weight[kTokens];  // what the routing gives it
 };
 
 }  // namespace
@@ -68,21 +69,22 @@ AITERLITE_KERNEL_WAVES(kThreads, 2) aiterlite_fused_moe_stage2(aiterlite_fused_m
     const uint64_t pair = entries.pair_of(Product::fill_row(fill));
     product.tokens[fill] = static_cast<const char*>(args.h) + pair * row_bytes;
   }
-  float weight[kTokenTiles];
+  if constexpr (kScales != kUnscaled) {
 #pragma unroll
-  for (uint32_t c = 0; c < kTokenTiles; ++c) {
-    const uint32_t index = 16 * c + Mfma<16>::sum_column(lane);
-    if constexpr (kScales != kUnscaled) {
+    for (uint32_t c = 0; c < kTokenTiles; ++c) {
+      const uint32_t index = 16 * c + Mfma<16>::sum_column(lane);
       product.token_scale[c] = args.h_scale + uint64_t{entries.pair_of(index)} * (inter / 128);
     }
-    weight[c] = kWeighted ? 1.0f : load_f32(args.sorted_weights + part.index(index));
   }
   product.token_scale_step = 1;
   if constexpr (kScales == kBlockScales) {
     const uint32_t scale_row = expert * (width / 128) + first / 128;
     product.row_scale[0] = args.w2_scale + uint64_t{scale_row} * (inter / 128);
   }
-  if (thread_id() < kTokens) shared.pair[thread_id()] = entries.own_pair();
+  if (thread_id() < kTokens) {
+    shared.pair[thread_id()] = entries.own_pair();
+    if (!kWeighted) shared.weight[thread_id()] = load_f32(args.sorted_weights + part.index(thread_id()));
+  }
 
   Product::Sums sums = {};
   product.run(sums, row_bytes / Product::kStepBytes, shared.tiles);
@@ -104,11 +106,12 @@ AITERLITE_KERNEL_WAVES(kThreads, 2) aiterlite_fused_moe_stage2(aiterlite_fused_m
   auto* made = reinterpret_cast<char*>(shared.made);
 #pragma unroll
   for (uint32_t c = 0; c < kTokenTiles; ++c) {
+    const float weight = kWeighted ? 1.0f : shared.weight[16 * c + Mfma<16>::sum_column(lane)];
 #pragma unroll
     for (uint32_t t = 0; t < kRowTiles; ++t) {
       float value[4];
 #pragma unroll
-      for (uint32_t i = 0; i < 4; ++i) value[i] = sums[t][c][i] * weight[c];
+      for (uint32_t i = 0; i < 4; ++i) value[i] = sums[t][c][i] * weight;
       const uint32_t feature = first - first_feature + 16 * t + Mfma<16>::sum_row(lane, 0);
       store_shared_8(made + Made::at(16 * c + Mfma<16>::sum_column(lane), 2 * feature),
                      {{pack_pair(Result{}, value[0], value[1]), pack_pair(Result{}, value[2], value[3])}});

@@ -91,7 +91,7 @@ struct DotBf16<E4m3<kFnuz>> {
     const __m512i codes = _mm512_loadu_si512(p);
     __m512i low = look_up_bytes(codes, kLow.byte);
     __m512i high = look_up_bytes(codes, kHigh.byte);
-    high = _mm512_or_si512(high, _mm512_and_si512(codes, _mm512_set1_epi8(-128)));
+    high = _mm512_ternarylogic_epi32(high, codes, _mm512_set1_epi8(-128), 0xf8);  // high | codes & 0x80
     if constexpr (kFnuz) {
       const __mmask64 is_nan = _mm512_cmpeq_epi8_mask(codes, _mm512_set1_epi8(-128));
       low = _mm512_mask_mov_epi8(low, is_nan, _mm512_set1_epi8(-64));

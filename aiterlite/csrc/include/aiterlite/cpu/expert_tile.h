@@ -161,7 +161,7 @@ struct ExpertMatrix {
   // `count` elements of a shuffled row, from element `from` on, as they are in a row; zeros up to `room`.
   static void in_row(Bits* to, const Bits* row, int64_t from, int64_t count, int64_t room) {
     for (int64_t i = 0; i < count; i += kPiece) memcpy(to + i, row + (from + i) * kPanelRows, 16);
-    memset(to + count, 0, (room - count) * sizeof(Bits));
+    if (count < room) memset(to + count, 0, (room - count) * sizeof(Bits));
   }
 };
 
@@ -175,8 +175,9 @@ struct PanelTokens {
 
 // All tiles of 4 rows over groups [offset, offset + groups), of weights that lie there in rows.
 template <class Arithmetic>
-inline void tiles_of_rows(const typename Arithmetic::Bits* const (&w)[kTileRows], const PanelTokens<Arithmetic>& tokens,
-                          int64_t offset, int64_t groups, int64_t ahead, f32v* sums, int64_t stride) {
+__attribute__((noinline)) void tiles_of_rows(const typename Arithmetic::Bits* const (&w)[kTileRows],
+                                             const PanelTokens<Arithmetic>& tokens, int64_t offset, int64_t groups,
+                                             int64_t ahead, f32v* sums, int64_t stride) {
   using Number = typename Arithmetic::Number;
   if (tokens.count <= kTileTokens) {
     return expert_tile<Arithmetic, false>(static_cast<int>(tokens.count), w, tokens.x, tokens.factor, offset, groups,
@@ -232,7 +233,7 @@ void expert_panel(const ExpertMatrix<typename Arithmetic::Bits>& matrix, int64_t
     }
   } else {
     const int64_t bytes = matrix.k * static_cast<int64_t>(sizeof(Bits));
-    const int64_t ahead = bytes < 2048 ? kPanelRows * bytes : 1024;
+    const int64_t ahead = bytes < 4096 ? kPanelRows * bytes : 2048;
     for (int tile = 0; tile < kTiles; ++tile) {
       const Bits* w[kTileRows];
       for (int r = 0; r < kTileRows; ++r) w[r] = matrix.row(row_of(tile, r));

@@ -1,6 +1,6 @@
 // The work of a mixture of experts for a few tokens on AMD, straight from topk_ids: at most a wave's worth of pairs of
-// token and slot, a lane each. Pairs of one expert form groups of at most 16, the columns of a matrix product; group u
-// begins at the u-th pair that has no place in an earlier one. So an expert's weights are read once.
+// token and slot, a lane each. Pairs of one expert form groups of at most 16, the columns of a matrix product; each
+// group begins at the first pair that has no place in an earlier one. So an expert's weights are read once.
 //
 // A pair counts where its token is live and its id that of an expert that the mask has; its expert is numbered among
 // those that the mask has. Nothing else is made of an id. Every wave finds out for itself, in the same bits.
@@ -10,11 +10,10 @@
 namespace aiterlite::fused_moe {
 
 inline constexpr uint32_t kGroupPairs = 16;
-inline constexpr uint32_t kNoExpert = 2047;  // of at most 1024
 
 struct Group {
   uint32_t expert;
-  LaneMask pairs;  // bit p: pair p; none where there is no such group
+  LaneMask pairs;  // bit p: pair p; none where there are no more groups
 };
 
 class FewPairs {
@@ -48,20 +47,19 @@ class FewPairs {
       counts = counts && masked_in;
     }
     counts = counts && local < static_cast<uint32_t>(args.experts);
-    expert_ = counts ? local : kNoExpert;
-    rank_ = count_lanes_before(matching_lanes<11>(expert_));
-    counted_ = lanes_where(counts);
+    expert_ = local;
+    counted_ = left_ = lanes_where(counts);
   }
 
-  // Group u; without pairs where there are fewer.
-  AITERLITE_DEVICE Group group(uint32_t u) const {
-    const bool first = expert_ != kNoExpert && rank_ % kGroupPairs == 0;
-    const LaneMask firsts = lanes_where(first);
-    const LaneMask leader = lanes_where(first && count_lanes_before(firsts) == u);
-    if (leader == 0) return {0, 0};
-    const uint32_t lane = first_lane(leader), expert = uniform(shuffle(expert_, lane));
-    const uint32_t rank = uniform(shuffle(rank_, lane));
-    return {expert, lanes_where(expert_ == expert && rank_ / kGroupPairs == rank / kGroupPairs)};
+  // The next group; without pairs where there is none. A few scalar instructions each: ranking all pairs by experts
+  // takes longer than passing over as many groups as a few tokens have.
+  AITERLITE_DEVICE Group next() {
+    if (left_ == 0) return {0, 0};
+    const uint32_t expert = word_of_lane(expert_, first_lane(left_));
+    LaneMask pairs = lanes_where(expert_ == expert) & left_;
+    if (count_lanes(pairs) > kGroupPairs) pairs = lanes_where(count_lanes_before(pairs) < kGroupPairs) & pairs;
+    left_ &= ~pairs;
+    return {expert, pairs};
   }
 
   // The pairs that count.
@@ -78,8 +76,8 @@ class FewPairs {
   }
 
   uint32_t expert_;
-  uint32_t rank_;  // among the pairs of the same expert
   LaneMask counted_;
+  LaneMask left_;  // of those, which no group has had
 };
 
 // The pair of this lane's column of a product, lane % 16; below 0 where the group has fewer.

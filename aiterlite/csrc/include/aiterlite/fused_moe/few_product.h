@@ -1,9 +1,9 @@
 // 16 rows of weights times at most 16 rows of few tokens, for the part of k that a wave has, on AMD: what both kernels
 // of the path for few tokens share. Weights go straight from memory to registers, 16 bytes a lane.
 //
-// K runs in blocks of 128, kUnroll of them at once; all their loads are on their way before the first product waits for
-// one. Weights of 8 bits become the 16-bit type of x, exactly, unless x has 8 bits too. Blocks behind the end are not
-// read (their offset is outside the resource), and not multiplied.
+// K runs in blocks of 128 bytes of a row of weights, kUnroll of them at once; all their loads are on their way before
+// the first product waits for one. Weights of 8 bits become the 16-bit type of x, exactly, unless x has 8 bits too.
+// Blocks behind the end are not read (their offset is outside the resource), and not multiplied.
 #pragma once
 #include <aiterlite/fragment/mfma.h>
 #include <aiterlite/fused_moe/weights.h>
@@ -15,7 +15,8 @@ namespace aiterlite::fused_moe {
 template <class Weight, class X, bool kShuffled, uint32_t kUnroll, bool kBlockScales>
 struct FewProduct {
   static constexpr bool kWidens = sizeof(Weight) < sizeof(X), kScaledX = sizeof(X) == 1;
-  static constexpr uint32_t kBlock = 128, kWeightVectors = kBlock * sizeof(Weight) / 64,
+  // Of 8 bits, what a scale is of; of 16, as many bytes.
+  static constexpr uint32_t kBlock = 128 / sizeof(Weight), kWeightVectors = kBlock * sizeof(Weight) / 64,
                             kXVectors = kBlock * sizeof(X) / 64;
   using Layout = WeightLayout<kShuffled>;
   using Sums = float[4];

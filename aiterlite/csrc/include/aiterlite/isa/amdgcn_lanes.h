@@ -93,6 +93,11 @@ AITERLITE_DEVICE uint32_t last_word(uint32_t value) {
   return static_cast<uint32_t>(__builtin_amdgcn_readlane(static_cast<int>(value), kWaveSize - 1));
 }
 
+// The same of a lane that is the same in all lanes.
+AITERLITE_DEVICE uint32_t word_of_lane(uint32_t value, uint32_t lane) {
+  return static_cast<uint32_t>(__builtin_amdgcn_readlane(static_cast<int>(value), static_cast<int>(lane)));
+}
+
 AITERLITE_DEVICE bool any_lane(bool value) { return __builtin_amdgcn_ballot_w64(value) != 0; }
 
 // The lanes where a value holds, lane 0 in the lowest bit; the first of some lanes, of which there is one or more.

@@ -9,7 +9,13 @@ namespace aiterlite {
 AITERLITE_DEVICE uint32_t pack_pair(fp16, float low, float high) { return native_pack_fp16(low, high); }
 AITERLITE_DEVICE uint32_t pack_pair(bf16, float low, float high) {
 #if defined(__gfx942__) || defined(AITERLITE_HOST_SIM)
-  return from_float<bf16>(low).bits | static_cast<uint32_t>(from_float<bf16>(high).bits) << 16;
+  // The rounded bits in the upper half. Both choices are made first, so that the compiler selects and does not branch.
+  const auto rounded = [](float value) {
+    const auto bits = __builtin_bit_cast(uint32_t, value);
+    const uint32_t nearest = bits + 0x7fffu + ((bits >> 16) & 1u), quiet = bits | 0x400000u;
+    return value == value ? nearest : quiet;
+  };
+  return rounded(low) >> 16 | (rounded(high) & 0xffff0000u);
 #else
   return native_pack_bf16(low, high);
 #endif
