@@ -115,15 +115,23 @@ def run(case: Case) -> Tensor:
     return got
 
 
-def check(case: Case, got: Tensor, rounds: bool = False, like: float = LIKE_ROUNDED, matrix: float = 0.0) -> None:
+def check(
+    case: Case,
+    got: Tensor,
+    rounds: bool = False,
+    like: float = LIKE_ROUNDED,
+    matrix: float = 0.0,
+    apart: float = ROUNDED,
+) -> None:
     """`rounds`: the kernel may round x, h or both to 8 bits; its error is then at most `like`, relative to one of the
-    references that do. `matrix`: what a sum of products may be off by, relative to its terms."""
+    references that do, and `apart` to the exact layer. `matrix`: what a sum of products may be off by, relative to its
+    terms."""
     layer = case.layer()
     assert got.dtype == case.dtype and got.shape == case.made.x.shape
     bound = reference.error_bound(layer, case.dtype, rounds) + matrix * layer.terms
     assert bool(((got.double() - layer.out).abs() <= bound).all()), "beyond the bound of an element"
     if layer.out.norm() > 0:
-        most = ROUNDED if rounds else KEPT[case.dtype]
+        most = apart if rounds else KEPT[case.dtype]
         assert reference.relative_error(got, layer.out) <= most
     if rounds and layer.out.norm() > 0:
         code = samples.dtype_of(case.problem.code)

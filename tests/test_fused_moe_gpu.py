@@ -32,10 +32,12 @@ def rounds(case: cases.Case) -> bool:
 # sm_90's matrix unit keeps about 13 bits of the sum of products of 8-bit numbers, so that h rounds to another code here
 # and there: the error that the layer may have, and that an element's sum may.
 LIKE, MATRIX = 2e-2, 2.0**-10
+# Rounding x and h costs 4.3e-2 of a large layer. Of a few tokens of few experts it is a mean over less.
+SMALL, R1 = 7e-2, 5e-2
 
 
 def check(case: cases.Case, got: torch.Tensor, rounds: bool) -> None:
-    cases.check(case, got, rounds, LIKE, MATRIX)
+    cases.check(case, got, rounds, LIKE, MATRIX, R1 if case.problem.width == 7168 else SMALL)
 
 
 def held(case: cases.Case) -> None:

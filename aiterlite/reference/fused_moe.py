@@ -151,7 +151,10 @@ def fused_moe(
         made = h @ down.T * on_result
         out.index_add_(0, tokens, made)
         terms.index_add_(0, tokens, made.abs())
-        square.index_add_(0, tokens, h_square @ down.T**2 * torch.as_tensor(on_result) ** 2)
+        # Where a token names an expert twice, both slots have the same errors.
+        named, places = tokens.unique(return_inverse=True)
+        spread = (h_square @ down.T**2).sqrt() * torch.as_tensor(on_result).abs()
+        square[named] += torch.zeros_like(spread[: len(named)]).index_add_(0, places, spread) ** 2
     return Layer(out, square.sqrt(), terms)
 
 

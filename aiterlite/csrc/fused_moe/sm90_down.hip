@@ -129,20 +129,26 @@ AITERLITE_DEVICE void gather(const Args& args, const Lists& lists, const Work& w
   Turn turn;
   turn.advance(warp);
   // Entries that are no padding, which stands behind them: of padding nothing is read, and zeros are what it is.
-  const auto count_at = [&](uint32_t block) {
-    uint32_t count = 0;
+  // A lane's tokens of a block; read a block ahead, and not looked at until then.
+  constexpr uint32_t kHeld = (kColumns + kWaveSize - 1) / kWaveSize;
+  const auto read_tokens = [&](uint32_t block, uint32_t (&token)[kHeld]) {
 #pragma unroll
-    for (uint32_t first = 0; first < kColumns; first += kWaveSize) {
-      const uint32_t column = first + lane;
-      const bool exists = block < work.blocks && column < kColumns && lists.token(block * kColumns + column) != ~0u;
-      count += static_cast<uint32_t>(__popc(lanes_where(exists)));
+    for (uint32_t i = 0; i < kHeld; ++i) {
+      const uint32_t column = i * kWaveSize + lane;
+      token[i] = block < work.blocks && column < kColumns ? lists.token(block * kColumns + column) : ~0u;
     }
-    return count;
   };
-  uint32_t next = expert_at(block), next_count = count_at(block);
+  uint32_t next = expert_at(block), next_token[kHeld], count = 0, counted = ~0u;
+  read_tokens(block, next_token);
 #pragma unroll 1
   while (block < work.blocks) {
-    const uint32_t expert = next, count = next_count, first = block * kColumns;
+    const uint32_t expert = next, first = block * kColumns;
+    if (block != counted) {
+      counted = block;
+      count = 0;
+#pragma unroll
+      for (const uint32_t token : next_token) count += static_cast<uint32_t>(__popc(lanes_where(token != ~0u)));
+    }
     const bool last = step + 1 == work.steps;
     Stage& stage = shared.stage[turn.stage];
     Barrier& full = shared.full[turn.stage];
@@ -157,7 +163,7 @@ AITERLITE_DEVICE void gather(const Args& args, const Lists& lists, const Work& w
     }
     if (block != before) {
       next = expert_at(block);
-      next_count = count_at(block);
+      read_tokens(block, next_token);
     }
     shared.empty[turn.stage].wait(turn.parity ^ 1);
     turn.advance(kGatherWarps);
