@@ -5,7 +5,7 @@
 // token's result and runs over all blocks of entries: their experts' rows of w2 stream through shared memory, and what
 // an entry gets is added, weighted, to its token's sums there. So nothing is written for each slot.
 //
-// Tiling. One thread asks for boxes of rows of 128 bytes of w2; warps gather the block's rows of h, scales, entries and
+// Tiling. A lane asks for boxes of rows of 128 bytes of w2; warps gather the block's rows of h, scales, entries and
 // weights, each into stages of its own of a ring of AITERLITE_STAGES. AITERLITE_GROUPS warpgroups take blocks in turn;
 // a turn passes when a block's products are added. None may wait for a stage before the use before it has been read:
 // there are as many stages as steps of a block of each group, or one group. The weights of the first stages are asked
@@ -65,21 +65,6 @@ struct Work {
       : blocks(lists.blocks()), steps(static_cast<uint32_t>(args.moe.inter) / kStep) {}
 };
 
-// The experts of blocks, each read a block ahead.
-struct Experts {
-  const EarlyLists& lists;
-  uint32_t blocks, next;
-
-  AITERLITE_DEVICE Experts(const EarlyLists& lists, const Work& work)
-      : lists(lists), blocks(work.blocks), next(at(0)) {}
-  AITERLITE_DEVICE uint32_t at(uint32_t block) const { return block < blocks ? lists.expert(block) : 0; }
-  AITERLITE_DEVICE uint32_t take(uint32_t block) {
-    const uint32_t expert = next;
-    next = at(block + 1);
-    return expert;
-  }
-};
-
 struct Turn {
   uint32_t stage = 0, parity = 0;
 
@@ -88,16 +73,24 @@ struct Turn {
   }
 };
 
-// One thread. It reads no more than weights, and what was there before stage 1 began: so it waits for nothing.
+// One warp, of which one lane asks. It reads no more than weights, and what was there before stage 1 began: so it waits
+// for nothing. A lane knows the expert of one of 32 blocks, and has asked for that of one of the next: an answer of the
+// L2 takes longer than a block.
 AITERLITE_DEVICE void copy_weights(const Args& args, const TensorMap& map, const EarlyLists& lists, const Work& work,
                                    Shared& shared) {
-  const auto width = static_cast<uint32_t>(args.moe.width), row = workgroup_id() * kOwnRows;
+  const auto width = static_cast<uint32_t>(args.moe.width), row = workgroup_id() * kOwnRows, lane = lane_id();
   const uint64_t once = keep_briefly();
-  Experts experts(lists, work);
+  const auto expert_at = [&](uint32_t block) { return block < work.blocks ? lists.expert(block) : 0; };
+  uint32_t experts = 0, next = expert_at(lane);
   Turn turn;
 #pragma unroll 1
   for (uint32_t block = 0; block < work.blocks; ++block) {
-    const uint32_t first_row = experts.take(block) * width + row;
+    if (block % kWaveSize == 0) {
+      experts = next;
+      next = expert_at(block + kWaveSize + lane);
+    }
+    const uint32_t first_row = shuffle(experts, block % kWaveSize) * width + row;
+    if (lane != 0) continue;
 #pragma unroll 1
     for (uint32_t step = 0; step < work.steps; ++step, turn.advance(1)) {
       Stage& stage = shared.stage[turn.stage];
@@ -297,7 +290,7 @@ AITERLITE_KERNEL(kThreads) aiterlite_sm90_moe_down(const __grid_constant__ aiter
   const Lists lists(args, shared.lists);
   const Work work(args, early);
   if (warp == kMultiplying / kWaveSize + kGatherWarps) {
-    if (lane_id() == 0) copy_weights(args, w_map, early, work, shared);
+    copy_weights(args, w_map, early, work, shared);
     await_predecessors();
     return;
   }

@@ -154,8 +154,14 @@ aiterlite_sm90_moe_down_slots(const __grid_constant__ aiterlite_sm90_moe_gemm_ar
   } else {
     if (lane_id() == 0) {
       const uint64_t once = keep_briefly();
+      uint32_t block = ~0u, expert = 0;
       copy_weights(cut, shared.ring, [&](const Piece& piece) {
-        const uint32_t first = early.expert(piece.block) * width + piece.part * kTileRows;
+        // A block's tiles follow each other.
+        if (piece.block != block) {
+          block = piece.block;
+          expert = early.expert(block);
+        }
+        const uint32_t first = expert * width + piece.part * kTileRows;
         return [&, first](uint8_t* to, uint32_t step, uint32_t box, Barrier& full) {
           const uint32_t row = first + box * kRows;
           if constexpr (AITERLITE_SHUFFLED) {
