@@ -77,7 +77,7 @@ def told(decision: Decision) -> str:
 
 def golden_text() -> str:
     lines = []
-    for chip in AMD:
+    for chip in (*AMD, "h200"):
         lines.append(f"{chip}, where AITER_ENABLE_VSKIP is unset | 0 | 1")
         for decide, calls in ((decided, CALLS), (decided_sorted, SORTED)):
             for name, fields in calls.items():
