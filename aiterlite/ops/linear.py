@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from aiterlite import envs
 from aiterlite.errors import ToolchainNotFoundError
-from aiterlite.ops import calls, gemm_rc, matmul, operands
+from aiterlite.ops import arguments, calls, gemm_rc, matmul, operands
 from aiterlite.ops.calls import Run
 from aiterlite.ops.operator import register
 from aiterlite.tables import linear as tables
@@ -42,15 +42,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reduction: 
     Raises `ArgumentError` for operands that do not fit together, `DispatchError` under AITERLITE_STRICT=1 and where
     `batch_invariant` cannot be kept, and a `JitError` where a kernel cannot be built or loaded.
     """
-    if (
-        torch._C._is_any_autocast_enabled() and (x.is_cpu or x.is_cuda) and torch.is_autocast_enabled(x.device.type)
-    ) or (
-        torch.is_grad_enabled()
-        and (x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad))
-    ):
-        return functional.linear(x, weight, bias)
-    # torch serves what no kernel takes, whatever the weight.
-    rows = x.shape[0] if x.ndim == 2 else 0 if x.is_nested else operands.rows_of(x)
+    try:
+        cast = torch._C._is_any_autocast_enabled() and (x.is_cpu or x.is_cuda)
+        if (cast and torch.is_autocast_enabled(x.device.type)) or (
+            torch.is_grad_enabled()
+            and (x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad))
+        ):
+            return functional.linear(x, weight, bias)
+        # torch serves what no kernel takes, whatever the weight.
+        rows = x.shape[0] if x.ndim == 2 else 0 if x.is_nested else operands.rows_of(x)
+    except AttributeError:
+        arguments.check_tensors(_OP, x=x, weight=weight, **({} if bias is None else {"bias": bias}))
+        raise
     decided = torch.compiler.is_compiling() or (x.dtype in matmul.DTYPES and 1 <= rows <= _most_tokens(x, reduction))
     if not decided and calls.is_unobserved():
         return _prefill(x, weight, bias, reduction)
@@ -79,6 +82,7 @@ def _prefill(x: Tensor, weight: Tensor, bias: Tensor | None, reduction: str | No
     """A call that torch serves and nobody watches. It keeps neither its decision nor the call, and torch checks its
     operands; where torch refuses them, or takes what is no linear, the checks here say why."""
     gemm_rc.reduction_mode(_OP, reduction)
+    arguments.check_tensors(_OP, x=x, weight=weight, **({} if bias is None else {"bias": bias}))
     if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]):
         matmul.check(_OP, x, weight, bias)
     try:
