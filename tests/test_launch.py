@@ -73,10 +73,10 @@ def test_what_a_driver_refuses_is_told_in_its_words(
 
 def test_only_much_shared_memory_is_asked_for(fake: Any) -> None:
     driver, record = fake
-    driver.allow(1, "kernel", 48 * 1024, 1)
+    driver.allow(1, "kernel", 32 * 1024, 1)
     assert record.attribute_value == 0
-    driver.allow(1, "kernel", 48 * 1024 + 1, 1)
-    assert (record.attribute, record.attribute_value) == (8, 48 * 1024 + 1)
+    driver.allow(1, "kernel", 32 * 1024 + 1, 1)
+    assert (record.attribute, record.attribute_value) == (8, 32 * 1024 + 1)
 
 
 def test_only_clusters_that_are_not_portable_are_asked_for(libraries: dict[str, Path]) -> None:

@@ -16,8 +16,9 @@ from aiterlite.errors import LoadError
 from aiterlite.hardware import PORTABLE_CLUSTER
 from aiterlite.launch import hints
 
-# CUDA must be told of a kernel with more dynamic shared memory than this before its first launch.
-_PLAIN_SHARED_BYTES = 48 * 1024
+# CUDA must be told of a kernel with more than 48 KiB of shared memory before its first launch, what it declares itself
+# counted, which is not known here. Kernels whose memory is the launch's declare no more than 16 KiB beside it.
+_PLAIN_SHARED_BYTES = 32 * 1024
 
 
 @dataclass(frozen=True)

@@ -218,11 +218,40 @@ def _workspace(problem: Problem, persona: Persona, plan: Plan) -> Workspace:
 
 
 @dataclass(frozen=True)
+class WholeParts:
+    """h comes in parts of 128 elements."""
+
+    def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
+        if problem.inter % BLOCK == 0:
+            return None
+        return Refusal(f"inter is {problem.inter}, no multiple of {BLOCK}", f"pad the weights to {BLOCK}")
+
+    def __str__(self) -> str:
+        return f"inter of a multiple of {BLOCK}"
+
+
+@dataclass(frozen=True)
+class MergedSlots:
+    """A token has one entry an expert, or its sums would have two additions at a time."""
+
+    def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
+        if plans.sums_fit(problem):
+            return None
+        if not plans.merges(problem):
+            return Refusal("weights on the input of several slots keep a token's slots of one expert apart")
+        return Refusal(f"one workgroup does not sort {problem.pairs} pairs of {plans.global_experts(problem)} experts")
+
+    def __str__(self) -> str:
+        return "slots of one expert that are one entry"
+
+
+@dataclass(frozen=True)
 class StepsFit:
     """The steps of all products number in 31 bits."""
 
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
-        steps = (problem.pairs // 8 + problem.experts) * problem.inter * problem.width // BLOCK**2
+        step = STEP_BYTES // plans.element_bytes(problem)
+        steps = (problem.pairs // 8 + problem.experts) * problem.inter * problem.width // (BLOCK * step)
         if steps < 2**31:
             return None
         return Refusal(f"its products have about {steps} steps; allowed: less than 2^31", "split the tokens")
@@ -249,13 +278,14 @@ _HOPPER = (
     OneOf("activation", ACTIVATIONS),
     NativeWeights(),
     WholeBlocks(),
+    WholeParts(),
     StepsFit(),
     Between("topk", 1, _MOST_TOPK),
 )
 _FEW = Between("tokens", 1, plans.MOST_SUMS, "their sums fit shared memory")
 _ALIGNED = Holds("aligned", True, "rows of x or a weight do not begin at multiples of 16 bytes", "copy them")
 ROWS: tuple[Row, ...] = (
-    Row("sums", "cuda", (*_HOPPER, _ALIGNED, _FEW), 1, plans.plan_sums, _sums, _workspace),
+    Row("sums", "cuda", (*_HOPPER, _ALIGNED, _FEW, MergedSlots()), 1, plans.plan_sums, _sums, _workspace),
     Row("slots", "cuda", (*_HOPPER, _ALIGNED), 0, plans.plan_slots, _slots, _workspace),
 )
 FMOE_ROWS: tuple[Row, ...] = (Row("slots", "cuda", (*_HOPPER, GivenBlocks()), 0, plans.plan_slots, _slots, _workspace),)

@@ -102,9 +102,14 @@ def given_columns(problem: FmoeProblem) -> int:
     return next((count for count in reversed(COLUMNS) if problem.block_size % count == 0), 0)
 
 
+def merges(problem: MoeProblem) -> bool:
+    """Whether a token's slots of one expert may be one entry, of their weights' sum: where weights go on the result."""
+    return problem.topk == 1 or not problem.weighted_input
+
+
 def _inline(problem: MoeProblem) -> bool:
     few = problem.tokens <= _INLINE_TOKENS and problem.pairs <= _INLINE_PAIRS
-    return few and problem.experts <= _INLINE_EXPERTS and not problem.masked
+    return few and problem.experts <= _INLINE_EXPERTS and not problem.masked and merges(problem)
 
 
 # Bytes of shared memory, as the kernels' structs have them ------------------------------------------------------------
@@ -192,9 +197,15 @@ def plan_slots(problem: Problem, persona: Persona) -> SlotsPlan:
     return SlotsPlan(cols, persona.cu_count or 1, stages, _stages(_stage(cols), _beside_slots(cols)))
 
 
+def sums_fit(problem: MoeProblem) -> bool:
+    """Whether no two entries of a block are a token's, so that its sums have one addition at a time."""
+    return _inline(problem) or pairs_of_thread(problem, SlotsPlan(_columns(problem), 1, 1, 1)) > 0
+
+
 def pairs_of_thread(problem: MoeProblem, plan: Plan) -> int:
-    """Of a thread that sorts in the kernel that prepares; 0 where others sort."""
-    fits = problem.tokens <= _PREPARED_TOKENS and prepare_shared(problem, plan) <= _SHARED_BYTES - 1024
+    """Of a thread that sorts in the kernel that prepares; 0 where others sort, who leave slots apart."""
+    fits = problem.tokens <= _PREPARED_TOKENS and merges(problem)
+    fits = fits and prepare_shared(problem, plan) <= _SHARED_BYTES - 1024
     return next((n for n in _PAIRS_OF_THREAD if fits and problem.pairs <= n * PREPARE_THREADS), 0)
 
 

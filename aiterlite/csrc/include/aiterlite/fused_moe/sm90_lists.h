@@ -70,8 +70,8 @@ class ListsOf {
       return shared_.expert[block];
     } else {
       const auto named = static_cast<uint32_t>(load_int<kReading>(args_.sorted_expert_ids + sorted_block(block)));
-      // A caller's lists may name any.
-      return !AITERLITE_GIVEN || named < static_cast<uint32_t>(args_.experts) ? named : 0;
+      // A caller's lists may name any, and a mask more experts than there are weights.
+      return named < static_cast<uint32_t>(args_.experts) ? named : 0;
     }
   }
   // The token of an entry; no token's number for padding, which stands behind a block's other entries.
