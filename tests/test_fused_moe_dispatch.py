@@ -106,6 +106,24 @@ def test_unasked_no_chip_takes_what_is_not_safe_on_it() -> None:
             assert not any(row is None or (row.vskip and not wanted) for row in taken)
 
 
+@pytest.mark.parametrize("inter", [64, 192])
+def test_hopper_takes_no_part_of_128_elements(inter: int) -> None:
+    decision = decided("h200", shuffled=False, quant="none", code="", inter=inter)
+    assert decision.row is None and "no multiple of 128" in str(decision)
+
+
+def test_hopper_adds_in_place_only_where_a_token_has_one_entry_an_expert() -> None:
+    for fields, row in (
+        ({"tokens": 512, "topk": 16}, "sums"),
+        ({"tokens": 512, "topk": 32}, "slots"),
+        ({"tokens": 400, "experts": 1024, "topk": 30, "inter": 128}, "slots"),
+        ({"weighted_input": True}, "slots"),
+        ({"weighted_input": True, "tokens": 4}, "slots"),
+        ({"weighted_input": True, "tokens": 4, "topk": 1}, "sums"),
+    ):
+        assert told(decided("h200", **fields)) == row, fields
+
+
 def random_fields(source: random.Random) -> dict[str, Any]:
     quant, code = source.choice([("block", None), ("block", None), ("token", None), ("none", "")])
     step = source.choice([128, 128, 256, 512, 100])
