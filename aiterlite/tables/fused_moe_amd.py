@@ -16,7 +16,7 @@ from aiterlite.dispatch import Between, ComputeUnits, Holds, Refusal, Row, Targe
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import WORKSPACE, Kernel, Operand, Value, Workspace, along_x
 from aiterlite.tables import moe_sorting, quant
-from aiterlite.tables.fused_moe_problem import ACTIVATIONS, ARGS, BLOCK, FmoeProblem, MoeProblem
+from aiterlite.tables.fused_moe_problem import ACTIVATIONS, ARGS, BLOCK, NATIVE, FmoeProblem, MoeProblem
 from aiterlite.tables.moe_sorting import SortProblem
 from aiterlite.tables.quant_plan import QuantProblem
 from aiterlite.target import Persona
@@ -302,7 +302,7 @@ class NativeWeights:
     """Weights are of the hidden states' type, or of the 8-bit format that the chip multiplies."""
 
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
-        if getattr(problem, "quant", "block") == "none" or problem.code == persona.fp8:
+        if getattr(problem, "quant", "block") == "none" or problem.code in (NATIVE, persona.fp8):
             return None
         reason = f"weights are {problem.code}, and {persona.target} multiplies {persona.fp8}"
         return Refusal(reason, f"convert the weights to {persona.fp8}")
