@@ -267,7 +267,7 @@ def _two_stage_kernels(problem: MoeProblem, persona: Persona, plan: TwoStagePlan
     names = ("sorted_ids", "sorted_weights", "sorted_expert_ids", "num_valid_ids", "local_topk_ids")
     results: dict[str, Value] = {name: buffers.stages[name] for name in names}
     results |= {"moe_buf": 0, "moe_buf_bytes": 0}
-    kernels += moe_sorting.kernels_within(_sorting(problem, plan), persona, results, buffers.scratch)
+    kernels += moe_sorting.kernels_within(_sorting(problem, plan), persona, problem.experts, results, buffers.scratch)
     return kernels + _stages(problem, persona, plan)
 
 

@@ -140,7 +140,8 @@ def _before(
     names = ("sorted_ids", "sorted_weights", "sorted_expert_ids", "num_valid_ids", "local_topk_ids")
     lists: dict[str, Value] = {name: args[name] for name in names} | {"moe_buf": 0, "moe_buf_bytes": 0}
     scratch = plans.places(problem, plan, persona)["scratch"].offset
-    return kernels + sorting.kernels_within(plans.sort_problem(problem, plan), persona, lists, scratch), after
+    sorting_of = plans.sort_problem(problem, plan)
+    return kernels + sorting.kernels_within(sorting_of, persona, problem.experts, lists, scratch), after
 
 
 def _gate_up(problem: Problem, plan: Plan, args: Mapping[str, Value], leads: bool) -> tuple[Kernel, ...]:
@@ -232,6 +233,38 @@ class StepsFit:
 
 
 @dataclass(frozen=True)
+class WholeTiles:
+    """A tile of stage 1 is 128 elements of h, whatever weights are."""
+
+    def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
+        if problem.inter % BLOCK == 0:
+            return None
+        return Refusal(f"inter is {problem.inter}, no multiple of {BLOCK}", "pad the weights with zeros")
+
+    def __str__(self) -> str:
+        return f"an inner width of whole tiles of {BLOCK}"
+
+
+@dataclass(frozen=True)
+class OneEntryEach:
+    """Lists have one entry for a token that names an expert twice: threads add to the sums of a block's tokens at once,
+    and two of one token would lose a part. Lists of the general sorting have two."""
+
+    def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
+        sizes = (problem.tokens, problem.topk, problem.experts, problem.width, problem.inter)
+        if min(sizes) < 1 or problem.tokens > plans.MOST_SUMS:
+            return None  # which others refuse
+        plan = plans.plan_sums(problem, persona)
+        if plan.inline or plans.pairs_of_thread(problem, plan):
+            return None
+        experts = plans.global_experts(problem)
+        return Refusal(f"{problem.pairs} pairs of {experts} experts are more than one workgroup sorts", "split tokens")
+
+    def __str__(self) -> str:
+        return "pairs that one workgroup sorts"
+
+
+@dataclass(frozen=True)
 class GivenBlocks:
     """A caller's blocks are of a size that products take."""
 
@@ -249,13 +282,14 @@ _HOPPER = (
     OneOf("activation", ACTIVATIONS),
     NativeWeights(),
     WholeBlocks(),
+    WholeTiles(),
     StepsFit(),
     Between("topk", 1, _MOST_TOPK),
 )
 _FEW = Between("tokens", 1, plans.MOST_SUMS, "their sums fit shared memory")
 _ALIGNED = Holds("aligned", True, "rows of x or a weight do not begin at multiples of 16 bytes", "copy them")
 ROWS: tuple[Row, ...] = (
-    Row("sums", "cuda", (*_HOPPER, _ALIGNED, _FEW), 1, plans.plan_sums, _sums, _workspace),
+    Row("sums", "cuda", (*_HOPPER, _ALIGNED, _FEW, OneEntryEach()), 1, plans.plan_sums, _sums, _workspace),
     Row("slots", "cuda", (*_HOPPER, _ALIGNED), 0, plans.plan_slots, _slots, _workspace),
 )
 FMOE_ROWS: tuple[Row, ...] = (Row("slots", "cuda", (*_HOPPER, GivenBlocks()), 0, plans.plan_slots, _slots, _workspace),)
