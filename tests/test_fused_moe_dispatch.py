@@ -18,9 +18,9 @@ import pytest
 from aiterlite import dispatch, envs
 from aiterlite.dispatch import Decision, Wishes
 from aiterlite.errors import DispatchError, EnvironmentValueError
+from aiterlite.tables import TABLES, problems
 from aiterlite.tables import fused_moe as tables
-from aiterlite.tables import problems
-from aiterlite.tables.fused_moe_problem import ACTIVATIONS, FmoeProblem, MoeProblem
+from aiterlite.tables.fused_moe_problem import ACTIVATIONS, FMOE_OP, OP, FmoeProblem, MoeProblem
 from aiterlite.target import Persona, resolve
 from aiterlite.wishes import wishes
 
@@ -216,6 +216,18 @@ def test_problems_are_plain_data() -> None:
     assert (derived.code, derived.global_experts, derived.aligned) == ("", 9, True)
 
 
+def test_sweeps_have_codes_of_their_target() -> None:
+    """Where nobody names a problem, as `aiterlite build` for gfx942, each has a row, of the chip's own 8-bit floats."""
+    for chip in (*AMD, "h200", "cpu-x86-64-v4"):
+        persona = resolve(chip)
+        for table in (tables.TABLE, tables.FMOE_TABLE):
+            for problem in problems.sweep(table):
+                decision = dispatch.decide(table, problem, persona, Wishes())
+                named = dispatch.decide(table, replace(problem, code=persona.fp8), persona, Wishes())
+                assert decision.row is not None and decision.kernels == named.kernels
+                assert (decision.plan, decision.workspace) == (named.plan, named.workspace)
+
+
 # Executed -------------------------------------------------------------------------------------------------------------
 
 
@@ -243,6 +255,22 @@ def test_every_setting_runs_and_both_twins_give_the_same_bits(chip: str, monkeyp
         monkeypatch.setenv("AITER_ENABLE_VSKIP", "0")
         envs.reload()
         assert torch.equal(cases.run(case), got["1"])
+    envs.reload()
+
+
+@pytest.mark.torch
+@pytest.mark.compile
+@pytest.mark.emulated
+@pytest.mark.parametrize(("op", "more"), [(OP, {}), (OP, {"quantised": True}), (FMOE_OP, {})])
+def test_samples_are_of_the_target_s_codes(op: str, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    from aiterlite.ops.samples import sample
+
+    monkeypatch.setenv("AITERLITE_TARGET", "mi300x")
+    envs.reload()
+    fields = {"tokens": 3, "experts": 4, "topk": 2, "width": 256, "inter": 128, **more}
+    made = sample(op, problems.problem(TABLES[op], fields), 1)
+    assert made.of_bound(made.run()) <= 1
     envs.reload()
 
 

@@ -6,7 +6,8 @@ Rows of GPUs live in a file a back end, which gives `ROWS` of `fused_moe`, and `
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +19,17 @@ from aiterlite.tables import fused_moe_amd as amd
 from aiterlite.tables import fused_moe_asm as asm
 from aiterlite.tables import fused_moe_sm90 as sm90
 from aiterlite.tables.family import Family
-from aiterlite.tables.fused_moe_problem import ACTIVATIONS, BLOCK, FMOE_OP, OP, QUANTS, FmoeProblem, MoeProblem
+from aiterlite.tables.fused_moe_problem import (
+    ACTIVATIONS,
+    BLOCK,
+    FMOE_OP,
+    NATIVE,
+    OP,
+    QUANTS,
+    FmoeProblem,
+    MoeProblem,
+    on,
+)
 from aiterlite.tables.moe_sorting import MOST_BLOCK, MOST_EXPERTS, MOST_PAIRS, MOST_TOPK, POLICIES, PairsFit
 from aiterlite.target import Persona
 
@@ -37,7 +48,7 @@ class CodesFit:
     """Weights are of the problem's dtype where they have no scales, and else codes of an e4m3 type."""
 
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
-        allowed = ("",) if problem.quant == "none" else CODES
+        allowed = ("",) if problem.quant == "none" else (*CODES, NATIVE)
         if problem.code in allowed:
             return None
         given = f"code is {problem.code or 'empty'} with quant={problem.quant}"
@@ -81,7 +92,7 @@ _MOE = (
 )
 _FMOE = (
     OneOf("activation", ACTIVATIONS[:2], "call fused_moe, which has swiglu"),
-    OneOf("code", CODES),
+    OneOf("code", (*CODES, NATIVE)),
     Between("block_size", 1, MOST_BLOCK),
     *_SIZES,
 )
@@ -139,22 +150,40 @@ _BACK_ENDS: tuple[tuple[tuple[Row, ...], tuple[Row, ...]], ...] = (
 
 
 def _asking(rows: tuple[Row, ...], common: tuple[Any, ...]) -> tuple[Row, ...]:
-    """The rows, each with what every row asks; what it asks already is asked once."""
+    """The rows, each with what every row asks, what it asks already asked once; and with problems as its target has
+    them."""
     return tuple(
-        replace(row, requires=(*row.requires, *[asked for asked in common if asked not in row.requires]))
+        replace(
+            row,
+            requires=(*row.requires, *[asked for asked in common if asked not in row.requires]),
+            plan=_of_target(row.plan),
+            kernels=_of_target(row.kernels),
+            workspace=_of_target(row.workspace),
+        )
         for row in rows
     )
 
 
+def _of_target(function: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    if function is None:
+        return None
+
+    @functools.wraps(function)
+    def of_target(problem: Any, persona: Persona, *more: Any) -> Any:
+        return function(on(problem, persona), persona, *more)
+
+    return of_target
+
+
 def derive(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Ids name the experts that are here, weights without scales have no code, and contiguous operands are aligned as
-    their rows are long."""
+    """Ids name the experts that are here, weights have the target's code, or without scales none, and contiguous
+    operands are aligned as their rows are long."""
     quant = values.get("quant", "block")
     bits = 16 if quant == "none" else 8
     rows = [values.get(name, default) for name, default in (("width", 7168), ("inter", 256))]
     return {
         "global_experts": values["experts"],
-        "code": "" if quant == "none" else "e4m3fn",
+        "code": "" if quant == "none" else NATIVE,
         "aligned": all(row * bits % 128 == 0 for row in rows),
         **values,
     }
@@ -166,7 +195,7 @@ _TOKENS = one_axis("tokens", 1, 4, 16, 64, 256, 1024)
 _MOE_ROWS = tuple(row for rows, _ in _BACK_ENDS for row in _asking(rows, _MOE))
 _FMOE_ROWS = tuple(row for _, rows in _BACK_ENDS for row in _asking(rows, _FMOE))
 TABLE = Table(OP, MoeProblem, _MOE_ROWS, (_LAYERS, _TOKENS), derive)
-FMOE_TABLE = Table(FMOE_OP, FmoeProblem, _FMOE_ROWS, (_LAYERS, _TOKENS))
+FMOE_TABLE = Table(FMOE_OP, FmoeProblem, _FMOE_ROWS, (_LAYERS, _TOKENS), lambda values: {"code": NATIVE, **values})
 
 FAMILY = Family(
     name="fused_moe",

@@ -16,7 +16,7 @@ from aiterlite.dispatch import Between, ComputeUnits, Holds, Refusal, Row, Targe
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import WORKSPACE, Kernel, Operand, Value, Workspace, along_x
 from aiterlite.tables import moe_sorting, quant
-from aiterlite.tables.fused_moe_problem import ACTIVATIONS, ARGS, BLOCK, FmoeProblem, MoeProblem
+from aiterlite.tables.fused_moe_problem import ACTIVATIONS, ARGS, BLOCK, NATIVE, FmoeProblem, MoeProblem
 from aiterlite.tables.moe_sorting import SortProblem
 from aiterlite.tables.quant_plan import QuantProblem
 from aiterlite.target import Persona
@@ -267,7 +267,7 @@ def _two_stage_kernels(problem: MoeProblem, persona: Persona, plan: TwoStagePlan
     names = ("sorted_ids", "sorted_weights", "sorted_expert_ids", "num_valid_ids", "local_topk_ids")
     results: dict[str, Value] = {name: buffers.stages[name] for name in names}
     results |= {"moe_buf": 0, "moe_buf_bytes": 0}
-    kernels += moe_sorting.kernels_within(_sorting(problem, plan), persona, results, buffers.scratch)
+    kernels += moe_sorting.kernels_within(_sorting(problem, plan), persona, problem.experts, results, buffers.scratch)
     return kernels + _stages(problem, persona, plan)
 
 
@@ -302,7 +302,7 @@ class NativeWeights:
     """Weights are of the hidden states' type, or of the 8-bit format that the chip multiplies."""
 
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
-        if getattr(problem, "quant", "block") == "none" or problem.code == persona.fp8:
+        if getattr(problem, "quant", "block") == "none" or problem.code in (NATIVE, persona.fp8):
             return None
         reason = f"weights are {problem.code}, and {persona.target} multiplies {persona.fp8}"
         return Refusal(reason, f"convert the weights to {persona.fp8}")

@@ -183,7 +183,7 @@ def _before(problem: MoeProblem, persona: Persona, plan: OneStagePlan, buffers: 
     results: dict[str, Value] = {name: buffers.layer[name] for name in names}
     sorting = _sorting(problem, plan.store)
     results |= {"moe_buf": Operand("out") if sorting.cleared else 0, "moe_buf_bytes": sorting.cleared}
-    return kernels + moe_sorting.kernels_within(sorting, persona, results, buffers.scratch)
+    return kernels + moe_sorting.kernels_within(sorting, persona, problem.experts, results, buffers.scratch)
 
 
 def _sum(problem: Problem, persona: Persona, plan: OneStagePlan, buffers: _Buffers) -> Kernel:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from aiterlite.jit.arguments import ArgumentStruct
+from aiterlite.target import Persona
 
 OP, FMOE_OP = "fused_moe", "fmoe_fp8_blockscale_g1u1"
 ARGS = ArgumentStruct("aiterlite_fused_moe_args", "aiterlite/fused_moe/args.h")
@@ -12,15 +14,18 @@ ARGS = ArgumentStruct("aiterlite_fused_moe_args", "aiterlite/fused_moe/args.h")
 QUANTS = ("none", "token", "block")
 ACTIVATIONS = ("silu", "gelu", "swiglu")
 BLOCK = 128
+# The code of a target's own 8-bit floats.
+NATIVE = "native"
 
 
 @dataclass(frozen=True)
 class MoeProblem:
     """`tokens` of `width` elements, `topk` of `experts` each, whose layer is `inter` wide.
 
-    `dtype` is that of hidden states and result, `code` that of the weights' elements (empty: as `dtype`). `quant`:
-    weights have no scale (none), one a row (token), or one a block of 128 x 128 (block). `quantised`: the hidden states
-    come in `code` with a scale for each 128 elements of a token. `shuffled`: weights lie as `shuffle_weight` puts them.
+    `dtype` is that of hidden states and result, `code` that of the weights' elements (empty: as `dtype`; `native`: the
+    target's own). `quant`: weights have no scale (none), one a row (token), or one a block of 128 x 128 (block).
+    `quantised`: the hidden states come in `code` with a scale for each 128 elements of a token. `shuffled`: weights lie
+    as `shuffle_weight` puts them.
     `interleaved`: rows of gate and up take turns. `weighted_input`: the routing weight goes on x, not on the result.
     `masked`: ids are those of `global_experts`, of which a mask names the ones here.
     """
@@ -67,3 +72,11 @@ class FmoeProblem:
     @property
     def pairs(self) -> int:
         return self.tokens * self.topk
+
+
+_Problem = TypeVar("_Problem", MoeProblem, FmoeProblem)
+
+
+def on(problem: _Problem, persona: Persona) -> _Problem:
+    """The problem as a target has it."""
+    return replace(problem, code=persona.fp8) if problem.code == NATIVE else problem

@@ -140,7 +140,8 @@ def _before(
     names = ("sorted_ids", "sorted_weights", "sorted_expert_ids", "num_valid_ids", "local_topk_ids")
     lists: dict[str, Value] = {name: args[name] for name in names} | {"moe_buf": 0, "moe_buf_bytes": 0}
     scratch = plans.places(problem, plan, persona)["scratch"].offset
-    return kernels + sorting.kernels_within(plans.sort_problem(problem, plan), persona, lists, scratch), after
+    sorting_of = plans.sort_problem(problem, plan)
+    return kernels + sorting.kernels_within(sorting_of, persona, problem.experts, lists, scratch), after
 
 
 def _gate_up(problem: Problem, plan: Plan, args: Mapping[str, Value], leads: bool) -> tuple[Kernel, ...]:
@@ -235,8 +236,8 @@ class MergedSlots:
     """A token has one entry an expert, or its sums would have two additions at a time."""
 
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
-        if plans.sums_fit(problem):
-            return None
+        if min(problem.tokens, problem.topk, problem.experts) < 1 or plans.sums_fit(problem):
+            return None  # others refuse the first
         if not plans.merges(problem):
             return Refusal("weights on the input of several slots keep a token's slots of one expert apart")
         return Refusal(f"one workgroup does not sort {problem.pairs} pairs of {plans.global_experts(problem)} experts")

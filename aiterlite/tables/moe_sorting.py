@@ -168,7 +168,8 @@ def device_unit(target: str, source: str, plan: SortPlan) -> Unit:
 def _args(problem: SortProblem | AlignProblem, plan: SortPlan, **more: Value) -> dict[str, Value]:
     groups = plan.tiles + plan.clearing
     given = {"steps": plan.steps, "tiles": plan.tiles, "groups": groups, "counts": 0, "ranks": 0}
-    return {**given, "experts": problem.experts, "block_size": problem.block_size, **more}
+    given |= {"experts": problem.experts, "local_experts": problem.experts}
+    return {**given, "block_size": problem.block_size, **more}
 
 
 def _once(problem: SortProblem | AlignProblem, persona: Persona, plan: SortPlan) -> tuple[Kernel, ...]:
@@ -189,9 +190,10 @@ def _tiles(
 
 
 def kernels_within(
-    problem: SortProblem, persona: Persona, results: Mapping[str, Value], scratch: int
+    problem: SortProblem, persona: Persona, local_experts: int, results: Mapping[str, Value], scratch: int
 ) -> tuple[Kernel, ...]:
-    """The kernels that sort as a part of another operator's call, for a GPU. `results` says where each of their fields
+    """The kernels that sort as a part of another operator's call, for a GPU. A mask may name more than the
+    `local_experts` that are here: those behind do not count. `results` says where each of their fields
     lies that the call does not bring under the field's name, or 0 where it is not asked for; from byte `scratch` on of
     the call's workspace they need as much as `scratch_within` says."""
     once = problem.pairs <= (_ONCE_PAIRS_H200 if persona.target == "sm_90a" else ONCE_PAIRS)
@@ -199,7 +201,8 @@ def kernels_within(
         kernels = _once(problem, persona, plan_once(problem, persona))
     else:
         kernels = _tiles(problem, persona, plan_tiles(problem, persona), scratch)
-    given = {"padding": problem.topk << 24 | problem.tokens, "valid_words": 2, "token_nums": 0, **results}
+    given: dict[str, Value] = {"padding": problem.topk << 24 | problem.tokens, "valid_words": 2, "token_nums": 0}
+    given |= {"local_experts": local_experts, **results}
     return tuple(replace(kernel, args={**kernel.args, **given}) for kernel in kernels)
 
 

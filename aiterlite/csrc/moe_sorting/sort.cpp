@@ -62,7 +62,7 @@ AITERLITE_EXPORT int32_t aiterlite_moe_sort_cpu(const Args* given, parallel_for_
   Expert experts[kMostExperts];
   int32_t local = 0;
   for (int32_t e = 0; e < args.experts; ++e) {
-    const bool counts = args.expert_mask == nullptr || args.expert_mask[e] != 0;
+    const bool counts = local < args.local_experts && (args.expert_mask == nullptr || args.expert_mask[e] != 0);
     experts[e] = {counts ? local : -1, 0, 0};
     local += counts;
   }

@@ -19,8 +19,9 @@ from aiterlite.reference import fused_moe as reference
 from aiterlite.reference import moe_sorting as sorting
 from aiterlite.reference import quant
 from aiterlite.reference.fused_moe import Activation, Weights
-from aiterlite.tables.fused_moe_problem import BLOCK, FMOE_OP, OP, FmoeProblem, MoeProblem
+from aiterlite.tables.fused_moe_problem import BLOCK, FMOE_OP, NATIVE, OP, FmoeProblem, MoeProblem, on
 from aiterlite.tables.moe_sorting import capacity
+from aiterlite.target import persona_for
 
 # Every so many pairs one has no expert.
 _NONE_EACH = 29
@@ -31,7 +32,17 @@ _AT_ONCE = 1 << 24
 
 
 def dtype_of(name: str) -> torch.dtype:
-    return {**operands.DTYPES, **operands.FP8_DTYPES}[name]
+    """Native codes are made as e4m3fn, of numbers that both flavours have, so that what is expected does not depend on
+    the target; `_native` makes the target's of them."""
+    return {**operands.DTYPES, **operands.FP8_DTYPES, NATIVE: torch.float8_e4m3fn}[name]
+
+
+def _native(problem: Any, tensor: Tensor) -> Tensor:
+    """An operand as its device's kernels take it."""
+    if problem.code != NATIVE or tensor.itemsize != 1:
+        return tensor
+    persona = persona_for(tensor.device.type, tensor.device.index)
+    return tensor.to(dtype_of(on(problem, persona).code))
 
 
 def codes(shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
@@ -66,7 +77,7 @@ def make(problem: MoeProblem, seed: int, ids: Tensor | None = None, device: torc
         ("dtype", problem.dtype, ("bf16", "fp16")),
         ("quant", problem.quant, tuple(checks.QUANTS.values())),
         ("activation", problem.activation, tuple(checks.ACTIVATIONS.values())),
-        ("code", problem.code, ("",) if problem.quant == "none" else tuple(operands.FP8_DTYPES)),
+        ("code", problem.code, ("",) if problem.quant == "none" else (NATIVE, *operands.FP8_DTYPES)),
     ):
         operands.check_choice("sample", name, value, allowed)
     if problem.topk > problem.experts:
@@ -82,7 +93,10 @@ def make(problem: MoeProblem, seed: int, ids: Tensor | None = None, device: torc
     x: Tensor = normal(problem.tokens, width).to(dtype)
     x_scale = None
     if problem.quantised:
-        x, x_scale = quant.per_group(x, dtype_of(problem.code), BLOCK)
+        # Codes of fnuz end at 240, and those below of e4m3fn are also its own, but for the least.
+        least = "e4m3fnuz" if problem.code == NATIVE else problem.code
+        x, x_scale = quant.per_group(x, dtype_of(least), BLOCK)
+        x = x.to(dtype_of(problem.code))
     shapes = (experts, 2 * inter, width), (experts, width, inter)
     if problem.quant == "none":
         w1, w2 = ((normal(s) * s[2] ** -0.5).to(dtype) for s in shapes)
@@ -140,7 +154,7 @@ def _fused_moe(problem: MoeProblem, seed: int) -> Sample:
     mode = "interleave" if problem.interleaved else "separated"
 
     def bind(given: Tensors) -> functools.partial[Any]:
-        tensors = [given[name] for name in list(inputs)[:6]]
+        tensors = [_native(problem, given[name]) for name in list(inputs)[:6]]
         mask, w1_scale, w2_scale, a1_scale = (given.get(name) for name in optional)
         options = (problem.weighted_input, mode, problem.shuffled, None, None, None, problem.deterministic)
         return functools.partial(
@@ -194,7 +208,7 @@ def _fmoe(problem: FmoeProblem, seed: int) -> Sample:
     activation = _key(checks.ACTIVATIONS, problem.activation)
 
     def bind(given: Tensors) -> functools.partial[Any]:
-        tensors = list(given.values())
+        tensors = [_native(problem, tensor) for tensor in given.values()]
         return functools.partial(
             fmoe.OPERATOR,
             *tensors[:8],

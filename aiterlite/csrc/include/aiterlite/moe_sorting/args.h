@@ -32,6 +32,8 @@ struct aiterlite_moe_sorting_args {
   int32_t steps;        // pairs of each lane of a workgroup that sorts
   int32_t tiles;        // workgroups that sort; further ones, up to `groups` in all, clear moe_buf
   int32_t groups;
+  int32_t local_experts;  // of those that count, so many: further ones, which a mask may name, do not
+  int32_t reserved;
 };
 
 // Of each token, the sum over its slots in their order.

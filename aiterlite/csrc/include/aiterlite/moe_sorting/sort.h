@@ -1,8 +1,9 @@
 // What the kernels of the sorting share: which pairs of token and slot count, where each expert's entries lie, and what
 // is written there. Integers alone; no atomic, so that a call gives the same bits in every launch.
 //
-// A pair counts where its token is live and its id is that of an expert whose mask is not 0. Nothing else is made of an
-// id, so that none leads outside a buffer. Buffers hold what any ids of so many pairs need (ops/moe_sorting.py).
+// A pair counts where its token is live and its id is that of an expert whose mask is not 0, of which the first
+// `local_experts` count. Nothing else is made of an id, so that none leads outside a buffer. Buffers hold what any ids
+// of so many pairs need (ops/moe_sorting.py).
 #pragma once
 #include <aiterlite/block/rank.h>
 #include <aiterlite/block/scan.h>
@@ -81,7 +82,8 @@ AITERLITE_DEVICE void number_experts(const Args& args, typename E::Shared& share
   if (own >= E::kMost) return;
 #pragma unroll
   for (uint32_t i = 0; i < E::kOwned; ++i) {
-    shared.local[own + i] = counts[i] ? static_cast<uint16_t>(local) : E::kNone;
+    const bool here = counts[i] && local < static_cast<uint32_t>(args.local_experts);
+    shared.local[own + i] = here ? static_cast<uint16_t>(local) : E::kNone;
     local += counts[i];
   }
 }
