@@ -11,6 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from fused_moe_cases import case_of, run_sorted, skewed_ids  # noqa: E402
+from fused_moe_cases import problem_of as case_problem  # noqa: E402
 from gemm_operands import AMD, on  # noqa: E402
 from moe_layers import Layer, assert_nothing_spilled, layer, run  # noqa: E402
 
@@ -268,3 +270,15 @@ def test_more_pairs_than_lanes_are_sorted() -> None:
     persona = resolve("mi355x")
     decision = decide(TABLE, MoeProblem(4, 64, 20, code=persona.fp8), persona)
     assert decision.row is not None and decision.row.name == "two_stage_256"
+
+
+@each_target
+def test_what_a_smaller_call_leaves_in_the_workspace_marks_no_pair_of_a_larger_one(target: str) -> None:
+    with on(target):
+        code = resolve(target).fp8
+        made = []
+        for tokens, kind in ((80, "strange"), (80, "one token an expert"), (2, "one expert"), (80, "strange")):
+            problem = case_problem(tokens=tokens, width=256, inter=128, code=code, shuffled=True, quantised=True)
+            case = case_of(problem, 3, skewed_ids(kind, problem, 1))
+            made.append(run_sorted(case, 16, torch.zeros(tokens, 256, dtype=torch.bfloat16)))
+    assert torch.equal(made[0], made[3])

@@ -16,13 +16,14 @@ from aiterlite.dispatch import Between, ComputeUnits, Holds, Refusal, Row, Targe
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import WORKSPACE, Kernel, Operand, Value, Workspace, along_x
 from aiterlite.tables import moe_sorting, quant
-from aiterlite.tables.fused_moe_problem import ACTIVATIONS, ARGS, BLOCK, NATIVE, FmoeProblem, MoeProblem
+from aiterlite.tables.fused_moe_parts import NativeWeights, Places, clear_kernel, sum_kernel
+from aiterlite.tables.fused_moe_problem import ACTIVATIONS, ARGS, BLOCK, FmoeProblem, MoeProblem
 from aiterlite.tables.moe_sorting import SortProblem
 from aiterlite.tables.quant_plan import QuantProblem
 from aiterlite.target import Persona
 
-FEW_GATE_UP, FEW_DOWN, STAGE1, STAGE2, SUM = (
-    f"aiterlite_fused_moe_{name}" for name in ("few_gate_up", "few_down", "stage1", "stage2", "sum")
+FEW_GATE_UP, FEW_DOWN, STAGE1, STAGE2 = (
+    f"aiterlite_fused_moe_{name}" for name in ("few_gate_up", "few_down", "stage1", "stage2")
 )
 # Tokens that are not worth sorting; and pairs that are a lane of a wave each.
 FEW_TOKENS, FEW_PAIRS = 4, 64
@@ -170,18 +171,6 @@ def _few_workspace(problem: MoeProblem, persona: Persona, plan: FewPlan) -> Work
     return Workspace("fused_moe", 0, 2 * problem.pairs * problem.inter)
 
 
-class _Places:
-    """Where the buffers of a call lie in its workspace."""
-
-    def __init__(self) -> None:
-        self.bytes = 0
-
-    def take(self, size: int) -> Operand:
-        place = Operand(WORKSPACE, self.bytes)
-        self.bytes += -(-size // _LINE) * _LINE
-        return place
-
-
 @dataclass(frozen=True)
 class _Buffers:
     """The workspace of the two-stage path: what kernels leave for each other, as fields of their arguments."""
@@ -190,14 +179,12 @@ class _Buffers:
     quantised: Mapping[str, Value]
     scratch: int
     total: int
-    zeroed: int
 
 
 def _buffers(problem: MoeProblem | FmoeProblem, persona: Persona, plan: TwoStagePlan) -> _Buffers:
-    places, pairs = _Places(), problem.pairs
-    # Of a caller's own sorting nothing says which slots count: stage 1 marks them, and the sum clears the marks.
+    places, pairs = Places(), problem.pairs
+    # Of a caller's own sorting nothing says which slots count: stage 1 marks them.
     local = places.take(4 * pairs)
-    zeroed = places.bytes if isinstance(problem, FmoeProblem) else 0
     element = 2 if isinstance(problem, MoeProblem) and problem.quant == "none" else 1
     stages: dict[str, Value] = {
         "local_topk_ids": local,
@@ -218,7 +205,7 @@ def _buffers(problem: MoeProblem | FmoeProblem, persona: Persona, plan: TwoStage
         if _quantises(problem):
             quantised["out"] = places.take(problem.tokens * problem.width)
             quantised["scales"] = places.take(4 * problem.tokens * problem.width // BLOCK)
-    return _Buffers(stages, quantised, scratch, places.bytes, zeroed)
+    return _Buffers(stages, quantised, scratch, places.bytes)
 
 
 def _quantises(problem: MoeProblem) -> bool:
@@ -243,17 +230,19 @@ def _stages(problem: MoeProblem | FmoeProblem, persona: Persona, plan: TwoStageP
         "INTERLEAVED": isinstance(problem, MoeProblem) and problem.interleaved,
     }
     down = {**weights, "RESULT": problem.dtype, "TILES": plan.features // 64}
-    threads = min(1024, -(-problem.width // (8 * 64)) * 64)
-    summing = {"RESULT": problem.dtype, "MARKS": marks, "THREADS": threads}
 
     def kernel(name: str, symbol: str, grid: int, block: int, defines: Mapping[str, Any], args: Any) -> Kernel:
         unit = _unit(name, persona, (symbol,), defines)
         return Kernel(unit, symbol, ARGS, along_x(grid), along_x(block), args=args)
 
+    local = buffers.stages["local_topk_ids"]
+    assert isinstance(local, Operand)
+    before = (clear_kernel(problem, persona, local, buffers.stages),) if isinstance(problem, FmoeProblem) else ()
     return (
+        *before,
         kernel("stage1", STAGE1, plan.parts * -(-problem.inter // BLOCK), _THREADS, gate_up, first),
         kernel("stage2", STAGE2, plan.parts * problem.width // plan.features, _THREADS, down, buffers.stages),
-        kernel("sum", SUM, problem.tokens, threads, summing, buffers.stages),
+        sum_kernel(problem, persona, buffers.stages, marks),
     )
 
 
@@ -272,8 +261,7 @@ def _two_stage_kernels(problem: MoeProblem, persona: Persona, plan: TwoStagePlan
 
 
 def _workspace(problem: MoeProblem | FmoeProblem, persona: Persona, plan: TwoStagePlan) -> Workspace:
-    buffers = _buffers(problem, persona, plan)
-    return Workspace("fused_moe" if buffers.zeroed == 0 else "fmoe", buffers.zeroed, buffers.total)
+    return Workspace("fused_moe", 0, _buffers(problem, persona, plan).total)
 
 
 def _few_accuracy(problem: MoeProblem) -> str:
@@ -295,20 +283,6 @@ def _both(problem: MoeProblem | FmoeProblem, how: str) -> str:
 
 
 # Requirements ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class NativeWeights:
-    """Weights are of the hidden states' type, or of the 8-bit format that the chip multiplies."""
-
-    def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
-        if getattr(problem, "quant", "block") == "none" or problem.code in (NATIVE, persona.fp8):
-            return None
-        reason = f"weights are {problem.code}, and {persona.target} multiplies {persona.fp8}"
-        return Refusal(reason, f"convert the weights to {persona.fp8}")
-
-    def __str__(self) -> str:
-        return "weights of 16 bits, or of the chip's own 8-bit format"
 
 
 @dataclass(frozen=True)

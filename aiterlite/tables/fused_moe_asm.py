@@ -14,11 +14,10 @@ from typing import Any
 
 from aiterlite.dispatch import Between, ComputeUnits, Holds, OneOf, Refusal, Row, Targets, Wishes
 from aiterlite.hardware import CHIPS
-from aiterlite.jit.spec import Unit
-from aiterlite.kernel import WORKSPACE, Kernel, Operand, Value, Workspace, along_x
+from aiterlite.kernel import Kernel, Operand, Value, Workspace, along_x
 from aiterlite.tables import moe_sorting, quant
 from aiterlite.tables.asm import PREFERENCE, AsmKernel, AsmVariant
-from aiterlite.tables.fused_moe_amd import SUM, NativeWeights
+from aiterlite.tables.fused_moe_parts import NativeWeights, Places, clear_kernel, sum_kernel
 from aiterlite.tables.fused_moe_problem import ARGS, BLOCK, FmoeProblem, MoeProblem
 from aiterlite.tables.moe_sorting import SortProblem
 from aiterlite.tables.quant_plan import QuantProblem
@@ -112,18 +111,6 @@ KERNELS = tuple(KERNEL_OF.values())
 # Launches -------------------------------------------------------------------------------------------------------------
 
 
-class _Places:
-    """Where the buffers of a call lie in its workspace."""
-
-    def __init__(self) -> None:
-        self.bytes = 0
-
-    def take(self, size: int) -> Operand:
-        place = Operand(WORKSPACE, self.bytes)
-        self.bytes += -(-size // 256) * 256
-        return place
-
-
 @dataclass(frozen=True)
 class _Buffers:
     """What kernels leave for each other, as fields of the arguments of the layer's and of the quantisation's."""
@@ -131,7 +118,6 @@ class _Buffers:
     layer: Mapping[str, Value]
     quantised: Mapping[str, Value]
     scratch: int
-    zeroed: int
     total: int
 
 
@@ -142,12 +128,10 @@ def _sorting(problem: MoeProblem, store: str) -> SortProblem:
 
 
 def _buffers(problem: Problem, persona: Persona, plan: OneStagePlan) -> _Buffers:
-    places = _Places()
+    places = Places()
     layer: dict[str, Value] = {"h": 0, "h_scale": 0, "slots": 0, "local_topk_ids": 0, "block_size": ROWS_OF_BLOCK}
-    zeroed = 0
     if plan.store == "partial":
         layer["local_topk_ids"] = places.take(4 * problem.pairs)
-        zeroed = places.bytes if plan.marks else 0
         layer["slots"] = places.take(2 * problem.pairs * problem.width)
     quantised: dict[str, Value] = {}
     scratch = 0
@@ -162,14 +146,14 @@ def _buffers(problem: Problem, persona: Persona, plan: OneStagePlan) -> _Buffers
             quantised["scales"] = places.take(4 * problem.tokens * problem.width // BLOCK)
             layer |= {"x": quantised["out"], "x_scale": quantised["scales"], "stride_x": problem.width}
             layer |= {"stride_scale_token": problem.width // BLOCK, "stride_scale_group": 1}
-    return _Buffers(layer, quantised, scratch, zeroed, places.bytes)
+    return _Buffers(layer, quantised, scratch, places.bytes)
 
 
 def _workspace(problem: Problem, persona: Persona, plan: OneStagePlan) -> Workspace | None:
     buffers = _buffers(problem, persona, plan)
     if buffers.total == 0:
         return None
-    return Workspace("fmoe" if buffers.zeroed else "fused_moe", buffers.zeroed, buffers.total)
+    return Workspace("fused_moe", 0, buffers.total)
 
 
 def _before(problem: MoeProblem, persona: Persona, plan: OneStagePlan, buffers: _Buffers) -> tuple[Kernel, ...]:
@@ -186,14 +170,6 @@ def _before(problem: MoeProblem, persona: Persona, plan: OneStagePlan, buffers: 
     return kernels + moe_sorting.kernels_within(sorting, persona, problem.experts, results, buffers.scratch)
 
 
-def _sum(problem: Problem, persona: Persona, plan: OneStagePlan, buffers: _Buffers) -> Kernel:
-    threads = min(1024, -(-problem.width // 512) * 64)
-    knobs = {"MARKS": int(plan.marks), "RESULT": problem.dtype, "THREADS": threads}
-    defines = tuple((f"AITERLITE_{name}", str(value)) for name, value in knobs.items())
-    unit = Unit("fused_moe/sum", ("csrc/fused_moe/sum.hip",), persona.target, defines, symbols=(SUM,))
-    return Kernel(unit, SUM, ARGS, along_x(problem.tokens), along_x(threads), args=buffers.layer)
-
-
 def _kernels(problem: Problem, persona: Persona, plan: OneStagePlan) -> tuple[Kernel, ...]:
     buffers, kernel = _buffers(problem, persona, plan), KERNEL_OF[plan.vskip, plan.activation]
     unit = kernel.device_unit(plan.variant, persona.target)
@@ -202,8 +178,12 @@ def _kernels(problem: Problem, persona: Persona, plan: OneStagePlan) -> tuple[Ke
     )
     if isinstance(problem, MoeProblem):
         launches = _before(problem, persona, plan, buffers) + launches
+    elif plan.marks:
+        marks = buffers.layer["local_topk_ids"]
+        assert isinstance(marks, Operand)
+        launches = (clear_kernel(problem, persona, marks, buffers.layer), *launches)
     if plan.store == "partial":
-        launches += (_sum(problem, persona, plan, buffers),)
+        launches += (sum_kernel(problem, persona, buffers.layer, plan.marks),)
     return launches
 
 

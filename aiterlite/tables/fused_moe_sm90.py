@@ -13,9 +13,8 @@ from aiterlite.kernel import Kernel, Operand, TensorMap, Value, Workspace, along
 from aiterlite.tables import fused_moe_sm90_plan as plans
 from aiterlite.tables import moe_sorting as sorting
 from aiterlite.tables import quant
-from aiterlite.tables.fused_moe_amd import NativeWeights, WholeBlocks
+from aiterlite.tables.fused_moe_parts import NativeWeights, clear_kernel, sum_kernel
 from aiterlite.tables.fused_moe_problem import ACTIVATIONS, BLOCK, FmoeProblem, MoeProblem
-from aiterlite.tables.fused_moe_problem import ARGS as SUM_ARGS
 from aiterlite.tables.fused_moe_sm90_plan import STEP_BYTES, Plan, Problem, SlotsPlan, SumsPlan
 from aiterlite.tables.quant_plan import QuantProblem
 from aiterlite.target import Persona
@@ -25,7 +24,6 @@ ARGS, GEMM_ARGS = (ArgumentStruct(f"aiterlite_sm90_moe_{name}args", _HEADER) for
 PREPARE, GATE_UP, FINISH, DOWN, DOWN_SLOTS = (
     f"aiterlite_sm90_moe_{name}" for name in ("prepare", "gate_up", "finish", "down", "down_slots")
 )
-SUM = "aiterlite_fused_moe_sum"
 _STREAM_THREADS, _SPLIT_THREADS, _FINISH_THREADS = 384, 640, 256
 # Steps of weights that are asked for together: 281.9 us for 64 tokens on an H200, 285.0 of one, 282.4 of three.
 _TOGETHER = 2
@@ -81,10 +79,10 @@ def _down_map(problem: Problem, rows: int) -> TensorMap:
 # Kernels --------------------------------------------------------------------------------------------------------------
 
 
-def _unit(name: str, symbol: str, defines: Mapping[str, int | str], source: str = "") -> Unit:
+def _unit(name: str, symbol: str, defines: Mapping[str, int | str]) -> Unit:
     spelled = {f"AITERLITE_{key}": str(value) for key, value in defines.items()} | overlap_defines("sm_90a")
-    sources = (f"csrc/fused_moe/{source or f'sm90_{name}'}.hip",)
-    return Unit(f"fused_moe/{source or f'sm90_{name}'}", sources, "sm_90a", tuple(spelled.items()), symbols=(symbol,))
+    sources = (f"csrc/fused_moe/sm90_{name}.hip",)
+    return Unit(f"fused_moe/sm90_{name}", sources, "sm_90a", tuple(spelled.items()), symbols=(symbol,))
 
 
 def _common(problem: Problem, plan: Plan) -> dict[str, int | str]:
@@ -190,29 +188,20 @@ def _slots(problem: Problem, persona: Persona, plan: SlotsPlan) -> tuple[Kernel,
     }
     unit, maps = _unit("down_slots", DOWN_SLOTS, defines), (_down_map(problem, BLOCK),)
     grid, block = along_x(plan.workgroups), along_x(_SPLIT_THREADS)
-    threads = min(1024, -(-problem.width // 256) * 32)
-    summing: dict[str, int | str] = {
-        "MARKS": int(isinstance(problem, FmoeProblem)),
-        "RESULT": problem.dtype,
-        "THREADS": threads,
-    }
-    held = {field.name for field in SUM_ARGS.layout().fields}
-    at_sum = {name: value for name, value in args.items() if name in held}
+    given = isinstance(problem, FmoeProblem)
+    marks = plans.places(problem, plan, persona)["local_topk_ids"]
+    clear = (clear_kernel(problem, persona, marks, args),) if isinstance(problem, FmoeProblem) else ()
     return (
+        *clear,
         *before,
         *_gate_up(problem, plan, after, leads=not before),
         Kernel(unit, DOWN_SLOTS, GEMM_ARGS, grid, block, lds=shared, args=after, maps=maps),
-        Kernel(
-            _unit("sum", SUM, summing, "sum"), SUM, SUM_ARGS, along_x(problem.tokens), along_x(threads), args=at_sum
-        ),
+        sum_kernel(problem, persona, args, given),
     )
 
 
 def _workspace(problem: Problem, persona: Persona, plan: Plan) -> Workspace:
-    total = plans.places(problem, plan, persona).total
-    if isinstance(problem, FmoeProblem):
-        return Workspace("fmoe", 4 * problem.pairs, total)
-    return Workspace("fused_moe", 0, total)
+    return Workspace("fused_moe", 0, plans.places(problem, plan, persona).total)
 
 
 # Requirements ---------------------------------------------------------------------------------------------------------
@@ -220,15 +209,17 @@ def _workspace(problem: Problem, persona: Persona, plan: Plan) -> Workspace:
 
 @dataclass(frozen=True)
 class WholeParts:
-    """h comes in parts of 128 elements."""
+    """x and h come in parts of 128 elements."""
 
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
-        if problem.inter % BLOCK == 0:
-            return None
-        return Refusal(f"inter is {problem.inter}, no multiple of {BLOCK}", f"pad the weights to {BLOCK}")
+        for name in ("width", "inter"):
+            value = getattr(problem, name)
+            if value < BLOCK or value % BLOCK:
+                return Refusal(f"{name} is {value}, no multiple of {BLOCK}", "pad the weights with zeros")
+        return None
 
     def __str__(self) -> str:
-        return f"inter of a multiple of {BLOCK}"
+        return f"widths that are multiples of {BLOCK}"
 
 
 @dataclass(frozen=True)
@@ -278,7 +269,6 @@ _HOPPER = (
     Targets(("sm_90a",)),
     OneOf("activation", ACTIVATIONS),
     NativeWeights(),
-    WholeBlocks(),
     WholeParts(),
     StepsFit(),
     Between("topk", 1, _MOST_TOPK),

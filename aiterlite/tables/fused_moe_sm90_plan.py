@@ -231,7 +231,7 @@ def entries(problem: Problem, plan: Plan) -> int:
 
 def places(problem: Problem, plan: Plan, persona: Persona) -> Places:
     element, count = element_bytes(problem), entries(problem, plan)
-    # Of a caller's lists nothing says which pairs count: marks do, which begin and end as zeros.
+    # Of a caller's lists nothing says which pairs count: marks do, which begin as zeros.
     sizes = {"local_topk_ids": 4 * problem.pairs}
     if quantises(problem):
         sizes |= {"codes": problem.tokens * problem.width, "code_scale": 4 * problem.width // BLOCK * problem.tokens}

@@ -2,8 +2,8 @@
 // the slots, rounded once. Slots without an expert here are not read; a token without any gets zeros. gfx942, gfx950,
 // sm_90.
 //
-// Which slots have one says local_topk_ids. Or, with AITERLITE_MARKS, stage 1 has left marks there that
-// are not zero, which this kernel clears again; then the sum is added to what out holds.
+// Which slots have one says local_topk_ids. Or, with AITERLITE_MARKS, the kernels before have left marks there that are
+// not zero; then the sum is added to what out holds.
 //
 // Tiling. A workgroup has a token, a thread 16 bytes of its row at a time; the loads of kBatch slots are on their way
 // at once. Traffic: slots that count and out once. No atomics: same operands, same bits.
@@ -35,10 +35,6 @@ AITERLITE_KERNEL(kThreads) aiterlite_fused_moe_sum(aiterlite_fused_moe_args args
     counts = kMarks ? mark != 0 : mark >= 0 && mark < args.experts;
   }
   const LaneMask slots = lanes_where(counts);
-  if constexpr (kMarks) {
-    workgroup_barrier();
-    if (thread_id() < topk) store_u32(const_cast<int32_t*>(local) + thread_id(), 0);
-  }
   const auto* from = static_cast<const uint16_t*>(args.slots) + first_pair * width;
   auto* out = static_cast<uint16_t*>(args.out) + int64_t{token} * args.stride_out;
 #pragma unroll 1

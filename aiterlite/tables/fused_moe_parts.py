@@ -1,0 +1,75 @@
+"""What the fused mixture of experts' tables of several back ends share: the sum over slots, what clears marks, where
+buffers lie in a workspace, and what kernels of all GPUs need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aiterlite.dispatch import Refusal, Wishes
+from aiterlite.jit.spec import Unit
+from aiterlite.kernel import WORKSPACE, Kernel, Operand, Value, along_x, overlap_defines
+from aiterlite.tables.fused_moe_problem import ARGS, NATIVE, FmoeProblem, MoeProblem
+from aiterlite.target import Persona
+
+SUM, CLEAR = "aiterlite_fused_moe_sum", "aiterlite_fused_moe_clear"
+_LINE, _CLEAR_THREADS, _ELEMENTS = 256, 256, 8
+
+
+class Places:
+    """Buffers of a workspace, one behind the other."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def take(self, size: int) -> Operand:
+        place = Operand(WORKSPACE, self.bytes)
+        self.bytes += -(-size // _LINE) * _LINE
+        return place
+
+
+def sum_kernel(
+    problem: MoeProblem | FmoeProblem, persona: Persona, args: Mapping[str, Value], marks: bool = False
+) -> Kernel:
+    """The sum over slots that follows rows of them; with `marks` those that are marked, added to the result."""
+    wave = 32 if persona.target == "sm_90a" else 64
+    threads = min(1024, -(-problem.width // (_ELEMENTS * wave)) * wave)
+    defines: dict[str, int | str] = {"MARKS": int(marks), "RESULT": problem.dtype, "THREADS": threads}
+    unit = _unit("sum", SUM, persona, defines)
+    held = {field.name for field in ARGS.layout().fields}
+    given = {name: value for name, value in args.items() if name in held}
+    return Kernel(unit, SUM, ARGS, along_x(problem.tokens), along_x(threads), args=given)
+
+
+def clear_kernel(problem: FmoeProblem, persona: Persona, marks: Operand, args: Mapping[str, Value]) -> Kernel:
+    """Makes marks zero, ahead of the kernels that set them: a caller's lists do not say which pairs they hold, and what
+    a workspace holds is another call's."""
+    unit = _unit("clear", CLEAR, persona, {"THREADS": _CLEAR_THREADS})
+    held = {field.name for field in ARGS.layout().fields}
+    given = {name: value for name, value in args.items() if name in held} | {"local_topk_ids": marks}
+    grid = -(-problem.pairs // _CLEAR_THREADS)
+    return Kernel(unit, CLEAR, ARGS, along_x(grid), along_x(_CLEAR_THREADS), args=given)
+
+
+def _unit(name: str, symbol: str, persona: Persona, defines: Mapping[str, int | str]) -> Unit:
+    spelled = {f"AITERLITE_{key}": str(value) for key, value in defines.items()} | overlap_defines(persona.target)
+    sources = (f"csrc/fused_moe/{name}.hip",)
+    return Unit(f"fused_moe/{name}", sources, persona.target, tuple(spelled.items()), symbols=(symbol,))
+
+
+# Requirements ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NativeWeights:
+    """Weights are of the hidden states' type, or of the 8-bit format that the chip multiplies."""
+
+    def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
+        if getattr(problem, "quant", "block") == "none" or problem.code in (NATIVE, persona.fp8):
+            return None
+        reason = f"weights are {problem.code}, and {persona.target} multiplies {persona.fp8}"
+        return Refusal(reason, f"convert the weights to {persona.fp8}")
+
+    def __str__(self) -> str:
+        return "weights of 16 bits, or of the chip's own 8-bit format"
