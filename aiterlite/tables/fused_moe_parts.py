@@ -37,17 +37,14 @@ def sum_kernel(
     threads = min(1024, -(-problem.width // (_ELEMENTS * wave)) * wave)
     defines: dict[str, int | str] = {"MARKS": int(marks), "RESULT": problem.dtype, "THREADS": threads}
     unit = _unit("sum", SUM, persona, defines)
-    held = {field.name for field in ARGS.layout().fields}
-    given = {name: value for name, value in args.items() if name in held}
-    return Kernel(unit, SUM, ARGS, along_x(problem.tokens), along_x(threads), args=given)
+    return Kernel(unit, SUM, ARGS, along_x(problem.tokens), along_x(threads), args=args)
 
 
 def clear_kernel(problem: FmoeProblem, persona: Persona, marks: Operand, args: Mapping[str, Value]) -> Kernel:
     """Makes marks zero, ahead of the kernels that set them: a caller's lists do not say which pairs they hold, and what
     a workspace holds is another call's."""
     unit = _unit("clear", CLEAR, persona, {"THREADS": _CLEAR_THREADS})
-    held = {field.name for field in ARGS.layout().fields}
-    given = {name: value for name, value in args.items() if name in held} | {"local_topk_ids": marks}
+    given = {**args, "local_topk_ids": marks}
     grid = -(-problem.pairs // _CLEAR_THREADS)
     return Kernel(unit, CLEAR, ARGS, along_x(grid), along_x(_CLEAR_THREADS), args=given)
 

@@ -28,6 +28,8 @@ _STREAM_THREADS, _SPLIT_THREADS, _FINISH_THREADS = 384, 640, 256
 # Steps of weights that are asked for together: 281.9 us for 64 tokens on an H200, 285.0 of one, 282.4 of three.
 _TOGETHER = 2
 _MOST_TOPK = 32
+# Fields of sm_90's struct that the common one in it lacks.
+_OWN_ARGS = ("codes", "code_scale", "partial", "workgroups", "entry_pitch")
 
 
 def _code(problem: Problem) -> str:
@@ -190,13 +192,14 @@ def _slots(problem: Problem, persona: Persona, plan: SlotsPlan) -> tuple[Kernel,
     grid, block = along_x(plan.workgroups), along_x(_SPLIT_THREADS)
     given = isinstance(problem, FmoeProblem)
     marks = plans.places(problem, plan, persona)["local_topk_ids"]
-    clear = (clear_kernel(problem, persona, marks, args),) if isinstance(problem, FmoeProblem) else ()
+    shared_args = {name: value for name, value in args.items() if name not in _OWN_ARGS}
+    clear = (clear_kernel(problem, persona, marks, shared_args),) if isinstance(problem, FmoeProblem) else ()
     return (
         *clear,
         *before,
         *_gate_up(problem, plan, after, leads=not before),
         Kernel(unit, DOWN_SLOTS, GEMM_ARGS, grid, block, lds=shared, args=after, maps=maps),
-        sum_kernel(problem, persona, args, given),
+        sum_kernel(problem, persona, shared_args, given),
     )
 
 
