@@ -16,7 +16,7 @@ import fused_moe_cases as cases  # noqa: E402
 from fused_moe_cases import KINDS, case_of, check, problem_of, run, run_sorted, skewed_ids  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from aiterlite import ActivationType, QuantType, moe  # noqa: E402
+from aiterlite import ActivationType, QuantType, envs, moe  # noqa: E402
 from aiterlite.errors import ArgumentError, DispatchError  # noqa: E402
 from aiterlite.ops.fused_moe import layer_sizes  # noqa: E402
 from aiterlite.ops.samples import sample  # noqa: E402
@@ -368,6 +368,37 @@ def test_sorting_then_the_layer_is_the_fused_call() -> None:
     assert torch.equal(out, fused)
     kept = call(case, hidden_states=x, a1_scale=None)
     assert 0 < reference.relative_error(kept, fused.double()) < cases.ROUNDED
+
+
+@pytest.mark.emulated
+@pytest.mark.parametrize("target", ["", "mi300x", "mi355x"])
+def test_sorted_buffers_are_believed_as_far_as_they_reach(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever num_valid_ids says; and slots that the call does not have add nothing."""
+    monkeypatch.setenv("AITERLITE_TARGET", target)
+    envs.reload()
+    code = "e4m3fnuz" if target == "mi300x" else "e4m3fn"
+    case = case_of(problem_of(tokens=20, shuffled=True, quantised=True, code=code), 1)
+    made, scales = case.made, case.made.weights
+    assert made.x_scale is not None
+    ids, weights, experts, valid, out = moe.moe_sorting(made.ids, made.routing, 8, 256, BF16, 16)
+    entries = int(valid[0])
+    ids, weights, experts = ids[:entries].clone(), weights[:entries].clone(), experts[: entries // 16].clone()
+
+    def added(ids: Tensor, said: int) -> Tensor:
+        got, count = torch.zeros_like(out), torch.tensor([said, 20], dtype=torch.int32)
+        moe.fmoe_fp8_blockscale_g1u1(
+            got, made.x, made.w1, made.w2, ids, weights, experts, count, 3, made.x_scale.T.contiguous(),
+            scales.w1_scale, scales.w2_scale, block_size_M=16,
+        )  # fmt: skip
+        return got
+
+    expected = added(ids, entries)
+    assert expected.any()
+    for said in (entries + 1, entries + 16, 10**5, 2**31 - 1):
+        assert torch.equal(added(ids, said), expected), said
+    assert not added(ids, 0).any() and not added(ids, -16).any()
+    assert not added(ids | 0x7F << 24, entries).any()
+    envs.reload()
 
 
 # Shuffled weights -----------------------------------------------------------------------------------------------------

@@ -186,6 +186,12 @@ class _Call:
         )
 
     @property
+    def _entries(self) -> int:
+        """Those of the whole blocks that sorted buffers hold: kernels believe num_valid_ids no further."""
+        size = self.block_size_M
+        return min(self.sorted_token_ids.numel() // size, self.sorted_expert_ids.numel()) * size
+
+    @property
     def sizes(self) -> dict[str, int | float]:
         """What the kernels' arguments hold besides addresses and what kernels say themselves."""
         tokens = self.input.shape[0]
@@ -193,6 +199,7 @@ class _Call:
             "global_experts": self.gate.shape[0],
             "id_words": 1,
             "block_size": self.block_size_M,
+            "sorted_entries": self._entries,
             "stride_x": self.input.stride(0),
             "stride_out": self.out.stride(0),
             "stride_ids": 0,

@@ -294,7 +294,8 @@ class _Call:
 def layer_sizes(problem: Any, interleaved: bool) -> dict[str, int | float]:
     """What a problem says of the kernels' arguments."""
     given = {name: getattr(problem, name) for name in ("tokens", "topk", "experts", "width", "inter")}
-    return {**given, "gate_step": 2 if interleaved else 1, "up_offset": 1 if interleaved else problem.inter}
+    rows = {"gate_step": 2 if interleaved else 1, "up_offset": 1 if interleaved else problem.inter}
+    return {**given, **rows, "sorted_entries": 0}
 
 
 def _prepare(*args: Any) -> Run:
