@@ -83,9 +83,10 @@ def fmoe_fp8_blockscale_g1u1(
     if fc2_smooth_scale is not None:
         remedy = "What is between the stages is quantised by its own scales."
         raise ArgumentError(FMOE_OP, "fc2_smooth_scale", "a tensor", "None", remedy)
+    kind = ActivationType.Silu if activation is None else activation
     args = (
         out, input, gate, down, sorted_token_ids, sorted_weights, sorted_expert_ids, num_valid_ids, topk, input_scale,
-        fc1_scale, fc2_scale, 0 if activation is None else int(activation), block_size_M, deterministic,
+        fc1_scale, fc2_scale, checks.number_of(FMOE_OP, "activation", kind), block_size_M, deterministic,
     )  # fmt: skip
     direct.call(OPERATOR, args, (out,))
 

@@ -134,7 +134,8 @@ def fused_moe(
     mode = getattr(gate_mode, "value", gate_mode)
     args = (
         hidden_states, w1, w2, topk_weight, topk_ids, out, expert_mask, num_local_tokens, w1_scale, w2_scale, a1_scale,
-        int(activation), int(quant_type), bool(doweight_stage1), mode, is_shuffled(w1, w2), swiglu_limit, beta,
+        checks.number_of(OP, "activation", activation), checks.number_of(OP, "quant_type", quant_type),
+        bool(doweight_stage1), mode, is_shuffled(w1, w2), swiglu_limit, beta,
         linear_beta, deterministic,
     )  # fmt: skip
     direct.call(OPERATOR, args, ())
