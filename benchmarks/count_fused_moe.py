@@ -74,7 +74,7 @@ class Call:
         )
         zeros = (
             *("stride_ids", "stride_weights", "global_experts", "id_words"),
-            *("beta", "linear_beta", "limit", "reserved"),
+            *("beta", "linear_beta", "limit", "sorted_entries"),
         )
         sizes = {name: getattr(self, name) for name in ("tokens", "experts", "topk", "width", "inter")}
         strides = {"stride_x": self.width, "stride_out": self.width}

@@ -269,6 +269,7 @@ def numbers(case: Case) -> dict[str, int | float]:
         "width": case.width,
         "inter": case.inter,
         "block_size": case.sorted_block,
+        "sorted_entries": 1 << 24 if case.sorted_block else 0,
         "gate_step": 2 if case.interleaved else 1,
         "up_offset": 1 if case.interleaved else case.inter,
         "limit": case.limit,

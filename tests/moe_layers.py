@@ -137,6 +137,7 @@ def layer(
         "limit": limit,
         "beta": 1.5,
         "linear_beta": 0.75,
+        "sorted_entries": 1 << 24,
         "stride_x": x.stride(0),
         "stride_out": out.stride(0),
         "stride_ids": topk + 3,

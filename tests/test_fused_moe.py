@@ -16,7 +16,7 @@ import fused_moe_cases as cases  # noqa: E402
 from fused_moe_cases import KINDS, case_of, check, problem_of, run, run_sorted, skewed_ids  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from aiterlite import ActivationType, QuantType, moe  # noqa: E402
+from aiterlite import ActivationType, QuantType, envs, moe  # noqa: E402
 from aiterlite.errors import ArgumentError, DispatchError  # noqa: E402
 from aiterlite.ops.fused_moe import layer_sizes  # noqa: E402
 from aiterlite.ops.samples import sample  # noqa: E402
@@ -295,6 +295,19 @@ def test_scales_of_rows_with_a_trailing_one() -> None:
     assert torch.equal(call(case), call(case, **{name: s.unsqueeze(-1) for name, s in scales.items() if s is not None}))
 
 
+def test_scales_of_blocks_in_another_order_are_refused() -> None:
+    """As many numbers as there are blocks are not yet those of the blocks."""
+    case = case_of(problem_of(width=384, inter=256), 3)
+    scale = case.made.weights.w1_scale
+    assert scale is not None and list(scale.shape) == [8, 4, 3]
+    expected = call(case)
+    for shape in ((8, 12), (96,), (8, 12, 1), (8, 4, 1, 3)):
+        assert torch.equal(call(case, w1_scale=scale.view(shape)), expected)
+    for shape in ((8, 3, 4), (8, 6, 2), (32, 3)):
+        with pytest.raises(ArgumentError, match=r"`w1_scale` is of shape .*\[8, 4, 3\], or flattened"):
+            call(case, w1_scale=scale.reshape(shape))
+
+
 def test_strided_scales_of_quantised_hidden_states() -> None:
     case = case_of(problem_of(quantised=True, tokens=7), 3)
     assert case.made.x_scale is not None
@@ -370,6 +383,37 @@ def test_sorting_then_the_layer_is_the_fused_call() -> None:
     assert 0 < reference.relative_error(kept, fused.double()) < cases.ROUNDED
 
 
+@pytest.mark.emulated
+@pytest.mark.parametrize("target", ["", "mi300x", "mi355x"])
+def test_sorted_buffers_are_believed_as_far_as_they_reach(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever num_valid_ids says; and slots that the call does not have add nothing."""
+    monkeypatch.setenv("AITERLITE_TARGET", target)
+    envs.reload()
+    code = "e4m3fnuz" if target == "mi300x" else "e4m3fn"
+    case = case_of(problem_of(tokens=20, shuffled=True, quantised=True, code=code), 1)
+    made, scales = case.made, case.made.weights
+    assert made.x_scale is not None
+    ids, weights, experts, valid, out = moe.moe_sorting(made.ids, made.routing, 8, 256, BF16, 16)
+    entries = int(valid[0])
+    ids, weights, experts = ids[:entries].clone(), weights[:entries].clone(), experts[: entries // 16].clone()
+
+    def added(ids: Tensor, said: int) -> Tensor:
+        got, count = torch.zeros_like(out), torch.tensor([said, 20], dtype=torch.int32)
+        moe.fmoe_fp8_blockscale_g1u1(
+            got, made.x, made.w1, made.w2, ids, weights, experts, count, 3, made.x_scale.T.contiguous(),
+            scales.w1_scale, scales.w2_scale, block_size_M=16,
+        )  # fmt: skip
+        return got
+
+    expected = added(ids, entries)
+    assert expected.any()
+    for said in (entries + 1, entries + 16, 10**5, 2**31 - 1):
+        assert torch.equal(added(ids, said), expected), said
+    assert not added(ids, 0).any() and not added(ids, -16).any()
+    assert not added(ids | 0x7F << 24, entries).any()
+    envs.reload()
+
+
 # Shuffled weights -----------------------------------------------------------------------------------------------------
 
 
@@ -438,17 +482,24 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"w2": T.zeros(8, 128, 256).to(T.float8_e4m3fn)}, "w2", "[8, 256, 128]"),
     ({"w1_scale": None}, "w1_scale", "float32 [8, 2, 2]"),
     ({"w1_scale": T.ones(8, 2, 3)}, "w1_scale", "[8, 2, 2], or flattened"),
+    ({"w1_scale": T.ones(16, 2)}, "w1_scale", "[8, 2, 2], or flattened"),
+    ({"w1_scale": T.ones(2, 2, 8)}, "w1_scale", "[8, 2, 2], or flattened"),
     ({"w2_scale": T.ones(8, 2, 1, dtype=T.float64)}, "w2_scale", "torch.float32"),
     ({"w2_scale": T.ones(8, 2, 2)[:, :, :1]}, "w2_scale", ".contiguous()"),
     ({"quant_type": QuantType.No}, "w1", "torch.bfloat16"),
     ({"quant_type": QuantType.per_1x32}, "quant_type", "per_1x32, have no kernel yet"),
     ({"quant_type": QuantType.per_Tensor}, "quant_type", "per_Token (2)"),
     ({"quant_type": 77}, "quant_type", "per_128x128 (5)"),
+    ({"quant_type": None}, "quant_type", "QuantType, or its number"),
+    ({"activation": "silu"}, "activation", "ActivationType, or its number"),
+    ({"activation": 0.7}, "activation", "ActivationType, or its number"),
     ({"activation": ActivationType.Situv2}, "activation", "Swiglu (2)"),
     ({"activation": ActivationType.No}, "activation", "Silu (0)"),
     ({"gate_mode": "mixed"}, "gate_mode", "'interleave'"),
     ({"swiglu_limit": -1.0}, "swiglu_limit", "above 0"),
     ({"swiglu_limit": float("nan")}, "swiglu_limit", "finite"),
+    ({"activation": ActivationType.Swiglu, "swiglu_limit": 1e39}, "swiglu_limit", "finite number of 32 bits"),
+    ({"activation": ActivationType.Swiglu, "beta": -1e39}, "beta", "finite number of 32 bits"),
     ({"activation": ActivationType.Gelu, "swiglu_limit": 3.0}, "swiglu_limit", "silu and swiglu"),
     ({"beta": 1.0}, "beta", "ActivationType.Swiglu"),
     ({"linear_beta": 0.0}, "linear_beta", "ActivationType.Swiglu"),
@@ -518,6 +569,7 @@ FMOE_REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"fc_scale_blkn": 64}, "fc_scale_blkn", "128"),
     ({"fc2_smooth_scale": T.ones(1)}, "fc2_smooth_scale", "None"),
     ({"activation": 3}, "activation", "Silu (0)"),
+    ({"activation": "silu"}, "activation", "ActivationType, or its number"),
     ({"topk": 0}, "topk", "1 to 64"),
     ({"block_size_M": 0}, "block_size_M", "1 to 1024"),
     ({"block_size_M": 8}, "sorted_expert_ids", "block_size_M"),

@@ -83,9 +83,10 @@ def fmoe_fp8_blockscale_g1u1(
     if fc2_smooth_scale is not None:
         remedy = "What is between the stages is quantised by its own scales."
         raise ArgumentError(FMOE_OP, "fc2_smooth_scale", "a tensor", "None", remedy)
+    kind = ActivationType.Silu if activation is None else activation
     args = (
         out, input, gate, down, sorted_token_ids, sorted_weights, sorted_expert_ids, num_valid_ids, topk, input_scale,
-        fc1_scale, fc2_scale, 0 if activation is None else int(activation), block_size_M, deterministic,
+        fc1_scale, fc2_scale, checks.number_of(FMOE_OP, "activation", kind), block_size_M, deterministic,
     )  # fmt: skip
     direct.call(OPERATOR, args, (out,))
 
@@ -186,6 +187,12 @@ class _Call:
         )
 
     @property
+    def _entries(self) -> int:
+        """Those of the whole blocks that sorted buffers hold: kernels believe num_valid_ids no further."""
+        size = self.block_size_M
+        return min(self.sorted_token_ids.numel() // size, self.sorted_expert_ids.numel()) * size
+
+    @property
     def sizes(self) -> dict[str, int | float]:
         """What the kernels' arguments hold besides addresses and what kernels say themselves."""
         tokens = self.input.shape[0]
@@ -193,6 +200,7 @@ class _Call:
             "global_experts": self.gate.shape[0],
             "id_words": 1,
             "block_size": self.block_size_M,
+            "sorted_entries": self._entries,
             "stride_x": self.input.stride(0),
             "stride_out": self.out.stride(0),
             "stride_ids": 0,

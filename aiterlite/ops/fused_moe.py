@@ -134,7 +134,8 @@ def fused_moe(
     mode = getattr(gate_mode, "value", gate_mode)
     args = (
         hidden_states, w1, w2, topk_weight, topk_ids, out, expert_mask, num_local_tokens, w1_scale, w2_scale, a1_scale,
-        int(activation), int(quant_type), bool(doweight_stage1), mode, is_shuffled(w1, w2), swiglu_limit, beta,
+        checks.number_of(OP, "activation", activation), checks.number_of(OP, "quant_type", quant_type),
+        bool(doweight_stage1), mode, is_shuffled(w1, w2), swiglu_limit, beta,
         linear_beta, deterministic,
     )  # fmt: skip
     direct.call(OPERATOR, args, ())
@@ -294,7 +295,8 @@ class _Call:
 def layer_sizes(problem: Any, interleaved: bool) -> dict[str, int | float]:
     """What a problem says of the kernels' arguments."""
     given = {name: getattr(problem, name) for name in ("tokens", "topk", "experts", "width", "inter")}
-    return {**given, "gate_step": 2 if interleaved else 1, "up_offset": 1 if interleaved else problem.inter}
+    rows = {"gate_step": 2 if interleaved else 1, "up_offset": 1 if interleaved else problem.inter}
+    return {**given, **rows, "sorted_entries": 0}
 
 
 def _prepare(*args: Any) -> Run:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,7 +26,20 @@ ACTIVATIONS = {ActivationType.Silu: "silu", ActivationType.Gelu: "gelu", Activat
 GATE_MODES = {"separated": False, "interleave": True, "interleaved": True}
 # Upstream's swiglu where nothing else is asked for.
 LIMIT, BETA, LINEAR_BETA = 7.0, 1.702, 1.0
+_MOST = torch.finfo(torch.float32).max
 _PAD = "Pad weights with zeros, and scales with ones, before."
+
+
+def number_of(op: str, argument: str, kind: Any) -> int:
+    """The number of a member of an enumeration, this package's or another's. Raises `ArgumentError`."""
+    if isinstance(kind, int):
+        return int(kind)
+    try:
+        return operator.index(getattr(kind, "value", kind))
+    except TypeError:
+        kinds = {"activation": "ActivationType", "quant_type": "QuantType"}
+        allowed = f"a member of {kinds[argument]}, or its number"
+        raise ArgumentError(op, argument, repr(kind), allowed) from None
 
 
 def quant_name(op: str, kind: Any) -> str:
@@ -52,8 +67,9 @@ def activation_numbers(
 ) -> tuple[str, dict[str, int | float]]:
     """The activation that is computed, and its numbers. A silu of clamped operands is a swiglu of another beta."""
     for argument, value in (("swiglu_limit", limit), ("beta", beta), ("linear_beta", linear_beta)):
-        if value is not None and not math.isfinite(value):
-            raise ArgumentError(op, argument, value, "a finite number, or None")
+        # What is more is infinite as kernels take it, and a NaN is not at most anything.
+        if value is not None and not abs(value) <= _MOST:
+            raise ArgumentError(op, argument, value, "a finite number of 32 bits, or None")
     if limit is not None and limit < 0:
         raise ArgumentError(op, "swiglu_limit", limit, "a number above 0, or None")
     if name != "swiglu":
@@ -125,9 +141,15 @@ def check_scales(op: str, quant: str, w1: Tensor, w2: Tensor, names: tuple[str, 
         arguments.check_tensors(op, **{name: scale})
         operands.check_dtype(op, name, scale, (torch.float32,), "the dtype of scales")
         operands.check_device(op, name, scale, weight, of)
-        if scale.numel() != math.prod(shape) or (scale.dim() and scale.shape[0] not in (experts, scale.numel())):
+        # Dimensions of 1 say nothing. As many numbers in another shape are in another order.
+        flattened = (shape, [experts, math.prod(shape[1:])], [math.prod(shape)])
+        if _sizes(scale.shape) not in map(_sizes, flattened):
             raise ArgumentError(op, name, f"of shape {list(scale.shape)}", f"{shape}, or flattened")
         arguments.check_contiguous(op, **{name: scale})
+
+
+def _sizes(shape: Sequence[int]) -> list[int]:
+    return [size for size in shape if size != 1]
 
 
 def _shared(quant: str) -> str:

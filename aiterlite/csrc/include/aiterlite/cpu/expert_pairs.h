@@ -82,9 +82,12 @@ class Choices {
  private:
   template <class Take>
   void each_sorted(const Take& take) const {
-    for (int64_t i = 0; i < args_.num_valid_ids[0]; ++i) {
-      const int32_t token = args_.sorted_ids[i] & 0xffffff, expert = args_.sorted_expert_ids[i / args_.block_size];
-      if (token < args_.tokens && expert >= 0 && expert < args_.experts) take(i, token, expert);
+    const int64_t valid = args_.num_valid_ids[0], held = args_.sorted_entries;
+    for (int64_t i = 0; i < (valid < held ? valid : held); ++i) {
+      const auto entry = static_cast<uint32_t>(args_.sorted_ids[i]);
+      const auto token = static_cast<int32_t>(entry & 0xffffff), slot = static_cast<int32_t>(entry >> 24);
+      const int32_t expert = args_.sorted_expert_ids[i / args_.block_size];
+      if (token < args_.tokens && slot < args_.topk && expert >= 0 && expert < args_.experts) take(i, token, expert);
     }
   }
 

@@ -41,13 +41,13 @@ struct aiterlite_fused_moe_args {
   int32_t id_words;        // 1: topk_ids are int32; 2: int64
   int32_t width;
   int32_t inter;
-  int32_t block_size;  // entries of a sorted block
-  int32_t gate_step;   // gate row i of w1 is row i * gate_step of its expert
-  int32_t up_offset;   // and up row i that many rows after it
-  float limit;         // swiglu: gate at most this, up within it; infinity for none
-  float beta;          // swiglu: gate * sigmoid(beta * gate)
-  float linear_beta;   // swiglu: times (up + linear_beta)
-  int32_t reserved;
+  int32_t block_size;      // entries of a sorted block
+  int32_t gate_step;       // gate row i of w1 is row i * gate_step of its expert
+  int32_t up_offset;       // and up row i that many rows after it
+  float limit;             // swiglu: gate at most this, up within it; infinity for none
+  float beta;              // swiglu: gate * sigmoid(beta * gate)
+  float linear_beta;       // swiglu: times (up + linear_beta)
+  int32_t sorted_entries;  // of sorted buffers that a call brings: what num_valid_ids says beyond is not there
 };
 
 // The same for the CPU's kernel, which has one symbol for a type of elements and of weights, and all else as numbers.

@@ -61,7 +61,12 @@ class ListsOf {
     if constexpr (kInline) {
       return shared_.blocks;
     } else {
-      const uint32_t blocks = static_cast<uint32_t>(load_int<kReading>(args_.num_valid_ids)) / kColumns;
+      const int32_t valid = load_int<kReading>(args_.num_valid_ids);
+      uint32_t blocks = static_cast<uint32_t>(valid < 0 ? 0 : valid) / kColumns;
+      if constexpr (AITERLITE_GIVEN) {
+        const uint32_t held = static_cast<uint32_t>(args_.sorted_entries) / kColumns;
+        blocks = blocks < held ? blocks : held;
+      }
       return blocks < most_ ? blocks : most_;
     }
   }

@@ -41,7 +41,9 @@ struct Entries {
   AITERLITE_DEVICE static Entries of(const Args& args, const Part<kTokens>& part) {
     const uint32_t own = lane_id() % kTokens, tokens = static_cast<uint32_t>(args.tokens),
                    topk = static_cast<uint32_t>(args.topk);
-    const auto used = static_cast<uint32_t>(load_int(args.num_valid_ids));
+    auto used = static_cast<uint32_t>(load_int(args.num_valid_ids));
+    const auto held = static_cast<uint32_t>(args.sorted_entries);
+    if constexpr (!kWhole) used = static_cast<int32_t>(used) < 0 ? 0 : used < held ? used : held;
     if (!kWhole && part.first >= uniform(used)) return {-1, 0, 0, 0};
     const int32_t named = load_int(args.sorted_expert_ids + part.block);
     const auto entry = static_cast<uint32_t>(load_int(args.sorted_ids + part.index(own)));
