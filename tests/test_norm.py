@@ -82,15 +82,18 @@ def test_weights_that_count_from_one_and_models_that_round_twice(target: str) ->
 
 @where
 def test_two_rows_a_team_have_the_bits_of_one(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row's result does not depend on how many others there are. Where rows are many, a team has two."""
-    case = Case(7, 136)
+    """A row's result does not depend on how many others there are. Where rows are many, a team has two, and a
+    workgroup eight teams."""
+    case = Case(11, 136)
     given = operands_of(case)
     with on(target) as device:
-        alone = [call(replace(case, rows=1), replace(given, x=given.x[r : r + 1].clone()), device)[0] for r in range(7)]
+        alone = [
+            call(replace(case, rows=1), replace(given, x=given.x[r : r + 1].clone()), device)[0] for r in range(11)
+        ]
         monkeypatch.setattr(tables, "_CROWDED", 0)
         out, _ = call(case, given, device)
         if not target.startswith("cpu"):
-            assert dispatch.decide(tables.PLAIN_TABLE, tables.NormProblem(7, 136), resolve("mi300x")).plan.batch == 2
+            assert dispatch.decide(tables.PLAIN_TABLE, tables.NormProblem(11, 136), resolve("mi300x")).plan.batch == 2
     assert same(out, torch.cat(alone))
     assert_is_the_norm(out, given.x, given.weight, case)
 
