@@ -163,24 +163,50 @@ def test_batches_of_any_dimension() -> None:
 # sm_90 on the host ----------------------------------------------------------------------------------------------------
 
 
-def test_sm90_s_path_on_the_host(tmp_path: Path) -> None:
-    """The kernel as sm_90 compiles it, lane by lane, under the address sanitizer: two rows a workgroup, groups."""
-    case = Case(2, 640, with_add=True)
+def simulated(case: Case, folder: Path, code: str = "", group: int = 0) -> dict[str, Any]:
+    """What a decision for an H100 writes, each tensor an allocation of its own; and the operands."""
     given = operands_of(case)
-    h = reference.add(given.x, given.residual)
-    problem = tables.QuantNormProblem(2, 640, group_size=128, transposed=True)
-    (kernel,) = dispatch.decide(tables.ADD_DYNAMIC_TABLE, problem, resolve("h100")).kernels
-    tensors = {
-        "x": given.x, "weight": given.weight, "residual_in": given.residual, "residual_out": torch.zeros_like(h),
-        "out": torch.zeros(2, 640, dtype=torch.float8_e4m3fn), "scales": torch.zeros(5, 2),
-    }  # fmt: skip
-    strides = dict.fromkeys(("stride_x", "stride_in", "stride_sum", "stride_out"), 640)
-    simulate(kernel, tensors, {**strides, "epsilon": case.epsilon}, tmp_path)
-    assert same(tensors["residual_out"], h)
-    codes, scales = reference.quantised(reference.rms_norm(h, given.weight, case.epsilon), CODES["e4m3fn"], 128, True)
+    problem: Any = tables.NormProblem(case.rows, case.width, case.dtype, aligned=case.width % 8 == 0)
+    table = tables.ADD_TABLE if case.with_add else tables.PLAIN_TABLE
+    tensors = {"x": given.x, "weight": given.weight, "out": torch.zeros_like(given.x)}
+    if case.with_add:
+        tensors |= {"residual_in": given.residual, "residual_out": torch.zeros_like(given.x)}
+    if code:
+        table = tables.ADD_DYNAMIC_TABLE if case.with_add else tables.DYNAMIC_TABLE
+        size = group or case.width
+        problem = tables.QuantNormProblem(**vars(problem), group_size=size, out_dtype=code, transposed=bool(group))
+        tensors["out"] = torch.zeros(given.x.shape, dtype=CODES[code])
+        tensors["scales"] = torch.zeros(case.width // size, case.rows)
+    (kernel,) = dispatch.decide(table, problem, resolve("h100")).kernels
+    strides = dict.fromkeys(("stride_x", "stride_in", "stride_sum", "stride_out"), case.width)
+    simulate(kernel, tensors, {**strides, "epsilon": case.epsilon}, folder)
+    return tensors
+
+
+@pytest.mark.parametrize(
+    ("case", "code", "group"),
+    [(Case(2, 640, with_add=True), "e4m3fn", 128), (Case(1, 16400, "fp16"), "e4m3fnuz", 0)],
+)
+def test_sm90_s_path_on_the_host(case: Case, code: str, group: int, tmp_path: Path) -> None:
+    """The kernel as sm_90 compiles it, lane by lane, under the address sanitizer: groups of a workgroup's row, and a
+    scale of a row that is read three times."""
+    found = simulated(case, tmp_path, code, group)
+    h = found["x"]
+    if case.with_add:
+        h = reference.add(h, found["residual_in"])
+        assert same(found["residual_out"], h)
+    result = reference.rms_norm(h, found["weight"], case.epsilon)
+    codes, scales = reference.quantised(result, CODES[code], group, bool(group))
     # The reference's sum has another order: a number may be rounded the other way.
-    unlike = int((tensors["out"].view(torch.uint8) != codes.view(torch.uint8)).sum())
-    assert unlike <= 3 and torch.allclose(tensors["scales"], scales, rtol=2.0**-7)
+    unlike = int((found["out"].view(torch.uint8) != codes.view(torch.uint8)).sum())
+    assert unlike <= 3 and torch.allclose(found["scales"].view(scales.shape), scales, rtol=2.0**-7)
+
+
+def test_sm90_s_two_rows_a_team_on_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_CROWDED", 0)
+    case = Case(11, 219)
+    found = simulated(case, tmp_path)
+    assert_is_the_norm(found["out"], found["x"], found["weight"], case)
 
 
 # How it is cut --------------------------------------------------------------------------------------------------------
