@@ -28,12 +28,14 @@ def rows(n: int, k: int = K, seed: int = 0) -> Any:
 @pytest.mark.parametrize("width", [7168, 1536, 512, 128, 769, 20000])
 @pytest.mark.parametrize("n", [1, 16, 255, 4096])
 def test_a_model_s_rows(n: int, width: int) -> None:
+    # The oracle is float64's, on the CPU: fewer of the widest rows, still more than the chip holds at once.
+    n = min(n, (1 << 24) // width)
     run(Case(n, width), "cuda", n)
     run(Case(n, width, "fp16", with_add=True, pad=8), "cuda", n)
 
 
 @pytest.mark.parametrize("code", CODES)
-@pytest.mark.parametrize("n", [1, 255, 4096])
+@pytest.mark.parametrize("n", [1, 255, 2048])
 def test_a_model_s_rows_quantised(n: int, code: str) -> None:
     for case in (Case(n, K), Case(n, K, with_add=True)):
         for group, transposed in ((0, False), (128, False), (128, True)):
