@@ -30,6 +30,7 @@ from aiterlite.tables.fused_moe_problem import FmoeProblem, MoeProblem
 from aiterlite.tables.gemm_args import GEMM_ARGS
 from aiterlite.tables.gemm_rc_plan import REDUCTIONS
 from aiterlite.tables.moe_sorting import AlignProblem, SortProblem, SumProblem
+from aiterlite.tables.norm import NormProblem, QuantNormProblem
 from aiterlite.tables.quant_plan import QuantProblem
 from aiterlite.target import resolve
 
@@ -348,6 +349,14 @@ moe_problems = st.builds(
     aligned=st.booleans(),
     **layers,
 )
+norms = {
+    "row_count": st.integers(-1, 1 << 31),
+    "row_width": st.sampled_from([0, 1, 96, 128, 769, 7168, 1 << 31]),
+    "dtype": st.sampled_from(["bf16", "fp16", "fp32"]),
+    "gemma": st.booleans(),
+    "model_sensitive": st.booleans(),
+    "aligned": st.booleans(),
+}
 PROBLEMS = {
     MoeProblem: moe_problems,
     FmoeProblem: st.builds(FmoeProblem, block_size=st.integers(0, 1100), **layers),
@@ -391,6 +400,14 @@ PROBLEMS = {
         scale_dtype=st.sampled_from(["fp32", "e8m0", "bf16"]),
         transposed=st.booleans(),
         aligned=st.booleans(),
+    ),
+    NormProblem: st.builds(NormProblem, **norms),
+    QuantNormProblem: st.builds(
+        QuantNormProblem,
+        **norms,
+        group_size=st.sampled_from([-1, 0, 1, 32, 96, 128, 7168]),
+        out_dtype=st.sampled_from(["e4m3fn", "e4m3fnuz", "int8", "e2m1", "bf16"]),
+        transposed=st.booleans(),
     ),
 }
 calls = st.sampled_from(list(TABLES.values())).flatmap(lambda table: st.tuples(st.just(table), PROBLEMS[table.problem]))

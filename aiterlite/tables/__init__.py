@@ -13,6 +13,7 @@ from aiterlite.tables.fused_moe import FAMILY as FUSED_MOE
 from aiterlite.tables.gemm_family import FAMILY as GEMM
 from aiterlite.tables.mla_family import FAMILY as MLA
 from aiterlite.tables.moe_sorting import FAMILY as MOE_SORTING
+from aiterlite.tables.norm import FAMILY as NORM
 from aiterlite.tables.quant_family import FAMILY as QUANT
 from aiterlite.tables.routing import FAMILY as ROUTING
 
@@ -56,4 +57,5 @@ register(MLA)
 register(ROUTING)
 register(MOE_SORTING)
 register(QUANT)
+register(NORM)
 register(FUSED_MOE)

@@ -6,6 +6,7 @@ namespace aiterlite {
 inline float fast_exp2(float x) { return exp2f(x); }
 inline float fast_log2(float x) { return log2f(x); }
 inline float fast_reciprocal(float x) { return 1.0f / x; }
+inline float fast_reciprocal_sqrt(float x) { return 1.0f / sqrtf(x); }
 inline float normal_reciprocal(float x) { return isinf(x) ? NAN : 1.0f / x; }
 
 inline constexpr bool kPairMaxima = AITERLITE_NVIDIA;

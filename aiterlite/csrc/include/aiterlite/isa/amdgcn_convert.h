@@ -15,6 +15,9 @@ AITERLITE_DEVICE float fast_log2(float x) { return __builtin_amdgcn_logf(x); }
 // 1 / x to about one unit in the last place; results below 2^-126 may be zero.
 AITERLITE_DEVICE float fast_reciprocal(float x) { return __builtin_amdgcn_rcpf(x); }
 
+// 1 / sqrt(x) to about one unit in the last place; of zero, infinity.
+AITERLITE_DEVICE float fast_reciprocal_sqrt(float x) { return __builtin_amdgcn_rsqf(x); }
+
 // 1 / x to nearest, for x from 2^-100 to 2^125.
 AITERLITE_DEVICE float normal_reciprocal(float x) { return 1.0f / x; }
 

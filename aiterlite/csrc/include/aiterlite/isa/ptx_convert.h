@@ -33,6 +33,13 @@ AITERLITE_DEVICE float fast_reciprocal(float x) {
   return y;
 }
 
+// 1 / sqrt(x) to about one unit in the last place; of zero, infinity.
+AITERLITE_DEVICE float fast_reciprocal_sqrt(float x) {
+  float y;
+  asm("rsqrt.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // 1 / x to nearest, for x from 2^-100 to 2^125: the instructions of the division without the branch to what they do not
 // serve. Of infinity, NaN.
 AITERLITE_DEVICE float normal_reciprocal(float x) {

@@ -163,16 +163,43 @@ struct Strip {
     }
   }
 
-  // Every lane of the strip takes part.
+  // That of one part.
+  AITERLITE_DEVICE float maximum_of(uint32_t i) const {
+    if constexpr (kPairMaxima) {
+      uint32_t pair[4];
+#pragma unroll
+      for (uint32_t j = 0; j < 4; ++j) pair[j] = part[i].word[j] & 0x7fff7fffu;
+      const uint32_t most =
+          greater_pair(In{}, greater_pair(In{}, pair[0], pair[1]), greater_pair(In{}, pair[2], pair[3]));
+      const float low = to_float(In{static_cast<uint16_t>(most)});
+      const float high = to_float(In{static_cast<uint16_t>(most >> 16)});
+      return __builtin_fmaxf(0.0f, __builtin_fmaxf(low, high));
+    } else {
+      float value[8];
+      widen(In{}, part[i], value);
+#pragma unroll
+      for (float& one : value) one = __builtin_fabsf(one);
+      const float low = __builtin_fmaxf(__builtin_fmaxf(value[0], value[1]), __builtin_fmaxf(value[2], value[3]));
+      const float high = __builtin_fmaxf(__builtin_fmaxf(value[4], value[5]), __builtin_fmaxf(value[6], value[7]));
+      return __builtin_fmaxf(0.0f, __builtin_fmaxf(low, high));
+    }
+  }
+
+  // Every lane of the strip takes part. Its parts may have scales of their own.
   template <class Scaling>
   AITERLITE_DEVICE void store(uint8_t* to, uint32_t lane, uint32_t left, const Scaling& scaled) const {
+    store(to, lane, left, scaled, scaled);
+  }
+  template <class Scaling>
+  AITERLITE_DEVICE void store(uint8_t* to, uint32_t lane, uint32_t left, const Scaling& first,
+                              const Scaling& second) const {
     uint32_t code[2][2];
 #pragma unroll
     for (uint32_t i = 0; i < 2; ++i) {
       float value[8];
       widen(In{}, part[i], value);
 #pragma unroll
-      for (float& one : value) one = scaled(one);
+      for (float& one : value) one = i == 0 ? first(one) : second(one);
       code[i][0] = encode_four<Out>(value[0], value[1], value[2], value[3]);
       code[i][1] = encode_four<Out>(value[4], value[5], value[6], value[7]);
     }
