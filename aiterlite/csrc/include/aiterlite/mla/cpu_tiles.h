@@ -53,13 +53,16 @@ class Ahead {
 
 class TileTask {
  public:
-  explicit TileTask(const Call& call) : call_(call) {}
+  explicit TileTask(const Call& call) : call_(call), scale_(score_scale(call)) {}
 
   void begin(const Work& work, int64_t task) {
-    count_ = find_groups(work, task, groups_);
-    scale_ = score_scale(call_);
+    Group groups[kTaskGroups];
+    count_ = find_groups(work, task, groups);
     for (int64_t g = 0; g < count_; ++g) {
-      pack_q(groups_[g], of_[g].q);
+      // Pieces of a request come after each other, and have the same q.
+      const bool same = groups[g].row == groups_[g].row && groups[g].head == groups_[g].head;
+      if (!same || groups[g].heads != groups_[g].heads) pack_q(groups[g], of_[g].q);
+      groups_[g] = groups[g];
       of_[g].maximum = cpu::f32v{} - __builtin_inff();
       of_[g].total = cpu::f32v{};
       of_[g].empty = true;
@@ -107,7 +110,7 @@ class TileTask {
   struct alignas(64) OfGroup {
     uint16_t q[kKeySteps][512];                 // operands b
     float sums[kColumnTiles][kGroupHeads][16];  // columns as weave() puts them
-    uint16_t weights[kWeaves][2][512];  // operands a
+    uint16_t weights[kWeaves][2][512];          // operands a
     cpu::f32v maximum, total;
     bool empty;
   };
@@ -147,7 +150,8 @@ class TileTask {
         continue;
       }
       for (int64_t i = 0; i < here; ++i) {
-        for (int64_t k = 0; k < kKeyDim; k += 32) cpu::store(keys_[16 * tile + i] + k, cpu::load<cpu::u16v>(row[i] + k));
+        for (int64_t k = 0; k < kKeyDim; k += 32)
+          cpu::store(keys_[16 * tile + i] + k, cpu::load<cpu::u16v>(row[i] + k));
       }
     }
   }
@@ -210,13 +214,13 @@ class TileTask {
   void make_weights(OfGroup& of, int64_t seen, Ahead& ahead) {
     using cpu::f32v, cpu::i32v, cpu::u32v, cpu::load, cpu::store;
     const f32v before = of.maximum;
-    f32v most = before;
+    f32v mosts[4] = {before, before, before, before};
     for (int64_t r = 0; r < seen; ++r) {
       const f32v score = load<f32v>(scores_[r]) * scale_;
-      store(scores_[r], score);
-      most = score > most ? score : most;
+      mosts[r % 4] = score > mosts[r % 4] ? score : mosts[r % 4];
     }
-    of.maximum = most;
+    for (int i = 1; i < 4; ++i) mosts[0] = mosts[i] > mosts[0] ? mosts[i] : mosts[0];
+    const f32v most = of.maximum = mosts[0];
     const f32v base = most == -__builtin_inff() ? f32v{} : most;
     f32v sums[2] = {};
     for (int64_t weave = 0; weave * kWeaveTokens < seen; ++weave) {
@@ -225,7 +229,7 @@ class TileTask {
         u32v part[2][2];
         for (int64_t i = 0; i < 2; ++i) {
           const int64_t r = weave * kWeaveTokens + 2 * pair + i;
-          const f32v weight = r < seen ? cpu::exp2(load<f32v>(scores_[r]) - base) : f32v{};
+          const f32v weight = r < seen ? cpu::exp2(load<f32v>(scores_[r]) * scale_ - base) : f32v{};
           sums[i] += weight;
           part[i][0] = (u32v)weight & 0xffff0000u;
           part[i][1] = ((u32v)(weight - (f32v)part[i][0]) + 0x8000u) & 0xffff0000u;
@@ -287,20 +291,19 @@ class TileTask {
 
   static void sums_of(const OfGroup& of, int64_t h, float* out) {
     for (int64_t tile = 0; tile < kColumnTiles; tile += 2, out += 32) {
-      for (int64_t i = 0; i < 16; i += 4) {
-        memcpy(out + 2 * i, &of.sums[tile][h][i], 16);
-        memcpy(out + 2 * i + 4, &of.sums[tile + 1][h][i], 16);
-      }
+      const auto a = cpu::load<cpu::f32v>(of.sums[tile][h]), b = cpu::load<cpu::f32v>(of.sums[tile + 1][h]);
+      cpu::store(out, __builtin_shufflevector(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23));
+      cpu::store(out + 16, __builtin_shufflevector(a, b, 8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31));
     }
   }
 
   const Call& call_;
-  float scale_ = 0.0f;
+  float scale_;
   int64_t count_ = 0;
   int64_t woven_ = 0;  // rows of the block in values_
   const uint16_t* row_[kTileTokens];
   Keys tile_[kTileTokens / 16];
-  Group groups_[kTaskGroups];
+  Group groups_[kTaskGroups] = {};  // of 0 heads: none yet
   alignas(64) uint16_t keys_[kTileTokens][kKeyDim];
   uint16_t values_[kWeaves][4][512];  // operands b
   float scores_[kTileTokens][kGroupHeads];
