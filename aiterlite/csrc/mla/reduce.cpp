@@ -1,5 +1,5 @@
-// Merges normalised parts of MLA's rows by their log-sums, on a CPU: mla/args.h. A task is a row of o, or what a tile
-// or a request has of rows; parts are added in their order, and those without tokens (-inf) are not read.
+// Merges normalised parts of MLA's rows by their log-sums, on a CPU: mla/args.h. A task is 4 heads of a row of o, or
+// what a tile or a request has of rows; parts are added in their order, and those without tokens (-inf) are not read.
 #include <aiterlite/cpu/element.h>
 #include <aiterlite/host_abi.h>
 #include <aiterlite/mla/work.h>
@@ -9,11 +9,14 @@ namespace {
 
 using namespace aiterlite::mla;
 
+constexpr int64_t kTaskHeads = 4;  // of a row of o
+
 struct Call {
   const aiterlite_mla_reduce_args* args;
   int64_t head_dim;
   bool to_fp16;
   int32_t fold;
+  int64_t row_tasks;  // of a row of o
 };
 
 void store_row(const Call& call, int64_t at, const float* values, float log_sum) {
@@ -25,11 +28,12 @@ void store_row(const Call& call, int64_t at, const float* values, float log_sum)
   }
 }
 
-// `part_of(j)` is the row of partial that is part j.
+// Heads [first, last) of a row. `part_of(j)` is the row of partial that is part j.
 template <class PartOf>
-void merge_row(const Call& call, const Place& place, int32_t parts, const PartOf& part_of) {
+void merge_heads(const Call& call, const Place& place, int64_t first, int64_t last, int32_t parts,
+                 const PartOf& part_of) {
   const aiterlite_mla_reduce_args& args = *call.args;
-  for (int64_t head = 0; head < place.heads; ++head) {
+  for (int64_t head = first; head < last && head < place.heads; ++head) {
     float most = -__builtin_inff();
     for (int32_t j = 0; j < parts; ++j) most = fmaxf(most, args.partial_lse[part_of(j) * place.heads + head]);
     const float base = most == -__builtin_inff() ? 0.0f : most;
@@ -56,7 +60,7 @@ void merge_tile(const Call& call, int32_t number) {
     bool inside = place.row >= 0;
     const auto part_of = [&](int32_t j) { return load_int(args.reduce_partial_map, int64_t{tile.first} + j) + row; };
     for (int32_t j = 0; j < tile.parts && inside; ++j) inside = part_of(j) >= 0 && part_of(j) < args.partial_rows;
-    if (inside) merge_row(call, place, tile.parts, part_of);
+    if (inside) merge_heads(call, place, 0, place.heads, tile.parts, part_of);
   }
 }
 
@@ -76,7 +80,9 @@ void run_tasks(int64_t begin, int64_t end, void* context) {
   const aiterlite_mla_reduce_args& args = *call.args;
   for (int64_t at = begin; at < end; ++at) {
     if (args.splits > 0) {
-      merge_row(call, {at, 0, args.heads}, args.splits, [&](int32_t j) { return at * args.splits + j; });
+      const int64_t row = at / call.row_tasks, head = at % call.row_tasks * kTaskHeads;
+      merge_heads(call, {row, 0, args.heads}, head, head + kTaskHeads, args.splits,
+                  [&](int32_t j) { return row * args.splits + j; });
     } else if (at < args.tiles) {
       merge_tile(call, static_cast<int32_t>(at));
     } else {
@@ -86,10 +92,10 @@ void run_tasks(int64_t begin, int64_t end, void* context) {
 }
 
 int32_t run(const aiterlite_mla_reduce_args& args, int64_t head_dim, bool to_fp16, parallel_for_t parallel_for) {
-  Call call = {&args, head_dim, to_fp16, args.fold};
+  Call call = {&args, head_dim, to_fp16, args.fold, (int64_t{args.heads} + kTaskHeads - 1) / kTaskHeads};
   if (args.work_info_set != nullptr) call.fold = fold_of(args.work_info_set[7], args.fold);
   const int64_t requests = args.kv_indptr != nullptr ? args.batch : 0;
-  const int64_t all = args.splits > 0 ? args.rows : args.tiles + requests;
+  const int64_t all = args.splits > 0 ? args.rows * call.row_tasks : args.tiles + requests;
   return all <= 0 ? 0 : parallel_for(0, all, 1, run_tasks, &call);
 }
 
