@@ -1,8 +1,8 @@
 """MLA decode on a CPU beside plain torch and beside reading the pages, in one process; see `--help`.
 
 One batch of equally long requests, one row of q each, bf16. Contenders take turns, and each call takes another copy of
-q and KV, from more of them than the last-level cache holds. `floor` only reads the KV. torch gathers the pages and makes
-two products and a softmax: in bf16, or with the pages converted to float32 first.
+q and KV, from more of them than the last-level cache holds. `floor` only reads the KV. torch gathers the pages and
+makes two products and a softmax: in bf16, or with the pages converted to float32 first.
 """
 
 from __future__ import annotations
