@@ -60,11 +60,12 @@ AITERLITE_DEVICE void copy_async(void* to, const void* from, bool wanted = true)
                "r"(wanted ? 16 : 0)
                : "memory");
 }
-// Closes a group of this thread's copies; await_copies returns when at most `pending` groups are on their way.
+// The same of 4 bytes.
 AITERLITE_DEVICE void copy_word_async(void* to, const void* from, bool wanted = true) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)), "l"(from), "r"(wanted ? 4 : 0)
                : "memory");
 }
+// Closes a group of this thread's copies; await_copies returns when at most `pending` groups are on their way.
 AITERLITE_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <uint32_t pending>
 AITERLITE_DEVICE void await_copies() {
