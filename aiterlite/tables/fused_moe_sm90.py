@@ -234,11 +234,11 @@ class StepsFit:
 
 @dataclass(frozen=True)
 class WholeTiles:
-    """A tile of stage 1 is 128 elements of h, whatever weights are."""
+    """A tile of stage 1 is 128 elements of h, also of weights of 16 bits, whose blocks are of 64."""
 
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
-        if problem.inter % BLOCK == 0:
-            return None
+        if plans.element_bytes(problem) == 1 or problem.inter % BLOCK != BLOCK // 2:
+            return None  # which others refuse, if it is none of 64
         return Refusal(f"inter is {problem.inter}, no multiple of {BLOCK}", "pad the weights with zeros")
 
     def __str__(self) -> str:
