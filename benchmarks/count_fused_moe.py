@@ -74,12 +74,13 @@ class Call:
         )
         zeros = (
             *("stride_ids", "stride_weights", "global_experts", "id_words"),
-            *("beta", "linear_beta", "limit", "sorted_entries"),
+            *("beta", "linear_beta", "limit"),
         )
         sizes = {name: getattr(self, name) for name in ("tokens", "experts", "topk", "width", "inter")}
         strides = {"stride_x": self.width, "stride_out": self.width}
         strides |= {"stride_scale_token": 1, "stride_scale_group": self.tokens}
         more = {"block_size": BLOCK, "gate_step": 1, "up_offset": self.inter}
+        more["sorted_entries"] = self.operands["sorted_ids"].numel()
         return {**dict.fromkeys(absent), **dict.fromkeys(zeros, 0), **self.operands, **sizes, **strides, **more}
 
     def kernarg(self, grid: int, size: int) -> bytes:

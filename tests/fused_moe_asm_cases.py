@@ -164,7 +164,7 @@ def load(target: str, plan: asm.OneStagePlan) -> tuple[Module, str]:
 def arguments(made: Case, out: Tensor, store: str) -> dict[str, Any]:
     """The kernel's arguments by name; `out` is the result of the whole, or the slots."""
     absent = ("topk_ids", "topk_weights", "expert_mask", "num_local_tokens", "local_topk_ids", "h", "h_scale")
-    zeros = ("stride_ids", "stride_weights", "global_experts", "id_words", "beta", "linear_beta", "sorted_entries")
+    zeros = ("stride_ids", "stride_weights", "global_experts", "id_words", "beta", "linear_beta")
     sizes = {"tokens": made.tokens, "topk": made.topk, "experts": made.experts, "width": made.width}
     return {
         **dict.fromkeys(absent),
@@ -172,6 +172,7 @@ def arguments(made: Case, out: Tensor, store: str) -> dict[str, Any]:
         **made.given,
         **sizes,
         "inter": made.inter,
+        "sorted_entries": made.given["sorted_ids"].numel() // BLOCK * BLOCK,
         "block_size": BLOCK,
         "gate_step": 1,
         "up_offset": made.inter,

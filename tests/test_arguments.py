@@ -24,10 +24,10 @@ HEADER = "aiterlite/args.h"
 
 
 def declared() -> list[ArgumentStruct]:
-    """Every argument struct of the package: its headers end in _args.h."""
+    """Every argument struct of the package: its headers end in args.h."""
     include = package_tree().include
     found = []
-    for path in sorted(include.rglob("*_args.h")):
+    for path in sorted(include.rglob("*args.h")):
         names = re.findall(r"^struct (\w+) \{", path.read_text(), re.MULTILINE)
         found += [ArgumentStruct(name, path.relative_to(include).as_posix()) for name in names]
     return found
@@ -35,7 +35,7 @@ def declared() -> list[ArgumentStruct]:
 
 def offsets_of(folder: Path, include: Path, struct_: ArgumentStruct, layout: Layout) -> list[int]:
     """(offset, size) of each field, then the size and the alignment of the struct, as a C++ compiler has them."""
-    nested = {field: f"{member}.{field}" for field, member in members(include, struct_).items()}
+    nested = {field: f"{path}.{field}" for field, path in members(include, struct_).items()}
     fields = [nested.get(field.name, field.name) for field in layout.fields]
     name = struct_.name
     numbers = [f"offsetof({name}, {field}), sizeof((({name}*)0)->{field})" for field in fields]
@@ -51,14 +51,16 @@ def offsets_of(folder: Path, include: Path, struct_: ArgumentStruct, layout: Lay
 
 
 def members(include: Path, struct_: ArgumentStruct) -> dict[str, str]:
-    """The member that each nested field belongs to."""
+    """The member that each nested field belongs to; of nested ones their path."""
     text = (include / struct_.header).read_text()
     body = re.search(rf"struct {struct_.name} \{{(.*?)\}};", text, re.DOTALL)
     assert body is not None
     found = {}
     for inner, member in re.findall(r"struct (\w+) (\w+);", body[1]):
         home = next(s for s in declared() if s.name == inner)
-        found.update({field.name: member for field in home.layout().fields})
+        within = members(include, home)
+        paths = {field.name: within.get(field.name) for field in home.layout().fields}
+        found.update({name: f"{member}.{path}" if path else member for name, path in paths.items()})
     return found
 
 

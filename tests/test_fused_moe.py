@@ -384,33 +384,40 @@ def test_sorting_then_the_layer_is_the_fused_call() -> None:
 
 
 @pytest.mark.emulated
-@pytest.mark.parametrize("target", ["", "mi300x", "mi355x"])
-def test_sorted_buffers_are_believed_as_far_as_they_reach(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever num_valid_ids says; and slots that the call does not have add nothing."""
+@pytest.mark.parametrize(("target", "prefer"), [("", ""), ("mi300x", ""), ("mi355x", ""), ("mi300x", "asm")])
+def test_sorted_buffers_are_believed_as_far_as_they_reach(
+    target: str, prefer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever num_valid_ids says. And slots that the call does not have add nothing."""
     monkeypatch.setenv("AITERLITE_TARGET", target)
+    monkeypatch.setenv("AITERLITE_PREFER", prefer)
     envs.reload()
     code = "e4m3fnuz" if target == "mi300x" else "e4m3fn"
-    case = case_of(problem_of(tokens=20, shuffled=True, quantised=True, code=code), 1)
+    # What the assembly takes, or as little as there is.
+    width, block = (1024, 32) if prefer else (256, 16)
+    sizes = {"width": width, "inter": 256 if prefer else 128, "experts": 4 if prefer else 8}
+    case = case_of(problem_of(tokens=20, shuffled=True, quantised=True, code=code, **sizes), 1)
     made, scales = case.made, case.made.weights
     assert made.x_scale is not None
-    ids, weights, experts, valid, out = moe.moe_sorting(made.ids, made.routing, 8, 256, BF16, 16)
+    ids, weights, experts, valid, out = moe.moe_sorting(made.ids, made.routing, len(made.w1), width, BF16, block)
     entries = int(valid[0])
-    ids, weights, experts = ids[:entries].clone(), weights[:entries].clone(), experts[: entries // 16].clone()
+    ids, weights, experts = ids[:entries].clone(), weights[:entries].clone(), experts[: entries // block].clone()
 
     def added(ids: Tensor, said: int) -> Tensor:
         got, count = torch.zeros_like(out), torch.tensor([said, 20], dtype=torch.int32)
         moe.fmoe_fp8_blockscale_g1u1(
             got, made.x, made.w1, made.w2, ids, weights, experts, count, 3, made.x_scale.T.contiguous(),
-            scales.w1_scale, scales.w2_scale, block_size_M=16,
+            scales.w1_scale, scales.w2_scale, block_size_M=block,
         )  # fmt: skip
         return got
 
     expected = added(ids, entries)
     assert expected.any()
-    for said in (entries + 1, entries + 16, 10**5, 2**31 - 1):
+    for said in (entries + 1, entries + block, 2**31 - 1):
         assert torch.equal(added(ids, said), expected), said
     assert not added(ids, 0).any() and not added(ids, -16).any()
-    assert not added(ids | 0x7F << 24, entries).any()
+    # Assembly takes a slot as it is.
+    assert prefer or not added(ids | 0x7F << 24, entries).any()
     envs.reload()
 
 

@@ -52,7 +52,7 @@ class CodesFit:
         if problem.code in allowed:
             return None
         given = f"code is {problem.code or 'empty'} with quant={problem.quant}"
-        return Refusal(f"{given}; there are {', '.join(code or 'an empty one' for code in allowed)}")
+        return Refusal(f"{given}; allowed: {', '.join(code or 'empty' for code in allowed)}")
 
     def __str__(self) -> str:
         return f"weights of dtype, or {' or '.join(CODES)} with scales"

@@ -140,6 +140,7 @@ def _buffers(problem: Problem, persona: Persona, plan: OneStagePlan) -> _Buffers
         layer["sorted_weights"] = places.take(4 * plan.blocks * ROWS_OF_BLOCK)
         layer["sorted_expert_ids"] = places.take(4 * plan.blocks)
         layer["num_valid_ids"] = places.take(8)
+        layer["sorted_entries"] = plan.blocks * ROWS_OF_BLOCK
         scratch = places.take(moe_sorting.scratch_within(_sorting(problem, plan.store), persona)).offset
         if not problem.quantised:
             quantised["out"] = places.take(problem.tokens * problem.width)

@@ -10,9 +10,9 @@
 // AITERLITE_GRID: the workgroups that are launched, at most 65,536.
 //
 // Tile. Workgroups are as many as the chip has CUs, and each takes every GRID-th item: 32 entries of one expert, and
-// SLICES * 256 columns of inter. num_valid_ids says how many there are. Four waves, one a SIMD, with all 512 registers.
-// A wave has 64 rows of gate and the 64 of up that they are multiplied with, of all 32 entries; then 64 of each 256
-// columns of the result.
+// SLICES * 256 columns of inter. num_valid_ids says how many there are, of those that buffers hold (sorted_entries).
+// Four waves, one a SIMD, with all 512 registers. A wave has 64 rows of gate and the 64 of up that they are multiplied
+// with, of all 32 entries; then 64 of each 256 columns of the result.
 //
 // Weights go from memory to registers, 16 bytes a lane in the order in which they lie, each once for a block of entries;
 // two stages of 128 of k (64 KiB of them a workgroup) are on their way or in use. They are the first operand of 32 x 32
@@ -104,6 +104,7 @@ aiterlite_begin_kernel KERNEL
   s_load_dwordx2 s[6:7], s[0:1], ARGS_width
   s_load_dword S_TOKENS, s[0:1], ARGS_tokens
   s_load_dword S_TOPK, s[0:1], ARGS_topk
+  s_load_dword S_EXPERT, s[0:1], ARGS_sorted_entries
   v_lshrrev_b32 v[V_T], 6, v0
   v_and_b32 v1, 63, v0
   v_readfirstlane_b32 S_WAVE, v[V_T]
@@ -123,6 +124,8 @@ aiterlite_begin_kernel KERNEL
   s_lshr_b32 S_PARTS, S_INTER, 8
 .endif
   s_waitcnt lgkmcnt(0)
+  s_max_i32 S_ITEMS, S_ITEMS, 0
+  s_min_u32 S_ITEMS, S_ITEMS, S_EXPERT
   s_lshr_b32 S_ITEMS, S_ITEMS, 5
   s_mul_i32 S_ITEMS, S_ITEMS, S_PARTS
   s_cmp_ge_u32 S_ITEM, S_ITEMS
