@@ -2,7 +2,8 @@
 
 One batch of equally long requests, one row of q each, bf16. Contenders take turns, and each call takes another copy of
 q and KV, from more of them than the last-level cache holds. `floor` only reads the KV. torch gathers the pages and
-makes two products and a softmax: in bf16, or with the pages converted to float32 first.
+makes two products and a softmax: in bf16, or with the pages converted to float32 first. `kernels` is what `ours`
+launches, prepared as the floor is: decode and merge, without the operator's checks and torch's dispatch.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from aiterlite.benchmark import options
 from aiterlite.benchmark.floor import read_floor
 from aiterlite.benchmark.timing import Contender, compare, copies_for
 from aiterlite.mla import mla_decode_fwd
+from aiterlite.ops import mla
 from aiterlite.reference import mla as reference
 from aiterlite.target import host_persona
 
@@ -62,8 +64,16 @@ def contenders(made: list[dict[str, Tensor]], batch: int, page: int, splits: int
             *(given[name] for name in ("q", "kv_buffer", "o", *_PAGES)), 1, page_size=page, num_kv_splits=splits
         )
 
+    def arguments(given: dict[str, Tensor]) -> tuple[Any, ...]:
+        named = {name: given[name] for name in ("q", "kv_buffer", "o", *_PAGES)}
+        call = mla._Call(**named, max_seqlen_q=1, page_size=page, num_kv_splits=splits)
+        return tuple(getattr(call, name) for name in mla._FIELDS)
+
+    every = [arguments(given) for given in made]
+    prepared = mla._prepare(*every[0])
     return {
         "floor": read_floor([given["kv_buffer"].view(-1, KEY_DIM) for given in made]),
+        "kernels": lambda copy: prepared(*every[copy]),
         "ours": ours,
         "torch, float32": lambda copy: by_torch(made[copy], batch, torch.float32),
         "torch, bf16": lambda copy: by_torch(made[copy], batch, torch.bfloat16),
@@ -89,6 +99,8 @@ def measure(args: argparse.Namespace, context: int) -> dict[str, Any]:
     said = ""
     if "floor" in timings:
         said = f"; floor / ours {medians['floor'] / medians['ours']:.2f} ({least['floor'] / least['ours']:.2f})"
+    if "floor" in timings and "kernels" in timings:
+        said += f", kernels {medians['floor'] / medians['kernels']:.2f} ({least['floor'] / least['kernels']:.2f})"
     for name in timings:
         if name.startswith("torch"):
             said += f"; {name} / ours {medians[name] / medians['ours']:.1f} ({least[name] / least['ours']:.1f})"

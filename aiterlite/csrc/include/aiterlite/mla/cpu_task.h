@@ -80,11 +80,16 @@ struct Rows {
     const int64_t size = call.kv == Kind::k16 ? 2 : 1;
     const int64_t end = begin + kMost < work.end ? begin + kMost : work.end;
     count = 0;
-    for (int64_t at = begin; at < end; ++at) {
+    const int64_t page = call.args->page_size;
+    for (int64_t at = begin; at < end;) {
+      const int64_t behind = (at / page + 1) * page, last = behind < end ? behind : end;
       const int64_t offset = token_offset(*call.args, work, static_cast<int32_t>(at));
-      if (offset < 0) continue;
-      of[count] = reinterpret_cast<const uint16_t*>(static_cast<const char*>(call.args->kv_buffer) + offset * size);
-      token[count++] = static_cast<int32_t>(at);
+      const char* row = static_cast<const char*>(call.args->kv_buffer) + offset * size;
+      if (offset < 0) at = last;
+      for (; at < last; ++at, row += call.args->stride_slot * size) {
+        of[count] = reinterpret_cast<const uint16_t*>(row);
+        token[count++] = static_cast<int32_t>(at);
+      }
     }
     return end;
   }

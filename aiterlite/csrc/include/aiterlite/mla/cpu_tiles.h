@@ -37,10 +37,14 @@ using TileRows = Rows<kTileTokens>;
 class Ahead {
  public:
   Ahead(const TileRows& rows, int64_t bytes) : rows_(rows), bytes_(bytes) {}
+  // A few lines more, three at a time, of which the CPU's own prefetch brings the middle one: to ask for it as well
+  // takes a buffer of the first-level cache, which misses of that want too.
   void ask(int lines) {
-    for (; lines > 0 && row_ < rows_.count; --lines) {
-      __builtin_prefetch(reinterpret_cast<const char*>(rows_.of[row_]) + at_, 0, 2);
-      at_ += 64;
+    for (; lines > 0 && row_ < rows_.count; lines -= 3) {
+      const char* from = reinterpret_cast<const char*>(rows_.of[row_]) + at_;
+      __builtin_prefetch(from, 0, 2);
+      __builtin_prefetch(from + 128, 0, 2);
+      at_ += 192;
       if (at_ >= bytes_) at_ = 0, ++row_;
     }
   }
@@ -50,6 +54,20 @@ class Ahead {
   const TileRows& rows_;
   int64_t bytes_, row_ = 0, at_ = 0;
 };
+
+// 2^x to 2 units in the last place, of x up to 127; NaN of NaN.
+inline cpu::f32v power_of_2(cpu::f32v x) {
+  using cpu::f32v, cpu::multiply_add;
+  const f32v whole = (f32v)_mm512_maskz_roundscale_ps((__mmask16)-1, (__m512)x, 0);
+  const f32v f = x - whole;
+  f32v value = f * 1.52527338e-5f + 1.54035304e-4f;
+  for (const float next : {1.33335581e-3f, 9.61812911e-3f, 5.55041087e-2f, 2.40226507e-1f, 6.93147181e-1f, 1.0f}) {
+    value = multiply_add(value, f, next - f32v{});
+  }
+  // Of an infinity f is NaN.
+  const f32v sure = (f32v)((cpu::i32v)value & ~(cpu::i32v)(x < -126.0f));
+  return (f32v)_mm512_maskz_scalef_ps((__mmask16)-1, (__m512)sure, (__m512)whole);
+}
 
 class TileTask {
  public:
@@ -70,6 +88,7 @@ class TileTask {
   }
 
   void add(const TileRows& rows, Ahead& ahead) {
+    if (count_ == 0) return;
     const bool wide = call_.kv == Kind::k16;
     for (int64_t r = 0; r < rows.count; ++r) {
       row_[r] = wide ? rows.of[r] : keys_[r];
@@ -79,17 +98,18 @@ class TileTask {
       }
     }
     line_up(wide ? rows.count : 0);
-    int64_t seen[kTaskGroups];
+    int64_t seen[kTaskGroups] = {};
     for (int64_t g = 0; g < count_; ++g) {
       seen[g] = rows.seen(groups_[g].seen);
       for (int64_t token = 0; token < seen[g]; token += 64) make_scores(of_[g], token, seen[g] - token, ahead);
       if (seen[g] > 0) make_weights(of_[g], seen[g], ahead);
     }
     for (int64_t tile = 0; tile < kColumnTiles; tile += 4) {
-      woven_ = 0;
+      int64_t woven = 0;
       for (int64_t g = 0; g < count_; ++g) {
         if (seen[g] == 0) continue;
-        weave(tile * 16, seen[g], ahead);
+        if (seen[g] != woven) weave(tile * 16, seen[g], ahead);
+        woven = seen[g];
         add_values(of_[g], tile, (seen[g] + kWeaveTokens - 1) / kWeaveTokens);
       }
     }
@@ -140,13 +160,8 @@ class TileTask {
       const int64_t here = count - 16 * tile < 16 ? count - 16 * tile : 16;
       tile_[tile] = {keys_[16 * tile], sizeof(keys_[0])};
       if (here <= 0) continue;
-      const intptr_t pitch = here == 16 ? reinterpret_cast<intptr_t>(row[1]) - reinterpret_cast<intptr_t>(row[0]) : 0;
-      bool even = here == 16;
-      for (int64_t i = 1; i < here; ++i) {
-        even &= reinterpret_cast<intptr_t>(row[i]) - reinterpret_cast<intptr_t>(row[i - 1]) == pitch;
-      }
-      if (even) {
-        tile_[tile] = {row[0], pitch};
+      if (here == 16 && even(row)) {
+        tile_[tile] = {row[0], reinterpret_cast<intptr_t>(row[1]) - reinterpret_cast<intptr_t>(row[0])};
         continue;
       }
       for (int64_t i = 0; i < here; ++i) {
@@ -156,27 +171,35 @@ class TileTask {
     }
   }
 
+  // Whether 16 rows lie at equal distances.
+  static bool even(const uint16_t* const* row) {
+    typedef int64_t i64v __attribute__((vector_size(64)));
+    const i64v number = {0, 1, 2, 3, 4, 5, 6, 7};
+    const i64v low = cpu::load<i64v>(row), high = cpu::load<i64v>(row + 8);
+    const int64_t pitch = low[1] - low[0];
+    const i64v should = low[0] + number * pitch;
+    const i64v apart = (low ^ should) | (high ^ (should + 8 * pitch));
+    return _mm512_test_epi64_mask((__m512i)apart, (__m512i)apart) == 0;
+  }
+
   // The values of 64 columns of the first `seen` rows, zeros behind them. Of 32 columns, those whose number has bit 2
   // clear go to the first of two operands.
   void weave(int64_t column, int64_t seen, Ahead& ahead) {
-    if (seen == woven_) return;
-    if (seen < woven_) woven_ = 0;
-    const int64_t end = (seen + kWeaveTokens - 1) / kWeaveTokens * kWeaveTokens;
-    int64_t r = woven_ & ~int64_t{1};
-    for (; r + 1 < seen; r += 2) {
-      weave_pair(r, row_[r] + column, row_[r + 1] + column);
+    alignas(64) static constexpr uint16_t kZeros[64] = {};
+    for (int64_t r = 0; r < seen; r += 2) {
+      weave_pair(values_[r / kWeaveTokens], r, row_[r] + column, r + 1 < seen ? row_[r + 1] + column : kZeros);
       ahead.ask(3);
     }
-    alignas(64) static constexpr uint16_t kZeros[64] = {};
-    for (; r < end; r += 2) weave_pair(r, r < seen ? row_[r] + column : kZeros, kZeros);
-    woven_ = seen;
+    for (int64_t r = (seen + 1) & ~int64_t{1}; r % kWeaveTokens != 0; r += 2) {
+      weave_pair(values_[r / kWeaveTokens], r, kZeros, kZeros);
+    }
   }
-  void weave_pair(int64_t r, const uint16_t* even, const uint16_t* odd) {
-    auto* to = reinterpret_cast<char*>(values_[r / kWeaveTokens][0]) + r % kWeaveTokens / 2 * cpu::kTileLine;
-    for (int64_t k = 0; k < 64; k += 32, to += 2 * cpu::kTileBytes) {
+  static void weave_pair(uint16_t (&to)[4][512], int64_t r, const uint16_t* even, const uint16_t* odd) {
+    char* at = reinterpret_cast<char*>(to[0]) + r % kWeaveTokens / 2 * cpu::kTileLine;
+    for (int64_t k = 0; k < 64; k += 32, at += 2 * cpu::kTileBytes) {
       const auto a = cpu::load<__m512i>(even + k), b = cpu::load<__m512i>(odd + k);
-      cpu::store(to, _mm512_unpacklo_epi16(a, b));
-      cpu::store(to + cpu::kTileBytes, _mm512_unpackhi_epi16(a, b));
+      cpu::store(at, _mm512_unpacklo_epi16(a, b));
+      cpu::store(at + cpu::kTileBytes, _mm512_unpackhi_epi16(a, b));
     }
   }
 
@@ -195,13 +218,13 @@ class TileTask {
       cpu::tile_dot<0, 4, 7>();
       cpu::tile_load<5>(keys[1].row + 32 * k, keys[1].pitch);
       cpu::tile_dot<1, 5, 7>();
-      ahead.ask(8);
+      ahead.ask(9);
       if (count <= 32) continue;
       cpu::tile_load<6>(keys[2].row + 32 * k, keys[2].pitch);
       cpu::tile_dot<2, 6, 7>();
       cpu::tile_load<4>(keys[3].row + 32 * k, keys[3].pitch);
       cpu::tile_dot<3, 4, 7>();
-      ahead.ask(8);
+      ahead.ask(9);
     }
     cpu::tile_store<0>(scores_[token], cpu::kTileLine);
     cpu::tile_store<1>(scores_[token + 16], cpu::kTileLine);
@@ -229,14 +252,14 @@ class TileTask {
         u32v part[2][2];
         for (int64_t i = 0; i < 2; ++i) {
           const int64_t r = weave * kWeaveTokens + 2 * pair + i;
-          const f32v weight = r < seen ? cpu::exp2(load<f32v>(scores_[r]) * scale_ - base) : f32v{};
+          const f32v weight = r < seen ? power_of_2(load<f32v>(scores_[r]) * scale_ - base) : f32v{};
           sums[i] += weight;
           part[i][0] = (u32v)weight & 0xffff0000u;
           part[i][1] = ((u32v)(weight - (f32v)part[i][0]) + 0x8000u) & 0xffff0000u;
         }
         high[pair] = part[0][0] >> 16 | part[1][0];
         low[pair] = part[0][1] >> 16 | part[1][1];
-        ahead.ask(5);
+        ahead.ask(6);
       }
       cpu::transpose_words(of.weights[weave][0], high, cpu::kTileLine);
       cpu::transpose_words(of.weights[weave][1], low, cpu::kTileLine);
@@ -300,7 +323,6 @@ class TileTask {
   const Call& call_;
   float scale_;
   int64_t count_ = 0;
-  int64_t woven_ = 0;  // rows of the block in values_
   const uint16_t* row_[kTileTokens];
   Keys tile_[kTileTokens / 16];
   Group groups_[kTaskGroups] = {};  // of 0 heads: none yet
