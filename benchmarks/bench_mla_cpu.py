@@ -1,9 +1,9 @@
 """MLA decode on a CPU beside plain torch and beside reading the pages, in one process; see `--help`.
 
 One batch of equally long requests, one row of q each, bf16. Contenders take turns, and each call takes another copy of
-q and KV, from more of them than the last-level cache holds. `floor` only reads the KV. torch gathers the pages and
-makes two products and a softmax: in bf16, or with the pages converted to float32 first. `kernels` is what `ours`
-launches, prepared as the floor is: decode and merge, without the operator's checks and torch's dispatch.
+q and KV, from more of them than the last-level cache holds. `floor` only reads KV. torch gathers the pages and makes
+two products and a softmax: in bf16, or with the pages converted to float32 first. `kernels` is what `ours` launches,
+prepared as the floor is: decode and merge, without the operator's checks and torch's dispatch.
 """
 
 from __future__ import annotations
@@ -96,14 +96,12 @@ def measure(args: argparse.Namespace, context: int) -> dict[str, Any]:
     medians = {name: timing.median * 1e6 for name, timing in timings.items()}
     least = {name: timing.least * 1e6 for name, timing in timings.items()}
     shown = ", ".join(f"{name} {medians[name]:.0f} ({least[name]:.0f})" for name in timings)
-    said = ""
-    if "floor" in timings:
-        said = f"; floor / ours {medians['floor'] / medians['ours']:.2f} ({least['floor'] / least['ours']:.2f})"
-    if "floor" in timings and "kernels" in timings:
-        said += f", kernels {medians['floor'] / medians['kernels']:.2f} ({least['floor'] / least['kernels']:.2f})"
-    for name in timings:
-        if name.startswith("torch"):
-            said += f"; {name} / ours {medians[name] / medians['ours']:.1f} ({least[name] / least['ours']:.1f})"
+    said = "".join(
+        f"; {other} / {name} {medians[other] / medians[name]:.2f} ({least[other] / least[name]:.2f})"
+        for name in ("kernels", "ours")
+        for other in timings
+        if name in timings and other not in ("kernels", "ours")
+    )
     print(f"context {context}, {size * 1e-6:.1f} MB; us, median (least): {shown}{said}", file=sys.stderr)
     return {"context": context, "bytes": size, "microseconds": medians, "least": least, "error": error}
 

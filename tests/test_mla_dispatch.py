@@ -149,7 +149,9 @@ def test_explain_names_the_class_of_accuracy(chip: str, both: Callable[..., tupl
             continue
         bits, error = (8, 0.01) if q in mla.EIGHT_BITS else (16, 0.002)
         parts = cpu or (q if amd else kv) == "bf16"
-        weights = "not rounded" if cpu else "rounded to 16 bits, two bf16 numbers" if parts else "rounded to fp16"
+        weights = "rounded to 16 bits, two bf16 numbers" if parts else "rounded to fp16"
+        if cpu:
+            weights = "not rounded" if q == "fp16" else f"{weights} (with AMX), or not"
         said = f"class of a {bits}-bit q: relative error at most {error}; weights {weights}"
         assert decision["accuracy"] == said and f"     {said}\n" in text and code == 0
 

@@ -38,7 +38,8 @@ def _class_of(weights: Callable[[Any], str]) -> Callable[[Any], Accuracy]:
     return accuracy
 
 
-CPU = _class_of(lambda problem: "not rounded")
+# csrc/mla/decode.cpp multiplies fp16 in float32, and what is bf16 or becomes it by tiles of AMX where the CPU has them.
+CPU = _class_of(lambda problem: "not rounded" if problem.q_dtype == "fp16" else f"{_TWO_PARTS} (with AMX), or not")
 # csrc/mla/decode.hip multiplies in q's 16-bit type, csrc/mla/sm90_decode.hip in KV's; 8-bit ones become fp16.
 AMD = _class_of(lambda problem: _TWO_PARTS if problem.q_dtype == "bf16" else _FP16)
 SM90 = _class_of(lambda problem: _TWO_PARTS if problem.kv_dtype == "bf16" else _FP16)

@@ -1,5 +1,5 @@
 // MLA decode on a CPU: softmax(scale * q k^T) v over paged rows of KV, for a plan's pieces or for equal splits
-// (mla/args.h); bf16, fp16 and both 8-bit formats.
+// (mla/args.h); bf16, fp16 and both 8-bit formats. Where the CPU has AMX, all but fp16 goes by mla/cpu_tiles.h.
 //
 // A task is a piece of KV and up to four groups of at most 16 heads of one row of q, and runs over its tokens in
 // blocks: scores (cpu/attention.h), online softmax, sums of values. So a block's KV comes from memory once and then
