@@ -9,7 +9,6 @@ prepared as the floor is: decode and merge, without the operator's checks and to
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import asdict
 from typing import Any
@@ -115,19 +114,14 @@ def main() -> int:
     parser.add_argument("--page", type=options.count, default=64)
     parser.add_argument("--splits", type=options.count, help="num_kv_splits; else the call chooses")
     parser.add_argument("--only", help="contenders with + between them")
-    parser.add_argument("--output", help="a file for the JSON; else it is printed")
+    options.add_output(parser)
     args = parser.parse_args()
     with torch.no_grad():
         rows = [measure(args, context) for context in args.context]
     given = {name: getattr(args, name) for name in ("batch", "heads", "page", "splits")}
     threads = torch.get_num_threads()
     data = {"torch": torch.__version__, "persona": asdict(host_persona()), "threads": threads, **given, "rows": rows}
-    text = json.dumps(data, indent=1)
-    if args.output:
-        with open(args.output, "w") as file:
-            file.write(text + "\n")
-    else:
-        print(text)
+    options.write_output(data, args.output)
     return 0
 
 

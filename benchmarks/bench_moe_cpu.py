@@ -9,7 +9,6 @@ many bytes as the chosen experts have. torch dequantises each of them to float32
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -207,7 +206,7 @@ def main() -> int:
     parser.add_argument("--inter", type=options.count, default=256)
     parser.add_argument("--shuffled", action="store_true", help="ours takes weights as shuffle_weight puts them")
     parser.add_argument("--only", help="contenders with + between them")
-    parser.add_argument("--output", help="a file for the JSON; else it is printed")
+    options.add_output(parser)
     args = parser.parse_args()
     with torch.no_grad():
         of_one = 3 * args.experts * args.inter * args.width
@@ -216,12 +215,7 @@ def main() -> int:
         rows = [measure(args, layers, tokens) for tokens in args.tokens]
     threads = torch.get_num_threads()
     data = {"torch": torch.__version__, "persona": asdict(host_persona()), "threads": threads, "rows": rows}
-    text = json.dumps(data, indent=1)
-    if args.output:
-        with open(args.output, "w") as file:
-            file.write(text + "\n")
-    else:
-        print(text)
+    options.write_output(data, args.output)
     return 0
 
 

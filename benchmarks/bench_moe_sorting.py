@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -143,18 +142,14 @@ def main() -> int:
     parser.add_argument("--topk", type=options.count, default=8)
     parser.add_argument("--block-size", type=options.count, default=32)
     parser.add_argument("--width", type=options.count, default=7168)
-    parser.add_argument("--output", help="a file for the JSON; else it is printed")
+    options.add_output(parser)
     args = parser.parse_args()
     absent: dict[str, str] = {}
     rows = [sort_row(args, tokens, absent) for tokens in args.tokens]
     rows += [sum_row(args, tokens, absent) for tokens in args.sum_tokens]
     persona = asdict(persona_for(args.device.type, args.device.index))
-    text = json.dumps({"torch": torch.__version__, "persona": persona, "absent": absent, "rows": rows}, indent=1)
-    if args.output:
-        with open(args.output, "w") as file:
-            file.write(text + "\n")
-    else:
-        print(text)
+    data = {"torch": torch.__version__, "persona": persona, "absent": absent, "rows": rows}
+    options.write_output(data, args.output)
     return 0
 
 

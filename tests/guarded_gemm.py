@@ -145,7 +145,8 @@ def run(library: Any, call: Call, placement: str) -> Result:
         return Result(status, ctypes.string_at(y, len(call.y)), tuple(asked))
 
 
-def main() -> None:
+def serve(run: Callable[[ctypes.CDLL, Any, Any], Any]) -> None:
+    """Reads a library's path and calls, and writes what `run` makes of each call, by each placement."""
     path, calls = pickle.load(sys.stdin.buffer)
     library = ctypes.CDLL(path)
     results = []
@@ -160,4 +161,4 @@ if __name__ == "__main__":
     # What is pickled belongs to the module, not to this script.
     import guarded_gemm
 
-    guarded_gemm.main()
+    guarded_gemm.serve(guarded_gemm.run)

@@ -6,15 +6,13 @@ A script and a module, as guarded_gemm.py is: a child process of the tests, whic
 from __future__ import annotations
 
 import ctypes
-import pickle
 import resource
 import struct
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from guarded_gemm import _BODY, _PARALLEL_FOR, PLACEMENTS, Pool, guarded
+from guarded_gemm import _BODY, _PARALLEL_FOR, Pool, guarded, serve
 
 
 @dataclass(frozen=True)
@@ -69,19 +67,8 @@ def _address_space() -> int:
         return int(file.read().split()[0]) * resource.getpagesize()
 
 
-def main() -> None:
-    path, calls = pickle.load(sys.stdin.buffer)
-    library = ctypes.CDLL(path)
-    results = []
-    for number, call in enumerate(calls):
-        for placement in PLACEMENTS:
-            print(number, placement, file=sys.stderr, flush=True)
-            results.append(run(library, call, placement))
-    pickle.dump(results, sys.stdout.buffer)
-
-
 if __name__ == "__main__":
     # What is pickled belongs to the module, not to this script.
     import guarded_moe
 
-    guarded_moe.main()
+    serve(guarded_moe.run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,20 @@ def add_samples(parser: argparse.ArgumentParser, default: int) -> None:
     parser.add_argument(
         "--samples", type=count, default=default, metavar="N", help=f"of each time (default: {default})"
     )
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", help="a file for the JSON; else it is printed")
+
+
+def write_output(data: Any, output: str | None) -> None:
+    """As `add_output` says."""
+    text = json.dumps(data, indent=1)
+    if output:
+        with open(output, "w") as file:
+            file.write(text + "\n")
+    else:
+        print(text)
 
 
 def count(text: str) -> int:

@@ -235,9 +235,7 @@ def _stages(problem: MoeProblem | FmoeProblem, persona: Persona, plan: TwoStageP
         unit = _unit(name, persona, (symbol,), defines)
         return Kernel(unit, symbol, ARGS, along_x(grid), along_x(block), args=args)
 
-    local = buffers.stages["local_topk_ids"]
-    assert isinstance(local, Operand)
-    before = (clear_kernel(problem, persona, local, buffers.stages),) if isinstance(problem, FmoeProblem) else ()
+    before = (clear_kernel(problem, persona, buffers.stages),) if isinstance(problem, FmoeProblem) else ()
     return (
         *before,
         kernel("stage1", STAGE1, plan.parts * -(-problem.inter // BLOCK), _THREADS, gate_up, first),

@@ -180,9 +180,7 @@ def _kernels(problem: Problem, persona: Persona, plan: OneStagePlan) -> tuple[Ke
     if isinstance(problem, MoeProblem):
         launches = _before(problem, persona, plan, buffers) + launches
     elif plan.marks:
-        marks = buffers.layer["local_topk_ids"]
-        assert isinstance(marks, Operand)
-        launches = (clear_kernel(problem, persona, marks, buffers.layer), *launches)
+        launches = (clear_kernel(problem, persona, buffers.layer), *launches)
     if plan.store == "partial":
         launches += (sum_kernel(problem, persona, buffers.layer, plan.marks),)
     return launches

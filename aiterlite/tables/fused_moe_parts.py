@@ -40,13 +40,12 @@ def sum_kernel(
     return Kernel(unit, SUM, ARGS, along_x(problem.tokens), along_x(threads), args=args)
 
 
-def clear_kernel(problem: FmoeProblem, persona: Persona, marks: Operand, args: Mapping[str, Value]) -> Kernel:
-    """Makes marks zero, ahead of the kernels that set them: a caller's lists do not say which pairs they hold, and what
-    a workspace holds is another call's."""
+def clear_kernel(problem: FmoeProblem, persona: Persona, args: Mapping[str, Value]) -> Kernel:
+    """Makes marks, local_topk_ids, zero ahead of the kernels that set them: a caller's lists do not say which pairs
+    they hold, and what a workspace holds is another call's."""
     unit = _unit("clear", CLEAR, persona, {"THREADS": _CLEAR_THREADS})
-    given = {**args, "local_topk_ids": marks}
     grid = -(-problem.pairs // _CLEAR_THREADS)
-    return Kernel(unit, CLEAR, ARGS, along_x(grid), along_x(_CLEAR_THREADS), args=given)
+    return Kernel(unit, CLEAR, ARGS, along_x(grid), along_x(_CLEAR_THREADS), args=args)
 
 
 def _unit(name: str, symbol: str, persona: Persona, defines: Mapping[str, int | str]) -> Unit:

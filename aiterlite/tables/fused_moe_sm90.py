@@ -102,8 +102,8 @@ def _common(problem: Problem, plan: Plan) -> dict[str, int | str]:
 
 
 def _args(problem: Problem, plan: Plan, persona: Persona) -> dict[str, Value]:
-    at = plans.places(problem, plan, persona)
-    given: dict[str, Value] = {name: at[name] for name in at.offsets if name != "scratch"}
+    places = plans.places(problem, plan, persona).of
+    given: dict[str, Value] = {name: place for name, place in places.items() if name != "scratch"}
     given |= {"workgroups": plan.workgroups, "entry_pitch": plans.entries(problem, plan)}
     if isinstance(problem, MoeProblem):
         given["block_size"] = plan.columns
@@ -139,7 +139,7 @@ def _before(
         after |= {"stride_x": width, "stride_scale_token": groups, "stride_scale_group": 1}
     names = ("sorted_ids", "sorted_weights", "sorted_expert_ids", "num_valid_ids", "local_topk_ids")
     lists: dict[str, Value] = {name: args[name] for name in names} | {"moe_buf": 0, "moe_buf_bytes": 0}
-    scratch = plans.places(problem, plan, persona)["scratch"].offset
+    scratch = plans.places(problem, plan, persona).of["scratch"].offset
     sorting_of = plans.sort_problem(problem, plan)
     return kernels + sorting.kernels_within(sorting_of, persona, problem.experts, lists, scratch), after
 
@@ -191,9 +191,8 @@ def _slots(problem: Problem, persona: Persona, plan: SlotsPlan) -> tuple[Kernel,
     unit, maps = _unit("down_slots", DOWN_SLOTS, defines), (_down_map(problem, BLOCK),)
     grid, block = along_x(plan.workgroups), along_x(_SPLIT_THREADS)
     given = isinstance(problem, FmoeProblem)
-    marks = plans.places(problem, plan, persona)["local_topk_ids"]
     shared_args = {name: value for name, value in args.items() if name not in _OWN_ARGS}
-    clear = (clear_kernel(problem, persona, marks, shared_args),) if isinstance(problem, FmoeProblem) else ()
+    clear = (clear_kernel(problem, persona, shared_args),) if isinstance(problem, FmoeProblem) else ()
     return (
         *clear,
         *before,
@@ -204,7 +203,7 @@ def _slots(problem: Problem, persona: Persona, plan: SlotsPlan) -> tuple[Kernel,
 
 
 def _workspace(problem: Problem, persona: Persona, plan: Plan) -> Workspace:
-    return Workspace("fused_moe", 0, plans.places(problem, plan, persona).total)
+    return Workspace("fused_moe", 0, plans.places(problem, plan, persona).bytes)
 
 
 # Requirements ---------------------------------------------------------------------------------------------------------

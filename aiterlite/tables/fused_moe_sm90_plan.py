@@ -10,8 +10,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aiterlite.kernel import WORKSPACE, Operand
+from aiterlite.kernel import Operand
 from aiterlite.tables import moe_sorting as sorting
+from aiterlite.tables.fused_moe_parts import Places
 from aiterlite.tables.fused_moe_problem import BLOCK, FmoeProblem, MoeProblem
 from aiterlite.target import Persona
 
@@ -213,14 +214,11 @@ def pairs_of_thread(problem: MoeProblem, plan: Plan) -> int:
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where in the workspace what lies, by the names of fields; and its size."""
+class NamedPlaces:
+    """Of each buffer, and the bytes of all."""
 
-    offsets: Mapping[str, int]
-    total: int
-
-    def __getitem__(self, name: str) -> Operand:
-        return Operand(WORKSPACE, self.offsets[name])
+    of: Mapping[str, Operand]
+    bytes: int
 
 
 def entries(problem: Problem, plan: Plan) -> int:
@@ -229,7 +227,8 @@ def entries(problem: Problem, plan: Plan) -> int:
     return max(size, sorting.least_capacity(problem.pairs, global_experts(problem), size))
 
 
-def places(problem: Problem, plan: Plan, persona: Persona) -> Places:
+def places(problem: Problem, plan: Plan, persona: Persona) -> NamedPlaces:
+    """Where in the workspace what lies, by the names of fields."""
     element, count = element_bytes(problem), entries(problem, plan)
     # Of a caller's lists nothing says which pairs count: marks do, which begin as zeros.
     sizes = {"local_topk_ids": 4 * problem.pairs}
@@ -244,11 +243,8 @@ def places(problem: Problem, plan: Plan, persona: Persona) -> Places:
     sizes["partial"] = 4 * 2 * plan.workgroups * plan.columns * _PARTIAL_ROWS
     if isinstance(plan, SlotsPlan):
         sizes["slots"] = 2 * problem.pairs * problem.width
-    offsets, end = {}, 0
-    for name, size in sizes.items():
-        offsets[name] = end
-        end = _up(end + size, 256)
-    return Places(offsets, end)
+    taken = Places()
+    return NamedPlaces({name: taken.take(size) for name, size in sizes.items()}, taken.bytes)
 
 
 def sort_problem(problem: MoeProblem, plan: Plan) -> sorting.SortProblem:
