@@ -11,22 +11,18 @@ code squares sums, and quantises results, that are not rounded); `--json FILE` w
 
 from __future__ import annotations
 
-import argparse
 import functools
-import importlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
+from bench_quant import at, imported, run
 from torch import Tensor
 
 from aiterlite import envs, norm
 from aiterlite.benchmark.timing import Contender, compare, copies_for
 from aiterlite.reference import norm as reference
-from aiterlite.target import persona_for
 
 FP8, EPSILON, GROUP, WIDTH = torch.float8_e4m3fn, 1e-6, 128, 7168
 TOKENS = (1, 16, 256, 4096)
@@ -80,16 +76,6 @@ def of_torch(kind: str, compiled: bool) -> Call:
     if compiled:
         function = torch.compile(function, dynamic=False, fullgraph=True)
     return lambda o: function(o.x, o.residual, o.weight, o.out, o.scales)
-
-
-@functools.cache
-def imported(module: str) -> Any:
-    """The module, or None, which is said once."""
-    try:
-        return importlib.import_module(module)
-    except Exception as error:  # an extension that was made for another torch fails in ways of its own
-        print(f"{module}: not imported ({type(error).__name__}: {error})", flush=True)
-        return None
 
 
 def peers(kind: str) -> dict[str, Call]:
@@ -165,7 +151,7 @@ def measure(kind: str, n: int, device: torch.device, samples: int) -> dict[str, 
             if name == "ours":
                 raise
             print(f"{name}: not called ({type(error).__name__}: {str(error).partition(chr(10))[0]})", flush=True)
-    contenders: dict[str, Contender] = {name: functools.partial(_at, call, operands) for name, call in calls.items()}
+    contenders: dict[str, Contender] = {name: functools.partial(at, call, operands) for name, call in calls.items()}
     times = {name: t.median * 1e6 for name, t in compare(contenders, len(operands), device, samples).items()}
     with envs.override(AITERLITE_OVERLAP="0"):
         plain: dict[str, Contender] = {"plain": contenders["ours"]}
@@ -183,35 +169,5 @@ def measure(kind: str, n: int, device: torch.device, samples: int) -> dict[str, 
     }
 
 
-def _at(call: Call, operands: Sequence[Operands], copy: int) -> object:
-    return call(operands[copy])
-
-
-def show(row: dict[str, Any]) -> None:
-    times = "  ".join(f"{name} {value:.2f}" for name, value in row["microseconds"].items())
-    unlike = "".join(f"  {name}: {share:.4%} equal" for name, share in row["equal"].items() if share < 1)
-    print(f"{row['kind']:10} {row['n']:>5}  {row['gigabytes_per_second']:6.0f} GB/s  {times}{unlike}", flush=True)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
-    parser.add_argument("--tokens", nargs="+", type=int, default=TOKENS)
-    parser.add_argument("--samples", type=int, default=11)
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    options = parser.parse_args()
-    device = torch.device(options.device)
-    rows = []
-    with torch.no_grad():
-        for kind in options.kinds:
-            for n in options.tokens:
-                rows.append(measure(kind, n, device, options.samples))
-                show(rows[-1])
-    if options.json:
-        chip = persona_for(device.type, device.index or 0).chip
-        options.json.write_text(json.dumps({"chip": chip, "torch": torch.__version__, "rows": rows}, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, KINDS, TOKENS, measure)

@@ -39,6 +39,8 @@ class Operands:
 
 
 Call = Callable[[Operands], object]
+# A row of kind, tokens, device, samples.
+Measure = Callable[[str, int, torch.device, int], dict[str, Any]]
 
 
 def ours(kind: str) -> Call:
@@ -183,7 +185,7 @@ def measure(kind: str, n: int, device: torch.device, samples: int) -> dict[str, 
             print(f"{name}: not called ({error})", flush=True)
     contenders: dict[str, Contender] = {
         "cast": lambda copy: operands[copy].out.copy_(operands[copy].x),
-        **{name: functools.partial(_at, call, operands) for name, call in calls.items()},
+        **{name: functools.partial(at, call, operands) for name, call in calls.items()},
     }
     times = {name: t.median * 1e6 for name, t in compare(contenders, len(operands), device, samples).items()}
     with envs.override(AITERLITE_OVERLAP="0"):
@@ -201,7 +203,7 @@ def measure(kind: str, n: int, device: torch.device, samples: int) -> dict[str, 
     }
 
 
-def _at(call: Call, operands: Sequence[Operands], copy: int) -> object:
+def at(call: Callable[[Any], object], operands: Sequence[Any], copy: int) -> object:
     return call(operands[copy])
 
 
@@ -211,11 +213,12 @@ def show(row: dict[str, Any]) -> None:
     print(f"{row['kind']:16} {row['n']:>5}  {row['gigabytes_per_second']:6.0f} GB/s  {times}{unlike}", flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run(description: str | None, kinds: Sequence[str], tokens: Sequence[int], measure: Measure) -> None:
+    """The command line of a benchmark of these kinds of calls."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
-    parser.add_argument("--tokens", nargs="+", type=int, default=TOKENS)
+    parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds)
+    parser.add_argument("--tokens", nargs="+", type=int, default=tokens)
     parser.add_argument("--samples", type=int, default=11)
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
@@ -232,4 +235,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, KINDS, TOKENS, measure)
