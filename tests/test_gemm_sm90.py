@@ -40,10 +40,11 @@ def test_every_plan_is_one_that_the_kernel_can_run(n: int, m: int, k: int, reduc
     cut = chosen.tiling
     assert n <= cut.cols and cut.cluster <= -(-k // 64) and 2 <= cut.stages <= 16
     assert chosen.shared_bytes == cut.shared_bytes <= 227 << 10
-    assert chosen.grid == -(-m // (64 * cut.groups)) * cut.cluster < 2**31 * 16
+    assert chosen.grid == -(-m // (64 * cut.groups * cut.share)) * cut.together < 2**31 * 16
+    assert cut.together == cut.cluster * cut.share <= 16 and cut.cols % (8 * cut.share) == 0
     assert chosen.block == 128 * cut.groups + 32 and chosen.workspace == 0
     # A part of the chip with few multiprocessors must still hold a cluster that is not portable.
-    assert cut.cluster <= 8 or 2 * (cut.shared_bytes + 1024) <= 228 << 10
+    assert cut.together <= 8 or 2 * (cut.shared_bytes + 1024) <= 228 << 10
 
 
 @given(sizes, sizes)
@@ -82,6 +83,8 @@ def test_only_aligned_operands_are_for_the_copy_engine() -> None:
         Sm90Tiling(32, 2, 5, 3),
         Sm90Tiling(64, 1, 5, 5),
         Sm90Tiling(128, 2, 5, 2),
+        Sm90Tiling(64, 1, 14, 1, 8),
+        Sm90Tiling(128, 2, 3, 2, 4),
     ],
     ids=str,
 )
@@ -98,6 +101,9 @@ def test_kernels_compile_without_spills(cut: Sm90Tiling, dtype: str) -> None:
 # Launch ---------------------------------------------------------------------------------------------------------------
 
 
+CLUSTER_OF_FIVE = Sm90Tiling(128, 1, 5, 5)
+
+
 @pytest.fixture(scope="module")
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return fake_driver.build(tmp_path_factory.mktemp("drivers"))
@@ -110,9 +116,12 @@ def cuda(libraries: dict[str, Path]) -> Any:
     ctypes.c_int.in_dll(ctypes.CDLL(str(libraries["cuda"])), "fake_argument_bytes").value = 256 + 80
     entry = calls.launch_entry(lambda: False)
 
-    def launch(n: int = 100, m: int = 640, k: int = 2880, dtype: str = "bf16", x: int = 0x1000) -> int:
+    def launch(
+        n: int = 100, k: int = 2880, dtype: str = "bf16", x: int = 0x1000, cut: Sm90Tiling = CLUSTER_OF_FIVE
+    ) -> int:
+        m = 640
         problem = gemm_rc.RcProblem(n, m, k, dtype)
-        kernels = gemm_sm90.kernels(problem, H100, gemm_sm90.plan_of(Sm90Tiling(128, 1, 5, 5), m))
+        kernels = gemm_sm90.kernels(problem, H100, gemm_sm90.plan_of(cut, m))
         sizes = {"stride_x": 2888, "stride_w": 2880, "stride_bias": 0, "stride_y": m, "bias": 0}
         filled = program.packing(kernels, ("x", "weight", "y"), sizes)
         words = program.words(kernels, [0x77], driver.launch_words, True, filled.offsets, sizes)
@@ -126,7 +135,7 @@ def cuda(libraries: dict[str, Path]) -> Any:
 @pytest.mark.parametrize(("dtype", "type_of_map"), [("bf16", 9), ("fp16", 6)])
 def test_what_a_launch_says(dtype: str, type_of_map: int, cuda: Any) -> None:
     launch, record = cuda
-    plan = gemm_sm90.plan_of(Sm90Tiling(128, 1, 5, 5), 640)
+    plan = gemm_sm90.plan_of(CLUSTER_OF_FIVE, 640)
     assert launch(dtype=dtype) == 0
     assert (record.function, record.stream, record.shared_bytes) == (0x77, 0x5000, plan.shared_bytes)
     assert (list(record.grid), list(record.block), list(record.cluster)) == ([50, 1, 1], [160, 1, 1], [5, 1, 1])
@@ -155,3 +164,13 @@ def test_what_the_driver_does_not_describe_is_not_launched(cuda: Any) -> None:
     launch, record = cuda
     assert launch(x=0x1008) == 1
     assert record.launches == 0
+
+
+@pytest.mark.compile
+@pytest.mark.torch
+def test_workgroups_that_share_tokens_are_one_cluster_and_copy_a_part_each(cuda: Any) -> None:
+    launch, record = cuda
+    assert launch(cut=Sm90Tiling(128, 1, 3, 2, 4)) == 0
+    # 640 rows are 10 tiles of 64, in threes of four.
+    assert (list(record.grid), list(record.cluster)) == ([24, 1, 1], [8, 1, 1])
+    assert list(record.encoded) == [0x1000, 2880, 100, 2 * 2888] and list(record.box) == [64, 32]

@@ -32,6 +32,11 @@ CUTS = [
     Sm90Tiling(128, 1, 3, 6),
     Sm90Tiling(128, 2, 4, 2),
     Sm90Tiling(128, 1, 3, 16),
+    Sm90Tiling(16, 1, 4, 3, 2),
+    Sm90Tiling(32, 2, 3, 1, 4),
+    Sm90Tiling(64, 1, 2, 2, 8),
+    Sm90Tiling(128, 1, 5, 1, 2),
+    Sm90Tiling(128, 2, 3, 2, 4),
 ]
 
 

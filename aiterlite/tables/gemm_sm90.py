@@ -8,6 +8,7 @@ a sum, is a function of M and K.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
@@ -27,6 +28,8 @@ GROUPS = (1, 2)
 # Clusters that are not portable: the driver is asked to allow them, and they take less shared memory, so that
 # a part of the chip with few multiprocessors still holds one.
 CLUSTERS = (1, 2, 3, 4, 5, 6, 7, 8, 16)
+# Clusters that fetch tokens together.
+SHARES = (1, 2, 4, 8)
 STEP_K = 64
 GROUP_ROWS = 64
 MAX_STAGES = 16
@@ -38,13 +41,19 @@ class Sm90Tiling:
     """The defines of one variant.
 
     A cluster of `cluster` workgroups owns `groups` * 64 weight rows by `cols` token columns and splits K; each has
-    `stages` steps of 64 k under way.
+    `stages` steps of 64 k under way. `share` such clusters, of neighbouring rows, are one and fetch the tokens once.
     """
 
     cols: int
     groups: int
     stages: int
     cluster: int
+    share: int = 1
+
+    @property
+    def together(self) -> int:
+        """The workgroups of a cluster as the hardware has it."""
+        return self.cluster * self.share
 
     @property
     def rows(self) -> int:
@@ -75,26 +84,31 @@ class Sm90Plan:
 
 @dataclass(frozen=True)
 class Cost:
-    """What an estimate weighs, fitted to 1,150 timings of 55 problems on an H200: the tilings that it chooses are 1.6 %
-    from the fastest in the geometric mean.
+    """What an estimate weighs, fitted to timings of 27 problems on an H200 (benchmarks/sweep_gemm_wide.py): the tilings
+    that it chooses are 1.5 % from the fastest in the geometric mean, 8 % at most.
 
     `memory` in bytes a microsecond. In microseconds: `base`; each `round` trip to memory beyond the first ring of
     stages; each `step` of 128 tokens that a multiprocessor fetches; each further `wave` of workgroups; each `doubling`
     of a cluster; `exchange` for each 64 sums that a thread has to give away; being `alone` on a multiprocessor, so that
-    no workgroup of the next launch can come. Without unit: `imbalance` of multiprocessors; `stranded` ones for each
-    further workgroup of a cluster, which must fit one part of the chip.
+    no workgroup of the next launch can come; each doubling of `sharing`. Without unit: `imbalance` of multiprocessors;
+    `stranded` ones for each further workgroup of a cluster, which must fit one part of the chip; the part of fetching
+    tokens that is `shared`, the rest being what a multiprocessor takes in; workgroups `packed` on one multiprocessor
+    for each that has room there.
     """
 
-    memory: float = 4.34e6
-    base: float = 1.9
-    round: float = 2.14
-    step: float = 0.0786
-    wave: float = 2.27
-    doubling: float = 0.0992
-    exchange: float = 0.7
-    alone: float = 0.0625
-    imbalance: float = 0.245
-    stranded: float = 3.91
+    memory: float = 4.29e6
+    base: float = 2.03
+    round: float = 1.97
+    step: float = 0.0957
+    wave: float = 2.55
+    doubling: float = 0.0679
+    exchange: float = 0.687
+    alone: float = 0.101
+    imbalance: float = 0.0783
+    stranded: float = 1.88
+    shared: float = 0.581
+    sharing: float = 0.111
+    packed: float = 0.0952
 
 
 _COST = Cost()
@@ -107,7 +121,7 @@ def plan(problem: Any, persona: Persona) -> Sm90Plan:
 
 
 def plan_of(cut: Sm90Tiling, m: int) -> Sm90Plan:
-    return Sm90Plan(cut, _quotient(m, cut.rows) * cut.cluster, 32 + 128 * cut.groups, cut.shared_bytes)
+    return Sm90Plan(cut, _quotient(m, cut.rows * cut.share) * cut.together, 32 + 128 * cut.groups, cut.shared_bytes)
 
 
 def tiling(n: int, m: int, k: int, compute_units: int, invariant: bool) -> Sm90Tiling:
@@ -129,18 +143,16 @@ def candidates(cols: int, k: int, clusters: tuple[int, ...] = CLUSTERS) -> Itera
     """Tilings that leave each workgroup of a cluster a step of K, with as long a ring as one, two or three workgroups
     of a multiprocessor have room for."""
     steps = _quotient(k, STEP_K)
-    for groups in GROUPS:
-        for cluster in clusters:
-            if cluster > steps:
-                continue
-            most = max(2, min(MAX_STAGES, _quotient(steps, cluster)))
-            cuts = [Sm90Tiling(cols, groups, stages, cluster) for stages in range(2, most + 1)]
-            for resident in (1, 2, 3):
-                fitting = [
-                    cut for cut in cuts if _resident(cut) >= max(resident, 1 + (cluster > _ARCH.portable_cluster))
-                ]
-                if fitting:
-                    yield fitting[-1]
+    for groups, cluster, share in itertools.product(GROUPS, clusters, SHARES):
+        if cluster > steps or cols % (8 * share) or cluster * share not in CLUSTERS:
+            continue
+        most = max(2, min(MAX_STAGES, _quotient(steps, cluster)))
+        cuts = [Sm90Tiling(cols, groups, stages, cluster, share) for stages in range(2, most + 1)]
+        for resident in (1, 2, 3):
+            least = max(resident, 1 + (cluster * share > _ARCH.portable_cluster))
+            fitting = [cut for cut in cuts if _resident(cut) >= least]
+            if fitting:
+                yield fitting[-1]
 
 
 def _resident(cut: Sm90Tiling) -> int:
@@ -153,18 +165,21 @@ def estimate(cut: Sm90Tiling, m: int, k: int, compute_units: int) -> float:
     and the exchange of sums take."""
     cost = _COST
     steps = _quotient(_quotient(k, STEP_K), cut.cluster)
-    grid = _quotient(m, cut.rows) * cut.cluster
+    grid = _quotient(m, cut.rows * cut.share) * cut.together
     resident, busiest = _resident(cut), _quotient(grid, compute_units)
-    usable = max(1.0, compute_units - cost.stranded * (cut.cluster - 1))
+    usable = max(1.0, compute_units - cost.stranded * (cut.together - 1))
     waves = math.ceil(grid / max(1, int(usable * resident)))
-    imbalance = busiest * compute_units / grid - 1
+    # Clusters may be packed on a part of the chip while the launch ahead still holds the rest.
+    load = busiest + cost.packed * max(0.0, min(resident, grid) - busiest)
+    imbalance = load * compute_units / grid - 1
     memory = 2 * m * k / cost.memory * (1 + cost.imbalance * imbalance)
     rounds = max(0.0, steps / min(cut.stages, steps) - 1) * cost.round * waves
-    tokens = cost.step * steps * cut.cols / 128 * busiest
+    fetched = 1 - cost.shared * (1 - 1 / cut.share)
+    tokens = cost.step * steps * cut.cols / 128 * load * fetched
     exchange = 0.0
     if cut.cluster > 1:
         exchange = cost.doubling * math.log2(cut.cluster) + cost.exchange * cut.cols * cut.groups / 64
-    start = cost.base + cost.wave * (waves - 1) + cost.alone * (resident == 1)
+    start = cost.base + cost.wave * (waves - 1) + cost.alone * (resident == 1) + cost.sharing * math.log2(cut.share)
     return start + max(memory, rounds) + tokens + exchange
 
 
@@ -176,9 +191,11 @@ def device_unit(problem: Any, persona: Persona, plan: Sm90Plan) -> Unit:
     cut = plan.tiling
     defines = {
         "AITERLITE_CLUSTER": str(cut.cluster),
+        "AITERLITE_CLUSTER_SIZE": str(cut.together),
         "AITERLITE_COLS": str(cut.cols),
         "AITERLITE_ELEMENT": problem.dtype,
         "AITERLITE_GROUPS": str(cut.groups),
+        "AITERLITE_SHARE": str(cut.share),
         "AITERLITE_SHARED_BYTES": str(plan.shared_bytes),
         "AITERLITE_STAGES": str(cut.stages),
         **overlap_defines(persona.target),
@@ -207,8 +224,8 @@ def kernels(problem: Any, persona: Persona, plan: Sm90Plan) -> tuple[Kernel, ...
             along_x(plan.grid),
             along_x(plan.block),
             lds=plan.shared_bytes,
-            cluster=cut.cluster,
+            cluster=cut.together,
             args={"n": problem.n, "m": problem.m, "k": problem.k},
-            maps=(rows("w", "weight", "m", cut.rows), rows("x", "x", "n", cut.cols)),
+            maps=(rows("w", "weight", "m", cut.rows), rows("x", "x", "n", cut.cols // cut.share)),
         ),
     )

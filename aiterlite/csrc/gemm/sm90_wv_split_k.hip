@@ -3,9 +3,11 @@
 // Tiling. A cluster of C workgroups owns GROUPS * 64 weight rows by COLS token columns, and each of them one of C
 // neighbouring ranges of K, in steps of 64. In a workgroup one wave asks the copy engine for the steps of both
 // operands, into a ring of STAGES in shared memory, and GROUPS warpgroups multiply 64 rows each. Weights reach the
-// matrix unit only through shared memory, and tokens are fetched once for all rows of the workgroup.
+// matrix unit only through shared memory, and tokens are fetched once for all rows of the workgroup. With SHARE above
+// 1, S such clusters are one: their rows are neighbours, and those that have the same range of K fetch COLS / S tokens
+// each, for all of them. A stage is then written again when all of them have read it.
 //
-// Traffic. Weights: M * K elements from memory, once. Tokens: COLS / (GROUPS * 64) elements per weight from the L2.
+// Traffic. Weights: M * K elements from memory, once. Tokens: COLS / (GROUPS * 64 * S) elements per weight from the L2.
 // Sums: (C - 1) / C of COLS * GROUPS * 64 floats a workgroup through distributed shared memory. Bias and y once. No
 // workspace, no atomics.
 //
@@ -14,9 +16,9 @@
 // STAGES. Each column of a matrix instruction is summed for itself. A launch that keeps C for every N is therefore
 // batch-invariant.
 //
-// N <= COLS; block GROUPS * 128 + 32 threads; grid C * ceil(M / (GROUPS * 64)) workgroups, exactly; C at most the steps
-// of K. Operands and their rows begin at multiples of 16 bytes. Nothing outside the operands is read: the copy engine
-// knows their sizes, and what lies beyond arrives as zeros.
+// N <= COLS; block GROUPS * 128 + 32 threads; grid C * S * ceil(M / (GROUPS * 64 * S)) workgroups, exactly; C at most
+// the steps of K. Operands and their rows begin at multiples of 16 bytes. Nothing outside the operands is read: the
+// copy engine knows their sizes, and what lies beyond arrives as zeros.
 #include <aiterlite/block/mailbox.h>
 #include <aiterlite/fragment/sm90_wgmma.h>
 #include <aiterlite/overlap.h>
@@ -32,6 +34,7 @@ constexpr uint32_t kColumns = AITERLITE_COLS;
 constexpr uint32_t kGroups = AITERLITE_GROUPS;
 constexpr uint32_t kStages = AITERLITE_STAGES;
 constexpr uint32_t kCluster = AITERLITE_CLUSTER;
+constexpr uint32_t kShare = AITERLITE_SHARE;
 using Mailbox = aiterlite::Mailbox<kCluster>;
 
 constexpr uint32_t kStep = aiterlite::kSwizzledElements;
@@ -54,6 +57,8 @@ static_assert(kColumns == 8 || kColumns == 16 || kColumns == 32 || kColumns == 6
 static_assert(kGroups == 1 || kGroups == 2, "AITERLITE_GROUPS must be 1 or 2");
 static_assert(kStages >= 2 && kStages <= 16, "AITERLITE_STAGES must be 2 to 16");
 static_assert(kCluster >= 1 && kCluster <= 16, "AITERLITE_CLUSTER must be 1 to 16");
+static_assert(AITERLITE_CLUSTER_SIZE == kCluster * kShare, "AITERLITE_CLUSTER_SIZE counts all that share or exchange");
+static_assert(kColumns % (8 * kShare) == 0, "each workgroup that shares fetches whole groups of 8 tokens");
 
 struct Tiles {
   uint16_t w[kRows * kStep];
@@ -73,6 +78,25 @@ AITERLITE_DEVICE const aiterlite::TensorMap& map(const aiterlite_tensor_map& opa
   return reinterpret_cast<const aiterlite::TensorMap&>(opaque);
 }
 
+// Where a workgroup stands in its cluster: `rank` of those that split K, `share` of those that share tokens.
+struct Seat {
+  uint32_t rank;
+  uint32_t share;
+
+  AITERLITE_DEVICE static Seat own() {
+    if constexpr (kCluster * kShare == 1) return {0, 0};
+    return {aiterlite::cluster_rank() % kCluster, aiterlite::cluster_rank() / kCluster};
+  }
+  AITERLITE_DEVICE uint32_t of_rank(uint32_t other) const { return share * kCluster + other; }
+  AITERLITE_DEVICE uint32_t of_share(uint32_t other) const { return other * kCluster + rank; }
+  AITERLITE_DEVICE uint16_t sharers() const {
+    uint32_t every = 0;
+#pragma unroll
+    for (uint32_t i = 0; i < kShare; ++i) every |= 1u << (i * kCluster);
+    return static_cast<uint16_t>(every << rank);
+  }
+};
+
 // The steps of K of this workgroup: [begin, end).
 struct Range {
   uint32_t begin;
@@ -87,8 +111,10 @@ AITERLITE_DEVICE Range range_of(uint32_t rank, uint32_t k) {
 }
 
 // One thread: fills the ring, waiting for each stage to be read before it is filled again.
-AITERLITE_DEVICE void copy(const aiterlite_sm90_gemm_args& args, Shared& shared, const Range& range,
-                           uint32_t first_row) {
+AITERLITE_DEVICE void copy(const aiterlite_sm90_gemm_args& args, Shared& shared, const Range& range, uint32_t first_row,
+                           const Seat& seat) {
+  constexpr uint32_t kFetched = kColumns / kShare;
+  const uint32_t token = seat.share * kFetched;
   const uint64_t once = aiterlite::keep_briefly(), again = aiterlite::keep_long();
   uint32_t stage = 0, parity = 1;
 #pragma unroll 1
@@ -97,7 +123,12 @@ AITERLITE_DEVICE void copy(const aiterlite_sm90_gemm_args& args, Shared& shared,
     aiterlite::Barrier& full = shared.full[stage];
     full.arrive_expecting(kTileBytes);
     aiterlite::copy_box(shared.stage[stage].w, map(args.w_map), step * kStep, first_row, full, once);
-    aiterlite::copy_box(shared.stage[stage].x, map(args.x_map), step * kStep, 0, full, again);
+    uint16_t* to = shared.stage[stage].x + token * kStep;
+    if constexpr (kShare == 1) {
+      aiterlite::copy_box(to, map(args.x_map), step * kStep, token, full, again);
+    } else {
+      aiterlite::copy_box_to_ranks(to, map(args.x_map), step * kStep, token, full, seat.sharers());
+    }
     if (++stage == kStages) {
       stage = 0;
       parity ^= 1;
@@ -106,8 +137,19 @@ AITERLITE_DEVICE void copy(const aiterlite_sm90_gemm_args& args, Shared& shared,
 }
 
 // A warpgroup: the products of the steps, as they arrive.
-AITERLITE_DEVICE void accumulate(float (&sums)[kSums], Shared& shared, const Range& range, uint32_t group) {
+AITERLITE_DEVICE void accumulate(float (&sums)[kSums], Shared& shared, const Range& range, uint32_t group,
+                                 const Seat& seat) {
   uint32_t stage = 0, parity = 0, before = 0;
+  // That the step before has been read is said where it will be written again: then nobody is told who has ended.
+  const auto release = [&](uint32_t step) {
+    const uint32_t lane = aiterlite::thread_id() % aiterlite::kWaveSize;
+    if constexpr (kShare == 1) {
+      if (step > range.begin && lane == 0) shared.empty[before].arrive();
+    } else {
+      const bool again = step > range.begin && step - 1 + kStages < range.end;
+      if (again && lane < kShare) shared.empty[before].arrive_having_read_in(seat.of_share(lane));
+    }
+  };
 #pragma unroll 1
   for (uint32_t step = range.begin; step < range.end; ++step) {
     shared.full[stage].wait(parity);
@@ -122,7 +164,7 @@ AITERLITE_DEVICE void accumulate(float (&sums)[kSums], Shared& shared, const Ran
     aiterlite::commit_group();
     // The step before has been read when only this one is still running.
     aiterlite::await_group<1>();
-    if (step > range.begin && aiterlite::thread_id() % aiterlite::kWaveSize == 0) shared.empty[before].arrive();
+    release(step);
     before = stage;
     if (++stage == kStages) {
       stage = 0;
@@ -175,7 +217,7 @@ AITERLITE_DEVICE void finish(const aiterlite_gemm_args& args, const Bias& bias, 
 }  // namespace
 
 AITERLITE_KERNEL(kThreads)
-AITERLITE_CLUSTER_DIMS(AITERLITE_CLUSTER)
+AITERLITE_CLUSTER_DIMS(AITERLITE_CLUSTER_SIZE)
 aiterlite_sm90_wv_split_k(const __grid_constant__ aiterlite_sm90_gemm_args args) {
   AITERLITE_DYNAMIC_SHARED(Shared, shared);
 
@@ -183,8 +225,9 @@ aiterlite_sm90_wv_split_k(const __grid_constant__ aiterlite_sm90_gemm_args args)
   const uint32_t thread = aiterlite::thread_id();
   const uint32_t wave = thread / aiterlite::kWaveSize;
   const uint32_t lane = aiterlite::lane_id();
-  const uint32_t rank = Mailbox::rank();
-  const uint32_t first_row = aiterlite::workgroup_id() / kCluster * kRows;
+  const Seat seat = Seat::own();
+  const uint32_t rank = seat.rank;
+  const uint32_t first_row = (aiterlite::workgroup_id() / AITERLITE_CLUSTER_SIZE * kShare + seat.share) * kRows;
   const Range range = range_of(rank, static_cast<uint32_t>(gemm.k));
   const uint32_t live_pairs = (static_cast<uint32_t>(gemm.n) + 1) / 2;
   const uint32_t owned_pairs = (live_pairs + kCluster - 1 - rank) / kCluster;
@@ -193,7 +236,7 @@ aiterlite_sm90_wv_split_k(const __grid_constant__ aiterlite_sm90_gemm_args args)
   if (thread == 0) {
     for (uint32_t stage = 0; stage < kStages; ++stage) {
       shared.full[stage].open(1);
-      shared.empty[stage].open(kFinishers / aiterlite::kWaveSize);
+      shared.empty[stage].open(kShare * kFinishers / aiterlite::kWaveSize);
     }
     aiterlite::publish_barriers();
   }
@@ -202,12 +245,20 @@ aiterlite_sm90_wv_split_k(const __grid_constant__ aiterlite_sm90_gemm_args args)
     aiterlite::fetch_map_early(map(args.w_map));
     aiterlite::fetch_map_early(map(args.x_map));
   }
+  if constexpr (kShare > 1) {
+    // Others write to this workgroup's stages and barriers from the first step on.
+    if constexpr (kCluster > 1) {
+      mailbox.await_start();
+    } else {
+      aiterlite::cluster_barrier();
+    }
+  }
   aiterlite::workgroup_barrier();
   aiterlite::await_predecessors();
 
   if (thread >= kFinishers) {
-    if (thread == kFinishers) copy(args, shared, range, first_row);
-    mailbox.await_start();
+    if (thread == kFinishers) copy(args, shared, range, first_row, seat);
+    if constexpr (kShare == 1) mailbox.await_start();
     return;
   }
 
@@ -218,10 +269,10 @@ aiterlite_sm90_wv_split_k(const __grid_constant__ aiterlite_sm90_gemm_args args)
   bias.fetch(gemm, first_row + row_of(kCluster > 1 ? dealt_quad : own_quad));
 
   float sums[kSums] = {};
-  accumulate(sums, shared, range, wave / aiterlite::kGroupWaves);
+  accumulate(sums, shared, range, wave / aiterlite::kGroupWaves, seat);
   aiterlite::admit_successors();
 
-  mailbox.await_start();
+  if constexpr (kShare == 1) mailbox.await_start();
 #pragma unroll
   for (uint32_t j = 0; j < kSums / 4; ++j) {
     const Quad quad = {{sums[4 * j], sums[4 * j + 1], sums[4 * j + 2], sums[4 * j + 3]}};
@@ -230,7 +281,7 @@ aiterlite_sm90_wv_split_k(const __grid_constant__ aiterlite_sm90_gemm_args args)
       finish(gemm, bias, {first_row + row_of(own_quad), 2 * pair}, quad);
     } else if (pair < live_pairs) {
       const uint32_t slot = (pair / kCluster * kCluster + rank) * kPairQuads + own_quad;
-      mailbox.send(pair % kCluster, &shared.received[slot], quad);
+      mailbox.send(seat.of_rank(pair % kCluster), &shared.received[slot], quad);
     }
   }
   if constexpr (kCluster > 1) {

@@ -52,6 +52,10 @@ class Barrier {
   AITERLITE_DEVICE void arrive_in(uint32_t rank) {
     asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(address_in(rank)) : "memory");
   }
+  // The same of a thread that has read and not written: the order of writes costs 0.4 us.
+  AITERLITE_DEVICE void arrive_having_read_in(uint32_t rank) {
+    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(address_in(rank)) : "memory");
+  }
   // Arrives, as one of those that `open` counted, when the copy_async that this thread has asked for are complete.
   AITERLITE_DEVICE void arrive_after_copies() {
     asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(address()) : "memory");
