@@ -139,6 +139,8 @@ def agreement(call: Call, kind: str, given: Operands) -> float:
 
 
 def measure(kind: str, n: int, device: torch.device, samples: int) -> dict[str, Any]:
+    # Each kind and size is code of its own, of which torch keeps eight.
+    torch.compiler.reset()
     operands = operands_of(kind, n, device)
     calls: dict[str, Call] = {}
     equal: dict[str, float] = {}

@@ -42,6 +42,25 @@ def test_a_model_s_rows_quantised(n: int, code: str) -> None:
             run_quantised(case, code, "cuda", group, transposed)
 
 
+@pytest.mark.parametrize(("width", "group"), [(520, 0), (1536, 64), (7168, 128), (16384, 128), (16384, 0)])
+def test_rows_that_workgroups_take_several_of(width: int, group: int) -> None:
+    """Some workgroups have a row more than others; rows are strided, and the last lanes of a narrow one have none."""
+    run_quantised(Case(1061, width, pad=16), "e4m3fn", "cuda", group, bool(group))
+    run_quantised(Case(530, width, "fp16", pad=16, sensitive=True), "int8", "cuda", group, False)
+
+
+def test_codes_of_a_row_do_not_depend_on_others() -> None:
+    x, weight = rows(4096), rows(1, seed=2)[0]
+    found = []
+    for n in (1, 255, 400, 4096):
+        codes = torch.empty(n, K, dtype=torch.float8_e4m3fn, device="cuda")
+        scales = torch.empty(n, K // 128, device="cuda")
+        norm.rmsnorm2d_fwd_with_dynamicquant(codes, x[:n], scales, weight, EPSILON, 0, 128)
+        found.append((codes, scales))
+    for codes, scales in found:
+        assert same(codes, found[-1][0][: len(codes)]) and same(scales, found[-1][1][: len(scales)])
+
+
 def test_a_row_s_bits_do_not_depend_on_others() -> None:
     x, residual, weight = rows(4096), rows(4096, seed=1), rows(1, seed=2)[0]
     outs = []

@@ -1,7 +1,8 @@
 """RMSNorm: which kernels serve a call, and how they are cut.
 
 One kernel in every case. A row is held in registers, by a team of a wave or by a workgroup; only rows that 1,024 lanes
-do not hold are read again. What a row's team is follows from its width alone.
+do not hold are read again. What a row's team is follows from its width alone. Where rows are many, and results of
+8 bits, workgroups of Hopper take several each, and the copy engine brings the next ones.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ _CROWDED = 2048
 # Registers that so many rows a lane need on Hopper. Two whose groups have scales of their own would need 80, and leave
 # room for fewer rows than one has.
 _NEEDED = {1: 40, 2: 72}
+# norm/sm90_rows.hip: rows a multiprocessor from which it is faster; its registers a lane; the rows of its ring, where
+# three take 1 % longer and eight 20 %; and the bytes beside it, sums of two rows' waves.
+_STREAMED, _STREAM_REGISTERS, _STAGES, _STREAM_SUMS = 3, 64, 2, 2 * 2 * 32 * 4
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,35 @@ class GroupsFit:
         return f"a scale a row, or for groups of {', '.join(map(str, GROUPS))}"
 
 
+@dataclass(frozen=True)
+class StreamPlan:
+    """One launch of norm/sm90_rows.hip: `grid` workgroups of `threads`, `resident` on a multiprocessor, each with
+    `stages` rows on their way in `lds` bytes of shared memory."""
+
+    threads: int
+    stages: int
+    resident: int
+    lds: int
+    grid: int
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Rows of a workgroup each, of 16-byte pieces, and enough of them."""
+
+    def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
+        pieces = -(-problem.row_width // _PIECE)
+        if not problem.aligned or not persona.wave_size < pieces <= _MOST_LANES:
+            return Refusal(f"rows of {problem.row_width} elements are no whole workgroup's, in pieces of 16 bytes")
+        least = _STREAMED * max(1, persona.cu_count)
+        if problem.row_count < least:
+            return Refusal(f"row_count is {problem.row_count}; from {least} on, workgroups have several rows each")
+        return None
+
+    def __str__(self) -> str:
+        return f"at least {_STREAMED} rows a compute unit, each of a workgroup"
+
+
 def plan_rows(problem: NormProblem, persona: Persona) -> NormPlan:
     """A row of at most a wave's pieces has a team of a wave, several in a workgroup; a longer one a workgroup. Where
     rows are more than the chip holds at once, a team has two, for which it reads weights and meets once, unless their
@@ -127,9 +160,19 @@ def _resident(problem: NormProblem, persona: Persona, threads: int, batch: int) 
     return max(1, min(most // threads, arch.unit_registers // (_NEEDED[batch] * threads)))
 
 
+def plan_stream(problem: NormProblem, persona: Persona) -> StreamPlan:
+    """As many workgroups as registers hold, at most four."""
+    arch = ARCHITECTURES[persona.target]
+    pieces = -(-problem.row_width // _PIECE)
+    threads = -(-pieces // persona.wave_size) * persona.wave_size
+    resident = max(1, min(4, arch.unit_registers // (_STREAM_REGISTERS * threads)))
+    lds = _STAGES * (2 * _PIECE * threads + 8) + _STREAM_SUMS
+    return StreamPlan(threads, _STAGES, resident, lds, resident * max(1, persona.cu_count))
+
+
 # Kernels --------------------------------------------------------------------------------------------------------------
 
-KERNEL = "aiterlite_norm_rows"
+KERNEL, STREAM = "aiterlite_norm_rows", "aiterlite_norm_sm90_rows"
 _CPU = "aiterlite_norm_cpu_{}"
 
 
@@ -142,6 +185,7 @@ def _args(problem: NormProblem) -> dict[str, Value]:
         "gemma": int(problem.gemma),
         "model_sensitive": int(problem.model_sensitive),
         "inverse_width": 1.0 / problem.row_width,
+        "workgroups": 0,
     }
 
 
@@ -156,33 +200,49 @@ def _cpu(problem: NormProblem, persona: Persona, _: Any) -> tuple[Kernel, ...]:
     return (Kernel(host_unit(persona.target), symbol, ARGS, args=_args(problem)),)
 
 
+def _variant(problem: NormProblem, with_add: bool) -> dict[str, object]:
+    """The defines that say what is computed."""
+    size = getattr(problem, "group_size", 0)
+    return {
+        "add": int(with_add),
+        "code": getattr(problem, "out_dtype", CODES[0]),
+        "element": problem.dtype,
+        "gemma": int(problem.gemma),
+        # A row that is one group is that of its team.
+        "group": size if size < problem.row_width else 1,
+        "model_sensitive": int(problem.model_sensitive),
+        "transposed": int(getattr(problem, "transposed", False) and size < problem.row_width),
+    }
+
+
+def _unit(name: str, target: str, values: Mapping[str, object], symbol: str) -> Unit:
+    defines = {f"AITERLITE_{key.upper()}": str(values[key]) for key in sorted(values)} | overlap_defines(target)
+    return Unit(f"norm/{name}", (f"csrc/norm/{name}.hip",), target, tuple(defines.items()), symbols=(symbol,))
+
+
 def _gpu(with_add: bool) -> Callable[[NormProblem, Persona, NormPlan], tuple[Kernel, ...]]:
     def kernels(problem: NormProblem, persona: Persona, plan: NormPlan) -> tuple[Kernel, ...]:
-        size = getattr(problem, "group_size", 0)
-        values: dict[str, object] = {
-            "add": int(with_add),
+        values = _variant(problem, with_add) | {
             "aligned": int(problem.aligned),
             "batch": plan.batch,
-            "code": getattr(problem, "out_dtype", CODES[0]),
             # Elsewhere nothing overlaps, and one kernel serves both.
             "early": int(plan.early and bool(overlap_defines(persona.target))),
-            "element": problem.dtype,
-            "gemma": int(problem.gemma),
-            # A row that is one group is that of its team.
-            "group": size if size < problem.row_width else 1,
             "lanes": plan.lanes,
-            "model_sensitive": int(problem.model_sensitive),
             "passes": plan.passes,
             "resident": plan.resident,
             "threads": plan.threads,
-            "transposed": int(getattr(problem, "transposed", False) and size < problem.row_width),
         }
-        defines = {f"AITERLITE_{name.upper()}": str(value) for name, value in values.items()}
-        defines |= overlap_defines(persona.target)
-        unit = Unit("norm/rows", ("csrc/norm/rows.hip",), persona.target, tuple(defines.items()), symbols=(KERNEL,))
+        unit = _unit("rows", persona.target, values, KERNEL)
         return (Kernel(unit, KERNEL, ARGS, along_x(plan.grid), along_x(plan.threads), args=_args(problem)),)
 
     return kernels
+
+
+def _stream(problem: NormProblem, persona: Persona, plan: StreamPlan) -> tuple[Kernel, ...]:
+    ring = {"resident": plan.resident, "shared_bytes": plan.lds, "stages": plan.stages, "threads": plan.threads}
+    unit = _unit("sm90_rows", persona.target, _variant(problem, False) | ring, STREAM)
+    args = {**_args(problem), "workgroups": plan.grid}
+    return (Kernel(unit, STREAM, ARGS, along_x(plan.grid), along_x(plan.threads), lds=plan.lds, args=args),)
 
 
 # The tables -----------------------------------------------------------------------------------------------------------
@@ -194,6 +254,8 @@ _CODED = (OneOf("out_dtype", CODES, "quantise to an e4m3 type or int8"), GroupsF
 
 def _table(op: str, problem: type, with_add: bool, *extra: Any) -> Table:
     requires, coded = (*_ROWS, *extra), problem is QuantNormProblem
+    streamed = (Targets(("sm_90a",)), *requires, Streams())
+    streams = (Row("stream", "cuda", streamed, 1, plan_stream, _stream),) if coded and not with_add else ()
 
     def derive(values: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"aligned": values.get("row_width", 0) % (16 if coded else 8) == 0, **values}
@@ -204,6 +266,7 @@ def _table(op: str, problem: type, with_add: bool, *extra: Any) -> Table:
         (
             Row("cpu", "host", (Targets(("cpu-*",)), *requires), kernels=_cpu),
             Row("lanes", "hip", (Targets(("gfx942", "gfx950")), *requires), 0, plan_rows, _gpu(with_add)),
+            *streams,
             Row("warps", "cuda", (Targets(("sm_90a",)), *requires), 0, plan_rows, _gpu(with_add)),
         ),
         # DeepSeek-R1's hidden size, for decode, a batch of it, and prefill.

@@ -19,14 +19,14 @@
 // ended, lets its successors do so at once, and has its weights on their way while it sums. A grid that is not leaves
 // the registers of weights to other workgroups.
 #include <aiterlite/norm/args.h>
-#include <aiterlite/numeric/pack.h>
+#include <aiterlite/norm/row.h>
 #include <aiterlite/overlap.h>
-#include <aiterlite/quant/strip.h>
 
 namespace {
 
 using namespace aiterlite;
 using namespace aiterlite::quant;
+using namespace aiterlite::norm;
 using In = AITERLITE_ELEMENT;
 using Out = AITERLITE_CODE;
 
@@ -89,47 +89,6 @@ AITERLITE_DEVICE void store_part(In* row, uint32_t at, uint32_t left, const Vect
 }
 AITERLITE_DEVICE constexpr uint32_t place_of(uint32_t part, uint32_t lane) { return (part * kLanes + lane) * kVector; }
 
-AITERLITE_DEVICE Vector16 sum_of(const Vector16& a, const Vector16& b) {
-  float x[8], y[8];
-  widen(In{}, a, x);
-  widen(In{}, b, y);
-  Vector16 sum;
-#pragma unroll
-  for (uint32_t i = 0; i < 4; ++i) sum.word[i] = pack_pair(In{}, x[2 * i] + y[2 * i], x[2 * i + 1] + y[2 * i + 1]);
-  return sum;
-}
-
-AITERLITE_DEVICE float squares(const Piece& piece) {
-  float chain[4] = {};
-#pragma unroll
-  for (const Vector16& part : piece.part) {
-    float value[8];
-    widen(In{}, part, value);
-#pragma unroll
-    for (uint32_t i = 0; i < 8; ++i) chain[i % 4] = __builtin_fmaf(value[i], value[i], chain[i % 4]);
-  }
-  return (chain[0] + chain[1]) + (chain[2] + chain[3]);
-}
-
-AITERLITE_DEVICE Vector16 normalised(const Vector16& h, const Vector16& weight, float by) {
-  float value[8], factor[8];
-  widen(In{}, h, value);
-  widen(In{}, weight, factor);
-  Vector16 result;
-#pragma unroll
-  for (float& one : value) one *= by;
-  if constexpr (kSensitive) {
-#pragma unroll
-    for (uint32_t i = 0; i < 4; ++i) result.word[i] = pack_pair(In{}, value[2 * i], value[2 * i + 1]);
-    widen(In{}, result, value);
-  }
-#pragma unroll
-  for (uint32_t i = 0; i < 8; ++i) value[i] *= kGemma ? factor[i] + 1.0f : factor[i];
-#pragma unroll
-  for (uint32_t i = 0; i < 4; ++i) result.word[i] = pack_pair(In{}, value[2 * i], value[2 * i + 1]);
-  return result;
-}
-
 }  // namespace
 
 AITERLITE_KERNEL_RESIDENT(kThreads, AITERLITE_RESIDENT)
@@ -173,7 +132,7 @@ aiterlite_norm_rows(aiterlite_norm_args args) {
   const auto add = [&](Piece& piece, const Piece& other, uint32_t b, uint32_t first) {
 #pragma unroll
     for (uint32_t i = 0; i < 2; ++i) {
-      piece.part[i] = sum_of(piece.part[i], other.part[i]);
+      piece.part[i] = sum_of<In>(piece.part[i], other.part[i]);
       store_part(sum(b), first + place_of(i, lane), left_of(b), piece.part[i]);
     }
   };
@@ -207,7 +166,7 @@ aiterlite_norm_rows(aiterlite_norm_args args) {
     for (uint32_t i = 0; i < 2; ++i) factor[i] = load_weight(i, 0);
   }
 #pragma unroll
-  for (uint32_t b = 0; b < kBatch; ++b) each.of[b] = squares(piece[b]);
+  for (uint32_t b = 0; b < kBatch; ++b) each.of[b] = squares<In>(piece[b].part);
   if constexpr (kTwoPasses) {
 #pragma unroll 1
     for (uint32_t first = kHeld; first < width; first += kHeld) {
@@ -217,7 +176,7 @@ aiterlite_norm_rows(aiterlite_norm_args args) {
         load_residual(other, 0, first);
         add(piece[0], other, 0, first);
       }
-      each.of[0] += squares(piece[0]);
+      each.of[0] += squares<In>(piece[0].part);
     }
   }
   if constexpr (!kEarly) admit_successors();
@@ -241,7 +200,8 @@ aiterlite_norm_rows(aiterlite_norm_args args) {
     for (uint32_t i = 0; i < 2; ++i) {
       const Vector16 by = kEarly && !kTwoPasses ? factor[i] : load_weight(i, first);
 #pragma unroll
-      for (uint32_t b = 0; b < kBatch; ++b) piece[b].part[i] = normalised(piece[b].part[i], by, root[b]);
+      for (uint32_t b = 0; b < kBatch; ++b)
+        piece[b].part[i] = normalised<In, kGemma, kSensitive>(piece[b].part[i], by, root[b]);
     }
   };
   const auto codes = [&](uint32_t b, uint32_t first) {

@@ -24,6 +24,7 @@ struct aiterlite_norm_args {
   int32_t transposed;
   int32_t gemma;            // weights are one more than given
   int32_t model_sensitive;  // h / sqrt(...) is rounded before it is multiplied
+  int32_t workgroups;       // that share the rows; norm/sm90_rows.hip alone
   float epsilon;
   float inverse_width;
 };
