@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import pytest
 
 pytest.importorskip("torch")
@@ -20,12 +23,22 @@ def test_every_call_is_cut_so_that_it_fits() -> None:
         if "e4m3fnuz" in (q, kv):
             continue
         for heads in range(1, 129):
-            for q_len in (1, 3):
-                problem = tables.MlaProblem(2, heads, 64, q_len, 1, q, kv, out)
+            for q_len, page_size in itertools.product((1, 3), (1, 16, 64)):
+                problem = tables.MlaProblem(2, heads, 64, q_len, page_size, q, kv, out)
                 cut = mla_sm90.plan_decode(problem, H200)
+                assert cut.boxes == (page_size > 1)
                 assert cut.shared_bytes <= H200.lds_bytes
                 assert (cut.column_groups - 1) * cut.columns < heads * q_len <= cut.column_groups * cut.columns
                 assert cut.wide == (heads * q_len > 32 and q == kv != "e4m3fn")
+
+
+@pytest.mark.parametrize(("given", "boxes"), [({}, True), ({"page_size": 48}, True), ({"page_size": 24}, False)])
+def test_boxes_are_for_pages_that_are_made_of_them(given: dict[str, int], boxes: bool) -> None:
+    problem = tables.MlaProblem(**{"batch": 2, "heads": 16, "context": 64, "splits": 1, "page_size": 64, **given})
+    (kernel,) = dispatch.decide(tables.DECODE, problem, H200).kernels
+    assert [described.box for described in kernel.maps] == [(64, 16, 1)] * boxes
+    nothing = replace(problem, pages_exist=False)
+    assert not mla_sm90.plan_decode(nothing, H200).boxes, "the driver describes no tensor without elements"
 
 
 def test_splits_fill_the_multiprocessors_and_not_more() -> None:
@@ -41,18 +54,21 @@ def test_splits_fill_the_multiprocessors_and_not_more() -> None:
 @pytest.mark.compile
 @pytest.mark.nvcc
 @pytest.mark.parametrize(
-    ("heads", "types", "planned"),
+    ("heads", "types", "planned", "page_size"),
     [
-        (16, ("bf16", "bf16"), True),
-        (32, ("fp16", "fp16"), False),
-        (32, ("bf16", "e4m3fn"), True),
-        (16, ("e4m3fn", "e4m3fn"), False),
-        (64, ("bf16", "bf16"), True),
+        (16, ("bf16", "bf16"), True, 64),
+        (32, ("bf16", "bf16"), True, 64),
+        (32, ("fp16", "fp16"), False, 1),
+        (32, ("bf16", "e4m3fn"), True, 64),
+        (16, ("e4m3fn", "e4m3fn"), False, 1),
+        (64, ("bf16", "bf16"), True, 1),
+        (64, ("bf16", "bf16"), False, 64),
     ],
 )
-def test_nothing_is_spilled(heads: int, types: tuple[str, str], planned: bool) -> None:
+def test_nothing_is_spilled(heads: int, types: tuple[str, str], planned: bool, page_size: int) -> None:
     """A register that is spilled costs every tile."""
     given = {"batch": 2, "heads": heads, "context": 64, "q_dtype": types[0], "kv_dtype": types[1]}
+    given |= {"page_size": page_size}
     given |= {"plan_units": 132} if planned else {"splits": 2}
     problem = tables.MlaProblem(**tables.derive(given))
     for kernel in dispatch.decide(tables.DECODE, problem, H200).kernels:

@@ -304,6 +304,7 @@ class _Call:
             plan_units=self.work_indptr.shape[0] - 1 if self.planned and self.work_indptr is not None else 0,
             lse=self.return_lse,
             causal=self.causal,
+            pages_exist=self.kv_buffer.shape[0] > 0,
         )
 
     def sizes(self, splits: int) -> dict[str, int | float]:

@@ -42,7 +42,7 @@ class MlaProblem:
     """q[batch * q_len, heads, 576] over `context` tokens of paged KV a request, on average.
 
     `splits`: pieces of each request; 0 where a plan for `plan_units` workgroups makes them. `lse`: the log-sums are a
-    result too. `causal`: row i of a request's n sees all tokens but the last n - 1 - i.
+    result too. `causal`: row i of a request's n sees all tokens but the last n - 1 - i. `pages_exist`: KV has a page.
     """
 
     batch: int
@@ -57,6 +57,7 @@ class MlaProblem:
     plan_units: int = 0
     lse: bool = True
     causal: bool = True
+    pages_exist: bool = True
 
 
 @dataclass(frozen=True)
@@ -301,7 +302,8 @@ def _sm90_kernels(problem: MlaProblem, persona: Persona, plan: mla_sm90.Sm90Plan
     unit = mla_sm90.unit(problem, persona, plan)
     given = {**sizes(problem, persona), "column_groups": plan.column_groups}
     grid, block = along_x(plan.grid), along_x(mla_sm90.threads(plan))
-    decode = Kernel(unit, mla_sm90.symbol(plan), DECODE_ARGS, grid, block, lds=plan.shared_bytes, args=given)
+    arguments, maps = mla_sm90.arguments(plan), mla_sm90.maps(problem, plan)
+    decode = Kernel(unit, mla_sm90.symbol(plan), arguments, grid, block, lds=plan.shared_bytes, args=given, maps=maps)
     return _with_merge(decode, problem, persona, given)
 
 

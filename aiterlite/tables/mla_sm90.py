@@ -6,16 +6,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from aiterlite.jit.arguments import ArgumentStruct
 from aiterlite.jit.spec import Unit
-from aiterlite.kernel import overlap_defines
+from aiterlite.kernel import TensorMap, overlap_defines
 from aiterlite.target import Persona
 
 if TYPE_CHECKING:
     from aiterlite.tables.mla import MlaProblem
 
+DECODE_ARGS = ArgumentStruct("aiterlite_mla_decode_args", "aiterlite/mla/args.h")
+BOX_ARGS = ArgumentStruct("aiterlite_sm90_mla_args", "aiterlite/mla/sm90_args.h")
 KERNEL, WIDE_KERNEL = "aiterlite_sm90_mla_decode", "aiterlite_sm90_mla_decode_wide"
-# Two warpgroups multiply, two copy; one where the former need the registers, with 32 columns.
-_THREADS, _THREADS_32 = 512, 384
+# Two warpgroups multiply, two copy; one where the former need the registers, with 32 columns, and where boxes come.
+_THREADS, _THREADS_FEW = 512, 384
+# Tokens of a box (mla/sm90_boxes.h).
+BOX_TOKENS = 16
 KV_DTYPES = ("bf16", "fp16", "e4m3fn")
 _KEY_DIM, _VALUE_DIM, _TOKENS, _PADDING = 576, 512, 64, 16
 # Packed rows of q that a workgroup has.
@@ -32,9 +37,11 @@ MOST_SPLITS = 64
 @dataclass(frozen=True)
 class Sm90Plan:
     """One launch: `columns` packed rows of q a workgroup, `column_groups` of those a piece, `stages` tiles of 64 tokens
-    in `shared_bytes` of shared memory. `wide`: by the kernel for 64 rows."""
+    in `shared_bytes` of shared memory. `wide`: by the kernel for 64 rows. `boxes`: the copy engine brings 16 tokens of
+    a page at once, not rows one by one."""
 
     wide: bool
+    boxes: bool
     columns: int
     column_groups: int
     stages: int
@@ -42,13 +49,18 @@ class Sm90Plan:
     grid: int
 
 
-def shared_bytes(columns: int, stages: int, kv_dtype: str) -> int:
-    """The size of the kernel's `Shared`: operands, or what its warpgroups exchange; the tiles."""
+def shared_bytes(columns: int, stages: int, kv_dtype: str, boxes: bool) -> int:
+    """The size of the kernel's `Shared`: operands, or what its warpgroups exchange; the tiles; what is small, for which
+    the padding of rows has room, and boxes have none."""
     weight_parts = 2 if kv_dtype == "bf16" else 1
     operands = columns * _KEY_DIM * 2 + 2 * weight_parts * columns * _TOKENS * 2
-    row = _KEY_DIM * (1 if kv_dtype == "e4m3fn" else 2) + _PADDING
     exchanged = 2 * columns * (_VALUE_DIM // 2 + 4) * 4
-    return max(operands, exchanged) + stages * _TOKENS * row
+    row = _KEY_DIM * (1 if kv_dtype == "e4m3fn" else 2) + (0 if boxes else _PADDING)
+    area, tiles = max(operands, exchanged), stages * _TOKENS * row
+    if not boxes:
+        return area + tiles + 16
+    small = 16 * (2 * stages + 13 * columns // 4)
+    return _aligned(_aligned(area) + tiles + small)
 
 
 def wide_shared_bytes(kv_dtype: str) -> int:
@@ -56,7 +68,11 @@ def wide_shared_bytes(kv_dtype: str) -> int:
     and of weights; barriers and what is kept of a row."""
     boxes = 2 * _KEY_DIM // 64 + _KEY_DIM // 64 - 1 + (2 if kv_dtype == "bf16" else 1)
     small = 2 * (8 + 8 + 16) + WIDE_ROWS * (2 * 4 + 8)
-    return -(-(boxes * 64 * 128 + small) // 1024) * 1024
+    return _aligned(boxes * 64 * 128 + small)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // 1024) * 1024
 
 
 def _is_wide(rows: int, q_dtype: str, kv_dtype: str) -> bool:
@@ -65,19 +81,19 @@ def _is_wide(rows: int, q_dtype: str, kv_dtype: str) -> bool:
 
 def plan_decode(problem: MlaProblem, persona: Persona) -> Sm90Plan:
     """64 rows where there are more than 32 and KV has 16 bits. Else the fewest columns that hold all rows of a piece,
-    or the most; then as many stages as fit."""
-    rows = problem.q_len * problem.heads
+    or the most; then as many stages as fit. Boxes where pages are made of them."""
+    rows, boxes = problem.q_len * problem.heads, problem.pages_exist and problem.page_size % BOX_TOKENS == 0
     pieces = problem.plan_units or problem.batch * problem.splits
     if _is_wide(rows, problem.q_dtype, problem.kv_dtype):
-        groups = -(-rows // WIDE_ROWS)
-        return Sm90Plan(True, WIDE_ROWS, groups, _LEAST_STAGES, wide_shared_bytes(problem.kv_dtype), pieces * groups)
+        groups, size = -(-rows // WIDE_ROWS), wide_shared_bytes(problem.kv_dtype)
+        return Sm90Plan(True, boxes, WIDE_ROWS, groups, _LEAST_STAGES, size, pieces * groups)
     columns = next((count for count in COLUMNS if count >= rows), COLUMNS[-1])
     stages = _MOST_STAGES
-    while stages > _LEAST_STAGES and shared_bytes(columns, stages, problem.kv_dtype) > persona.lds_bytes:
+    while stages > _LEAST_STAGES and shared_bytes(columns, stages, problem.kv_dtype, boxes) > persona.lds_bytes:
         stages -= 1
     groups = -(-rows // columns)
-    size = shared_bytes(columns, stages, problem.kv_dtype)
-    return Sm90Plan(False, columns, groups, stages, size, pieces * groups)
+    size = shared_bytes(columns, stages, problem.kv_dtype, boxes)
+    return Sm90Plan(False, boxes, columns, groups, stages, size, pieces * groups)
 
 
 def unasked_splits(cu_count: int, batch: int, rows: int, context: float, q_dtype: str, kv_dtype: str) -> int:
@@ -95,7 +111,7 @@ def unasked_splits(cu_count: int, batch: int, rows: int, context: float, q_dtype
 
 
 def threads(plan: Sm90Plan) -> int:
-    return _THREADS_32 if plan.columns == COLUMNS[-1] else _THREADS
+    return _THREADS_FEW if plan.boxes or plan.columns == COLUMNS[-1] else _THREADS
 
 
 def symbol(plan: Sm90Plan) -> str:
@@ -103,9 +119,12 @@ def symbol(plan: Sm90Plan) -> str:
 
 
 def unit(problem: MlaProblem, persona: Persona, plan: Sm90Plan) -> Unit:
-    cut = {} if plan.wide else {"AITERLITE_COLUMNS": str(plan.columns), "AITERLITE_STAGES": str(plan.stages)}
+    cut: dict[str, str] = (
+        {} if plan.wide else {"AITERLITE_COLUMNS": str(plan.columns), "AITERLITE_STAGES": str(plan.stages)}
+    )
     defines = {
         **cut,
+        "AITERLITE_BOXES": str(int(plan.boxes)),
         "AITERLITE_KV": problem.kv_dtype,
         "AITERLITE_OUT": problem.out_dtype,
         "AITERLITE_PLANNED": str(int(problem.plan_units > 0)),
@@ -116,3 +135,16 @@ def unit(problem: MlaProblem, persona: Persona, plan: Sm90Plan) -> Unit:
     name = "sm90_decode_wide" if plan.wide else "sm90_decode"
     given = tuple(sorted(defines.items()))
     return Unit(f"mla/{name}", (f"csrc/mla/{name}.hip",), persona.target, given, symbols=(symbol(plan),))
+
+
+def arguments(plan: Sm90Plan) -> ArgumentStruct:
+    return BOX_ARGS if plan.boxes else DECODE_ARGS
+
+
+def maps(problem: MlaProblem, plan: Sm90Plan) -> tuple[TensorMap, ...]:
+    """KV as [pages, page_size, 576], in boxes whose rows are as long as they are swizzled."""
+    if not plan.boxes:
+        return ()
+    sizes, strides = (_KEY_DIM, problem.page_size, "pages"), ("stride_slot", "stride_page")
+    swizzle = 64 if problem.kv_dtype == "e4m3fn" else 128
+    return (TensorMap("kv_map", "kv_buffer", problem.kv_dtype, sizes, strides, (64, BOX_TOKENS, 1), swizzle),)

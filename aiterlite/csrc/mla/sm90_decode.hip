@@ -7,7 +7,8 @@
 // heads, and 8 to 32 columns cost about the same.
 //
 // Tiling. A workgroup has kColumns packed rows of q (row by row, head by head) and runs over its pieces in tiles of 64
-// tokens, kStages of them in shared memory. Four or eight warps copy rows and run ahead over the ends of pieces. Two
+// tokens, kStages of them in shared memory. Four or eight warps have the copy engine bring them, as boxes of 16 tokens
+// (mla/sm90_boxes.h) where pages hold such, else row by row, and run ahead over the ends of pieces. Two
 // warpgroups take whole tiles in turn, without waiting for each other, and are merged at the end of a piece. More
 // columns than kColumns are other workgroups', which read KV again.
 //
@@ -48,17 +49,18 @@ using mla::Work;
 using Q = AITERLITE_Q;
 using Kv = AITERLITE_KV;
 using Out = AITERLITE_OUT;
-using Operands = mla::Sm90Operands<Kv>;
-using Element = Operands::Element;
+inline constexpr bool kBoxes = AITERLITE_BOXES;
+using Args = mla::Choose<kBoxes, aiterlite_sm90_mla_args, aiterlite_mla_decode_args>::Type;
 inline constexpr bool kWideKv = sizeof(Kv) == 2, kWideQ = sizeof(Q) == 2;
 // A bf16 row of q that becomes fp16.
 inline constexpr bool kScaledQ = __is_same(Q, bf16) && !kWideKv;
 
-using Cut = mla::Sm90Columns<AITERLITE_COLUMNS, AITERLITE_STAGES, Kv>;
+using Cut = mla::Sm90Columns<AITERLITE_COLUMNS, AITERLITE_STAGES, Kv, kBoxes>;
+using Operands = Cut::Operands;
+using Element = Cut::Element;
 using Shared = Cut::Shared;
 using Sums = Cut::Sums;
 using Place = mla::Sm90Place;
-using Row = Cut::Row;
 using WarpBits = Cut::WarpBits;
 using mla::kAllBarrier;
 using mla::kGroupBarrier;
@@ -80,6 +82,12 @@ AITERLITE_DEVICE void for_each_piece(const aiterlite_mla_decode_args& args, cons
 
 // The copying warps ---------------------------------------------------------------------------------------------------
 
+AITERLITE_DEVICE void copy_pieces(const aiterlite_sm90_mla_args& args, Shared& shared) {
+  const auto pieces = [&](const auto& take) { for_each_piece(args.decode, take); };
+  mla::copy_boxes<Kv, kStages>(args.decode, reinterpret_cast<const TensorMap&>(args.kv_map),
+                               wave_id() - kMultipliers / kWaveSize, pieces, shared);
+}
+
 AITERLITE_DEVICE void copy_pieces(const aiterlite_mla_decode_args& args, Shared& shared) {
   const uint32_t warp = wave_id() - kMultipliers / kWaveSize, lane = lane_id();
   const uint32_t row = warp * kWarpRows + lane % kWarpRows;
@@ -98,11 +106,10 @@ AITERLITE_DEVICE void copy_pieces(const aiterlite_mla_decode_args& args, Shared&
       if (tile + 1 < tiles) next = offset_of(tile + 1);
       const uint32_t exist = lanes_where(offset >= 0);
       shared.empty(stage).wait(parity);
-      Row* rows = shared.ring[stage];
 #pragma unroll 1
       for (uint32_t absent = ~exist & kWarpMask; absent != 0; absent &= absent - 1) {
-        char* zeroed = rows[warp * kWarpRows + first_lane(absent)].data;
-        for (uint32_t at = lane * 16; at < sizeof(Row::data); at += kWaveSize * 16) {
+        char* zeroed = shared.at(stage, warp * kWarpRows + first_lane(absent), 0);
+        for (uint32_t at = lane * 16; at < Cut::kRowBytes; at += kWaveSize * 16) {
           store_shared_16(zeroed + at, {});
         }
       }
@@ -110,11 +117,11 @@ AITERLITE_DEVICE void copy_pieces(const aiterlite_mla_decode_args& args, Shared&
       wave_barrier();
       if (lane == 0) {
         reinterpret_cast<WarpBits*>(&shared.exist(stage))[warp] = static_cast<WarpBits>(exist);
-        shared.full(stage).arrive_expecting(count_lanes(exist) * sizeof(Row::data));
+        shared.full(stage).arrive_expecting(count_lanes(exist) * Cut::kRowBytes);
       }
       wave_barrier();
       if (offset >= 0) {
-        copy_bytes(rows[row].data, static_cast<const Kv*>(args.kv_buffer) + offset, sizeof(Row::data),
+        copy_bytes(shared.at(stage, row, 0), static_cast<const Kv*>(args.kv_buffer) + offset, Cut::kRowBytes,
                    shared.full(stage), once);
       }
       if (++stage == kStages) {
@@ -276,15 +283,13 @@ AITERLITE_DEVICE void add_partly_visible(const Extent& extent, Sums& sums, const
   bool broken = false;
 #pragma unroll 1
   for (uint32_t at = begin * kValueChunks + thread; at < end * kValueChunks; at += kGroupThreads) {
-    const char* row = shared.ring[stage][at / kValueChunks].data;
-    broken |= Operands::any_not_finite(load_shared_16(row + at % kValueChunks * 16));
+    broken |= Operands::any_not_finite(load_shared_16(shared.at(stage, at / kValueChunks, at % kValueChunks * 16)));
   }
   const uint32_t barrier = kGroupBarrier + place.group;
   if (!named_barrier_any(barrier, kGroupThreads, broken)) return;
 #pragma unroll 1
   for (int32_t token = begin; token < end; ++token) {
-    char* row = shared.ring[stage][token].data;
-    char* chunk = row + thread % kValueChunks * 16;
+    char* chunk = shared.at(stage, token, thread % kValueChunks * 16);
     if (!named_barrier_any(barrier, kGroupThreads, Operands::any_not_finite(load_shared_16(chunk)))) continue;
 #pragma unroll
     for (uint32_t c = 0; c < kColumns / 4; ++c) {
@@ -301,7 +306,7 @@ AITERLITE_DEVICE void add_partly_visible(const Extent& extent, Sums& sums, const
 #pragma unroll
         for (uint32_t i = 0; i < 2; ++i) {
           const uint32_t dim = b * 64 + place.warp * 16 + Operands::value_dim(place.lane / 4, i);
-          const float value = to_float(reinterpret_cast<const Kv*>(row)[dim]);
+          const float value = to_float(*reinterpret_cast<const Kv*>(shared.at(stage, token, dim * sizeof(Kv))));
           if (visible) sums.values[b][c / 2 * 4 + 2 * i + c % 2] += weight * value;
         }
       }
@@ -318,7 +323,8 @@ AITERLITE_DEVICE void add_partly_visible(const Extent& extent, Sums& sums, const
 AITERLITE_DEVICE void attend(const Extent& extent, float scale, Sums& sums, const Place& place, uint32_t tile,
                              uint32_t stage, Shared& shared) {
   constexpr uint32_t kSteps = kKeyDim / 64;
-  const void* rows = shared.ring[stage];
+  char* rows = shared.tile(stage);
+  shared.clear_unseen(stage, place);
   const uint64_t q = tile_descriptor(shared.q()), p = tile_descriptor(shared.weights(place.group, 0));
   Operands operands;
   float scores[kColumns / 2];
@@ -434,9 +440,10 @@ AITERLITE_DEVICE void multiply_pieces(const aiterlite_mla_decode_args& args, Sha
 }  // namespace
 
 AITERLITE_KERNEL(kThreads)
-aiterlite_sm90_mla_decode(const __grid_constant__ aiterlite_mla_decode_args args) {
+aiterlite_sm90_mla_decode(const __grid_constant__ Args args) {
   AITERLITE_DYNAMIC_SHARED(Shared, shared);
   if (thread_id() == 0) {
+    if constexpr (kBoxes) fetch_map_early(reinterpret_cast<const TensorMap&>(args));
     for (uint32_t stage = 0; stage < kStages; ++stage) {
       shared.full(stage).open(kCopyWarps);
       shared.empty(stage).open(kGroupWaves);
@@ -451,6 +458,6 @@ aiterlite_sm90_mla_decode(const __grid_constant__ aiterlite_mla_decode_args args
     copy_pieces(args, shared);
   } else {
     take_registers<kCopyWarps == 8 ? 232 : 240>();
-    multiply_pieces(args, shared);
+    multiply_pieces(mla::decode_args(args), shared);
   }
 }

@@ -6,7 +6,8 @@
 // rows as k. Only the last 64 of q's 576 elements are in registers, for want of space.
 //
 // Tiling. A workgroup has 64 packed rows of q (row by row, head by head) and runs over its pieces in tiles of 64
-// tokens, two of them in shared memory. Eight warps copy rows, 16 bytes a lane to where they are swizzled, and run
+// tokens, two of them in shared memory. Four warps have the copy engine bring them as boxes of 16 tokens
+// (mla/sm90_boxes.h) where pages hold such; else eight copy rows, 16 bytes a lane to where they are swizzled. They run
 // ahead over the ends of pieces. Two warpgroups multiply: for scores each has 32 of the tokens, for values half of the
 // 512. Weights cross by shared memory.
 //
@@ -19,10 +20,9 @@
 #include <aiterlite/block/online_softmax.h>
 #include <aiterlite/block/reduce.h>
 #include <aiterlite/fragment/sm90_wgmma.h>
-#include <aiterlite/mla/sm90_piece.h>
+#include <aiterlite/mla/sm90_boxes.h>
 #include <aiterlite/numeric/pack.h>
 #include <aiterlite/overlap.h>
-#include <aiterlite/tile/sm90_barrier.h>
 
 namespace {
 
@@ -45,8 +45,11 @@ using Element = AITERLITE_KV;
 using Out = AITERLITE_OUT;
 static_assert(__is_same(AITERLITE_Q, Element) && sizeof(Element) == 2, "q and KV are of one 16-bit type");
 
+constexpr bool kByBoxes = AITERLITE_BOXES;
+using Args = mla::Choose<kByBoxes, aiterlite_sm90_mla_args, aiterlite_mla_decode_args>::Type;
 constexpr uint32_t kRows = kGroupRows, kTokens = mla::kTileTokens, kStages = 2;
-constexpr uint32_t kCopyWarps = 8, kCopyThreads = kCopyWarps * kWaveSize, kThreads = kMultipliers + kCopyThreads;
+constexpr uint32_t kCopyWarps = kByBoxes ? mla::kSlabs : 8, kCopyThreads = kCopyWarps * kWaveSize,
+                   kThreads = kMultipliers + kCopyThreads;
 constexpr uint32_t kBoxes = kKeyDim / 64, kOwnBoxes = kValueDim / 64 / kGroups;
 constexpr uint32_t kOwnTokens = kTokens / kGroups, kScores = kOwnTokens / 2;
 // A product of all 256 columns of a group would need more registers than the compiler counts on.
@@ -72,6 +75,7 @@ struct Shared {
   float of_group[kGroups][kRows];
   Destination destination[kRows];
 };
+static_assert(sizeof(Box) == mla::Sm90Boxes<Element>::kPanelBytes, "a box is a panel of the copy engine's boxes");
 static_assert(sizeof(Shared) <= AITERLITE_SHARED_BYTES, "the tiles do not fit AITERLITE_SHARED_BYTES");
 
 template <class Take>
@@ -80,6 +84,24 @@ AITERLITE_DEVICE void for_each_piece(const aiterlite_mla_decode_args& args, cons
 }
 
 // The copying warps ---------------------------------------------------------------------------------------------------
+
+struct Ring {
+  Shared& shared;
+
+  AITERLITE_DEVICE char* tile(uint32_t stage) { return shared.kv[stage][0].bytes; }
+  AITERLITE_DEVICE Barrier& full(uint32_t stage) { return shared.full[stage]; }
+  AITERLITE_DEVICE Barrier& empty(uint32_t stage) { return shared.empty[stage]; }
+  AITERLITE_DEVICE void set_exist(uint32_t stage, uint32_t slab, uint32_t bits) {
+    shared.exist[stage].word[slab] =
+        (bits & 0xfu) | (bits & 0xf0u) << 4 | (bits & 0xf00u) << 8 | (bits & 0xf000u) << 12;
+  }
+};
+AITERLITE_DEVICE void copy_pieces(const aiterlite_sm90_mla_args& args, Shared& shared) {
+  const auto pieces = [&](const auto& take) { for_each_piece(args.decode, take); };
+  Ring ring = {shared};
+  mla::copy_boxes<Element, kStages>(args.decode, reinterpret_cast<const TensorMap&>(args.kv_map),
+                                    wave_id() - kMultipliers / kWaveSize, pieces, ring);
+}
 
 // Eight lanes copy a row, and the one 32 rows on.
 AITERLITE_DEVICE void copy_pieces(const aiterlite_mla_decode_args& args, Shared& shared) {
@@ -176,7 +198,8 @@ AITERLITE_DEVICE void start_scores(float (&scores)[kScores], const State& state,
                                    Shared& shared) {
   const uint32_t stage = number % kStages;
   shared.full[stage].wait(number / kStages & 1);
-  publish_to_engines();
+  // What was copied 16 bytes at a time.
+  if constexpr (!kByBoxes) publish_to_engines();
   const uint64_t q = tile_descriptor(&shared.q[0]);
   const uint64_t k = tile_descriptor(&shared.kv[stage][0]) + place.group * kOwnTokens * 128 / 16;
   begin_group();
@@ -390,6 +413,11 @@ AITERLITE_DEVICE void run_piece(const aiterlite_mla_decode_args& args, const Ext
     if (named_barrier_any(kAllBarrier, kMultipliers, has_grown(scores, state))) {
       renew_maxima(scores, state, place, shared);
     }
+    if constexpr (kByBoxes) {
+      const uint32_t count = count_lanes(shared.exist[stage].word[place.warp]);
+      char* values = shared.kv[stage][place.group * kOwnBoxes].bytes;
+      mla::Sm90Boxes<Element>::clear_unseen(values, place.warp, count, kOwnBoxes);
+    }
     make_weights(scores, state, place, shared);
     named_barrier_wait(kAllBarrier, kMultipliers);
     if (extent.least_seen<extent.most_seen&& static_cast<int32_t>((tile + 1) * kTokens)> extent.least_seen) {
@@ -432,11 +460,12 @@ AITERLITE_DEVICE void multiply_pieces(const aiterlite_mla_decode_args& args, Sha
 }  // namespace
 
 AITERLITE_KERNEL(kThreads)
-aiterlite_sm90_mla_decode_wide(const __grid_constant__ aiterlite_mla_decode_args args) {
+aiterlite_sm90_mla_decode_wide(const __grid_constant__ Args args) {
   AITERLITE_DYNAMIC_SHARED(Shared, shared);
   if (thread_id() == 0) {
+    if constexpr (kByBoxes) fetch_map_early(reinterpret_cast<const TensorMap&>(args));
     for (uint32_t stage = 0; stage < kStages; ++stage) {
-      shared.full[stage].open(kCopyThreads + kCopyWarps);
+      shared.full[stage].open(kByBoxes ? kCopyWarps : kCopyThreads + kCopyWarps);
       shared.empty[stage].open(kGroups * kGroupWaves);
     }
     publish_barriers();
@@ -445,10 +474,10 @@ aiterlite_sm90_mla_decode_wide(const __grid_constant__ aiterlite_mla_decode_args
   await_predecessors();
   admit_successors();
   if (thread_id() >= kMultipliers) {
-    give_registers<32>();
+    give_registers<kByBoxes ? 24 : 32>();
     copy_pieces(args, shared);
   } else {
-    take_registers<224>();
-    multiply_pieces(args, shared);
+    take_registers<kByBoxes ? 240 : 224>();
+    multiply_pieces(mla::decode_args(args), shared);
   }
 }

@@ -1,6 +1,7 @@
-// Operands of MLA's matrix products on sm_90 (mla/sm90_decode.hip), from a tile of 64 rows of KV in shared memory: a of
-// S^T = K q^T are 64 of the rows' 576 elements a step, a of O^T = V^T P^T 64 of their first 512 (the values), turned
-// over. In registers, 16 rows of a warp. And q's rows as operands b, in the order of k that K's a have.
+// Operands of MLA's matrix products on sm_90 (mla/sm90_decode.hip), from a tile of 64 rows of KV in shared memory, laid
+// as `Rows` says: a of S^T = K q^T are 64 of the rows' 576 elements a step, a of O^T = V^T P^T 64 of their first 512
+// (the values), turned over. In registers, 16 rows of a warp. And q's rows as operands b, in the order of k that K's a
+// have.
 //
 // Steps are numbered through: keys from 0, then values. `fetch` asks for a step's bytes and `ready` makes them
 // operands, so that a fetch can be ahead of the products that are running, and the conversion of 8-bit elements behind
@@ -18,11 +19,10 @@ template <class Kv>
 using Sm90Rows = Padded<kTileTokens, kKeyDim * sizeof(Kv), pitch_for<Reading::kOperand16>(kKeyDim * sizeof(Kv))>;
 
 // Rows of bf16 or fp16.
-template <class Kv>
+template <class Kv, class Rows>
 class Sm90Operands {
  public:
   using Element = Kv;
-  using Rows = Sm90Rows<Kv>;
 
   template <uint32_t kStep>
   AITERLITE_DEVICE void fetch_keys(const void* rows, uint32_t warp) {
@@ -66,11 +66,10 @@ class Sm90Operands {
 };
 
 // Rows of e4m3fn, which become fp16.
-template <>
-class Sm90Operands<e4m3fn> {
+template <class Rows>
+class Sm90Operands<e4m3fn, Rows> {
  public:
   using Element = fp16;
-  using Rows = Sm90Rows<e4m3fn>;
 
   template <uint32_t kStep>
   AITERLITE_DEVICE void fetch_keys(const void* rows, uint32_t warp) {
