@@ -201,6 +201,20 @@ LAST_LAUNCHES = _path(
     "it. The newest files are the ones to read; nothing deletes old ones.",
     "(off)",
 )
+LOG_CALLS = _path(
+    "AITERLITE_LOG_CALLS",
+    "a file path",
+    "Append each operator call to this file before it is launched: operands, decision, environment. Each waits for the "
+    "device first, so that the last line of a process that died is the call that killed it. `aiterlite replay` runs "
+    "them again.",
+    "(off)",
+)
+LOG_TENSORS = _whole(
+    "AITERLITE_LOG_TENSORS",
+    0,
+    "With AITERLITE_LOG_CALLS, keep the values of operands of at most so many bytes each, in a directory beside the "
+    "file.",
+)
 MAX_INSTRUCTIONS = _whole(
     "AITERLITE_MAX_INSTRUCTIONS",
     10_000_000_000,

@@ -31,7 +31,7 @@ LAYERS = (
     ("operators", "mla", "moe", "norm", "quant"),
     ("compat",),
     ("benchmark",),
-    ("demo",),
+    ("demo", "replay"),
     ("cli",),
 )
 # Packages whose docstring lists their modules in reading order.

@@ -37,6 +37,7 @@ from aiterlite.cli import (
     last_launches,
     listing,
     maintenance,
+    replay,
     status,
     vet,
 )
@@ -46,7 +47,7 @@ from aiterlite.errors import AiterliteError
 
 _MODULES = (
     *(env, doctor, listing, status, build, maintenance, bundles, explain, demo, bench, emulate, disasm, last_launches),
-    *(vet, completion),
+    *(replay, vet, completion),
 )
 # The version of what --json prints. New fields leave it as it is; renaming a field, or changing its meaning, raises it.
 SCHEMA = 1

@@ -12,6 +12,7 @@ from aiterlite import dispatch, envs
 from aiterlite.dispatch import Decision, Table
 from aiterlite.errors import ArgumentError
 from aiterlite.jit import progress, record
+from aiterlite.ops import call_log
 from aiterlite.target import Persona, persona_for
 from aiterlite.wishes import wishes
 
@@ -27,14 +28,17 @@ def decide(table: Table, problem: Any, persona: Persona) -> Decision:
     decision = dispatch.decide(table, problem, persona, wished)
     progress.logger().debug("%s", decision)
     dispatch.require(decision, wished)
+    call_log.note_decision(decision)
     record.note_call(table.op, asdict(problem))
     return decision
 
 
 def is_unobserved() -> bool:
-    """Whether nobody asked to hear of calls that torch serves: no strictness, no recording, no log of decisions."""
+    """Whether nobody asked to hear of calls that torch serves: no strictness, no recording, no log of calls or
+    decisions."""
     values = envs.snapshot().values
-    watched = values[envs.STRICT.name] or values[envs.RECORD.name] or values[envs.LOG.name] == "debug"
+    asked = (values[variable.name] for variable in (envs.STRICT, envs.RECORD, envs.LOG_CALLS))
+    watched = any(asked) or values[envs.LOG.name] == "debug"
     return not (watched or record.is_recording())
 
 

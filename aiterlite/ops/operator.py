@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
-from aiterlite.ops import arguments, operands
+from aiterlite.ops import arguments, call_log, operands
 from aiterlite.ops.calls import PreparedCalls, Run
 
 _NAMESPACE = "aiterlite"
@@ -54,6 +54,8 @@ class Operator:
 
     def prepare_as(self, key: tuple[Any, ...], *args: Any, **kwargs: Any) -> Run:
         """Prepare a call, and keep it by `key`: all that `prepare` reads, in any form of the caller's own."""
+        if call_log.is_on():
+            return self.prepared.prepare(key, lambda: call_log.observed(self.name, self.prepare, args, kwargs))
         return self.prepared.prepare(key, lambda: self.prepare(*args, **kwargs))
 
     @property
