@@ -377,20 +377,24 @@ def _rotary(
     is_nope_first: bool,
     offsets: Tensor | None = None,
 ) -> None:
-    x = _heads_of(op, "query", query, head_size, positions.numel())
-    y = None if key is None else _heads_of(op, "key", key, head_size, positions.numel())
+    x = _heads_of(op, "query", query, head_size, positions)
+    y = None if key is None else _heads_of(op, "key", key, head_size, positions)
     if y is not None and y.dim() != x.dim():
         raise ArgumentError(op, "key", f"of shape {list(y.shape)}", f"the dimensions of query, {list(x.shape)}")
     rotate_in_place(x, y, cos, sin, positions, offsets, 0 if is_neox else 1, True, bool(is_nope_first))
 
 
-def _heads_of(op: str, name: str, tensor: Tensor, head_size: int, tokens: int) -> Tensor:
-    """A view of [..., heads, head_size]."""
-    whole = tensor.shape[-1] if tensor.dim() else 0
+def _heads_of(op: str, name: str, tensor: Tensor, head_size: int, positions: Tensor) -> Tensor:
+    """A view of [..., heads, head_size]. Where a single head leaves open whether heads are apart, the dimensions of
+    positions tell."""
+    whole, tokens = tensor.shape[-1] if tensor.dim() else 0, positions.numel()
     if head_size > 0 and tensor.dim() >= 2:
+        apart = whole == head_size and tensor.shape[:-2].numel() == tokens
+        if apart and tensor.dim() >= 3 and tensor.dim() != positions.dim() + 1:
+            return tensor
         if tensor.shape[:-1].numel() == tokens and whole % head_size == 0:
             return tensor.view(*tensor.shape[:-1], whole // head_size, head_size)
-        if whole == head_size and tensor.shape[:-2].numel() == tokens:
+        if apart:
             return tensor
     allowed = f"{tokens} tokens, as positions has, of heads of {head_size} elements"
     raise ArgumentError(op, name, f"of shape {list(tensor.shape)}", allowed)

@@ -33,8 +33,9 @@ STRIDES = (
 _VECTOR, _PAIRS = 8, 8
 # Threads of a workgroup that only rotates, and the most that copy.
 _ROPE_THREADS, _NOPE_THREADS = 128, 512
-# Registers of a lane on Hopper, for its pairs, their angles and addresses; and workgroups that a multiprocessor takes.
-_NEEDED, _MOST_RESIDENT = 40, 32
+# Registers of a lane on Hopper, for its pairs, their angles (one each, or two) and addresses; and workgroups that a
+# multiprocessor takes.
+_NEEDED, _MOST_RESIDENT = {True: 40, False: 56}, 32
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def _resident(job: Job, persona: Persona, threads: int) -> int:
     if arch.family != "cuda" or not job.aligned:
         return 1
     most = min(_MOST_RESIDENT, arch.simds * arch.waves_per_simd * arch.wave_size // threads)
-    return max(1, min(most, arch.unit_registers // (_NEEDED * threads)))
+    return max(1, min(most, arch.unit_registers // (_NEEDED[job.half_table] * threads)))
 
 
 # Kernels --------------------------------------------------------------------------------------------------------------
