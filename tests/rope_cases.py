@@ -207,6 +207,8 @@ class Latents:
         self.slots = slots.to(case.index)
         self.there = (slots >= 0) & (slots < self.blocks * case.block)
         at = torch.randint(0, POSITIONS, (rows,), generator=generator)
+        # Of tokens that have a slot: these are the nearest of the table's.
+        at[::6], at[2::6] = -7, POSITIONS + 5
         self.cos, self.sin = tables_of(case.width // 2, dtype, generator, at)
         if not case.all_q:
             absurd = 1 << 62 if case.index == torch.int64 else (1 << 31) - 1

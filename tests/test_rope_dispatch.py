@@ -64,7 +64,7 @@ def golden_text() -> str:
     lines = []
     for chip, (name, (op, given)), tokens in itertools.product(PERSONAS, PROBLEMS.items(), TOKENS):
         lines.append(f"{chip} {name}, {tokens} tokens: {shown(decide(chip, op, {**given, 'tokens': tokens}))}")
-    odd = {chip: ODD for chip in ("h200", "cpu-x86-64-v4")} | {"a100": dict(list(PROBLEMS.items())[:1])}
+    odd = dict.fromkeys(("h200", "cpu-x86-64-v4"), ODD) | {"a100": dict(list(PROBLEMS.items())[:1])}
     for chip, (name, (op, given)) in ((chip, item) for chip, items in odd.items() for item in items.items()):
         decision = decide(chip, op, given)
         lines.append(f"{chip} {name}: {shown(decision)}")

@@ -3,8 +3,8 @@
 //
 // A workgroup has AITERLITE_ROWS rows, heads of tokens, of one side: the first workgroups those of q, the others those
 // of k. Its first AITERLITE_NOPE_THREADS copy, two vectors of 16 bytes a lane whose neighbours are those of its
-// neighbours; the others rotate, eight pairs a lane, which also are two vectors: one of each half of a row (neox), or
-// two neighbours (gptj). No lane needs another. Eight elements become 8 bytes of codes.
+// neighbours; the others rotate, eight pairs a lane, which also are two vectors: one of each half of a row, whose pairs
+// lie across (neox) or within (gptj). No lane needs another. Eight elements become 8 bytes of codes.
 //
 // A lane reads what it needs before it writes, so rows may be written where they were read. Of a token without a slot,
 // rows are read (they are there) and nothing is written, wherever its position points.
@@ -116,12 +116,18 @@ struct Row {
   }
 };
 
-// Where elements lie in a row: element j of vector `part` of a unit of eight pairs.
+// The units of a row. A unit has two vectors: of eight pairs' first and second elements, or of four pairs each.
+constexpr uint32_t kUnits = (kHalf + 7) / 8;
+// Where elements lie in a row: element j of vector `part` of a unit.
 AITERLITE_DEVICE constexpr uint32_t element_of(uint32_t unit, uint32_t part, uint32_t j) {
-  return kNeox ? part * kHalf + unit * 8 + j : unit * 16 + part * 8 + j;
+  return kNeox ? part * kHalf + unit * 8 + j : (part * kUnits + unit) * 8 + j;
 }
 AITERLITE_DEVICE constexpr bool is_there(uint32_t unit, uint32_t part, uint32_t j) {
-  return kAligned || (kNeox ? unit * 8 + j < kHalf : unit * 16 + part * 8 + j < kRope);
+  return kAligned || (kNeox ? unit * 8 + j < kHalf : element_of(unit, part, j) < kRope);
+}
+// The number of the unit's pair i in its row.
+AITERLITE_DEVICE constexpr uint32_t pair_of(uint32_t unit, uint32_t i) {
+  return kNeox ? unit * 8 + i : (i / 4 * kUnits + unit) * 4 + i % 4;
 }
 
 // Eight elements of a row from `from` on, those that `there` says; zeros else.
@@ -186,13 +192,23 @@ AITERLITE_DEVICE void emit(void* out, int64_t at, const Vector16& v, float by, c
 struct Angles {
   float first[8], second[8];
 };
+// Four or eight neighbours of a table, which begin at a multiple of as many.
+AITERLITE_DEVICE void load_four(const float* from, float* value) {
+  const auto quad = __builtin_bit_cast(Quad, load_row_vector<Reuse::kLikely>(from));
+#pragma unroll
+  for (uint32_t j = 0; j < 4; ++j) value[j] = quad.value[j];
+}
+template <class Bits>
+AITERLITE_DEVICE void load_four(const Bits* from, float* value) {
+  const Vector8 words = load_vector8(from);
+  float all[8];
+  widen(Bits{}, Vector16{{words.word[0], words.word[1], 0, 0}}, all);
+#pragma unroll
+  for (uint32_t j = 0; j < 4; ++j) value[j] = all[j];
+}
 AITERLITE_DEVICE void load_floats(const float* from, float (&value)[8]) {
-#pragma unroll
-  for (uint32_t i = 0; i < 2; ++i) {
-    const auto quad = __builtin_bit_cast(Quad, load_row_vector<Reuse::kLikely>(from + 4 * i));
-#pragma unroll
-    for (uint32_t j = 0; j < 4; ++j) value[4 * i + j] = quad.value[j];
-  }
+  load_four(from, value);
+  load_four(from + 4, value + 4);
 }
 template <class Bits>
 AITERLITE_DEVICE void load_floats(const Bits* from, float (&value)[8]) {
@@ -208,14 +224,19 @@ AITERLITE_DEVICE Angles load_angles(const Table* row, uint32_t unit) {
   if constexpr (!kAligned) {
 #pragma unroll
     for (uint32_t i = 0; i < 8; ++i) {
-      const uint32_t pair = unit * 8 + i;
+      const uint32_t pair = pair_of(unit, i);
       angles.first[i] = angles.second[i] = 0.0f;
       if (pair >= kHalf) continue;
       angles.first[i] = load_one(row + (kHalfTable || kNeox ? pair : 2 * pair));
       angles.second[i] = kHalfTable ? angles.first[i] : load_one(row + (kNeox ? kHalf + pair : 2 * pair + 1));
     }
   } else if constexpr (kHalfTable) {
-    load_floats(row + unit * 8, angles.first);
+    if constexpr (kNeox) {
+      load_floats(row + unit * 8, angles.first);
+    } else {
+#pragma unroll
+      for (uint32_t i = 0; i < 2; ++i) load_four(row + pair_of(unit, 4 * i), angles.first + 4 * i);
+    }
 #pragma unroll
     for (uint32_t i = 0; i < 8; ++i) angles.second[i] = angles.first[i];
   } else if constexpr (kNeox) {
@@ -224,7 +245,7 @@ AITERLITE_DEVICE Angles load_angles(const Table* row, uint32_t unit) {
   } else {
     float both[2][8];
 #pragma unroll
-    for (uint32_t i = 0; i < 2; ++i) load_floats(row + unit * 16 + i * 8, both[i]);
+    for (uint32_t i = 0; i < 2; ++i) load_floats(row + element_of(unit, i, 0), both[i]);
 #pragma unroll
     for (uint32_t i = 0; i < 8; ++i) {
       angles.first[i] = both[i / 4][i % 4 * 2];
@@ -319,7 +340,7 @@ AITERLITE_DEVICE void copy_rows(const aiterlite_rope_args& args, uint32_t first,
 
 template <class Side>
 AITERLITE_DEVICE void rotate_rows(const aiterlite_rope_args& args, uint32_t first, uint32_t rows) {
-  constexpr uint32_t kUnits = (kHalf + 7) / 8, kAll = kRows * kUnits;
+  constexpr uint32_t kAll = kRows * kUnits;
   void* const out = kIsQ<Side> ? args.q_out : args.k_out;
   const float scale = load_scale<Side>(args);
 #pragma unroll 1

@@ -84,6 +84,13 @@ inline void store_u8(void* p, uint8_t value) { *static_cast<uint8_t*>(p) = value
 inline void store_u16(void* p, uint16_t value) { *static_cast<uint16_t*>(p) = value; }
 inline void store_u32(void* p, uint32_t value) { *static_cast<uint32_t*>(p) = value; }
 
+inline Vector8 load_vector8(const void* p) {
+  if (reinterpret_cast<uintptr_t>(p) % 8 != 0)
+    hostsim::fail("an 8-byte load at an address that is not a multiple of 8");
+  Vector8 value;
+  memcpy(&value, p, sizeof value);
+  return value;
+}
 inline void store_vector8(void* p, const Vector8& value) {
   if (reinterpret_cast<uintptr_t>(p) % 8 != 0)
     hostsim::fail("an 8-byte store at an address that is not a multiple of 8");

@@ -51,6 +51,9 @@ AITERLITE_DEVICE void store_u8(void* p, uint8_t value) { *(amdgcn::Global<uint8_
 AITERLITE_DEVICE void store_u16(void* p, uint16_t value) { *(amdgcn::Global<uint16_t>*)p = value; }
 AITERLITE_DEVICE void store_u32(void* p, uint32_t value) { *(amdgcn::Global<uint32_t>*)p = value; }
 
+AITERLITE_DEVICE Vector8 load_vector8(const void* p) {
+  return __builtin_bit_cast(Vector8, *amdgcn::to_global<amdgcn::Words2>(p));
+}
 AITERLITE_DEVICE void store_vector8(void* p, const Vector8& value) {
   *(amdgcn::Global<amdgcn::Words2>*)p = __builtin_bit_cast(amdgcn::Words2, value);
 }

@@ -64,6 +64,7 @@ AITERLITE_DEVICE int64_t load_i64(const void* p) { return *static_cast<const int
 AITERLITE_DEVICE void store_u8(void* p, uint8_t value) { *static_cast<uint8_t*>(p) = value; }
 AITERLITE_DEVICE void store_u16(void* p, uint16_t value) { *static_cast<uint16_t*>(p) = value; }
 AITERLITE_DEVICE void store_u32(void* p, uint32_t value) { *static_cast<uint32_t*>(p) = value; }
+AITERLITE_DEVICE Vector8 load_vector8(const void* p) { return *static_cast<const Vector8*>(p); }
 AITERLITE_DEVICE void store_vector8(void* p, const Vector8& value) { *static_cast<Vector8*>(p) = value; }
 
 // A word as the L2 has it. For what is read before await_predecessors: an L1 may still hold what was there when another
