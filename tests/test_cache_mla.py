@@ -115,9 +115,14 @@ def test_a_fused_call_has_the_bits_of_its_parts(target: str) -> None:
         cache.fused_qk_rope_concat_and_cache_mla(
             q_nope, q_pe, kv_c, k_pe[:, 0], once, out, slots, scale, scale, *angles
         )
+        # What is read may be what is written.
+        own, third = q.clone(), torch.zeros_like(once)
+        cache.fused_qk_rope_concat_and_cache_mla(
+            own[..., :64], own[..., 64:], kv_c, k_pe[:, 0], third, own, slots, scale, scale, *angles
+        )
         rope.rope_cached_thd_positions_2c_fwd_inplace(q_pe, k_pe, cos, sin, at, 1, True, True)
         cache.concat_and_cache_mla(kv_c, k_pe[:, 0].contiguous(), twice, slots, "fp8", scale)
-    assert same(once, twice) and same(out, q)
+    assert same(once, twice) and same(once, third) and same(out, q) and same(own, q)
 
 
 def cat(target: str, device: str, **more: Any) -> None:

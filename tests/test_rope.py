@@ -41,7 +41,8 @@ def _all_sanitizers(request: pytest.FixtureRequest) -> None:
 
 
 # DeepSeek-R1's, q and k strided; pairs of halves of the last part of a head, by two dimensions of tokens; tables that
-# have a number an element, of float32; odd rows that no vector fits; and positions that are places, or sums.
+# have a number an element, of float32; odd rows that no vector fits; positions that are places, or sums; and rows that
+# a workgroup goes through in several steps.
 CASES = [
     Case((9,), pad=128),
     Case((3, 5), (3, 2), 192, 64, style=0, nope_first=True, pad=8, positions=torch.int32),
@@ -49,6 +50,7 @@ CASES = [
     Case((3, 1), (3, 3), 81, 34, "fp16", "fp32", 0, True, False, pad=5, offset=3, with_offsets=True),
     Case((5, 3), (2, 1), 48, 32, "fp16", "fp16", positions=None),
     Case((7,), (2,), 33, 18, pad=1, offset=1, positions=torch.int32, with_offsets=True),
+    Case((2,), (1, 1), 10400, 2064, nope_first=True),
 ]
 ON_A_CPU = [
     Case((2, 3), (2, 1), 1040, 1040, style=0, half=False),
@@ -205,6 +207,16 @@ def test_workgroups_have_all_rows_and_waves_of_one_kind(chip: str) -> None:
             k_groups = plan.grid - plan.q_groups
             assert k_groups * plan.rows >= tokens > (k_groups - 1) * plan.rows
             assert plan.early == (plan.grid * plan.threads <= 1024 * persona.cu_count)
+
+
+def test_rows_of_vectors_are_told_from_others() -> None:
+    """sm_90 faults at a vector that does not begin at a multiple of 16 bytes."""
+    whole = torch.zeros(4, 6, 80, dtype=torch.bfloat16)
+    assert whole.data_ptr() % 16 == 0 and ops.is_aligned(whole) and ops.is_aligned(whole[:, :, 16:], 8)
+    assert ops.is_aligned(whole[:, :1, :8].as_strided((4, 1, 8), (80, 3, 1))), "the stride of one head is none"
+    for unlike in (whole[:, :, 4:], whole.view(-1)[:-4].as_strided((4, 2, 64), (84, 64, 1)), whole.view(-1)[1:]):
+        assert not ops.is_aligned(unlike if unlike.dim() > 1 else unlike[None])
+    assert not ops.is_aligned(whole, 4) and ops.is_aligned(whole.float(), 4)
 
 
 SPILLS: list[tuple[str, dict[str, Any]]] = [
