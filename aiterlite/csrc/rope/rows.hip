@@ -15,7 +15,7 @@
 // Floor, bytes an element: 2 in, 2 out (codes: 1). DeepSeek-R1 with 16 heads, rope and cache: 39,168 a token.
 //
 // A grid that is on the chip all at once (AITERLITE_EARLY) fetches its rows before its predecessors have ended and lets
-// its successors do so at once.
+// its successors do so at once; any other lets them start when its last workgroups have read their rows.
 #include <aiterlite/numeric/pack.h>
 #include <aiterlite/overlap.h>
 #include <aiterlite/quant/strip.h>
@@ -320,6 +320,7 @@ AITERLITE_DEVICE void copy_rows(const aiterlite_rope_args& args, uint32_t first,
       const auto there = [&](uint32_t j) { return vector * 8 + j < kNope; };
       held[i] = load_eight<Reuse::kNone>(row.nope(args) + vector * 8, there);
     }
+    if constexpr (!kEarly) admit_successors();
     const float by = reciprocal_of<Side>(scale);
 #pragma unroll
     for (uint32_t i = 0; i < kHeld; ++i) {
@@ -364,6 +365,7 @@ AITERLITE_DEVICE void rotate_rows(const aiterlite_rope_args& args, uint32_t firs
       const auto there = [&](uint32_t j) { return is_there(unit, i, j); };
       part[i] = load_eight<Reuse::kNone>(from + element_of(unit, i, 0), there);
     }
+    if constexpr (!kEarly) admit_successors();
     if (!takes<Side>(args, slot)) continue;
     if constexpr (kRotates) {
       if constexpr (kNearest) {
