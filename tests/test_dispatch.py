@@ -26,12 +26,14 @@ from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel, launch_unit
 from aiterlite.tables import TABLES, gemm, gemm_fp8, gemm_plan, gemm_rc, linear, mla, mla_heads, mla_plan, routing
 from aiterlite.tables import gemm_crossover as crossover
+from aiterlite.tables.cache import ConcatProblem, FusedProblem
 from aiterlite.tables.fused_moe_problem import FmoeProblem, MoeProblem
 from aiterlite.tables.gemm_args import GEMM_ARGS
 from aiterlite.tables.gemm_rc_plan import REDUCTIONS
 from aiterlite.tables.moe_sorting import AlignProblem, SortProblem, SumProblem
 from aiterlite.tables.norm import NormProblem, QuantNormProblem
 from aiterlite.tables.quant_plan import QuantProblem
+from aiterlite.tables.rope import RopeProblem
 from aiterlite.target import resolve
 
 GOLDEN = Path(__file__).with_name("golden") / "dispatch.txt"
@@ -357,7 +359,51 @@ norms = {
     "model_sensitive": st.booleans(),
     "aligned": st.booleans(),
 }
+_stored = st.sampled_from(["bf16", "fp16", "e4m3fn", "e4m3fnuz", "int8"])
+latents = {
+    "tokens": st.integers(-1, 1 << 31),
+    "kv_lora_rank": st.sampled_from([0, 37, 512, 1 << 20]),
+    "rope_dim": st.sampled_from([0, 7, 10, 64, 1 << 20]),
+    "dtype": st.sampled_from(["bf16", "fp16", "fp32"]),
+    "cache_dtype": _stored,
+    "slots": st.sampled_from(["none", "int32", "int64"]),
+    "paged": st.booleans(),
+    "aligned": st.booleans(),
+}
+turned = {
+    "table_dtype": st.sampled_from(["bf16", "fp16", "fp32", "fp64"]),
+    "style": st.sampled_from(["neox", "gptj", "glm"]),
+    "nope_first": st.booleans(),
+    "half_table": st.booleans(),
+    "positions": st.sampled_from(["none", "int32", "int64", "int8"]),
+}
 PROBLEMS = {
+    RopeProblem: st.builds(
+        RopeProblem,
+        tokens=st.integers(-1, 1 << 31),
+        x_heads=st.sampled_from([0, 1, 16, 128, 1 << 20]),
+        y_heads=st.sampled_from([-1, 0, 1, 128]),
+        head_dim=st.sampled_from([0, 64, 81, 192, 1 << 20]),
+        rot_dim=st.sampled_from([0, 10, 33, 64, 192]),
+        dtype=st.sampled_from(["bf16", "fp16", "fp32"]),
+        in_place=st.booleans(),
+        with_offsets=st.booleans(),
+        inner=st.booleans(),
+        aligned=st.booleans(),
+        **turned,
+    ),
+    ConcatProblem: st.builds(ConcatProblem, **latents),
+    FusedProblem: st.builds(
+        FusedProblem,
+        q_tokens=st.integers(-1, 1 << 31),
+        heads=st.sampled_from([0, 1, 16, 128, 1 << 20]),
+        kv_heads=st.sampled_from([0, 1, 8]),
+        q_dtype=_stored,
+        all_q=st.booleans(),
+        scaled=st.booleans(),
+        **latents,
+        **turned,
+    ),
     MoeProblem: moe_problems,
     FmoeProblem: st.builds(FmoeProblem, block_size=st.integers(0, 1100), **layers),
     SortProblem: sort_problems,

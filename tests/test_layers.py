@@ -28,7 +28,7 @@ LAYERS = (
     ("launch",),
     ("reference",),
     ("ops",),
-    ("operators", "mla", "moe", "norm", "quant"),
+    ("operators", "cache", "mla", "moe", "norm", "quant", "rope"),
     ("compat",),
     ("benchmark",),
     ("demo", "replay"),

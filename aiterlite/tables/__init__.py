@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from aiterlite.dispatch import Table
 from aiterlite.tables.asm import AsmKernel
+from aiterlite.tables.cache import FAMILY as CACHE
 from aiterlite.tables.family import Family
 from aiterlite.tables.fused_moe import FAMILY as FUSED_MOE
 from aiterlite.tables.gemm_family import FAMILY as GEMM
@@ -15,6 +16,7 @@ from aiterlite.tables.mla_family import FAMILY as MLA
 from aiterlite.tables.moe_sorting import FAMILY as MOE_SORTING
 from aiterlite.tables.norm import FAMILY as NORM
 from aiterlite.tables.quant_family import FAMILY as QUANT
+from aiterlite.tables.rope import FAMILY as ROPE
 from aiterlite.tables.routing import FAMILY as ROUTING
 
 FAMILIES: dict[str, Family] = {}
@@ -58,4 +60,6 @@ register(ROUTING)
 register(MOE_SORTING)
 register(QUANT)
 register(NORM)
+register(ROPE)
+register(CACHE)
 register(FUSED_MOE)

@@ -78,10 +78,24 @@ Vector16 load_vector_if(const void* p, bool wanted, const void* safe) {
 inline uint8_t load_u8(const void* p) { return *static_cast<const uint8_t*>(p); }
 inline uint16_t load_u16(const void* p) { return *static_cast<const uint16_t*>(p); }
 inline float load_f32(const void* p) { return *static_cast<const float*>(p); }
+inline int32_t load_i32(const void* p) { return *static_cast<const int32_t*>(p); }
+inline int64_t load_i64(const void* p) { return *static_cast<const int64_t*>(p); }
 inline void store_u8(void* p, uint8_t value) { *static_cast<uint8_t*>(p) = value; }
 inline void store_u16(void* p, uint16_t value) { *static_cast<uint16_t*>(p) = value; }
 inline void store_u32(void* p, uint32_t value) { *static_cast<uint32_t*>(p) = value; }
 
+inline Vector8 load_vector8(const void* p) {
+  if (reinterpret_cast<uintptr_t>(p) % 8 != 0)
+    hostsim::fail("an 8-byte load at an address that is not a multiple of 8");
+  Vector8 value;
+  memcpy(&value, p, sizeof value);
+  return value;
+}
+inline void store_vector8(void* p, const Vector8& value) {
+  if (reinterpret_cast<uintptr_t>(p) % 8 != 0)
+    hostsim::fail("an 8-byte store at an address that is not a multiple of 8");
+  memcpy(p, &value, sizeof value);
+}
 inline void store_quad(float* p, const Quad& value) { memcpy(p, &value, sizeof value); }
 
 // Workgroups run one after the other, so memory is always coherent; what is checked is that no workgroup counts itself
