@@ -28,7 +28,7 @@ LAYERS = (
     ("launch",),
     ("reference",),
     ("ops",),
-    ("operators", "mla", "moe", "norm", "quant"),
+    ("operators", "gemm", "mla", "moe", "norm", "quant"),
     ("compat",),
     ("benchmark",),
     ("demo",),

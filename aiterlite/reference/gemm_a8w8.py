@@ -5,8 +5,8 @@
     batched      of each batch: x quantised in groups of 128 (`aiterlite.reference.quant`), blockscale's sum with those
                  scales, * w_scale + bias
 
-A NaN of an operand is one of every output that its row or column has a part in; a scale that is infinite, or NaN, acts
-as float32 multiplication does.
+A NaN of an operand or of a scale is one of every output that it has a part in, and of no other. What an infinite scale
+makes of a sum is not defined: on a CPU parts of a sum are scaled before they are added.
 """
 
 from __future__ import annotations

@@ -9,8 +9,10 @@ from aiterlite.dispatch import Axis, Between, Row, Table, Targets, one_axis
 from aiterlite.jit.arguments import ArgumentStruct
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel
+from aiterlite.tables import gemm_a8w8_amd as amd
 from aiterlite.tables import gemm_a8w8_sm90 as sm90
 from aiterlite.tables.family import Family
+from aiterlite.tables.gemm_a8w8_parts import sizes
 from aiterlite.tables.gemm_a8w8_problem import (
     DTYPES,
     FLAVOURS,
@@ -39,7 +41,7 @@ def host_unit(target: str) -> Unit:
 def _cpu_kernels(problem: A8w8Problem, persona: Persona, _: Any) -> tuple[Kernel, ...]:
     how = {"x_groups": problem.X_GROUPS, "w_blocks": problem.W_BLOCKS, "quantise": problem.QUANTISES}
     args = {
-        **sm90.sizes(problem),
+        **sizes(problem),
         **{name: int(value) for name, value in how.items()},
         "shuffled": int(problem.is_shuffled),
     }
@@ -48,6 +50,7 @@ def _cpu_kernels(problem: A8w8Problem, persona: Persona, _: Any) -> tuple[Kernel
 
 
 _CPU_ROW = Row("cpu", "host", (Targets(("cpu-*",)), *SIZES), kernels=_cpu_kernels)
+_ROWS = (_CPU_ROW, amd.ROW, sm90.ROW)
 _CPU_BATCHED = Row("cpu", "host", (*_CPU_ROW.requires, Between("batch", 1, 2**31 - 1)), kernels=_cpu_kernels)
 
 
@@ -62,9 +65,11 @@ _TOKENS = one_axis("n", 1, 16, 64, 128)
 # Absorbed projections of 16 heads: keys, values.
 _HEADS = Axis(("batch", "m", "k"), ((16, 512, 128), (16, 128, 512)))
 
-BLOCKSCALE_TABLE = Table(BLOCKSCALE, BlockScaleProblem, (_CPU_ROW, sm90.ROW), (_SHAPES, _TOKENS), _derive)
-ROWSCALE_TABLE = Table(ROWSCALE, RowScaleProblem, (_CPU_ROW, sm90.ROW), (_SHAPES, _TOKENS), _derive)
-BATCHED_TABLE = Table(BATCHED, BatchedProblem, (_CPU_BATCHED, sm90.BATCHED_ROW), (_HEADS, _TOKENS), _derive)
+BLOCKSCALE_TABLE = Table(BLOCKSCALE, BlockScaleProblem, _ROWS, (_SHAPES, _TOKENS), _derive)
+ROWSCALE_TABLE = Table(ROWSCALE, RowScaleProblem, _ROWS, (_SHAPES, _TOKENS), _derive)
+BATCHED_TABLE = Table(
+    BATCHED, BatchedProblem, (_CPU_BATCHED, amd.BATCHED_ROW, sm90.BATCHED_ROW), (_HEADS, _TOKENS), _derive
+)
 
 FAMILY = Family(
     name="gemm_a8w8",

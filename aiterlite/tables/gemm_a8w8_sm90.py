@@ -15,19 +15,17 @@ from aiterlite import hardware
 from aiterlite.dispatch import Between, Holds, Refusal, Row, Targets, Wishes
 from aiterlite.jit.arguments import ArgumentStruct
 from aiterlite.jit.spec import Unit
-from aiterlite.kernel import WORKSPACE, Kernel, Operand, TensorMap, Value, Workspace, along_x, overlap_defines
-from aiterlite.tables import quant
+from aiterlite.kernel import Kernel, TensorMap, Workspace, along_x, overlap_defines
+from aiterlite.tables.gemm_a8w8_parts import quantised, quantised_bytes, sizes
 from aiterlite.tables.gemm_a8w8_problem import (
     SIZES,
     STEP_K,
     VECTOR,
     A8w8Problem,
-    BatchedProblem,
     NativeFloats,
     WholeGroups,
     flavour,
 )
-from aiterlite.tables.quant_plan import QuantProblem
 from aiterlite.target import Persona
 
 TARGET = "sm_90a"
@@ -41,7 +39,6 @@ _IN_CLUSTERS = {1: 132, 2: 132, 4: 120, 8: 120}
 # Registers of a multiplying thread where copying ones give some up, by warpgroups.
 _MOVED_REGISTERS = {3: 160, 4: 112}
 _ARCH = hardware.ARCHITECTURES[TARGET]
-_LINE = 256
 
 
 @dataclass(frozen=True)
@@ -227,10 +224,6 @@ def _unit(problem: A8w8Problem, plan: Plan) -> Unit:
     return Unit("gemm_a8w8/sm90", ("csrc/gemm_a8w8/sm90.hip",), TARGET, tuple(defines.items()), symbols=(KERNEL,))
 
 
-def sizes(problem: A8w8Problem) -> dict[str, Value]:
-    return {"n": problem.n, "m": problem.m, "k": problem.k, "batch": problem.batches}
-
-
 def kernels(problem: A8w8Problem, persona: Persona, plan: Plan) -> tuple[Kernel, ...]:
     cut, code = plan.cut, flavour(problem, persona)
     args, before = quantised(problem, persona)
@@ -261,31 +254,9 @@ def kernels(problem: A8w8Problem, persona: Persona, plan: Plan) -> tuple[Kernel,
     )
 
 
-def quantised(problem: A8w8Problem, persona: Persona) -> tuple[dict[str, Value], tuple[Kernel, ...]]:
-    """Where x is quantised here: where its codes and scales lie, and what makes them, of rows of x that are `stride_x`
-    apart."""
-    if not isinstance(problem, BatchedProblem):
-        return {}, ()
-    rows, batch, groups = problem.n * problem.batches, problem.batches, -(-problem.k // STEP_K)
-    codes, scales = Operand(WORKSPACE), Operand(WORKSPACE, _lines(rows * problem.k))
-    made = QuantProblem(rows, problem.k, STEP_K, problem.dtype, flavour(problem, persona), aligned=problem.aligned)
-    into: dict[str, Value] = {"out": codes, "scales": scales, "num_rows": 0, "num_rows_factor": 1}
-    of_token, of_batch = (batch, 1) if problem.tokens_first else (1, problem.n)
-    args: dict[str, Value] = {"x": codes, "x_scale": scales, "stride_x_scale_group": 1}
-    args |= {"stride_x": of_token * problem.k, "stride_x_batch": of_batch * problem.k}
-    args |= {"stride_x_scale": of_token * groups, "stride_x_scale_batch": of_batch * groups}
-    return args, quant.rows_within(made, persona, into)
-
-
-def workspace(problem: A8w8Problem, persona: Persona, plan: Any) -> Workspace | None:
-    if not isinstance(problem, BatchedProblem):
-        return None
-    rows, groups = problem.n * problem.batches, -(-problem.k // STEP_K)
-    return Workspace("gemm_a8w8", 0, _lines(rows * problem.k) + _lines(4 * rows * groups))
-
-
-def _lines(size: int) -> int:
-    return -(-size // _LINE) * _LINE
+def workspace(problem: A8w8Problem, persona: Persona, plan: Plan) -> Workspace | None:
+    total = quantised_bytes(problem)
+    return Workspace("gemm_a8w8", 0, total) if total else None
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@
 // sizes: what lies beyond is not read, and arrives as zeros.
 #include <aiterlite/block/mailbox.h>
 #include <aiterlite/fragment/sm90_wgmma.h>
+#include <aiterlite/gemm_a8w8/output.h>
 #include <aiterlite/gemm_a8w8/sm90_args.h>
 #include <aiterlite/overlap.h>
 #include <aiterlite/tile/sm90_copy.h>
@@ -40,6 +41,8 @@ constexpr uint32_t kCluster = AITERLITE_CLUSTER, kTurns = AITERLITE_K_GROUPS;
 constexpr bool kShuffled = AITERLITE_SHUFFLED;
 // Whether scales are those of 128 k, which steps are multiplied by, or of all k, which the end is multiplied by.
 constexpr bool kGroupsOfX = AITERLITE_X_GROUPS, kBlocksOfW = AITERLITE_W_BLOCKS, kScaled = kGroupsOfX || kBlocksOfW;
+
+using End = gemm_a8w8::Output<Result, !kGroupsOfX, !kBlocksOfW>;
 
 constexpr uint32_t kStep = 128, kScaleRows = 128;
 constexpr uint32_t kRowGroups = (kRows + kGroupRows - 1) / kGroupRows, kGroups = kRowGroups * kTurns;
@@ -301,35 +304,21 @@ AITERLITE_DEVICE void accumulate(float (&sums)[kSums], Shared& shared, const Wor
   }
 }
 
-// Scales that are of all k, the bias, and the store of the sums of a quad that exist: rows `row` and `row` + 8 of
-// tokens `token` and `token` + 1.
+// Ends the sums of a quad that exist: rows `row` and `row` + 8 of tokens `token` and `token` + 1.
 AITERLITE_DEVICE void finish(const Args& args, const Work& work, uint32_t quad_number, uint32_t pair,
                              const Quad& quad) {
+  const End end = {args, work.batch};
   const uint32_t first_row = work.first_row + quad_number / 8 * 16 + quad_number % 8;
-  const uint32_t first_token = work.first_token + 2 * pair;
 #pragma unroll
   for (uint32_t i = 0; i < 2; ++i) {
     const uint32_t row = first_row + 8 * i;
     if (row >= static_cast<uint32_t>(args.m)) continue;
-    float of_row = 1.0f, bias = 0.0f;
-    if constexpr (!kBlocksOfW) {
-      of_row = load_f32(args.w_scale + work.batch * args.stride_w_scale_batch + row * args.stride_w_scale);
-    }
-    if (args.bias != nullptr) {
-      const auto* at = static_cast<const Result*>(args.bias) + work.batch * args.stride_bias_batch + row;
-      bias = to_float(Result{load_u16(at)});
-    }
+    const End::Row of_row = end.row(row);
 #pragma unroll
     for (uint32_t c = 0; c < 2; ++c) {
-      const uint32_t token = first_token + c;
+      const uint32_t token = work.first_token + 2 * pair + c;
       if (token >= static_cast<uint32_t>(args.n)) continue;
-      float sum = quad.value[2 * i + c];
-      if constexpr (!kGroupsOfX) {
-        sum *= load_f32(args.x_scale + work.batch * args.stride_x_scale_batch + token * args.stride_x_scale);
-      }
-      if constexpr (!kBlocksOfW) sum *= of_row;
-      Result* y = static_cast<Result*>(args.y) + work.batch * args.stride_y_batch + token * args.stride_y + row;
-      store_u16(y, from_float<Result>(sum + bias).bits);
+      store_u16(end.at(token, row), End::bits(quad.value[2 * i + c], end.token(token), of_row));
     }
   }
 }

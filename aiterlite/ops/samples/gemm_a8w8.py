@@ -111,8 +111,8 @@ def _batched(problem: BatchedProblem, seed: int) -> Sample:
     def bind(given: Tensors) -> functools.partial[Tensor]:
         w = given["weight"].to(_own(problem, given["x"]))
         call = ops.batched_gemm_a8w8_a_per_token_group_prequant_w_per_batched_tensor_quant
-        first = {"transpose_bm_in": problem.tokens_first}
-        return functools.partial(call, given["x"], w, given["w_scale"], bias=given.get("bias"), dtype=dtype, **first)
+        made = functools.partial(call, given["x"], w, given["w_scale"], group_size=BLOCK, bias=given.get("bias"))
+        return functools.partial(made, dtype=dtype, transpose_bm_in=problem.tokens_first)
 
     return Sample(inputs, bind, ("y",), {"y": Within(exact, bound)})
 

@@ -6,6 +6,7 @@ namespace aiterlite {
 
 namespace amdgcn {
 using Words = uint32_t __attribute__((ext_vector_type(4)));
+using Words2 = uint32_t __attribute__((ext_vector_type(2)));
 using Floats = float __attribute__((ext_vector_type(4)));
 
 // Pointers in a by-value argument struct are generic; without the cast loads become flat_load, which also waits on LDS.
@@ -44,9 +45,15 @@ AITERLITE_DEVICE Vector16 load_vector_if(const void* p, bool wanted, const void*
 AITERLITE_DEVICE uint8_t load_u8(const void* p) { return *amdgcn::to_global<uint8_t>(p); }
 AITERLITE_DEVICE uint16_t load_u16(const void* p) { return *amdgcn::to_global<uint16_t>(p); }
 AITERLITE_DEVICE float load_f32(const void* p) { return *amdgcn::to_global<float>(p); }
+AITERLITE_DEVICE int32_t load_i32(const void* p) { return *amdgcn::to_global<int32_t>(p); }
+AITERLITE_DEVICE int64_t load_i64(const void* p) { return *amdgcn::to_global<int64_t>(p); }
 AITERLITE_DEVICE void store_u8(void* p, uint8_t value) { *(amdgcn::Global<uint8_t>*)p = value; }
 AITERLITE_DEVICE void store_u16(void* p, uint16_t value) { *(amdgcn::Global<uint16_t>*)p = value; }
 AITERLITE_DEVICE void store_u32(void* p, uint32_t value) { *(amdgcn::Global<uint32_t>*)p = value; }
+
+AITERLITE_DEVICE void store_vector8(void* p, const Vector8& value) {
+  *(amdgcn::Global<amdgcn::Words2>*)p = __builtin_bit_cast(amdgcn::Words2, value);
+}
 
 AITERLITE_DEVICE void store_quad(float* p, const Quad& value) {
   *(amdgcn::Global<amdgcn::Floats>*)p = __builtin_bit_cast(amdgcn::Floats, value);
