@@ -70,7 +70,7 @@ def moved(tensor: Tensor, device: Any) -> Tensor:
 
 def assert_near(got: Tensor, exact: Tensor, magnitude: Tensor, k: int, drops: float) -> None:
     bound = reference.error_bound(exact, magnitude, k, got.dtype, drops)
-    apart = (got.cpu().double() - exact).abs()
+    apart = (got.double() - exact).abs()
     assert bool((apart <= bound).all()), f"{float((apart / bound).nan_to_num(torch.inf).max())} of the bound"
 
 
@@ -88,8 +88,8 @@ def run_blockscale(case: Case, fp8: torch.dtype, device: Any = "cpu", seed: int 
     memory, and again."""
     x, w, x_scale, w_scale = blockscale_operands(case, fp8, seed)
     dtype = DTYPES[case.dtype]
-    exact, magnitude = reference.blockscale(x, w, x_scale, w_scale)
     on = [moved(t, device) for t in (x, w, x_scale, w_scale)]
+    exact, magnitude = reference.blockscale(*on)
     got = gemm.gemm_a8w8_blockscale(*on, dtype)
     assert (got.shape, got.dtype) == ((case.n, case.m), dtype)
     assert_near(got, exact, magnitude, case.k, drops)
@@ -117,8 +117,8 @@ def run_rowscale(case: Case, fp8: torch.dtype, device: Any = "cpu", seed: int = 
     x_scale = scales((1 if case.one_scale else case.n, 1), generator, case.pad % 7)
     w_scale = scales((1 if case.one_scale else case.m, 1), generator, case.pad % 5)
     bias = torch.randn(case.m, generator=generator).to(dtype) if case.bias else None
-    exact, magnitude = reference.rowscale(x, w, x_scale, w_scale, bias)
-    on = [None if t is None else moved(t, device) for t in (x, w, x_scale, w_scale, bias)]
+    on: list[Any] = [None if t is None else moved(t, device) for t in (x, w, x_scale, w_scale, bias)]
+    exact, magnitude = reference.rowscale(*on)
     got = gemm.gemm_a8w8(*on, dtype)
     assert_near(got, exact, magnitude, case.k, drops)
     if case.m % 16 == 0 and case.k % 32 == 0:
@@ -152,8 +152,8 @@ def run_batched(case: Batch, fp8: torch.dtype, device: Any = "cpu", seed: int = 
     w = codes((case.batch, case.m, case.k), fp8, generator)
     w_scale = torch.tensor([0.37])
     bias = torch.randn(case.batch, 1, case.m, generator=generator).to(dtype) if case.bias else None
-    exact, magnitude = reference.batched(x.transpose(0, 1) if case.first[0] else x, w, w_scale, bias)
-    on = [None if t is None else moved(t, device) for t in (x, w, w_scale, bias)]
+    on: list[Any] = [None if t is None else moved(t, device) for t in (x, w, w_scale, bias)]
+    exact, magnitude = reference.batched(on[0].transpose(0, 1) if case.first[0] else on[0], *on[1:])
     call = gemm.batched_gemm_a8w8_a_per_token_group_prequant_w_per_batched_tensor_quant
     how = {"transpose_bm": case.first[1], "transpose_bm_in": case.first[0], "dtype": dtype}
     got = call(on[0], on[1], on[2], bias=on[3], **how)

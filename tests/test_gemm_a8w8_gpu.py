@@ -71,7 +71,7 @@ def test_every_kind_of_cut(monkeypatch: Any, cols: int, cluster: int) -> None:
         monkeypatch.setattr(sm90, "cut_for", lambda *_, cut=cut: cut)
         case = Case(cols - 3, m, k)
         x, w, x_scale, w_scale = (moved(t, "cuda") for t in blockscale_operands(case, FP8, cols))
-        exact, magnitude = reference.blockscale(x.cpu(), w.cpu(), x_scale.cpu(), w_scale.cpu())
+        exact, magnitude = reference.blockscale(x, w, x_scale, w_scale)
         given = x, w, x_scale, w_scale, torch.bfloat16, False
         got = ops.FORWARD.prepare(*given)(*given)
         assert_near(got, exact, magnitude, k, DROPS)

@@ -63,12 +63,12 @@ def _derive(values: Mapping[str, Any]) -> Mapping[str, Any]:
 _SHAPES = Axis(("m", "k"), ((2112, 7168), (7168, 2048), (24576, 1536), (4096, 7168)))
 _TOKENS = one_axis("n", 1, 16, 64, 128)
 # Absorbed projections of 16 heads: keys, values.
-_HEADS = Axis(("batch", "m", "k"), ((16, 512, 128), (16, 128, 512)))
+_HEADS = one_axis("batch", 16), Axis(("m", "k"), ((512, 128), (128, 512)))
 
 BLOCKSCALE_TABLE = Table(BLOCKSCALE, BlockScaleProblem, _ROWS, (_SHAPES, _TOKENS), _derive)
 ROWSCALE_TABLE = Table(ROWSCALE, RowScaleProblem, _ROWS, (_SHAPES, _TOKENS), _derive)
 BATCHED_TABLE = Table(
-    BATCHED, BatchedProblem, (_CPU_BATCHED, amd.BATCHED_ROW, sm90.BATCHED_ROW), (_HEADS, _TOKENS), _derive
+    BATCHED, BatchedProblem, (_CPU_BATCHED, amd.BATCHED_ROW, sm90.BATCHED_ROW), (*_HEADS, _TOKENS), _derive
 )
 
 FAMILY = Family(

@@ -21,6 +21,7 @@ TARGETS = ("gfx942", "gfx950")
 _TOKENS, _TILES, _THREADS, _SUM_THREADS = (16, 32, 64), (1, 2, 4), 256, 256
 # Workgroups of a compute unit, as registers are bounded for.
 _RESIDENT = 2
+_MOST_SPLITS = 64
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def plan(problem: A8w8Problem, persona: Persona) -> Plan:
     for tiles in _TILES:
         rows = 64 * tiles
         pieces = -(-problem.m // rows) * token_tiles * problem.batches
-        for split_steps in dict.fromkeys(-(-steps // splits) for splits in range(1, steps + 1)):
+        for split_steps in dict.fromkeys(-(-steps // splits) for splits in range(1, min(steps, _MOST_SPLITS) + 1)):
             splits = -(-steps // split_steps)
             if pieces * splits >= 2**31:
                 continue
