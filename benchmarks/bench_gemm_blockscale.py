@@ -5,8 +5,8 @@ the kernel before it has ended (AITERLITE_OVERLAP=0), as theirs are; `shuffled` 
 only reads the weights. `torch rows` has a scale a token and one a row: less work. Prints microseconds, the weights'
 bytes a second over a copy's, 4.07 TB/s, and the error over its bound; `--json FILE` writes them.
 
-`--sweep N` measures, for each shape, N cuts of the plan's estimate and of each kind of cluster, instead, which is what
-the estimate is fitted to.
+`--sweep N` measures cuts instead, which is what the plan's estimate is fitted to: for each shape, of each size of a
+cluster, the N that it thinks best, with and without weights that are fetched early.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,7 @@ def chosen(n: int, m: int, k: int, units: int, count: int) -> list[sm90.Cut]:
         of_cluster = [cut for cut in ranked if cut.cluster == cluster]
         rows = list(dict.fromkeys(cut.rows for cut in of_cluster))[:count]
         found += [cut for cut in of_cluster if cut.rows in rows]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(cut for one in found for cut in (one, replace(one, early=one.stages))))
 
 
 def sweep(n: int, m: int, k: int, device: torch.device, samples: int, count: int) -> list[dict[str, Any]]:
@@ -192,7 +193,7 @@ def sweep(n: int, m: int, k: int, device: torch.device, samples: int, count: int
     problem, planned = BlockScaleProblem(n, m, k), sm90.cut_for
     cuts = chosen(n, m, k, persona.cu_count, count)
     units = [sm90.kernels(problem, persona, sm90.plan_of(cut, problem))[0].unit for cut in cuts]
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         list(pool.map(engine.obtain, units))
     operands = operands_of(n, m, k, device, with_shuffled=False)
     contenders: dict[str, Contender] = {}
@@ -202,7 +203,7 @@ def sweep(n: int, m: int, k: int, device: torch.device, samples: int, count: int
         first = operands[0]
         run = ops.FORWARD.prepare(first.x, first.w, first.x_scale, first.w_scale, DTYPE, False)
         sm90.cut_for = planned
-        name = f"{cut.rows}x{cut.cols} c{cut.cluster} s{cut.stages}"
+        name = f"{cut.rows}x{cut.cols} c{cut.cluster} s{cut.stages} e{cut.early}"
 
         def call(copy: int, run: Any = run) -> object:
             o = operands[copy]
@@ -218,7 +219,7 @@ def sweep(n: int, m: int, k: int, device: torch.device, samples: int, count: int
         rows.append({**row, "of_bound": errors[name]})
         share = m * k / times[name] * 1e6 / COPY
         print(
-            f"({m}, {k}) {n:>4} {name:18} {times[name]:6.2f} us, expected {expected:6.2f}, {share:4.0%}, "
+            f"({m}, {k}) {n:>4} {name:22} {times[name]:6.2f} us, expected {expected:6.2f}, {share:4.0%}, "
             f"error {errors[name]:.2f}{'  planned' if cut == cuts[0] else ''}",
             flush=True,
         )

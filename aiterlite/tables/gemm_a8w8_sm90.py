@@ -44,12 +44,14 @@ _ARCH = hardware.ARCHITECTURES[TARGET]
 @dataclass(frozen=True)
 class Cut:
     """The defines of one variant: a cluster of `cluster` workgroups owns `rows` weight rows by `cols` token columns and
-    splits K; each has `stages` steps of 128 k under way."""
+    splits K; each has `stages` steps of 128 k under way, and fetches the weights of `early` of them to the L2 before
+    the kernels ahead have ended."""
 
     cols: int
     rows: int
     cluster: int
     stages: int
+    early: int = 0
 
     @property
     def row_groups(self) -> int:
@@ -164,9 +166,11 @@ def candidates(cols: int, m: int, k: int) -> Iterator[Cut]:
             seen: set[int] = set()
             for shared in (_ARCH.lds_unit_bytes // 2 - _ARCH.lds_overhead, _ARCH.lds_bytes):
                 ring = shared - 1024 - bare.fixed_bytes
-                stages = min(MAX_STAGES, max(2, own + own % 2), ring // bare.stage_bytes)
+                # A warpgroup waits for its next step before it says that it has read this one.
+                least = 2 * bare.turns
+                stages = min(MAX_STAGES, max(least, own + own % bare.turns), ring // bare.stage_bytes)
                 stages -= stages % bare.turns
-                if stages >= 2 and stages not in seen:
+                if stages >= least and stages not in seen:
                     seen.add(stages)
                     yield Cut(cols, rows, cluster, stages)
 
@@ -209,6 +213,7 @@ def _unit(problem: A8w8Problem, plan: Plan) -> Unit:
     values: dict[str, int | str] = {
         "CLUSTER": cut.cluster,
         "COLS": cut.cols,
+        "EARLY": cut.early,
         "K_GROUPS": cut.turns,
         "REGISTERS": _MOVED_REGISTERS.get(cut.groups, 0),
         "RESIDENT": plan.resident,

@@ -87,7 +87,7 @@ AITERLITE_KERNEL_WAVES(Product::kThreads, 2) aiterlite_gemm_a8w8_mfma(aiterlite_
   product.run(sums, steps, tiles[0]);
 
   const End end = {args, batch};
-  const bool in_fours = end.comes_in_fours();
+  const bool in_fours = end.comes_in(4);
 #pragma unroll
   for (uint32_t c = 0; c < kTokenTiles; ++c) {
     const uint32_t token = first_token + 16 * c + Mfma<16>::sum_column(lane);

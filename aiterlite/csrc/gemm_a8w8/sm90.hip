@@ -27,6 +27,7 @@
 #include <aiterlite/fragment/sm90_wgmma.h>
 #include <aiterlite/gemm_a8w8/output.h>
 #include <aiterlite/gemm_a8w8/sm90_args.h>
+#include <aiterlite/numeric/pack.h>
 #include <aiterlite/overlap.h>
 #include <aiterlite/tile/sm90_copy.h>
 
@@ -37,7 +38,7 @@ using Result = AITERLITE_RESULT;
 using Args = aiterlite_gemm_a8w8_args;
 
 constexpr uint32_t kColumns = AITERLITE_COLS, kRows = AITERLITE_ROWS, kStages = AITERLITE_STAGES;
-constexpr uint32_t kCluster = AITERLITE_CLUSTER, kTurns = AITERLITE_K_GROUPS;
+constexpr uint32_t kCluster = AITERLITE_CLUSTER, kTurns = AITERLITE_K_GROUPS, kEarly = AITERLITE_EARLY;
 constexpr bool kShuffled = AITERLITE_SHUFFLED;
 // Whether scales are those of 128 k, which steps are multiplied by, or of all k, which the end is multiplied by.
 constexpr bool kGroupsOfX = AITERLITE_X_GROUPS, kBlocksOfW = AITERLITE_W_BLOCKS, kScaled = kGroupsOfX || kBlocksOfW;
@@ -52,8 +53,11 @@ constexpr uint32_t kSums = kColumns / 2;  // of a thread
 // Registers move from copying warps to multiplying ones where these need more than an equal share.
 constexpr bool kMoves = kGroups > 2 && kColumns > 32;
 constexpr uint32_t kCopiers = kMoves ? kGroupThreads : 2 * kWaveSize, kThreads = kMultipliers + kCopiers;
-// Parts of sums on their way at once: one is multiplied by its scales while the next one is in the matrix unit.
-constexpr uint32_t kParts = kColumns <= 32 ? 2 : 1;
+// Two parts of sums are held: one is multiplied by its scales while the next one is in the matrix unit. Of many columns
+// a part is half of a step's.
+constexpr uint32_t kHalves = kColumns > 64 ? 2 : 1, kPartColumns = kColumns / kHalves, kPartSums = kPartColumns / 2;
+// Where registers are left for them, a part's scales wait there, so that its stage is free as soon as it is multiplied.
+constexpr bool kHoldsScales = kScaled && kColumns <= 32;
 // Blocks of 128 rows that so many rows, from a multiple of 16 on, may touch.
 constexpr uint32_t kBlocks = (kRows + kScaleRows - 32) / kScaleRows + 1;
 constexpr uint32_t kScalers = kScaled ? kWaveSize : 0;
@@ -65,14 +69,20 @@ constexpr uint32_t kPairs = kColumns / 2, kPairQuads = kRows / 2, kTileRows = 16
 constexpr uint32_t kOwnedPairs = (kPairs + kCluster - 1) / kCluster;
 constexpr uint32_t kReceived = kCluster > 1 ? kOwnedPairs * kCluster * kPairQuads : 0;
 constexpr uint32_t kHanded = kTurns > 1 ? kSums / 4 * kFinishers : 0;
-constexpr uint32_t kTurnsBarrier = 1;
+constexpr uint32_t kTurnsBarrier = 1, kFinishBarrier = 2;
+// Results of many columns go to memory 16 bytes a thread, by way of where the ring was: tokens 16 bytes apart from a
+// multiple of 32.
+constexpr bool kGathers = kCluster == 1 && kColumns >= 32;
+constexpr uint32_t kMadePitch = kRows + 8;
 
 static_assert(kColumns == 8 || kColumns == 16 || kColumns == 32 || kColumns == 64 || kColumns == 128,
               "AITERLITE_COLS must be 8, 16, 32, 64 or 128");
 static_assert(kRows % kTileRows == 0 && kRows >= kTileRows && kRows <= 256,
               "AITERLITE_ROWS must be a multiple of 16, at most 256");
 static_assert(kTurns == 1 || (kTurns == 2 && kRowGroups == 1), "AITERLITE_K_GROUPS must be 1, or 2 of at most 64 rows");
-static_assert(kStages >= 2 && kStages % kTurns == 0, "a stage is read by the same warpgroup every time");
+static_assert(
+    kStages >= 2 * kTurns && kStages % kTurns == 0,
+    "a stage is read by the same warpgroup every time, which waits for its next one before it is done with it");
 static_assert(kCluster >= 1 && kCluster <= 8, "AITERLITE_CLUSTER must be 1 to 8");
 
 struct alignas(1024) Stage {
@@ -133,6 +143,27 @@ struct Turn {
   }
 };
 
+// Where a step's weights are, for `ask`: (x, y, z) of the map.
+template <class Ask>
+AITERLITE_DEVICE void at_weights(const aiterlite_sm90_gemm_a8w8_args& args, const Work& work, uint32_t step,
+                                 const Ask& ask) {
+  if constexpr (kShuffled) {
+    // Pieces of 16 rows of 16 bytes; batches are further rows.
+    ask(0, (work.batch * static_cast<uint32_t>(args.gemm.m) + work.first_row) / 16, step * (kStep / 16));
+  } else {
+    ask(step * kStep, work.first_row, work.batch);
+  }
+}
+
+// One lane, before others have ended: weights of the first steps come to the L2 already, which reads nothing yet.
+AITERLITE_DEVICE void prefetch_weights(const aiterlite_sm90_gemm_a8w8_args& args, const Work& work) {
+  const uint32_t steps = work.count < kEarly ? work.count : kEarly;
+#pragma unroll 1
+  for (uint32_t step = work.begin; step != work.begin + steps; ++step) {
+    at_weights(args, work, step, [&](uint32_t x, uint32_t y, uint32_t z) { prefetch_box(map(args.w_map), x, y, z); });
+  }
+}
+
 // One lane: fills the ring, waiting for each stage to be read before it is filled again.
 AITERLITE_DEVICE void copy(const aiterlite_sm90_gemm_a8w8_args& args, Shared& shared, const Work& work) {
   const uint64_t once = keep_briefly(), again = keep_long();
@@ -143,13 +174,8 @@ AITERLITE_DEVICE void copy(const aiterlite_sm90_gemm_a8w8_args& args, Shared& sh
     Barrier& full = shared.full[turn.stage];
     shared.empty[turn.stage].wait(turn.parity ^ 1);
     full.arrive_expecting(sizeof(Stage));
-    if constexpr (kShuffled) {
-      // Pieces of 16 rows of 16 bytes; batches are further rows.
-      const uint32_t panel = (work.batch * static_cast<uint32_t>(args.gemm.m) + work.first_row) / 16;
-      copy_box(stage.w, map(args.w_map), 0, panel, step * (kStep / 16), full, once);
-    } else {
-      copy_box(stage.w, map(args.w_map), step * kStep, work.first_row, work.batch, full, once);
-    }
+    at_weights(args, work, step,
+               [&](uint32_t x, uint32_t y, uint32_t z) { copy_box(stage.w, map(args.w_map), x, y, z, full, once); });
     copy_box(stage.x, map(args.x_map), step * kStep, work.first_token, work.batch, full, again);
   }
 }
@@ -197,22 +223,20 @@ struct Place {
   AITERLITE_DEVICE bool owned() const { return wave < kRows / kTileRows; }
 };
 
-// The products of a step on their way, and the scales that they are multiplied by: in registers, so that the stage is
-// free as soon as it is multiplied, where registers are left for them.
+// Products on their way: a step's, or half of its columns.
 struct Part {
-  static constexpr bool kHoldsScales = kScaled && kParts > 1;
-  float sums[kSums];
-  float scale[kHoldsScales ? kColumns / 4 : 1];
+  float sums[kPartSums];
+  float scale[kHoldsScales ? kPartColumns / 4 : 1];
 
-  AITERLITE_DEVICE void start(const Shared& shared, const Turn& turn, uint32_t row_group, const Place& place,
-                              uint32_t block) {
+  AITERLITE_DEVICE void start(const Shared& shared, const Turn& turn, uint32_t half, uint32_t row_group,
+                              const Place& place, uint32_t block) {
     // Operands without swizzle, as shuffled weights lie: panels of two pieces of 8 rows, then 16 bytes of K on.
     constexpr uint32_t kPieceBytes = 128, kAlongK = kRows / 8 * kPieceBytes;
     constexpr uint32_t kAdvance = kShuffled ? 2 * kAlongK : 32;
     const Stage& stage = shared.stage[turn.stage];
     const uint8_t* own = stage.w + row_group * kGroupRows * (kShuffled ? 16 : kStep);
     const uint64_t w = kShuffled ? operand_descriptor(own, Swizzle::kNone, kPieceBytes, kAlongK) : tile_descriptor(own);
-    const uint64_t x = tile_descriptor(stage.x);
+    const uint64_t x = tile_descriptor(stage.x + half * kPartColumns * kStep);
     begin_group();
     multiply_group<Start::kZero>(e4m3fn{}, sums, w, x);
 #pragma unroll
@@ -223,82 +247,88 @@ struct Part {
     if constexpr (kHoldsScales) {
       const Scales& scales = shared.scales[turn.stage];
 #pragma unroll
-      for (uint32_t i = 0; i < kColumns / 4; ++i) scale[i] = scale_of(scales, place, block, i);
+      for (uint32_t i = 0; i < kPartColumns / 4; ++i) scale[i] = scale_of(scales, place, block, 0, i);
     }
   }
-  // The scale of the columns i / 2, i % 2 of this thread's rows.
-  AITERLITE_DEVICE static float scale_of(const Scales& scales, const Place& place, uint32_t block, uint32_t i) {
+  // The scale of the columns i / 2, i % 2 of a half, of this thread's rows.
+  AITERLITE_DEVICE static float scale_of(const Scales& scales, const Place& place, uint32_t block, uint32_t half,
+                                         uint32_t i) {
     const float of_rows = kBlocksOfW ? scales.w[block] : 1.0f;
-    return kGroupsOfX ? scales.x[place.column(i / 2, i % 2)] * of_rows : of_rows;
+    return kGroupsOfX ? scales.x[half * kPartColumns + place.column(i / 2, i % 2)] * of_rows : of_rows;
   }
-  // Adds the products to sums, and says which stage is free.
+  // Adds the products to sums; with the last half, says that the stage is free.
+  template <uint32_t kHalf>
   AITERLITE_DEVICE void take(float (&total)[kSums], Shared& shared, const Turn& turn, const Place& place,
                              uint32_t block) const {
     const auto free = [&] {
+      if constexpr (kHalf + 1 < kHalves) return;
       if constexpr (kScaled && !kHoldsScales) wave_barrier();  // all lanes have read theirs
       if (place.lane == 0) shared.empty[turn.stage].arrive();
     };
     if constexpr (kHoldsScales || !kScaled) free();
 #pragma unroll
-    for (uint32_t i = 0; i < kColumns / 4; ++i) {
-      const uint32_t first = i / 2 * 4 + i % 2;
+    for (uint32_t i = 0; i < kPartColumns / 4; ++i) {
       float by = 1.0f;
-      if constexpr (kScaled) by = kHoldsScales ? scale[i] : scale_of(shared.scales[turn.stage], place, block, i);
+      if constexpr (kScaled) by = kHoldsScales ? scale[i] : scale_of(shared.scales[turn.stage], place, block, kHalf, i);
 #pragma unroll
-      for (uint32_t at = first; at <= first + 2; at += 2) {
-        total[at] = kScaled ? __builtin_fmaf(sums[at], by, total[at]) : total[at] + sums[at];
+      for (uint32_t at = i / 2 * 4 + i % 2, end = at + 2; at <= end; at += 2) {
+        float& sum = total[kHalf * kPartSums + at];
+        sum = kScaled ? __builtin_fmaf(sums[at], by, sum) : sum + sums[at];
       }
     }
     if constexpr (kScaled && !kHoldsScales) free();
   }
 };
 
-// A warpgroup: the products of its steps, as they arrive.
+// A warpgroup: the products of its steps, as they arrive. One part is in the matrix unit while another is added.
 AITERLITE_DEVICE void accumulate(float (&sums)[kSums], Shared& shared, const Work& work, uint32_t row_group,
                                  uint32_t first, const Place& place) {
   const uint32_t block = (work.first_row % kScaleRows + place.wave * kTileRows) / kScaleRows;
   const uint32_t own_block = block < kBlocks ? block : 0;
   const uint32_t steps = (work.count + kTurns - 1 - first) / kTurns;
-  if (steps == 0) return;
   Turn now;
   now.advance(first);
-  const auto start = [&](Part& part, const Turn& turn) {
-    shared.full[turn.stage].wait(turn.parity);
-    part.start(shared, turn, row_group, place, own_block);
+  Part even, odd;
+  const auto start = [&](Part& part, const Turn& turn, uint32_t half) {
+    if (half == 0) shared.full[turn.stage].wait(turn.parity);
+    part.start(shared, turn, half, row_group, place, own_block);
   };
-  const auto take = [&](const Part& part, const Turn& turn) { part.take(sums, shared, turn, place, own_block); };
-  Part part[kParts];
-  if constexpr (kParts == 1) {
+  if constexpr (kHalves > 1) {
+    // (With a half of the next step started before this step's last one is added, ptxas serializes them all.)
 #pragma unroll 1
     for (uint32_t step = 0; step < steps; ++step, now.advance(kTurns)) {
-      start(part[0], now);
+      start(even, now, 0);
+      start(odd, now, 1);
+      await_group<1>();
+      even.take<0>(sums, shared, now, place, own_block);
       await_group<0>();
-      take(part[0], now);
+      odd.take<kHalves - 1>(sums, shared, now, place, own_block);
     }
   } else {
-    start(part[0], now);
+    if (steps == 0) return;
+    start(even, now, 0);
 #pragma unroll 1
     for (uint32_t step = 0;;) {
       Turn next = now;
       next.advance(kTurns);
       if (++step == steps) {
         await_group<0>();
-        take(part[0], now);
+        even.take<0>(sums, shared, now, place, own_block);
         return;
       }
-      start(part[1], next);
+      start(odd, next, 0);
       await_group<1>();
-      take(part[0], now);
+      even.take<0>(sums, shared, now, place, own_block);
       now = next;
       next.advance(kTurns);
       if (++step == steps) {
         await_group<0>();
-        take(part[1], now);
+        odd.take<0>(sums, shared, now, place, own_block);
         return;
       }
-      start(part[0], next);
+      start(even, next, 0);
       await_group<1>();
-      take(part[1], now);
+      odd.take<0>(sums, shared, now, place, own_block);
       now = next;
     }
   }
@@ -323,13 +353,64 @@ AITERLITE_DEVICE void finish(const Args& args, const Work& work, uint32_t quad_n
   }
 }
 
+// Ends a workgroup's sums, all of its own, by way of where the ring was: nobody reads that any more.
+AITERLITE_DEVICE void finish_all(const Args& args, Shared& shared, const Work& work, const Place& place,
+                                 const float (&sums)[kSums]) {
+  const End end = {args, work.batch};
+  auto* made = reinterpret_cast<uint16_t*>(shared.stage);
+  static_assert(kColumns * kMadePitch * sizeof(uint16_t) <= sizeof(Shared::stage));
+  const uint32_t own_row = place.wave * kTileRows, m = static_cast<uint32_t>(args.m);
+  const uint32_t left = static_cast<uint32_t>(args.n) - work.first_token, tokens = left < kColumns ? left : kColumns;
+  End::Row of_row[2];
+#pragma unroll
+  for (uint32_t i = 0; i < 2; ++i) {
+    const uint32_t row = work.first_row + own_row + place.lane / 4 + 8 * i;
+    of_row[i] = place.owned() && row < m ? end.row(row) : End::Row{1.0f, 0.0f};
+  }
+  named_barrier_wait(kFinishBarrier, kFinishers);
+  if (place.owned()) {
+#pragma unroll
+    for (uint32_t j = 0; j < kColumns / 8; j += 2) {
+      uint32_t words[4];
+#pragma unroll
+      for (uint32_t w = 0; w < 4; ++w) {
+        // Rows 0 to 7 of 8 columns, rows 8 to 15, and of the next 8 columns.
+        const uint32_t first = 4 * (j + w / 2) + 2 * (w % 2);
+        float value[2];
+#pragma unroll
+        for (uint32_t c = 0; c < 2; ++c) {
+          const uint32_t column = place.column(j + w / 2, c), token = work.first_token + column;
+          value[c] = End::scaled(sums[first + c], column < tokens ? end.token(token) : 0.0f, of_row[w % 2]);
+        }
+        words[w] = pack_pair(Result{}, value[0], value[1]);
+      }
+      const uint32_t matrix = place.lane / 8, column = 8 * (j + matrix / 2) + place.lane % 8;
+      store_matrices_transposed(made + column * kMadePitch + own_row + 8 * (matrix % 2), words);
+    }
+  }
+  named_barrier_wait(kFinishBarrier, kFinishers);
+  constexpr uint32_t kChunks = kRows / 8;
+  const bool in_vectors = end.comes_in(8);
+#pragma unroll 1
+  for (uint32_t at = place.wave * kWaveSize + place.lane; at < tokens * kChunks; at += kFinishers) {
+    const uint32_t column = at / kChunks, own = at % kChunks * 8, row = work.first_row + own;
+    if (row >= m) continue;
+    const uint16_t* from = made + column * kMadePitch + own;
+    Result* to = end.at(work.first_token + column, row);
+    if (in_vectors) {
+      store_quad(reinterpret_cast<float*>(to), __builtin_bit_cast(Quad, load_shared_16(from)));
+      continue;
+    }
+    for (uint32_t i = 0; i < 8 && row + i < m; ++i) store_u16(to + i, from[i]);
+  }
+}
+
 AITERLITE_DEVICE void multiply(const Args& args, Shared& shared, const Work& work, uint32_t warp, Exchange& exchange,
                                uint32_t live_pairs, uint32_t owned_pairs) {
   const uint32_t group = warp / kGroupWaves, turn = group / kRowGroups;
   const Place place = {warp - turn * kRowGroups * kGroupWaves, lane_id()};
   float sums[kSums] = {};
   accumulate(sums, shared, work, group - turn * kRowGroups, turn, place);
-  admit_successors();
   if constexpr (kTurns > 1) {
     const uint32_t thread = place.wave * kWaveSize + place.lane;
     if (turn != 0) {
@@ -344,6 +425,10 @@ AITERLITE_DEVICE void multiply(const Args& args, Shared& shared, const Work& wor
     named_barrier_wait(kTurnsBarrier, kMultipliers);
 #pragma unroll
     for (uint32_t i = 0; i < kSums; ++i) sums[i] += shared.handed[i / 4 * kFinishers + thread].value[i % 4];
+  }
+  if constexpr (kGathers) {
+    finish_all(args, shared, work, place, sums);
+    return;
   }
   exchange.await_start();
 #pragma unroll
@@ -402,7 +487,10 @@ aiterlite_sm90_gemm_a8w8(const __grid_constant__ aiterlite_sm90_gemm_a8w8_args a
   }
   exchange.open(owned_pairs * kCluster * kPairQuads * 4);
   workgroup_barrier();
+  if (thread_id() == kMultipliers) prefetch_weights(args, work);
   await_predecessors();
+  // All of the grid that fits is running: where there is room, the next launch's workgroups come now.
+  admit_successors();
 
   if (warp < kMultipliers / kWaveSize) {
     if constexpr (kMoves) take_registers<AITERLITE_REGISTERS>();

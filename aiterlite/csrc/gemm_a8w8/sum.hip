@@ -31,5 +31,5 @@ AITERLITE_KERNEL(kThreads) aiterlite_gemm_a8w8_sum(aiterlite_gemm_a8w8_split_arg
     for (uint32_t i = 0; i < 4; ++i) sum.value[i] += more.value[i];
   }
   const End end = {args, at / n};
-  end.store_four(at % n, row, sum.value, end.comes_in_fours());
+  end.store_four(at % n, row, sum.value, end.comes_in(4));
 }

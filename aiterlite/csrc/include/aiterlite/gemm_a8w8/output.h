@@ -38,10 +38,10 @@ struct Output {
   AITERLITE_DEVICE static uint16_t bits(float sum, float of_token, const Row& row) {
     return from_float<Result>(scaled(sum, of_token, row)).bits;
   }
-  // Whether four neighbouring rows, from a multiple of four on, exist together and can be stored as 8 bytes.
-  AITERLITE_DEVICE bool comes_in_fours() const {
+  // Whether so many neighbouring rows, from a multiple of them on, exist together and can be stored as a vector.
+  AITERLITE_DEVICE bool comes_in(uint32_t rows) const {
     const auto y = reinterpret_cast<uintptr_t>(args.y);
-    return (y % 8 | (args.m | args.stride_y | args.stride_y_batch) % 4) == 0;
+    return (y % (2 * rows) | (args.m | args.stride_y | args.stride_y_batch) % rows) == 0;
   }
   // Those of four neighbouring rows that exist.
   AITERLITE_DEVICE void store_four(uint32_t n, uint32_t m, const float (&sums)[4], bool in_fours) const {
