@@ -35,8 +35,8 @@ class Case:
 
 
 def codes(shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator, pad: int = 0) -> Tensor:
-    """Random codes, some columns of which are larger, `pad` NaNs behind each row. (Of much larger ones sm_90's matrix unit
-    drops more.)"""
+    """Random codes, some columns of which are larger, `pad` NaNs behind each row. (Of much larger ones sm_90 drops
+    more of the rest.)"""
     values = torch.randn(shape, generator=generator)
     values[..., :: max(1, shape[-1] // 3)] *= 3
     made = values.clamp(-200, 200).to(dtype)
