@@ -28,6 +28,7 @@ from aiterlite.tables import TABLES, gemm, gemm_fp8, gemm_plan, gemm_rc, linear,
 from aiterlite.tables import gemm_crossover as crossover
 from aiterlite.tables.cache import ConcatProblem, FusedProblem
 from aiterlite.tables.fused_moe_problem import FmoeProblem, MoeProblem
+from aiterlite.tables.gemm_a8w8_problem import BatchedProblem, BlockScaleProblem, RowScaleProblem
 from aiterlite.tables.gemm_args import GEMM_ARGS
 from aiterlite.tables.gemm_rc_plan import REDUCTIONS
 from aiterlite.tables.moe_sorting import AlignProblem, SortProblem, SumProblem
@@ -377,6 +378,12 @@ turned = {
     "half_table": st.booleans(),
     "positions": st.sampled_from(["none", "int32", "int64", "int8"]),
 }
+_a8w8_sizes = st.one_of(st.integers(-1, 300), st.integers(0, 1 << 31))
+_a8w8_multiples = st.one_of(_a8w8_sizes, st.integers(0, 300).map(lambda steps: 128 * steps))
+products_of_8_bits = {
+    **{"n": _a8w8_sizes, "m": _a8w8_multiples, "k": _a8w8_multiples, "dtype": _float_types, "aligned": st.booleans()},
+    "fp8": st.sampled_from(["native", "e4m3fn", "e4m3fnuz", "e5m2"]),
+}
 PROBLEMS = {
     RopeProblem: st.builds(
         RopeProblem,
@@ -404,6 +411,9 @@ PROBLEMS = {
         **latents,
         **turned,
     ),
+    BlockScaleProblem: st.builds(BlockScaleProblem, shuffled=st.booleans(), **products_of_8_bits),
+    RowScaleProblem: st.builds(RowScaleProblem, shuffled=st.booleans(), bias=st.booleans(), **products_of_8_bits),
+    BatchedProblem: st.builds(BatchedProblem, batch=_a8w8_sizes, bias=st.booleans(), **products_of_8_bits),
     MoeProblem: moe_problems,
     FmoeProblem: st.builds(FmoeProblem, block_size=st.integers(0, 1100), **layers),
     SortProblem: sort_problems,

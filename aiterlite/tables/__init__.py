@@ -11,6 +11,7 @@ from aiterlite.tables.asm import AsmKernel
 from aiterlite.tables.cache import FAMILY as CACHE
 from aiterlite.tables.family import Family
 from aiterlite.tables.fused_moe import FAMILY as FUSED_MOE
+from aiterlite.tables.gemm_a8w8 import FAMILY as GEMM_A8W8
 from aiterlite.tables.gemm_family import FAMILY as GEMM
 from aiterlite.tables.mla_family import FAMILY as MLA
 from aiterlite.tables.moe_sorting import FAMILY as MOE_SORTING
@@ -63,3 +64,4 @@ register(NORM)
 register(ROPE)
 register(CACHE)
 register(FUSED_MOE)
+register(GEMM_A8W8)

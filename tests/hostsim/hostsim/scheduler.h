@@ -166,6 +166,9 @@ class Scheduler {
     while (!condition()) yield();
   }
 
+  // Something happened that a thread may wait for.
+  void touch() { ++progress_; }
+
   void post(const Message& message) {
     messages_.push_back(message);
     ++progress_;

@@ -3,28 +3,12 @@
 // Pairs come from ids and weights, or from sorted buffers (moe_sorting). An id that is none's, or of an expert that is
 // not here, is no pair, and neither are those of tokens that do not live.
 #pragma once
+#include <aiterlite/cpu/memory.h>
 #include <aiterlite/fused_moe/args.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 
 namespace aiterlite::cpu {
-
-// Memory that goes with its scope, or none.
-template <class T>
-struct Memory {
-  T* at = nullptr;
-  Memory() = default;
-  Memory(const Memory&) = delete;
-  Memory& operator=(const Memory&) = delete;
-  ~Memory() { free(at); }
-  bool make(int64_t count) {
-    void* made = nullptr;
-    if (posix_memalign(&made, 64, (count > 0 ? count : 1) * sizeof(T)) != 0) return false;
-    at = static_cast<T*>(made);
-    return true;
-  }
-};
 
 struct Choice {
   int32_t slot, expert;

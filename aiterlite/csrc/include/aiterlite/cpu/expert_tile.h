@@ -154,9 +154,10 @@ struct ExpertMatrix {
   const Bits* data;
   int64_t k;
   bool shuffled;
+  int64_t stride = k;  // from row to row
 
   const Bits* row(int64_t n) const {
-    return shuffled ? data + n / kPanelRows * kPanelRows * k + n % kPanelRows * kPiece : data + n * k;
+    return shuffled ? data + n / kPanelRows * kPanelRows * k + n % kPanelRows * kPiece : data + n * stride;
   }
   // `count` elements of a shuffled row, from element `from` on, as they are in a row; zeros up to `room`.
   static void in_row(Bits* to, const Bits* row, int64_t from, int64_t count, int64_t room) {

@@ -1,0 +1,21 @@
+"""GEMMs under the names of `aiter` (of its `ops.gemm_op_a8w8` and of its Triton operators)."""
+
+from __future__ import annotations
+
+from aiterlite.ops.gemm_a8w8 import (
+    batched_gemm_a8w8_a_per_token_group_prequant_w_per_batched_tensor_quant,
+    gemm_a8w8,
+    gemm_a8w8_blockscale,
+    gemm_a8w8_blockscale_bpreshuffle,
+    gemm_a8w8_bpreshuffle,
+    gemm_a8w8_CK,
+)
+
+__all__ = [
+    "batched_gemm_a8w8_a_per_token_group_prequant_w_per_batched_tensor_quant",
+    "gemm_a8w8",
+    "gemm_a8w8_CK",
+    "gemm_a8w8_blockscale",
+    "gemm_a8w8_blockscale_bpreshuffle",
+    "gemm_a8w8_bpreshuffle",
+]

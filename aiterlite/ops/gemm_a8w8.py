@@ -1,0 +1,612 @@
+"""GEMM of 8-bit floats with scales: by blocks, by rows, and batched with x that is quantised on the way.
+
+What each computes is in `aiterlite.reference.gemm_a8w8`. Names of arguments are upstream's: there M is tokens and N
+features. The same call gives the same bits; nothing is added by atomics.
+"""
+
+# ruff: noqa: N803 (names of arguments are upstream's)
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aiterlite.dispatch import Table
+from aiterlite.errors import ArgumentError
+from aiterlite.launch import calls as launches
+from aiterlite.launch import results
+from aiterlite.ops import arguments, calls, operands, shuffle
+from aiterlite.ops.calls import Run
+from aiterlite.ops.operator import register
+from aiterlite.tables import gemm_a8w8 as tables
+from aiterlite.tables.gemm_a8w8_problem import (
+    BLOCK,
+    DTYPES,
+    FLAVOURS,
+    VECTOR,
+    A8w8Problem,
+    BatchedProblem,
+    BlockScaleProblem,
+    RowScaleProblem,
+)
+
+_BLOCKSCALE, _ROWSCALE, _BATCHED = tables.BLOCKSCALE, tables.ROWSCALE, tables.BATCHED
+_PRESHUFFLED = "gemm_a8w8_blockscale_bpreshuffle"
+_DTYPES = tuple(operands.DTYPES[name] for name in DTYPES)
+_FP8 = tuple(operands.FP8_DTYPES[name] for name in FLAVOURS)
+_NAMES = ("x", "w", "bias", "y", "x_scale", "w_scale")
+
+
+def gemm_a8w8_blockscale(
+    XQ: Tensor,
+    WQ: Tensor,
+    x_scale: Tensor,
+    w_scale: Tensor,
+    dtype: torch.dtype = torch.bfloat16,
+    isBpreshuffled: bool = False,
+) -> Tensor:
+    """XQ · WQ^T, with a scale for each 128 k of a token and one for each block of 128 x 128 weights; [M, N] of `dtype`.
+
+    Args:
+        XQ: [M, K] of a float8_e4m3 type, M tokens, any number; the last dimension has stride 1, rows may be strided.
+            GPUs take the type that their matrix unit has: float8_e4m3fnuz on gfx942, float8_e4m3fn on gfx950 and
+            sm_90. CPUs take both.
+        WQ: [N, K] of XQ's type, rows may be strided; where it is shuffled, contiguous, N a multiple of 16, K of 32.
+        x_scale: float32 [M, ceil(K / 128)], of any strides.
+        w_scale: float32 [ceil(N / 128), ceil(K / 128)]; the last dimension has stride 1.
+        dtype: torch.bfloat16 or torch.float16.
+        isBpreshuffled: WQ lies as `shuffle_weight` puts it, layout (16, 16). The bits of the result are the same.
+
+    Sums are float32, 128 products at a time, and one rounding follows. Source of the semantics:
+    `aiter.gemm_a8w8_blockscale`. Not differentiable. Raises `ArgumentError`, `DispatchError` or a `JitError`.
+    """
+    result: Tensor = FORWARD(XQ, WQ, x_scale, w_scale, dtype, isBpreshuffled)
+    return result
+
+
+def gemm_a8w8_blockscale_bpreshuffle(
+    XQ: Tensor,
+    WQ: Tensor,
+    x_scale: Tensor,
+    w_scale: Tensor,
+    dtype: torch.dtype = torch.bfloat16,
+    out: Tensor | None = None,
+) -> Tensor:
+    """`gemm_a8w8_blockscale` of shuffled weights, with scales of x whose bytes are [K / 128, M].
+
+    Args are those of `gemm_a8w8_blockscale`, and:
+        x_scale: float32 [M, ceil(K / 128)]: a transposed view, of strides (1, M or more), or a contiguous tensor whose
+            memory holds [ceil(K / 128), M] all the same, as quantisation with `transpose_scale` leaves it.
+        out: [M, N] of `dtype`, where it is given; the last dimension has stride 1, rows may be strided.
+
+    Source of the semantics: `aiter.gemm_a8w8_blockscale_bpreshuffle`. Raises as `gemm_a8w8_blockscale`.
+    """
+    arguments.check_tensors(_PRESHUFFLED, x_scale=x_scale)
+    lying = _columns_first(x_scale)
+    if out is None:
+        result: Tensor = FORWARD(XQ, WQ, lying, w_scale, dtype, True)
+        return result
+    operands.check_dtype(_PRESHUFFLED, "out", out, (dtype,), "the dtype that is asked for")
+    OUT(out, XQ, WQ, lying, w_scale, True)
+    return out
+
+
+def gemm_a8w8(
+    XQ: Tensor,
+    WQ: Tensor,
+    x_scale: Tensor,
+    w_scale: Tensor,
+    bias: Tensor | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    splitK: int | None = None,
+) -> Tensor:
+    """(XQ · WQ^T) · x_scale · w_scale + bias, with a scale a token and one a row of weights; [M, N] of `dtype`.
+
+    Args are those of `gemm_a8w8_blockscale`, and:
+        x_scale: float32 of M elements, [M, 1] or [M], or of one.
+        w_scale: float32 of N elements, [N, 1], [1, N] or [N], or of one.
+        bias: [N] or [1, N] of `dtype`, or None.
+        splitK: not used; how K is cut is planned.
+
+    Sums are float32; scales, x's first, and the bias are applied at float32, and one rounding follows. Source of the
+    semantics: `aiter.gemm_a8w8`, which takes int8 too. Raises as `gemm_a8w8_blockscale`.
+    """
+    result: Tensor = ROWS(XQ, WQ, x_scale, w_scale, bias, dtype, False)
+    return result
+
+
+def gemm_a8w8_CK(  # noqa: N802
+    XQ: Tensor,
+    WQ: Tensor,
+    x_scale: Tensor,
+    w_scale: Tensor,
+    bias: Tensor | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    splitK: int | None = None,
+) -> Tensor:
+    """`gemm_a8w8` under upstream's other name."""
+    return gemm_a8w8(XQ, WQ, x_scale, w_scale, bias, dtype, splitK)
+
+
+def gemm_a8w8_bpreshuffle(
+    XQ: Tensor,
+    WQ: Tensor,
+    x_scale: Tensor,
+    w_scale: Tensor,
+    bias: Tensor | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+) -> Tensor:
+    """`gemm_a8w8` of shuffled weights; the same bits.
+
+    Source of the semantics: `aiter.gemm_a8w8_bpreshuffle`. Raises as `gemm_a8w8_blockscale`.
+    """
+    result: Tensor = ROWS(XQ, WQ, x_scale, w_scale, bias, dtype, True)
+    return result
+
+
+def batched_gemm_a8w8_a_per_token_group_prequant_w_per_batched_tensor_quant(
+    X: Tensor,
+    WQ: Tensor,
+    w_scale: Tensor,
+    group_size: int = 128,
+    bias: Tensor | None = None,
+    dtype: torch.dtype | None = torch.bfloat16,
+    splitK: int | None = None,
+    YQ: Tensor | None = None,
+    transpose_bm: bool = False,
+    transpose_bm_in: bool = False,
+    config: object = None,
+) -> Tensor:
+    """B products of X, quantised with a scale for each 128 k of a token, and weights that share a scale.
+
+    Args:
+        X: [B, M, K], with transpose_bm_in [M, B, K], of `dtype`; the last dimension has stride 1. Rows that are not
+            all as far apart as the next are copied.
+        WQ: [B, N, K] of the target's float8_e4m3 type; the last dimension has stride 1. (Clients pass the transposed
+            view of a tensor whose K is dense.)
+        w_scale: float32 of one element.
+        group_size: 128, of which K is a multiple.
+        bias: [B, 1, N] of `dtype`, or None.
+        dtype: torch.bfloat16 or torch.float16, X's too; None is YQ's, or bfloat16.
+        splitK, config: not used; how K is cut is planned.
+        YQ: the result's memory, where it is given, of the result's shape; the last dimension has stride 1.
+        transpose_bm: the result is [M, B, N] in place of [B, M, N].
+
+    Source of the semantics: aiter's Triton operator of this name. Codes and scales are those of
+    `dynamic_per_group_scaled_quant`. Raises as `gemm_a8w8_blockscale`.
+    """
+    if YQ is None:
+        kind = dtype or torch.bfloat16
+        result: Tensor = BATCHED(X, WQ, w_scale, group_size, bias, kind, transpose_bm, transpose_bm_in)
+        return result
+    operands.check_choice(_BATCHED, "group_size", group_size, (BLOCK,))
+    operands.check_dtype(_BATCHED, "YQ", YQ, (dtype or YQ.dtype,), "the dtype that is asked for")
+    BATCHED_OUT(YQ, X, WQ, w_scale, bias, transpose_bm, transpose_bm_in)
+    return YQ
+
+
+def _columns_first(x_scale: Tensor) -> Tensor:
+    """[M, groups] whose memory holds [groups, M]."""
+    if x_scale.dim() == 2 and not (x_scale.stride(0) == 1 or x_scale.shape[0] == 1):
+        if not x_scale.is_contiguous():
+            got = f"of strides {list(x_scale.stride())}"
+            raise ArgumentError(
+                _PRESHUFFLED, "x_scale", got, "strides (1, M), or contiguous", "Transpose it, as bytes."
+            )
+        return x_scale.view(x_scale.shape[1], x_scale.shape[0]).t()
+    return x_scale
+
+
+# What operands must be ------------------------------------------------------------------------------------------------
+
+
+def _check_codes(op: str, x: Tensor, w: Tensor, shuffled: bool) -> tuple[int, int, int]:
+    """M, N, K."""
+    operands.check_dims(op, "XQ", x, 2, "[M, K]")
+    operands.check_dims(op, "WQ", w, 2, "[N, K]")
+    operands.check_dtype(op, "XQ", x, _FP8)
+    (m, k), n = x.shape, w.shape[0]
+    operands.check_shape(op, "WQ", w, ([n, k],), f"[N, {k}], since XQ is {[m, k]}")
+    operands.check_like(op, "WQ", w, x, "XQ")
+    operands.check_dense(op, XQ=x, WQ=w)
+    if shuffled:
+        check_shuffled(op, w)
+    return m, n, k
+
+
+def check_shuffled(op: str, w: Tensor) -> None:
+    arguments.check_contiguous(op, WQ=w)
+    if w.shape[0] % shuffle.ROWS or w.shape[1] % shuffle.DEPTH:
+        allowed = f"[N, K], N a multiple of {shuffle.ROWS} and K of {shuffle.DEPTH}"
+        raise ArgumentError(op, "WQ", f"of shape {list(w.shape)}", allowed, "Pad it before it is shuffled.")
+
+
+def _check_scale(op: str, name: str, scale: Tensor, like: Tensor) -> None:
+    operands.check_dtype(op, name, scale, (torch.float32,), "the dtype of scales")
+    operands.check_device(op, name, scale, like, "XQ")
+
+
+def _check_blockscale(
+    x: Tensor, w: Tensor, x_scale: Tensor, w_scale: Tensor, dtype: torch.dtype, shuffled: bool
+) -> None:
+    op = _BLOCKSCALE
+    m, n, k = _check_codes(op, x, w, shuffled)
+    operands.check_choice(op, "dtype", dtype, _DTYPES)
+    groups = -(-k // BLOCK)
+    _check_scale(op, "x_scale", x_scale, x)
+    _check_scale(op, "w_scale", w_scale, x)
+    operands.check_shape(op, "x_scale", x_scale, ([m, groups],))
+    operands.check_shape(op, "w_scale", w_scale, ([-(-n // BLOCK), groups],))
+    operands.check_dense(op, w_scale=w_scale)
+
+
+def _check_rows(
+    x: Tensor, w: Tensor, x_scale: Tensor, w_scale: Tensor, bias: Tensor | None, dtype: torch.dtype, shuffled: bool
+) -> None:
+    op = _ROWSCALE
+    m, n, _ = _check_codes(op, x, w, shuffled)
+    operands.check_choice(op, "dtype", dtype, _DTYPES)
+    for name, scale, count in (("x_scale", x_scale, m), ("w_scale", w_scale, n)):
+        _check_scale(op, name, scale, x)
+        shapes = ([count], [count, 1], *(() if name == "x_scale" else ([1, count],)))
+        if scale.numel() != 1:
+            operands.check_shape(op, name, scale, shapes, f"one element, {' or '.join(map(str, shapes))}")
+    if bias is not None:
+        operands.check_shape(op, "bias", bias, ([n], [1, n]))
+        operands.check_dtype(op, "bias", bias, (dtype,), "the dtype that is asked for")
+        operands.check_device(op, "bias", bias, x, "XQ")
+        operands.check_dense(op, bias=bias)
+
+
+def _check_out(op: str, name: str, out: Tensor, x: Tensor, shape: list[int]) -> None:
+    operands.check_shape(op, name, out, (shape,))
+    operands.check_device(op, name, out, x, "XQ")
+    operands.check_dense(op, **{name: out})
+    if out.numel():
+        arguments.check_rows_apart(op, name, out, out.shape[1])
+
+
+# How calls are prepared -----------------------------------------------------------------------------------------------
+
+
+def _element_stride(scale: Tensor) -> int:
+    """From element to element of a vector; 0 where there is one."""
+    return (
+        0
+        if scale.numel() == 1
+        else max(stride for size, stride in zip(scale.shape, scale.stride(), strict=True) if size > 1)
+    )
+
+
+def _launch(
+    table: Table,
+    problem: A8w8Problem,
+    sizes: dict[str, int],
+    device: torch.device,
+    absent: tuple[str, ...],
+    on_gpu: Mapping[str, int] | None = None,
+) -> Any:
+    """The prepared launch; `on_gpu` are sizes that GPUs, emulated ones too, have in the place of others."""
+    decision = calls.decide(table, problem, calls.persona_of(table.op, device))
+    if on_gpu and not all(kernel.on_host for kernel in decision.kernels):
+        sizes = {**sizes, **on_gpu}
+    batches = {f"stride_{name}_batch": 0 for name in ("x", "w", "bias", "y", "x_scale", "w_scale")}
+    scales = {"stride_x_scale": 0, "stride_x_scale_group": 0, "stride_w_scale": 0}
+    return launches.prepare(decision, device, _NAMES, {**batches, **scales, **sizes}, absent)
+
+
+def _is_aligned(x: Tensor, w: Tensor) -> bool:
+    return operands.is_aligned(x, VECTOR) and operands.is_aligned(w, VECTOR)
+
+
+def _prepare_blockscale(
+    x: Tensor,
+    w: Tensor,
+    x_scale: Tensor,
+    w_scale: Tensor,
+    dtype: torch.dtype,
+    shuffled: bool,
+    out: Tensor | None = None,
+) -> Any:
+    """What launches calls of such operands; None where there is nothing to do."""
+    (n, k), m = x.shape, w.shape[0]
+    if n == 0 or m == 0:
+        return None
+    if k == 0:
+        return lambda x, w, bias, y, *_: y.zero_()
+    code, kind = operands.dtype_name(x.dtype), operands.dtype_name(dtype)
+    problem = BlockScaleProblem(n, m, k, code, kind, _is_aligned(x, w), shuffled)
+    sizes = {
+        "stride_x": x.stride(0),
+        "stride_w": w.stride(0),
+        "stride_y": m if out is None else out.stride(0),
+        "stride_x_scale": x_scale.stride(0),
+        "stride_x_scale_group": x_scale.stride(1),
+        "stride_w_scale": w_scale.stride(0),
+    }
+    return _launch(tables.BLOCKSCALE_TABLE, problem, sizes, x.device, ("bias",))
+
+
+def _fake_forward(
+    XQ: Tensor,
+    WQ: Tensor,
+    x_scale: Tensor,
+    w_scale: Tensor,
+    dtype: torch.dtype,
+    isBpreshuffled: bool = False,
+) -> Tensor:
+    _check_blockscale(XQ, WQ, x_scale, w_scale, dtype, isBpreshuffled)
+    return XQ.new_empty((XQ.shape[0], WQ.shape[0]), dtype=dtype)
+
+
+def _prepare_forward(
+    XQ: Tensor,
+    WQ: Tensor,
+    x_scale: Tensor,
+    w_scale: Tensor,
+    dtype: torch.dtype,
+    isBpreshuffled: bool = False,
+) -> Run:
+    _check_blockscale(XQ, WQ, x_scale, w_scale, dtype, isBpreshuffled)
+    launch = _prepare_blockscale(XQ, WQ, x_scale, w_scale, dtype, isBpreshuffled)
+    empty = results.allocator((XQ.shape[0], WQ.shape[0]), dtype, XQ.device)
+
+    def run(XQ: Tensor, WQ: Tensor, x_scale: Tensor, w_scale: Tensor, *_: Any, **__: Any) -> Tensor:
+        y = empty(XQ)
+        if launch is not None:
+            launch(XQ, WQ, None, y, x_scale, w_scale)
+        return y
+
+    return run
+
+
+def _fake_out(
+    out: Tensor,
+    XQ: Tensor,
+    WQ: Tensor,
+    x_scale: Tensor,
+    w_scale: Tensor,
+    isBpreshuffled: bool = False,
+) -> None:
+    _check_blockscale(XQ, WQ, x_scale, w_scale, out.dtype, isBpreshuffled)
+    _check_out(_BLOCKSCALE, "out", out, XQ, [XQ.shape[0], WQ.shape[0]])
+
+
+def _prepare_out(
+    out: Tensor,
+    XQ: Tensor,
+    WQ: Tensor,
+    x_scale: Tensor,
+    w_scale: Tensor,
+    isBpreshuffled: bool = False,
+) -> Run:
+    _fake_out(out, XQ, WQ, x_scale, w_scale, isBpreshuffled)
+    launch = _prepare_blockscale(XQ, WQ, x_scale, w_scale, out.dtype, isBpreshuffled, out)
+
+    def run(out: Tensor, XQ: Tensor, WQ: Tensor, x_scale: Tensor, w_scale: Tensor, *_: Any, **__: Any) -> None:
+        if launch is not None:
+            launch(XQ, WQ, None, out, x_scale, w_scale)
+
+    return run
+
+
+def _fake_rows(
+    XQ: Tensor,
+    WQ: Tensor,
+    x_scale: Tensor,
+    w_scale: Tensor,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+    isBpreshuffled: bool = False,
+) -> Tensor:
+    _check_rows(XQ, WQ, x_scale, w_scale, bias, dtype, isBpreshuffled)
+    return XQ.new_empty((XQ.shape[0], WQ.shape[0]), dtype=dtype)
+
+
+def _prepare_rows(
+    XQ: Tensor,
+    WQ: Tensor,
+    x_scale: Tensor,
+    w_scale: Tensor,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+    isBpreshuffled: bool = False,
+) -> Run:
+    _check_rows(XQ, WQ, x_scale, w_scale, bias, dtype, isBpreshuffled)
+    (n, k), m = XQ.shape, WQ.shape[0]
+    empty = results.allocator((n, m), dtype, XQ.device)
+    launch = None
+    if n and m and k:
+        code, kind = operands.dtype_name(XQ.dtype), operands.dtype_name(dtype)
+        problem = RowScaleProblem(n, m, k, code, kind, _is_aligned(XQ, WQ), isBpreshuffled, bias is not None)
+        strides = {"stride_x": XQ.stride(0), "stride_w": WQ.stride(0), "stride_y": m}
+        strides |= {"stride_x_scale": _element_stride(x_scale), "stride_w_scale": _element_stride(w_scale)}
+        absent = () if bias is not None else ("bias",)
+        launch = _launch(tables.ROWSCALE_TABLE, problem, strides, XQ.device, absent)
+
+    def run(
+        XQ: Tensor, WQ: Tensor, x_scale: Tensor, w_scale: Tensor, bias: Tensor | None, *_: Any, **__: Any
+    ) -> Tensor:
+        y = empty(XQ)
+        if launch is not None:
+            launch(XQ, WQ, bias, y, x_scale, w_scale)
+        elif n and m:
+            y.zero_() if bias is None else y.copy_(bias.expand(n, m))
+        return y
+
+    return run
+
+
+def _check_batched(
+    x: Tensor, w: Tensor, w_scale: Tensor, bias: Tensor | None, dtype: torch.dtype, tokens_first: bool
+) -> tuple[int, int, int, int]:
+    """Batches, tokens, features and k."""
+    op = _BATCHED
+    operands.check_dims(op, "X", x, 3, "[B, M, K], or with transpose_bm_in [M, B, K]")
+    operands.check_dims(op, "WQ", w, 3, "[B, N, K]")
+    n, batch = (x.shape[0], x.shape[1]) if tokens_first else (x.shape[1], x.shape[0])
+    m, k = w.shape[1], x.shape[2]
+    operands.check_choice(op, "dtype", dtype, _DTYPES)
+    operands.check_dtype(op, "X", x, (dtype,), "the dtype of the result")
+    operands.check_shape(op, "WQ", w, ([batch, m, k],), f"[{batch}, N, {k}], since X is {list(x.shape)}")
+    operands.check_dtype(op, "WQ", w, _FP8)
+    operands.check_device(op, "WQ", w, x, "X")
+    operands.check_dtype(op, "w_scale", w_scale, (torch.float32,), "the dtype of scales")
+    operands.check_device(op, "w_scale", w_scale, x, "X")
+    if w_scale.numel() != 1:
+        raise ArgumentError(op, "w_scale", f"of shape {list(w_scale.shape)}", "one element")
+    operands.check_dense(op, X=x, WQ=w)
+    if k % BLOCK:
+        raise ArgumentError(op, "X", f"of shape {list(x.shape)}", f"a K that is a multiple of {BLOCK}", "Pad X and WQ.")
+    if bias is not None:
+        operands.check_shape(op, "bias", bias, ([batch, 1, m],))
+        operands.check_dtype(op, "bias", bias, (dtype,), "the dtype of the result")
+        operands.check_device(op, "bias", bias, x, "X")
+        operands.check_dense(op, bias=bias)
+    return batch, n, m, k
+
+
+def _flat_rows(x: Tensor) -> Tensor:
+    """[A, B, K] as [A * B, K]: a view where rows are all as far apart, else a copy."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def _prepare_product(
+    y: Tensor, x: Tensor, w: Tensor, bias: Tensor | None, sizes: tuple[int, ...], first: tuple[bool, bool]
+) -> Any:
+    """What launches calls of such operands, a result's memory first; None where there is nothing to do. `first`:
+    whether tokens are the first dimension of the result, and of x."""
+    batch, n, m, k = sizes
+    if 0 in (batch, n, m):
+        return None
+    if k == 0:
+        return lambda y, x, w, bias, *_: y.zero_() if bias is None else y.copy_(_like_result(bias, y, first[0]))
+    rows = _flat_rows(x)
+    whole = operands.is_aligned(rows, VECTOR // 2) and w.data_ptr() % VECTOR == 0
+    aligned = whole and all(w.stride(axis) % VECTOR == 0 for axis in (0, 1))
+    code, kind = operands.dtype_name(w.dtype), operands.dtype_name(y.dtype)
+    problem = BatchedProblem(n, m, k, code, kind, aligned, batch, bias is not None, first[1])
+    row = rows.stride(0)
+    strides = {
+        "stride_x": row * (batch if first[1] else 1),
+        "stride_x_batch": row * (1 if first[1] else n),
+        "stride_w": w.stride(1),
+        "stride_w_batch": w.stride(0),
+        "stride_y": y.stride(0 if first[0] else 1),
+        "stride_y_batch": y.stride(1 if first[0] else 0),
+        "stride_bias_batch": 0 if bias is None else bias.stride(0),
+    }
+    absent = ("x_scale",) if bias is not None else ("bias", "x_scale")
+    # GPUs quantise rows, whatever their tokens and batches; a CPU goes by these.
+    launch = _launch(tables.BATCHED_TABLE, problem, strides, x.device, absent, {"stride_x": row})
+    return lambda y, x, w, bias, w_scale: launch(_flat_rows(x), w, bias, y, None, w_scale)
+
+
+def _like_result(bias: Tensor, y: Tensor, tokens_first: bool) -> Tensor:
+    return (bias.transpose(0, 1) if tokens_first else bias).expand(y.shape)
+
+
+def _fake_batched(
+    X: Tensor,
+    WQ: Tensor,
+    w_scale: Tensor,
+    group_size: int,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+    transpose_bm: bool = False,
+    transpose_bm_in: bool = False,
+) -> Tensor:
+    operands.check_choice(_BATCHED, "group_size", group_size, (BLOCK,))
+    batch, n, m, _ = _check_batched(X, WQ, w_scale, bias, dtype, transpose_bm_in)
+    return X.new_empty((n, batch, m) if transpose_bm else (batch, n, m))
+
+
+def _prepare_batched(
+    X: Tensor,
+    WQ: Tensor,
+    w_scale: Tensor,
+    group_size: int,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+    transpose_bm: bool = False,
+    transpose_bm_in: bool = False,
+) -> Run:
+    y = _fake_batched(X, WQ, w_scale, group_size, bias, dtype, transpose_bm, transpose_bm_in)
+    sizes = _check_batched(X, WQ, w_scale, bias, dtype, transpose_bm_in)
+    product = _prepare_product(y, X, WQ, bias, sizes, (transpose_bm, transpose_bm_in))
+    empty = results.allocator(y.shape, dtype, X.device)
+
+    def run(X: Tensor, WQ: Tensor, w_scale: Tensor, group_size: int, bias: Tensor | None, *_: Any, **__: Any) -> Tensor:
+        y = empty(X)
+        if product is not None:
+            product(y, X, WQ, bias, w_scale)
+        return y
+
+    return run
+
+
+def _fake_batched_out(
+    YQ: Tensor,
+    X: Tensor,
+    WQ: Tensor,
+    w_scale: Tensor,
+    bias: Tensor | None,
+    transpose_bm: bool = False,
+    transpose_bm_in: bool = False,
+) -> None:
+    batch, n, m, _ = _check_batched(X, WQ, w_scale, bias, YQ.dtype, transpose_bm_in)
+    operands.check_shape(_BATCHED, "YQ", YQ, ([n, batch, m] if transpose_bm else [batch, n, m],))
+    operands.check_device(_BATCHED, "YQ", YQ, X, "X")
+    operands.check_dense(_BATCHED, YQ=YQ)
+    # Rows of both dimensions, none over another.
+    outer, inner = sorted((0, 1), key=YQ.stride, reverse=True)
+    apart = YQ.stride(outer) >= YQ.stride(inner) * YQ.shape[inner] and (YQ.shape[inner] < 2 or YQ.stride(inner) >= m)
+    if YQ.numel() and not apart and YQ.shape[outer] > 1:
+        got = f"of strides {list(YQ.stride())}"
+        raise ArgumentError(_BATCHED, "YQ", got, "rows that do not overlap", "Call .contiguous() on it.")
+
+
+def _prepare_batched_out(
+    YQ: Tensor,
+    X: Tensor,
+    WQ: Tensor,
+    w_scale: Tensor,
+    bias: Tensor | None,
+    transpose_bm: bool = False,
+    transpose_bm_in: bool = False,
+) -> Run:
+    _fake_batched_out(YQ, X, WQ, w_scale, bias, transpose_bm, transpose_bm_in)
+    sizes = _check_batched(X, WQ, w_scale, bias, YQ.dtype, transpose_bm_in)
+    product = _prepare_product(YQ, X, WQ, bias, sizes, (transpose_bm, transpose_bm_in))
+
+    def run(YQ: Tensor, X: Tensor, WQ: Tensor, w_scale: Tensor, bias: Tensor | None, *_: Any, **__: Any) -> None:
+        if product is not None:
+            product(YQ, X, WQ, bias, w_scale)
+
+    return run
+
+
+_CODES = "Tensor XQ, Tensor WQ, Tensor x_scale, Tensor w_scale"
+FORWARD = register(
+    f"{_BLOCKSCALE}({_CODES}, ScalarType dtype, bool isBpreshuffled=False) -> Tensor", _prepare_forward, _fake_forward
+)
+OUT = register(f"{_BLOCKSCALE}.out(Tensor(a!) out, {_CODES}, bool isBpreshuffled=False) -> ()", _prepare_out, _fake_out)
+ROWS = register(
+    f"{_ROWSCALE}({_CODES}, Tensor? bias, ScalarType dtype, bool isBpreshuffled=False) -> Tensor",
+    _prepare_rows,
+    _fake_rows,
+)
+_TRANSPOSED = "bool transpose_bm=False, bool transpose_bm_in=False"
+BATCHED = register(
+    f"{_BATCHED}(Tensor X, Tensor WQ, Tensor w_scale, int group_size, Tensor? bias, ScalarType dtype, {_TRANSPOSED}) "
+    "-> Tensor",
+    _prepare_batched,
+    _fake_batched,
+)
+BATCHED_OUT = register(
+    f"{_BATCHED}.out(Tensor(a!) YQ, Tensor X, Tensor WQ, Tensor w_scale, Tensor? bias, {_TRANSPOSED}) -> ()",
+    _prepare_batched_out,
+    _fake_batched_out,
+)

@@ -1,0 +1,292 @@
+"""GEMM of 8-bit floats on sm_90a: the kernel that its copy engine feeds, and how problems are cut.
+
+A cluster owns some rows of weights, any multiple of 16, so that clusters are about as many as the chip holds at once,
+and each multiprocessor streams as many bytes. Every cut that fits is given an estimated time, and the best is taken.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+from typing import Any
+
+from aiterlite import hardware
+from aiterlite.dispatch import Between, Holds, Refusal, Row, Targets, Wishes
+from aiterlite.jit.arguments import ArgumentStruct
+from aiterlite.jit.spec import Unit
+from aiterlite.kernel import Kernel, TensorMap, Workspace, along_x, overlap_defines
+from aiterlite.tables.gemm_a8w8_parts import quantised, quantised_bytes, sizes
+from aiterlite.tables.gemm_a8w8_problem import (
+    SIZES,
+    STEP_K,
+    VECTOR,
+    A8w8Problem,
+    NativeFloats,
+    WholeGroups,
+    flavour,
+)
+from aiterlite.target import Persona
+
+TARGET = "sm_90a"
+KERNEL = "aiterlite_sm90_gemm_a8w8"
+ARGS = ArgumentStruct("aiterlite_sm90_gemm_a8w8_args", "aiterlite/gemm_a8w8/sm90_args.h")
+COLUMNS = (8, 16, 32, 64, 128)
+CLUSTERS = (1, 2, 4, 8)
+GROUP_ROWS, TILE_ROWS, MOST_ROWS, MAX_STAGES = 64, 16, 256, 48
+# Of 132 multiprocessors, how many can be in clusters of so many at once, asked of an H200's driver.
+_IN_CLUSTERS = {1: 132, 2: 132, 4: 120, 8: 120}
+# Registers of a multiplying thread where copying ones give some up, by warpgroups.
+_MOVED_REGISTERS = {3: 160, 4: 112}
+_ARCH = hardware.ARCHITECTURES[TARGET]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The defines of one variant: a cluster of `cluster` workgroups owns `rows` weight rows by `cols` token columns and
+    splits K; each has `stages` steps of 128 k under way, and fetches the weights of `early` of them to the L2 before
+    the kernels ahead have ended."""
+
+    cols: int
+    rows: int
+    cluster: int
+    stages: int
+    early: int = 0
+
+    @property
+    def row_groups(self) -> int:
+        return -(-self.rows // GROUP_ROWS)
+
+    @property
+    def turns(self) -> int:
+        """Warpgroups that take steps in turn."""
+        return 2 if self.row_groups == 1 else 1
+
+    @property
+    def groups(self) -> int:
+        return self.row_groups * self.turns
+
+    @property
+    def moves(self) -> bool:
+        """Whether copying threads, a warpgroup of them, give registers to multiplying ones."""
+        return self.groups > 2 and self.cols > 32
+
+    @property
+    def threads(self) -> int:
+        return 128 * self.groups + (128 if self.moves else 64)
+
+    @property
+    def fixed_bytes(self) -> int:
+        """Shared memory beside the ring: sums that are received and handed over, and what products read beyond it."""
+        pairs = -(-self.cols // 2 // self.cluster)
+        received = pairs * self.cluster * self.rows // 2 if self.cluster > 1 else 0
+        handed = self.cols // 8 * 128 * self.row_groups if self.turns > 1 else 0
+        beyond = max(16, 128 * (GROUP_ROWS * self.row_groups - self.rows - self.cols))
+        return beyond + 16 * (received + handed + 2) + 64
+
+    @property
+    def stage_bytes(self) -> int:
+        """Of a stage: both tiles, its scales and its barriers."""
+        return STEP_K * (self.rows + self.cols) + 4 * (self.cols + 4) + 16
+
+    @property
+    def shared_bytes(self) -> int:
+        return -(-(self.fixed_bytes + self.stages * self.stage_bytes) // 1024) * 1024
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One launch. `resident`: how many workgroups, of this launch and the next, a multiprocessor has room for."""
+
+    cut: Cut
+    grid: int
+    block: int
+    shared_bytes: int
+    resident: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an estimate weighs. `memory` and `intake`, of a multiprocessor, in bytes a microsecond; in microseconds:
+    `base`, an exchange in a cluster and each `doubling` of it, each further `wave` of workgroups, being `alone` on a
+    multiprocessor; `send` in bytes a microsecond; `step`: of a warpgroup, beside what its products take, each
+    `product` for 8 columns."""
+
+    memory: float = 4.4e6
+    intake: float = 42e3
+    base: float = 1.5
+    exchange: float = 0.3
+    doubling: float = 0.1
+    send: float = 26e3
+    wave: float = 1.0
+    alone: float = 0.06
+    step: float = 0.06
+    product: float = 0.01
+
+
+_COST = Cost()
+
+
+def plan(problem: A8w8Problem, persona: Persona) -> Plan:
+    return plan_of(cut_for(problem, max(1, persona.cu_count)), problem)
+
+
+def plan_of(cut: Cut, problem: A8w8Problem) -> Plan:
+    tiles = -(-problem.m // cut.rows) * -(-problem.n // cut.cols) * problem.batches
+    return Plan(cut, tiles * cut.cluster, cut.threads, cut.shared_bytes, _resident(cut))
+
+
+def cut_for(problem: A8w8Problem, compute_units: int) -> Cut:
+    """The same for all tokens that need the same columns, so that a batch that grows and shrinks compiles five kernels
+    at most; and for plain and shuffled weights, so that both give the same bits."""
+    cols = next((c for c in COLUMNS if c >= problem.n), COLUMNS[-1])
+    token_tiles = -(-problem.n // cols)
+    return _best(cols, token_tiles, problem.m, problem.k, problem.batches, compute_units)
+
+
+@functools.lru_cache(maxsize=4096)
+def _best(cols: int, token_tiles: int, m: int, k: int, batch: int, compute_units: int) -> Cut:
+    def score(cut: Cut) -> tuple[float, tuple[int, ...]]:
+        # Of rings of which neither leaves room for the next launch, the longer one.
+        return round(estimate(cut, token_tiles, m, k, batch, compute_units), 3), (-cut.stages, *astuple(cut))
+
+    return min(candidates(cols, m, k), key=score)
+
+
+def candidates(cols: int, m: int, k: int) -> Iterator[Cut]:
+    """Cuts that leave each workgroup of a cluster a step of K, with as long a ring as leaves room for a workgroup of
+    the next launch, where that keeps memory busy, and as one workgroup alone has room for."""
+    steps = -(-k // STEP_K)
+    most_rows = 192 if cols == 128 else MOST_ROWS
+    for rows in range(TILE_ROWS, min(most_rows, -(-m // TILE_ROWS) * TILE_ROWS) + 1, TILE_ROWS):
+        for cluster in CLUSTERS:
+            if cluster > steps:
+                continue
+            own, bare = -(-steps // cluster), Cut(cols, rows, cluster, 0)
+            seen: set[int] = set()
+            for shared in (_ARCH.lds_unit_bytes // 2 - _ARCH.lds_overhead, _ARCH.lds_bytes):
+                ring = shared - 1024 - bare.fixed_bytes
+                # A warpgroup waits for its next step before it says that it has read this one.
+                least = 2 * bare.turns
+                stages = min(MAX_STAGES, max(least, own + own % bare.turns), ring // bare.stage_bytes)
+                stages -= stages % bare.turns
+                if stages >= least and stages not in seen:
+                    seen.add(stages)
+                    yield Cut(cols, rows, cluster, stages)
+
+
+def _resident(cut: Cut) -> int:
+    """Workgroups that a multiprocessor has room for, one or two: by shared memory, and by the registers that ptxas
+    needs for so many columns."""
+    by_memory = _ARCH.lds_unit_bytes // (cut.shared_bytes + _ARCH.lds_overhead)
+    needed = {8: 48, 16: 56, 32: 96}.get(cut.cols, 256)
+    return 2 if by_memory >= 2 and 2 * needed * cut.threads <= _ARCH.unit_registers else 1
+
+
+def estimate(cut: Cut, token_tiles: int, m: int, k: int, batch: int, compute_units: int) -> float:
+    """Microseconds: the weights' stream from memory, or what a multiprocessor takes in of both operands, or what its
+    warpgroups multiply, whichever is longest; what starting and the exchange of sums take."""
+    cost = _COST
+    steps = -(-k // STEP_K)
+    own = -(-steps // cut.cluster)
+    clusters = max(1, _IN_CLUSTERS[cut.cluster] * compute_units // 132 // cut.cluster)
+    tiles = -(-m // cut.rows) * token_tiles * batch
+    waves = -(-tiles // clusters)
+    memory = m * k * batch / cost.memory
+    intake = waves * own * STEP_K * (cut.rows + cut.cols) / cost.intake
+    products = waves * -(-own // cut.turns) * (cost.step + cost.product * cut.cols / 8)
+    # Too few bytes on their way leave memory idle.
+    under_way = min(1.0, cut.stages * STEP_K * cut.rows / 49152)
+    exchange = 0.0
+    if cut.cluster > 1:
+        sent = 4 * cut.rows * cut.cols * (cut.cluster - 1) / cut.cluster
+        exchange = cost.exchange + cost.doubling * cut.cluster.bit_length() + sent / cost.send
+    start = cost.base + cost.wave * (waves - 1) + cost.alone * (_resident(cut) == 1)
+    return start + max(memory / under_way, intake, products) + exchange
+
+
+# Kernels --------------------------------------------------------------------------------------------------------------
+
+
+def _unit(problem: A8w8Problem, plan: Plan) -> Unit:
+    cut = plan.cut
+    values: dict[str, int | str] = {
+        "CLUSTER": cut.cluster,
+        "COLS": cut.cols,
+        "EARLY": cut.early,
+        "K_GROUPS": cut.turns,
+        "REGISTERS": _MOVED_REGISTERS.get(cut.groups, 0),
+        "RESIDENT": plan.resident,
+        "RESULT": problem.dtype,
+        "ROWS": cut.rows,
+        "SHARED_BYTES": plan.shared_bytes,
+        "SHUFFLED": int(problem.is_shuffled),
+        "STAGES": cut.stages,
+        "W_BLOCKS": int(problem.W_BLOCKS),
+        "X_GROUPS": int(problem.X_GROUPS),
+    }
+    defines = {f"AITERLITE_{name}": str(value) for name, value in values.items()} | overlap_defines(TARGET)
+    return Unit("gemm_a8w8/sm90", ("csrc/gemm_a8w8/sm90.hip",), TARGET, tuple(defines.items()), symbols=(KERNEL,))
+
+
+def kernels(problem: A8w8Problem, persona: Persona, plan: Plan) -> tuple[Kernel, ...]:
+    cut, code = plan.cut, flavour(problem, persona)
+    args, before = quantised(problem, persona)
+    if problem.is_shuffled:
+        piece, panels = TILE_ROWS * VECTOR, problem.batches * problem.m // TILE_ROWS
+        w_sizes: tuple[int | str, ...] = (piece, panels, problem.k // VECTOR)
+        w_strides: tuple[int | str, ...] = (TILE_ROWS * problem.k, piece)
+        w_box, swizzle = (piece, cut.rows // TILE_ROWS, STEP_K // VECTOR), 0
+    else:
+        w_sizes, w_strides = (problem.k, problem.m, problem.batches), ("stride_w", "stride_w_batch")
+        w_box, swizzle = (STEP_K, cut.rows, 1), 128
+    maps = (
+        TensorMap("w_map", "w", code, w_sizes, w_strides, w_box, swizzle),
+        TensorMap(
+            "x_map",
+            "x",
+            code,
+            (problem.k, problem.n, problem.batches),
+            ("stride_x", "stride_x_batch"),
+            (STEP_K, cut.cols, 1),
+        ),
+    )
+    unit, grid, block = _unit(problem, plan), along_x(plan.grid), along_x(plan.block)
+    given = {**sizes(problem), **args}
+    return (
+        *before,
+        Kernel(unit, KERNEL, ARGS, grid, block, lds=plan.shared_bytes, cluster=cut.cluster, args=given, maps=maps),
+    )
+
+
+def workspace(problem: A8w8Problem, persona: Persona, plan: Plan) -> Workspace | None:
+    total = quantised_bytes(problem)
+    return Workspace("gemm_a8w8", 0, total) if total else None
+
+
+@dataclass(frozen=True)
+class GridFits:
+    """Workgroups number in 31 bits, and so do rows of all batches."""
+
+    def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
+        tiles = -(-problem.n // COLUMNS[-1]) * -(-problem.m // TILE_ROWS) * problem.batches * CLUSTERS[-1]
+        if tiles < 2**31 and problem.m * problem.batches < 2**31 and problem.n * problem.batches < 2**31:
+            return None
+        return Refusal("its tiles number 2^31 or more", "split the tokens")
+
+    def __str__(self) -> str:
+        return "tiles that number in 31 bits"
+
+
+_REQUIRES = (
+    Targets((TARGET,)),
+    NativeFloats(),
+    *SIZES,
+    Holds("aligned", True, "x, w or their rows do not begin at multiples of 16 bytes", "copy them"),
+    WholeGroups(VECTOR),
+    GridFits(),
+)
+ROW = Row("wgmma", "cuda", _REQUIRES, 0, plan, kernels, workspace)
+BATCHED_ROW = Row(
+    "wgmma", "cuda", (*_REQUIRES, WholeGroups(STEP_K), Between("batch", 1, 1 << 20)), 0, plan, kernels, workspace
+)

@@ -1,0 +1,82 @@
+// fragment/sm90_wgmma.h on the host: e4m3fn with both operands in shared memory. From the PTX manual's layouts of
+// wgmma.m64nNk32 and of its matrix descriptors. Found before the header of that name.
+//
+// Products are made where their group is waited for, of what shared memory then holds.
+#pragma once
+#include <aiterlite/numeric/types.h>
+#include <aiterlite/tile/sm90_barrier.h>
+
+#include <map>
+
+namespace aiterlite {
+
+inline constexpr uint32_t kGroupRows = 64;
+inline constexpr uint32_t kGroupWaves = 4;
+enum class Swizzle : uint64_t { kNone = 0, k128 = 1 };
+enum class Start { kSums, kZero };
+
+inline uint64_t operand_descriptor(const void* operand, Swizzle swizzle, uint32_t stride, uint32_t leading) {
+  return static_cast<uint64_t>(swizzle) << 62 | static_cast<uint64_t>(stride / 16) << 32 |
+         static_cast<uint64_t>(leading / 16) << 16 | (shared_address(operand) & 0x3ffff) / 16;
+}
+inline uint64_t tile_descriptor(const void* tile) { return operand_descriptor(tile, Swizzle::k128, 1024, 16); }
+inline uint64_t advanced_bytes(uint64_t descriptor, uint32_t bytes) { return descriptor + bytes / 16; }
+
+// Element k of a row (column): the place in the pattern is that of the address, of which bits 4 to 6 are exchanged.
+inline float shared_element(uint64_t descriptor, uint32_t row, uint32_t k) {
+  const uint32_t start = static_cast<uint32_t>(descriptor & 0x3fff) * 16;
+  const uint32_t leading = static_cast<uint32_t>(descriptor >> 16 & 0x3fff) * 16;
+  const uint32_t stride = static_cast<uint32_t>(descriptor >> 32 & 0x3fff) * 16;
+  uint32_t at = start + row / 8 * stride;
+  if (descriptor >> 62 == 0) {
+    at += row % 8 * 16 + k / 16 * leading + k % 16;
+  } else {
+    at += row % 8 * 128 + k;
+    at ^= at / 128 % 8 * 16;
+  }
+  return Fp8Operand::decode(*at_shared_address(at));
+}
+
+struct GroupProduct {
+  float* d;
+  uint32_t sums;
+  uint64_t a, b;
+  bool zero;
+};
+inline std::map<const hostsim::Thread*, std::deque<std::vector<GroupProduct>>> products;
+inline std::map<const hostsim::Thread*, std::vector<GroupProduct>> open_products;
+
+inline void begin_group() {}
+template <Start kStart = Start::kSums, uint32_t kCount>
+void multiply_group(e4m3fn, float (&d)[kCount], uint64_t a, uint64_t b) {
+  open_products[&scheduler.current()].push_back({d, kCount, a, b, kStart == Start::kZero});
+}
+inline void commit_group() {
+  products[&scheduler.current()].push_back(std::move(open_products[&scheduler.current()]));
+  open_products[&scheduler.current()].clear();
+}
+template <uint32_t pending>
+void await_group() {
+  hostsim::Meeting& group = hostsim::own_dynamic().groups[thread_id() / 128];
+  group.size = 128;
+  scheduler.meet(group, 0, "await_group", nullptr, [] {});
+  auto& held = products[&scheduler.current()];
+  while (held.size() > pending) {
+    for (const GroupProduct& one : held.front()) {
+      const uint32_t lane = thread_id() % 32, wave = thread_id() / 32 % 4;
+      for (uint32_t i = 0; i < one.sums; ++i) {
+        const uint32_t row = 16 * wave + lane / 4 + 8 * (i / 2 % 2), column = 8 * (i / 4) + lane % 4 * 2 + i % 2;
+        float sum = one.zero ? 0.0f : one.d[i];
+        for (uint32_t k = 0; k < 32; ++k) {
+          sum = fmaf(shared_element(one.a, row, k), shared_element(one.b, column, k), sum);
+        }
+        one.d[i] = sum;
+      }
+    }
+    held.pop_front();
+  }
+  // Nobody says that a stage is free before all have multiplied.
+  scheduler.meet(group, 0, "await_group", nullptr, [] {});
+}
+
+}  // namespace aiterlite
