@@ -22,7 +22,7 @@ PY := $(USE_PYTHON)
 ENVIRONMENT :=
 endif
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 demo: $(ENVIRONMENT)
 	$(PY) -m aiterlite demo
 
@@ -35,12 +35,20 @@ lint: $(VENV)/.installed-lint
 	$(VENV)/bin/mypy
 	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h' '*.hip')
 
+# The pages as a site, in build/site.
+docs: $(VENV)/.installed-docs
+	$(VENV)/bin/mkdocs build
+
 $(VENV)/.installed: pyproject.toml constraints.txt scripts/bootstrap.sh
 	PYTHON='$(PYTHON)' VENV='$(VENV)' TORCH='$(TORCH)' sh scripts/bootstrap.sh
 	touch $@
 
 $(VENV)/.installed-lint: $(VENV)/.installed
 	$(VENV)/bin/python -m pip install -q -c constraints.txt -e '.[lint]'
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(VENV)/bin/python -m pip install -q -c constraints.txt -e '.[docs]'
 	touch $@
 
 clean:
