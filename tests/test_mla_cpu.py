@@ -77,3 +77,22 @@ def test_a_falling_and_a_flat_maximum() -> None:
         for at, index in enumerate(case.kv_indices[:300].tolist()):
             case.kv_buffer[index, 0, 0, 575] = at / 8
         assert_right(run(case, num_kv_splits=1), case.exact())
+
+
+def test_a_call_is_cut_into_pieces_for_the_threads_that_there_are() -> None:
+    """More of them are parts to write and to merge, and keep nobody busier."""
+    threads = torch.get_num_threads()
+    case = batch([512], [1], 16, seed=3)
+    try:
+        found = {}
+        for count in (1, 4):
+            torch.set_num_threads(count)
+            # A call that was prepared keeps its pieces.
+            with envs.override(AITERLITE_STRICT=str(count % 2)):
+                found[count] = run(case)[0], run(case, num_kv_splits=count)[0]
+        assert all(torch.equal(unasked, asked) for unasked, asked in found.values())
+    finally:
+        torch.set_num_threads(threads)
+    problem = tables.MlaProblem(1, 16, 4096)
+    assert [tables.splits_of(host_persona(), problem, count) for count in (1, 2, 8, 64)] == [1, 2, 8, 16]
+    assert tables.splits_of(host_persona(), replace(problem, batch=64), 2) == 1

@@ -254,7 +254,9 @@ class _Call:
         if self.planned:
             return 0
         if self.num_kv_splits is None:
-            return tables.splits_of(calls.persona_of(op, self.q.device), self.problem(1))
+            persona = calls.persona_of(op, self.q.device)
+            threads = torch.get_num_threads() if persona.family == "cpu" else 0
+            return tables.splits_of(persona, self.problem(1), threads)
         if not 1 <= self.num_kv_splits <= tables.MOST_SPLITS:
             raise ArgumentError(op, "num_kv_splits", self.num_kv_splits, f"1 to {tables.MOST_SPLITS}, or None")
         return self.num_kv_splits

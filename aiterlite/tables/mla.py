@@ -105,10 +105,11 @@ class PlannedHeadsFit:
         return "with a plan, a multiple of the heads that are folded"
 
 
-def splits_of(persona: Persona, problem: MlaProblem) -> int:
-    """How many pieces each request of a call is cut into where the caller does not say."""
+def splits_of(persona: Persona, problem: MlaProblem, threads: int = 0) -> int:
+    """How many pieces each request of a call is cut into where the caller does not say. On a CPU `threads` are what is
+    kept busy: each piece more is a part of 32 KiB for 16 heads to write and to merge."""
     batch, context = max(1, problem.batch), max(1, problem.context)
-    units = mla_heads.compute_units(persona)
+    units = threads or mla_heads.compute_units(persona)
     if persona.target == "sm_90a":
         rows, types = problem.q_len * problem.heads, (problem.q_dtype, problem.kv_dtype)
         return mla_sm90.unasked_splits(units, batch, rows, context, *types)
