@@ -6,7 +6,7 @@ only reads the weights. `torch rows` has a scale a token and one a row: less wor
 bytes a second over a copy's, 4.07 TB/s, and the error over its bound; `--json FILE` writes them.
 
 `--sweep N` measures cuts instead, which is what the plan's estimate is fitted to: for each shape, of each size of a
-cluster, the N that it thinks best, with and without weights that are fetched early.
+cluster, and of each that shares tokens, the N that it thinks best, and two with weights that are fetched early.
 """
 
 from __future__ import annotations
@@ -181,11 +181,14 @@ def chosen(n: int, m: int, k: int, units: int, count: int) -> list[sm90.Cut]:
     tiles = -(-n // first.cols)
     ranked = sorted(sm90.candidates(first.cols, m, k), key=lambda cut: sm90.estimate(cut, tiles, m, k, 1, units))
     found = [first]
-    for cluster in sm90.CLUSTERS:
-        of_cluster = [cut for cut in ranked if cut.cluster == cluster]
-        rows = list(dict.fromkeys(cut.rows for cut in of_cluster))[:count]
-        found += [cut for cut in of_cluster if cut.rows in rows]
-    return list(dict.fromkeys(cut for one in found for cut in (one, replace(one, early=one.stages))))
+    kinds = dict.fromkeys((cut.cluster, cut.share) for cut in ranked)
+    for kind in kinds:
+        of_kind = [cut for cut in ranked if (cut.cluster, cut.share) == kind]
+        rows = list(dict.fromkeys(cut.rows for cut in of_kind))[:count]
+        found += [cut for cut in of_kind if cut.rows in rows]
+    # Fetching early is tried of the best two of all.
+    early = [replace(cut, early=cut.stages) for cut in ranked[:2]]
+    return list(dict.fromkeys((*found, *early)))
 
 
 def sweep(n: int, m: int, k: int, device: torch.device, samples: int, count: int) -> list[dict[str, Any]]:
@@ -203,7 +206,7 @@ def sweep(n: int, m: int, k: int, device: torch.device, samples: int, count: int
         first = operands[0]
         run = ops.FORWARD.prepare(first.x, first.w, first.x_scale, first.w_scale, DTYPE, False)
         sm90.cut_for = planned
-        name = f"{cut.rows}x{cut.cols} c{cut.cluster} s{cut.stages} e{cut.early}"
+        name = f"{cut.rows}x{cut.cols} c{cut.cluster} s{cut.stages} e{cut.early} x{cut.share}"
 
         def call(copy: int, run: Any = run) -> object:
             o = operands[copy]

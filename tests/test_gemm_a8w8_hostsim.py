@@ -42,10 +42,10 @@ def run(n: int, m: int, k: int, cut: sm90.Cut, folder: Path, shuffled: bool, see
 # Tokens, features, k: parts of a tile of rows and of columns, a block of scales that a tile crosses, K that is no
 # multiple of a step, rings that wrap, steps that do not come out even between ranks and turns, registers that move.
 CASES = [
-    (4, 48, 1280, sm90.Cut(8, 16, 4, 4)),
-    (13, 200, 784, sm90.Cut(16, 144, 2, 3)),
-    (35, 208, 400, sm90.Cut(64, 176, 1, 2)),
-    (100, 208, 400, sm90.Cut(128, 112, 1, 2)),
+    (4, 16, 1280, sm90.Cut(8, 16, 4, 4)),
+    (13, 130, 784, sm90.Cut(16, 144, 2, 3)),
+    (70, 208, 400, sm90.Cut(128, 112, 1, 2, share=2)),
+    (20, 96, 1168, sm90.Cut(32, 48, 2, 4, share=2)),
 ]
 
 

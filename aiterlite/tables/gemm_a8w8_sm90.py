@@ -7,6 +7,7 @@ and each multiprocessor streams as many bytes. Every cut that fits is given an e
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -32,7 +33,7 @@ TARGET = "sm_90a"
 KERNEL = "aiterlite_sm90_gemm_a8w8"
 ARGS = ArgumentStruct("aiterlite_sm90_gemm_a8w8_args", "aiterlite/gemm_a8w8/sm90_args.h")
 COLUMNS = (8, 16, 32, 64, 128)
-CLUSTERS = (1, 2, 4, 8)
+CLUSTERS, SHARES = (1, 2, 4, 8), (1, 2, 4)
 GROUP_ROWS, TILE_ROWS, MOST_ROWS, MAX_STAGES = 64, 16, 256, 48
 # Of 132 multiprocessors, how many can be in clusters of so many at once, asked of an H200's driver.
 _IN_CLUSTERS = {1: 132, 2: 132, 4: 120, 8: 120}
@@ -45,13 +46,19 @@ _ARCH = hardware.ARCHITECTURES[TARGET]
 class Cut:
     """The defines of one variant: a cluster of `cluster` workgroups owns `rows` weight rows by `cols` token columns and
     splits K; each has `stages` steps of 128 k under way, and fetches the weights of `early` of them to the L2 before
-    the kernels ahead have ended."""
+    the kernels ahead have ended. `share` such clusters are one, and fetch a part of the tokens each for all."""
 
     cols: int
     rows: int
     cluster: int
     stages: int
     early: int = 0
+    share: int = 1
+
+    @property
+    def together(self) -> int:
+        """Workgroups of a cluster."""
+        return self.cluster * self.share
 
     @property
     def row_groups(self) -> int:
@@ -108,18 +115,22 @@ class Plan:
 @dataclass(frozen=True)
 class Cost:
     """What an estimate weighs. `memory` and `intake`, of a multiprocessor, in bytes a microsecond; in microseconds:
-    `base`, an exchange in a cluster and each `doubling` of it, each further `wave` of workgroups, being `alone` on a
-    multiprocessor; `send` in bytes a microsecond; `step`: of a warpgroup, beside what its products take, each
-    `product` for 8 columns."""
+    `base`, an exchange in a cluster and each `doubling` of it, each doubling of `sharing`, each further `wave` of
+    workgroups, being `alone` on a multiprocessor, clusters that may be `packed` on a part of the chip; `send` in bytes
+    a microsecond; `step`: of a warpgroup, beside what its products take, each `product` for 8 columns. Without unit:
+    the part of fetching tokens that is `shared`, the rest being what a multiprocessor takes in."""
 
-    memory: float = 4.4e6
-    intake: float = 42e3
-    base: float = 1.5
-    exchange: float = 0.3
+    memory: float = 4.24e6
+    intake: float = 36e3
+    base: float = 2.1
+    exchange: float = 0.5
     doubling: float = 0.1
     send: float = 26e3
     wave: float = 1.0
     alone: float = 0.06
+    packed: float = 0.5
+    shared: float = 0.58
+    sharing: float = 0.11
     step: float = 0.06
     product: float = 0.01
 
@@ -132,8 +143,8 @@ def plan(problem: A8w8Problem, persona: Persona) -> Plan:
 
 
 def plan_of(cut: Cut, problem: A8w8Problem) -> Plan:
-    tiles = -(-problem.m // cut.rows) * -(-problem.n // cut.cols) * problem.batches
-    return Plan(cut, tiles * cut.cluster, cut.threads, cut.shared_bytes, _resident(cut))
+    tiles = -(-problem.m // (cut.rows * cut.share)) * -(-problem.n // cut.cols) * problem.batches
+    return Plan(cut, tiles * cut.together, cut.threads, cut.shared_bytes, _resident(cut))
 
 
 def cut_for(problem: A8w8Problem, compute_units: int) -> Cut:
@@ -157,22 +168,22 @@ def candidates(cols: int, m: int, k: int) -> Iterator[Cut]:
     """Cuts that leave each workgroup of a cluster a step of K, with as long a ring as leaves room for a workgroup of
     the next launch, where that keeps memory busy, and as one workgroup alone has room for."""
     steps = -(-k // STEP_K)
-    most_rows = 192 if cols == 128 else MOST_ROWS
-    for rows in range(TILE_ROWS, min(most_rows, -(-m // TILE_ROWS) * TILE_ROWS) + 1, TILE_ROWS):
-        for cluster in CLUSTERS:
-            if cluster > steps:
-                continue
-            own, bare = -(-steps // cluster), Cut(cols, rows, cluster, 0)
-            seen: set[int] = set()
-            for shared in (_ARCH.lds_unit_bytes // 2 - _ARCH.lds_overhead, _ARCH.lds_bytes):
-                ring = shared - 1024 - bare.fixed_bytes
-                # A warpgroup waits for its next step before it says that it has read this one.
-                least = 2 * bare.turns
-                stages = min(MAX_STAGES, max(least, own + own % bare.turns), ring // bare.stage_bytes)
-                stages -= stages % bare.turns
-                if stages >= least and stages not in seen:
-                    seen.add(stages)
-                    yield Cut(cols, rows, cluster, stages)
+    most_rows = min(192 if cols == 128 else MOST_ROWS, -(-m // TILE_ROWS) * TILE_ROWS)
+    for rows, cluster, share in itertools.product(range(TILE_ROWS, most_rows + 1, TILE_ROWS), CLUSTERS, SHARES):
+        # Few tokens are not worth it.
+        if cluster > steps or cluster * share > CLUSTERS[-1] or (share > 1 and (cols < 32 or rows * share > m)):
+            continue
+        own, bare = -(-steps // cluster), Cut(cols, rows, cluster, 0)
+        # A warpgroup waits for its next step before it says that it has read this one.
+        least = 2 * bare.turns
+        seen: set[int] = set()
+        for shared in (_ARCH.lds_unit_bytes // 2 - _ARCH.lds_overhead, _ARCH.lds_bytes):
+            ring = shared - 1024 - bare.fixed_bytes
+            stages = min(MAX_STAGES, max(least, own + own % bare.turns), ring // bare.stage_bytes)
+            stages -= stages % bare.turns
+            if stages >= least and stages not in seen:
+                seen.add(stages)
+                yield Cut(cols, rows, cluster, stages, share=share)
 
 
 def _resident(cut: Cut) -> int:
@@ -189,19 +200,24 @@ def estimate(cut: Cut, token_tiles: int, m: int, k: int, batch: int, compute_uni
     cost = _COST
     steps = -(-k // STEP_K)
     own = -(-steps // cut.cluster)
-    clusters = max(1, _IN_CLUSTERS[cut.cluster] * compute_units // 132 // cut.cluster)
-    tiles = -(-m // cut.rows) * token_tiles * batch
+    clusters = max(1, _IN_CLUSTERS[cut.together] * compute_units // 132 // cut.together)
+    tiles = -(-m // (cut.rows * cut.share)) * token_tiles * batch
     waves = -(-tiles // clusters)
     memory = m * k * batch / cost.memory
-    intake = waves * own * STEP_K * (cut.rows + cut.cols) / cost.intake
+    # What is shared leaves the L2 once.
+    fetched = 1 - cost.shared * (1 - 1 / cut.share)
+    intake = waves * own * STEP_K * (cut.rows + cut.cols * fetched) / cost.intake
     products = waves * -(-own // cut.turns) * (cost.step + cost.product * cut.cols / 8)
     # Too few bytes on their way leave memory idle.
     under_way = min(1.0, cut.stages * STEP_K * cut.rows / 49152)
-    exchange = 0.0
+    exchange = cost.sharing * (cut.share.bit_length() - 1)
     if cut.cluster > 1:
         sent = 4 * cut.rows * cut.cols * (cut.cluster - 1) / cut.cluster
-        exchange = cost.exchange + cost.doubling * cut.cluster.bit_length() + sent / cost.send
-    start = cost.base + cost.wave * (waves - 1) + cost.alone * (_resident(cut) == 1)
+        exchange += cost.exchange + cost.doubling * cut.cluster.bit_length() + sent / cost.send
+    alone = _resident(cut) == 1
+    # Clusters may be packed on a part of the chip while the launch ahead still holds the rest.
+    packed = cost.packed * (cut.together > 1 and not alone)
+    start = cost.base + cost.wave * (waves - 1) + cost.alone * alone + packed
     return start + max(memory / under_way, intake, products) + exchange
 
 
@@ -212,6 +228,7 @@ def _unit(problem: A8w8Problem, plan: Plan) -> Unit:
     cut = plan.cut
     values: dict[str, int | str] = {
         "CLUSTER": cut.cluster,
+        "CLUSTER_SIZE": cut.together,
         "COLS": cut.cols,
         "EARLY": cut.early,
         "K_GROUPS": cut.turns,
@@ -219,6 +236,7 @@ def _unit(problem: A8w8Problem, plan: Plan) -> Unit:
         "RESIDENT": plan.resident,
         "RESULT": problem.dtype,
         "ROWS": cut.rows,
+        "SHARE": cut.share,
         "SHARED_BYTES": plan.shared_bytes,
         "SHUFFLED": int(problem.is_shuffled),
         "STAGES": cut.stages,
@@ -248,14 +266,14 @@ def kernels(problem: A8w8Problem, persona: Persona, plan: Plan) -> tuple[Kernel,
             code,
             (problem.k, problem.n, problem.batches),
             ("stride_x", "stride_x_batch"),
-            (STEP_K, cut.cols, 1),
+            (STEP_K, cut.cols // cut.share, 1),
         ),
     )
     unit, grid, block = _unit(problem, plan), along_x(plan.grid), along_x(plan.block)
     given = {**sizes(problem), **args}
     return (
         *before,
-        Kernel(unit, KERNEL, ARGS, grid, block, lds=plan.shared_bytes, cluster=cut.cluster, args=given, maps=maps),
+        Kernel(unit, KERNEL, ARGS, grid, block, lds=plan.shared_bytes, cluster=cut.together, args=given, maps=maps),
     )
 
 

@@ -9,10 +9,13 @@
 // copy engine for steps of 128 k of both operands, into a ring of AITERLITE_STAGES in shared memory, a warp fetches the
 // steps' scales, and warpgroups multiply 64 rows each. Where 64 rows are all, AITERLITE_K_GROUPS of them take steps in
 // turn: one alone takes longer for a step than its bytes. Rows beyond the workgroup's own are multiplied too, whatever
-// lies there, and not looked at.
+// lies there, and not looked at. With AITERLITE_SHARE above 1 that many such clusters are one: their rows are
+// neighbours, and those that have the same range of K fetch a part of the tokens each, for all of them. A stage is then
+// written again when all of them have read it.
 //
 // Traffic. Weights: M * K bytes from memory, once for each AITERLITE_COLS tokens. Tokens: N / AITERLITE_ROWS bytes for
-// each byte of weights, from the L2; tokens that do not exist are not read. Sums: (C - 1) / C of a workgroup's through
+// each byte of weights reach a multiprocessor, a part of them, by AITERLITE_SHARE, leaves the L2; tokens that do not
+// exist are not read. Sums: (C - 1) / C of a workgroup's through
 // distributed shared memory. Scales, bias and y once a tile. No workspace, no atomics.
 //
 // Order. 128 k at a time, as the matrix unit adds; each such part, times its scales, is added in float: by steps of a
@@ -39,6 +42,7 @@ using Args = aiterlite_gemm_a8w8_args;
 
 constexpr uint32_t kColumns = AITERLITE_COLS, kRows = AITERLITE_ROWS, kStages = AITERLITE_STAGES;
 constexpr uint32_t kCluster = AITERLITE_CLUSTER, kTurns = AITERLITE_K_GROUPS, kEarly = AITERLITE_EARLY;
+constexpr uint32_t kShare = AITERLITE_SHARE;  // workgroups that share tokens
 constexpr bool kShuffled = AITERLITE_SHUFFLED;
 // Whether scales are those of 128 k, which steps are multiplied by, or of all k, which the end is multiplied by.
 constexpr bool kGroupsOfX = AITERLITE_X_GROUPS, kBlocksOfW = AITERLITE_W_BLOCKS, kScaled = kGroupsOfX || kBlocksOfW;
@@ -84,6 +88,8 @@ static_assert(
     kStages >= 2 * kTurns && kStages % kTurns == 0,
     "a stage is read by the same warpgroup every time, which waits for its next one before it is done with it");
 static_assert(kCluster >= 1 && kCluster <= 8, "AITERLITE_CLUSTER must be 1 to 8");
+static_assert(AITERLITE_CLUSTER_SIZE == kCluster * kShare, "AITERLITE_CLUSTER_SIZE counts all that share or exchange");
+static_assert(kColumns % (8 * kShare) == 0, "each workgroup that shares fetches whole groups of 8 tokens");
 
 struct alignas(1024) Stage {
   uint8_t w[kRows * kStep];
@@ -112,17 +118,31 @@ AITERLITE_DEVICE const TensorMap& map(const aiterlite_tensor_map& opaque) {
   return reinterpret_cast<const TensorMap&>(opaque);
 }
 
-// What a workgroup does: its rows and tokens, and its steps of K, [begin, begin + count).
+// What a workgroup does: its rows and tokens, and its steps of K, [begin, begin + count); and where it stands in its
+// cluster: `rank` of those that split K, `share` of those that share tokens.
 struct Work {
-  uint32_t rank, first_row, first_token, batch, begin, count;
+  uint32_t rank = 0, share = 0, first_row, first_token, batch, begin, count;
 
-  AITERLITE_DEVICE explicit Work(const Args& args) : rank(Exchange::rank()) {
+  AITERLITE_DEVICE uint32_t of_rank(uint32_t other) const { return share * kCluster + other; }
+  AITERLITE_DEVICE uint32_t of_share(uint32_t other) const { return other * kCluster + rank; }
+  AITERLITE_DEVICE uint16_t sharers() const {
+    uint32_t every = 0;
+#pragma unroll
+    for (uint32_t i = 0; i < kShare; ++i) every |= 1u << (i * kCluster);
+    return static_cast<uint16_t>(every << rank);
+  }
+
+  AITERLITE_DEVICE explicit Work(const Args& args) {
+    if constexpr (kCluster * kShare > 1) {
+      rank = cluster_rank() % kCluster;
+      share = cluster_rank() / kCluster;
+    }
     const uint32_t token_tiles = (static_cast<uint32_t>(args.n) + kColumns - 1) / kColumns;
-    const uint32_t row_tiles = (static_cast<uint32_t>(args.m) + kRows - 1) / kRows;
-    const uint32_t tile = workgroup_id() / kCluster, pieces = tile / token_tiles;
+    const uint32_t row_tiles = (static_cast<uint32_t>(args.m) + kShare * kRows - 1) / (kShare * kRows);
+    const uint32_t tile = workgroup_id() / (kCluster * kShare), pieces = tile / token_tiles;
     first_token = (tile - pieces * token_tiles) * kColumns;
     batch = pieces / row_tiles;
-    first_row = (pieces - batch * row_tiles) * kRows;
+    first_row = ((pieces - batch * row_tiles) * kShare + share) * kRows;
     const uint32_t steps = (static_cast<uint32_t>(args.k) + kStep - 1) / kStep;
     const uint32_t each = steps / kCluster, more = steps % kCluster;
     begin = rank * each + (rank < more ? rank : more);
@@ -176,7 +196,14 @@ AITERLITE_DEVICE void copy(const aiterlite_sm90_gemm_a8w8_args& args, Shared& sh
     full.arrive_expecting(sizeof(Stage));
     at_weights(args, work, step,
                [&](uint32_t x, uint32_t y, uint32_t z) { copy_box(stage.w, map(args.w_map), x, y, z, full, once); });
-    copy_box(stage.x, map(args.x_map), step * kStep, work.first_token, work.batch, full, again);
+    constexpr uint32_t kFetched = kColumns / kShare;
+    const uint32_t own = work.share * kFetched;
+    if constexpr (kShare == 1) {
+      copy_box(stage.x, map(args.x_map), step * kStep, work.first_token, work.batch, full, again);
+    } else {
+      copy_box_to_ranks(stage.x + own * kStep, map(args.x_map), step * kStep, work.first_token + own, work.batch, full,
+                        work.sharers());
+    }
   }
 }
 
@@ -259,11 +286,18 @@ struct Part {
   // Adds the products to sums; with the last half, says that the stage is free.
   template <uint32_t kHalf>
   AITERLITE_DEVICE void take(float (&total)[kSums], Shared& shared, const Turn& turn, const Place& place,
-                             uint32_t block) const {
+                             uint32_t block, const Work& work, uint32_t step) const {
     const auto free = [&] {
       if constexpr (kHalf + 1 < kHalves) return;
       if constexpr (kScaled && !kHoldsScales) wave_barrier();  // all lanes have read theirs
-      if (place.lane == 0) shared.empty[turn.stage].arrive();
+      if constexpr (kShare == 1) {
+        if (place.lane == 0) shared.empty[turn.stage].arrive();
+      } else {
+        // Where it will be written again: then nobody is told who has ended.
+        if (step + kStages < work.count && place.lane < kShare) {
+          shared.empty[turn.stage].arrive_having_read_in(work.of_share(place.lane));
+        }
+      }
     };
     if constexpr (kHoldsScales || !kScaled) free();
 #pragma unroll
@@ -285,7 +319,6 @@ AITERLITE_DEVICE void accumulate(float (&sums)[kSums], Shared& shared, const Wor
                                  uint32_t first, const Place& place) {
   const uint32_t block = (work.first_row % kScaleRows + place.wave * kTileRows) / kScaleRows;
   const uint32_t own_block = block < kBlocks ? block : 0;
-  const uint32_t steps = (work.count + kTurns - 1 - first) / kTurns;
   Turn now;
   now.advance(first);
   Part even, odd;
@@ -296,39 +329,39 @@ AITERLITE_DEVICE void accumulate(float (&sums)[kSums], Shared& shared, const Wor
   if constexpr (kHalves > 1) {
     // (With a half of the next step started before this step's last one is added, ptxas serializes them all.)
 #pragma unroll 1
-    for (uint32_t step = 0; step < steps; ++step, now.advance(kTurns)) {
+    for (uint32_t step = first; step < work.count; step += kTurns, now.advance(kTurns)) {
       start(even, now, 0);
       start(odd, now, 1);
       await_group<1>();
-      even.take<0>(sums, shared, now, place, own_block);
+      even.take<0>(sums, shared, now, place, own_block, work, step);
       await_group<0>();
-      odd.take<kHalves - 1>(sums, shared, now, place, own_block);
+      odd.take<kHalves - 1>(sums, shared, now, place, own_block, work, step);
     }
   } else {
-    if (steps == 0) return;
+    if (first >= work.count) return;
     start(even, now, 0);
 #pragma unroll 1
-    for (uint32_t step = 0;;) {
+    for (uint32_t step = first;; step += 2 * kTurns) {
       Turn next = now;
       next.advance(kTurns);
-      if (++step == steps) {
+      if (step + kTurns >= work.count) {
         await_group<0>();
-        even.take<0>(sums, shared, now, place, own_block);
+        even.take<0>(sums, shared, now, place, own_block, work, step);
         return;
       }
       start(odd, next, 0);
       await_group<1>();
-      even.take<0>(sums, shared, now, place, own_block);
+      even.take<0>(sums, shared, now, place, own_block, work, step);
       now = next;
       next.advance(kTurns);
-      if (++step == steps) {
+      if (step + 2 * kTurns >= work.count) {
         await_group<0>();
-        odd.take<0>(sums, shared, now, place, own_block);
+        odd.take<0>(sums, shared, now, place, own_block, work, step + kTurns);
         return;
       }
       start(even, next, 0);
       await_group<1>();
-      odd.take<0>(sums, shared, now, place, own_block);
+      odd.take<0>(sums, shared, now, place, own_block, work, step + kTurns);
       now = next;
     }
   }
@@ -419,28 +452,28 @@ AITERLITE_DEVICE void multiply(const Args& args, Shared& shared, const Work& wor
         shared.handed[j * kFinishers + thread] = {{sums[4 * j], sums[4 * j + 1], sums[4 * j + 2], sums[4 * j + 3]}};
       }
       named_barrier_arrive(kTurnsBarrier, kMultipliers);
-      exchange.await_start();
+      if constexpr (kShare == 1) exchange.await_start();
       return;
     }
     named_barrier_wait(kTurnsBarrier, kMultipliers);
 #pragma unroll
     for (uint32_t i = 0; i < kSums; ++i) sums[i] += shared.handed[i / 4 * kFinishers + thread].value[i % 4];
   }
+  if constexpr (kShare == 1) exchange.await_start();
   if constexpr (kGathers) {
     finish_all(args, shared, work, place, sums);
-    return;
-  }
-  exchange.await_start();
+  } else {
 #pragma unroll
-  for (uint32_t j = 0; j < kSums / 4; ++j) {
-    const Quad quad = {{sums[4 * j], sums[4 * j + 1], sums[4 * j + 2], sums[4 * j + 3]}};
-    const uint32_t pair = j * 4 + place.lane % 4;
-    if (!place.owned() || pair >= live_pairs) continue;
-    if constexpr (kCluster == 1) {
-      finish(args, work, place.quad(), pair, quad);
-    } else {
-      const uint32_t slot = (pair / kCluster * kCluster + work.rank) * kPairQuads + place.quad();
-      exchange.send(pair % kCluster, &shared.received[slot], quad);
+    for (uint32_t j = 0; j < kSums / 4; ++j) {
+      const Quad quad = {{sums[4 * j], sums[4 * j + 1], sums[4 * j + 2], sums[4 * j + 3]}};
+      const uint32_t pair = j * 4 + place.lane % 4;
+      if (!place.owned() || pair >= live_pairs) continue;
+      if constexpr (kCluster == 1) {
+        finish(args, work, place.quad(), pair, quad);
+      } else {
+        const uint32_t slot = (pair / kCluster * kCluster + work.rank) * kPairQuads + place.quad();
+        exchange.send(work.of_rank(pair % kCluster), &shared.received[slot], quad);
+      }
     }
   }
   if constexpr (kCluster > 1) {
@@ -465,7 +498,7 @@ AITERLITE_DEVICE void multiply(const Args& args, Shared& shared, const Work& wor
 }  // namespace
 
 AITERLITE_KERNEL_RESIDENT(kThreads, AITERLITE_RESIDENT)
-AITERLITE_CLUSTER_DIMS(AITERLITE_CLUSTER)
+AITERLITE_CLUSTER_DIMS(AITERLITE_CLUSTER_SIZE)
 aiterlite_sm90_gemm_a8w8(const __grid_constant__ aiterlite_sm90_gemm_a8w8_args args) {
   AITERLITE_DYNAMIC_SHARED(Shared, shared);
   const Args& gemm = args.gemm;
@@ -479,13 +512,21 @@ aiterlite_sm90_gemm_a8w8(const __grid_constant__ aiterlite_sm90_gemm_a8w8_args a
   if (thread_id() == 0) {
     for (uint32_t stage = 0; stage < kStages; ++stage) {
       shared.full[stage].open(1 + kScalers);
-      shared.empty[stage].open(kRowGroups * kGroupWaves);
+      shared.empty[stage].open(kShare * kRowGroups * kGroupWaves);
     }
     publish_barriers();
     fetch_map_early(map(args.w_map));
     fetch_map_early(map(args.x_map));
   }
   exchange.open(owned_pairs * kCluster * kPairQuads * 4);
+  if constexpr (kShare > 1) {
+    // Others write to this workgroup's stages and barriers from the first step on.
+    if constexpr (kCluster > 1) {
+      exchange.await_start();
+    } else {
+      cluster_barrier();
+    }
+  }
   workgroup_barrier();
   if (thread_id() == kMultipliers) prefetch_weights(args, work);
   await_predecessors();
@@ -503,5 +544,5 @@ aiterlite_sm90_gemm_a8w8(const __grid_constant__ aiterlite_sm90_gemm_a8w8_args a
   } else if (warp == kMultipliers / kWaveSize + 1 && kScaled) {
     fetch_scales(gemm, shared, work);
   }
-  exchange.await_start();
+  if constexpr (kShare == 1) exchange.await_start();
 }

@@ -67,6 +67,15 @@ AITERLITE_DEVICE void copy_box_to_ranks(void* to, const TensorMap& map, uint32_t
       : "memory");
 }
 
+AITERLITE_DEVICE void copy_box_to_ranks(void* to, const TensorMap& map, uint32_t x, uint32_t y, uint32_t z,
+                                        Barrier& barrier, uint16_t ranks) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
+      "[%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(shared_address(to)),
+      "l"(&map), "r"(x), "r"(y), "r"(z), "r"(barrier.address()), "h"(ranks)
+      : "memory");
+}
+
 AITERLITE_DEVICE void copy_bytes(void* to, const void* from, uint32_t bytes, Barrier& barrier) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
                    shared_address(to)),

@@ -6,6 +6,7 @@
 #include <aiterlite/numeric/types.h>
 #include <aiterlite/tile/sm90_barrier.h>
 
+#include <array>
 #include <map>
 
 namespace aiterlite {
@@ -34,7 +35,12 @@ inline float shared_element(uint64_t descriptor, uint32_t row, uint32_t k) {
     at += row % 8 * 128 + k;
     at ^= at / 128 % 8 * 16;
   }
-  return Fp8Operand::decode(*at_shared_address(at));
+  static const auto numbers = [] {
+    std::array<float, 256> all;
+    for (uint32_t code = 0; code < 256; ++code) all[code] = Fp8Operand::decode(code);
+    return all;
+  }();
+  return numbers[*at_shared_address(at)];
 }
 
 struct GroupProduct {

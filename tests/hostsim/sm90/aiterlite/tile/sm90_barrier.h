@@ -75,6 +75,7 @@ class Barrier {
   }
   void arrive() { count(1, 0); }
   void arrive_expecting(uint32_t bytes) { count(1, static_cast<int32_t>(bytes)); }
+  void arrive_having_read_in(uint32_t rank) { hostsim::in_rank(rank, this)->count(1, 0); }
   void land_bytes(uint32_t bytes) { count(0, -static_cast<int32_t>(bytes)); }
   void wait(uint32_t parity) {
     scheduler.wait([&] {
@@ -116,6 +117,10 @@ class Barrier {
 static_assert(sizeof(Barrier) == 8);
 
 inline void publish_barriers() {}
+inline void cluster_barrier() {
+  cluster_arrive();
+  cluster_wait();
+}
 inline void publish_to_engines() {}
 
 inline void named_barrier_arrive(uint32_t barrier, uint32_t threads) {
