@@ -31,8 +31,8 @@ SHORT_US = 15.0
 _CLOCK_MHZ = {"gfx942": 2100, "gfx950": 2400}
 
 # Number -> centre and spread of its logarithm. Peaks: 1 cycle a cycle of the matrix unit and of an issue slot, 128
-# bytes a cycle of LDS. Bandwidth: what read benchmarks reach of the published figure. The rest are guesses: a first load
-# from memory and a last store take some 4000 cycles together, a launch 1.5 us, a further kernel half of that; a
+# bytes a cycle of LDS. Bandwidth: what read benchmarks reach of the published figure. The rest are guesses: a first
+# load from memory and a last store take some 4000 cycles together, a launch 1.5 us, a further kernel half of that; a
 # workgroup that waits for another one waits for two ways through memory and back, 2 us; few workgroups at the end have
 # the caches to themselves.
 _CHIP = {"pace": (1.0, 0.005), "bandwidth": (0.8, 0.1), "start": (4000.0, 0.15), "launch": (1.5, 0.15)}

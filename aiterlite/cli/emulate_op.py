@@ -9,7 +9,7 @@ from typing import Any
 
 from aiterlite import envs, target
 from aiterlite.cli import emulate_watch as watch
-from aiterlite.cli import targets, words
+from aiterlite.cli import estimates, targets, words
 from aiterlite.cli.command import Report, UsageError
 from aiterlite.dispatch import Table, decide
 from aiterlite.tables import TABLES
@@ -48,7 +48,7 @@ def _run_operator(args: argparse.Namespace, table: Table, problem: Any, chip: st
         raise UsageError(f"no kernel of this package serves this problem on {chip}:\n{decision}")
     made = sample(table.op, problem, args.data_seed)
     with envs.override(AITERLITE_TARGET=chip):
-        with emulator.watching(watch.checks(args), args.counters, watch.schedule(args)) as seen:
+        with emulator.watching(watch.checks(args), args.counters or args.estimate, watch.schedule(args)) as seen:
             outputs = made.run()
         races = []
         for schedule in emulator.SCHEDULES if args.races else ():
@@ -56,6 +56,9 @@ def _run_operator(args: argparse.Namespace, table: Table, problem: Any, chip: st
                 if not _same_bits(outputs, made.run()):
                     races.append(str(schedule))
     found = watch.judge(args, seen.findings)
+    estimate, told = estimates.of_run(args, seen.counters, persona)
+    if args.estimate:
+        estimates.remember(decision, persona, seen.counters)
     data = {
         "target": chip,
         "problem": asdict(problem),
@@ -76,11 +79,12 @@ def _run_operator(args: argparse.Namespace, table: Table, problem: Any, chip: st
         **watch.data(found),
         "notes": seen.notes,
         "counters": seen.counters,
+        "estimate": estimate,
         "races": races,
         "schedules": len(emulator.SCHEDULES) + 1 if args.races else 1,
     }
-    lines = watch.lines(args, found, seen.counters, persona, seen.notes)
-    return Report(data, "\n".join([*_lines(data), *lines]))
+    lines = watch.lines(args, found, seen.counters if args.counters else [], persona, seen.notes)
+    return Report(data, "\n".join([*_lines(data), *(f"  {line}" for line in told), *lines]))
 
 
 def _same_bits(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
