@@ -34,7 +34,7 @@ _CLOCK_MHZ = {"gfx942": 2100, "gfx950": 2400}
 # bytes a cycle of LDS. Bandwidth: what read benchmarks reach of the published figure. The rest are guesses: a first
 # load from memory and a last store take some 4000 cycles together, a launch 1.5 us, a further kernel half of that; a
 # workgroup that waits for another one waits for two ways through memory and back, 2 us; few workgroups at the end have
-# the caches to themselves.
+# the caches to themselves; an atomic is a read and a write.
 _CHIP = {"pace": (1.0, 0.005), "bandwidth": (0.8, 0.1), "start": (4000.0, 0.15), "launch": (1.5, 0.15)}
 _OWN = {"pace": 0.05, "bandwidth": 0.05, "start": 0.05, "launch": 0.1}  # spread of a chip about all chips
 _SHARED = {
@@ -46,7 +46,7 @@ _SHARED = {
     "vector": (7.0, 0.15),
     "store": (0.6, 0.15),
     "drain": (0.5, 0.15),
-    "atomic": (5.0, 0.2),
+    "atomic": (0.3, 0.2),
     "handoff": (2.0, 0.2),
     "tail": (0.2, 0.3),
     "overlap": (1.7, 0.15),

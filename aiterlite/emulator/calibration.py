@@ -82,7 +82,7 @@ class SharedNumbers:
     vector: Any  # an instruction of vector memory
     store: Any  # share of the published bandwidth at which a round's stores end
     drain: Any  # share of 64 bytes a cycle at which a CU gives its stores away
-    atomic: Any  # bytes of atomics a cycle
+    atomic: Any  # share of the published bandwidth at which its atomics end
     handoff: Any  # microseconds that workgroups on all CUs wait for others, through memory
     tail: Any  # a last round of a share of the CUs takes that share, to this power, of a full one
     overlap: Any  # exponent with which memory and the rounds overlap
@@ -103,8 +103,8 @@ def parts(w: Work, chip: ChipNumbers, shared: SharedNumbers) -> dict[str, Any]:
         "vector memory": w.vector * shared.vector,
     }
     loop = sum(part**2 for part in cycles.values()) ** 0.5 * chip.pace / mhz
-    end = (w.written / (_FEED_BYTES * shared.drain) + w.atomic / shared.atomic) / mhz
-    end = end + w.written * w.busy / (chip.bytes_per_us * shared.store)
+    end = w.written / (_FEED_BYTES * shared.drain) / mhz
+    end = end + (w.written / shared.store + w.atomic / shared.atomic) * w.busy / chip.bytes_per_us
     start = chip.start / mhz
     times = w.full + w.rest**shared.tail
     rounds = times * (loop + start + end) + w.handoffs * shared.handoff
