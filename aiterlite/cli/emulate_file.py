@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aiterlite import target
+from aiterlite.cli import emulate_show as show
 from aiterlite.cli import emulate_watch as watch
 from aiterlite.cli import estimates, kernel_args, launch_words, targets
 from aiterlite.cli.command import Report, UsageError
@@ -37,7 +38,8 @@ def run(args: argparse.Namespace, path: Path) -> Report:
     options: dict[str, Any] = {
         "extra": made.extra,
         "sanitize": watch.checks(args),
-        "counters": args.counters or args.estimate,
+        "counters": show.counts(args),
+        "timeline": show.workgroup(args),
     }
     if args.trace:
         group, wave = (*launch_words.numbers(args.trace, "--trace"), 0)[:2]
@@ -55,6 +57,8 @@ def run(args: argparse.Namespace, path: Path) -> Report:
         kernel_args.write_tensor(made.tensors[name], file)
     found = watch.judge(args, report.findings)
     estimate, told = estimates.of_run(args, [report.counters] if args.estimate else [], persona)
+    shown = {"kernel": made.kernel, "counters": report.counters, "timeline": report.timeline}
+    told += show.write(args, f"{path.name}: {made.kernel}", persona, [shown], report.findings)
     summaries = {name: _summary(t) for name, t in made.tensors.items()}
     result = {
         "kernel": made.kernel,

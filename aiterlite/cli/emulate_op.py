@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from aiterlite import envs, target
+from aiterlite.cli import emulate_show as show
 from aiterlite.cli import emulate_watch as watch
 from aiterlite.cli import estimates, targets, words
 from aiterlite.cli.command import Report, UsageError
@@ -33,6 +34,7 @@ def run(args: argparse.Namespace, name: str, given: Sequence[str]) -> Report:
             raise UsageError(f"--{option.replace('_', '-')} is for a FILE; {name} makes its own operands")
     if args.write_baseline and len(problems) * len(named) > 1:
         raise UsageError("--write-baseline takes the findings of one run: name one problem and one target")
+    show.check(args, len(problems) * len(named))
     runs = [_run_operator(args, table, problem, *item) for problem in problems for item in named.items()]
     failed = any(not run.data["of_bound"] <= 1 or run.data["races"] or run.data["findings"] for run in runs)
     data = {"op": name, "runs": [run.data for run in runs]}
@@ -48,7 +50,8 @@ def _run_operator(args: argparse.Namespace, table: Table, problem: Any, chip: st
         raise UsageError(f"no kernel of this package serves this problem on {chip}:\n{decision}")
     made = sample(table.op, problem, args.data_seed)
     with envs.override(AITERLITE_TARGET=chip):
-        with emulator.watching(watch.checks(args), args.counters or args.estimate, watch.schedule(args)) as seen:
+        how = (watch.checks(args), show.counts(args), watch.schedule(args), show.workgroup(args))
+        with emulator.watching(*how) as seen:
             outputs = made.run()
         races = []
         for schedule in emulator.SCHEDULES if args.races else ():
@@ -57,6 +60,7 @@ def _run_operator(args: argparse.Namespace, table: Table, problem: Any, chip: st
                     races.append(str(schedule))
     found = watch.judge(args, seen.findings)
     estimate, told = estimates.of_run(args, seen.counters, persona)
+    told += show.write(args, f"{table.op}: {problem}", persona, seen.launches, seen.findings)
     if args.estimate:
         estimates.remember(decision, persona, seen.counters)
     data = {
