@@ -125,7 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if asked.svg:
         from calibration_plot import draw
 
-        asked.svg.write_text(draw(reporting.left_out(fitting.possible(points), reporting.by_family)))
+        kept = fitting.possible(points)
+        asked.svg.write_text(draw(reporting.left_out(kept, reporting.by_family), kept))
 
 
 if __name__ == "__main__":
