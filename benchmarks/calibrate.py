@@ -1,6 +1,6 @@
 """Refits the estimates of time on AMD chips to published times, and says how far they are off on what is left out.
 
-    python benchmarks/calibrate.py [--points FILE]... [--judge FILE] [--write] [--svg FILE] [--sample FILE]
+    python benchmarks/calibrate.py [--points FILE]... [--judge FILE] [--write] [--output FILE] [--svg FILE]
 
 Points are rows of a CSV file (aiterlite/benchmark/calibration.py): a published time, and the emulator's counters of one
 workgroup. Without --points they are those of tests/data/amd-points.csv, a sample of what the package's calibration was
@@ -33,10 +33,6 @@ SOURCE = (
     "ROCm/aiter (MIT licence), aiter/configs/**/*.csv, of today and of earlier commits that the points do not name: "
     "times that AMD measured, of kernels in its hsa/gfx942 and hsa/gfx950; counters by this package's emulator"
 )
-_COLUMNS = (
-    *("family", "chip", "kernel", "M", "N", "K", "split", "E", "topk", "us", "wgs", "bytes", "memset"),
-    *("mfma", "issue", "valu", "ldsmin", "read", "written", "atom", "vmem"),
-)
 _OF_KERNEL = 16
 
 
@@ -62,10 +58,10 @@ def sample(files: Sequence[Path], to: Path) -> int:
     for file in files:
         with gzip.open(file, "rt") if file.suffix == ".gz" else file.open() as opened:
             for row in csv.DictReader(opened):
-                cells = tuple(_short(name, row[name]) for name in _COLUMNS)
+                cells = tuple(_short(name, row[name]) for name in fitting.COLUMNS)
                 if cells not in seen:
                     seen.add(cells)
-                    rows.append(dict(zip(_COLUMNS, cells, strict=True)))
+                    rows.append(dict(zip(fitting.COLUMNS, cells, strict=True)))
     kernels: dict[tuple[str, str], list[dict[str, str]]] = {}
     for row in sorted(rows, key=lambda row: float(row["us"])):
         kernels.setdefault((row["chip"], row["kernel"]), []).append(row)
@@ -73,11 +69,8 @@ def sample(files: Sequence[Path], to: Path) -> int:
     for _, own in sorted(kernels.items()):
         places = {round(i * (len(own) - 1) / (_OF_KERNEL - 1)) for i in range(_OF_KERNEL)}
         kept += [own[place] for place in sorted(places)]
-    with to.open("w", newline="") as file:
-        file.write(f"# {SOURCE}.\n# At most {_OF_KERNEL} points of each kernel and chip: benchmarks/calibrate.py.\n")
-        writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(kept)
+    about = f"{SOURCE}.\nAt most {_OF_KERNEL} points of each kernel and chip: benchmarks/calibrate.py."
+    fitting.write(to, kept, about)
     return len(kept)
 
 
@@ -96,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--judge", type=Path, help="points that no fit sees")
     parser.add_argument("--source", default=SOURCE, help="where the points are from, for the calibration file")
     parser.add_argument("--write", action="store_true", help=f"replace {SHIPPED.name} of the package")
+    parser.add_argument("--output", type=Path, help="write a calibration there, of any points")
     parser.add_argument("--sample", type=Path, help="write a sample of the points there")
     parser.add_argument("--svg", type=Path, help="draw estimates of what was left out against published times there")
     asked = parser.parse_args(arguments)
@@ -104,6 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if asked.sample:
         print(f"{sample(files, asked.sample)} points written to {asked.sample}")
     points = [point for file in files for point in fitting.read(file)]
+    own = sorted({point.family for point in points if point.family.startswith(fitting.OWN)})
+    if own and asked.write:
+        parser.error(f"--write: points of {', '.join(own)}; what is shipped is never fitted to this package's kernels")
     data = reporting.calibrate(points, asked.source, datetime.date.today().isoformat())
     print(f"{data['points']} points of {data['kernels']} kernels, {data['dropped']} dropped as impossible or repeated")
     for chip, row in data["chips"].items():
@@ -120,8 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         print("\n".join(tell("judged, families left out in turn", reporting.table(judged))))
         print(tell_pairs("pairs", reporting.pairs(judged)))
-    if asked.write:
-        SHIPPED.write_text(json.dumps(data, indent=1) + "\n")
+    for file in ([SHIPPED] if asked.write else []) + ([asked.output] if asked.output else []):
+        file.write_text(json.dumps(data, indent=1) + "\n")
     if asked.svg:
         from calibration_plot import draw
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from aiterlite.benchmark.calibration import Fit, Point
-from aiterlite.benchmark.calibration_report import CHIPS, Guess
+from aiterlite.benchmark.calibration_report import Guess, chips_of
 
 _COLORS = ("#1b6ca8", "#d1495b", "#3a7d44", "#e3a008", "#6c4f9c", "#555555")
 _SIDE, _LEFT, _TOP, _GAP, _BOTTOM = 340, 56, 40, 40, 96
@@ -19,12 +19,13 @@ def draw(unseen: Sequence[Guess], points: Sequence[Point]) -> str:
     Dots of a family are one path with round ends, which keeps the file small.
     """
     families = sorted({guess.point.family for guess in unseen})
-    width = _LEFT + len(CHIPS) * (_SIDE + _GAP)
+    chips = chips_of(points)
+    width = _LEFT + len(chips) * (_SIDE + _GAP)
     height = _TOP + _SIDE + _BOTTOM
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif">']
     parts.append(f'<rect width="{width}" height="{height}" fill="white"/>')
-    fitted = Fit(points, CHIPS).predict(points)
-    for number, chip in enumerate(CHIPS):
+    fitted = Fit(points, chips).predict(points)
+    for number, chip in enumerate(chips):
         x0 = _LEFT + number * (_SIDE + _GAP)
         parts += _axes(x0, chip)
         known = [(p.us, us) for p, us in zip(points, fitted, strict=True) if p.chip == chip]

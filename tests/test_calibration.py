@@ -10,10 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from aiterlite import emulator, envs
 from aiterlite.benchmark import calibration as fitting
 from aiterlite.benchmark import calibration_report as reporting
+from aiterlite.benchmark import operator
 from aiterlite.benchmark.calibration import Point
 from aiterlite.emulator.calibration import SHIPPED, from_data, shipped
+from aiterlite.emulator.estimate import work_of
+from aiterlite.errors import ArgumentError
+from aiterlite.ops.samples import sample
+from aiterlite.tables import TABLES, problems
+from aiterlite.target import resolve
 
 SAMPLE = Path(__file__).parent / "data" / "amd-points.csv"
 
@@ -62,11 +69,11 @@ def test_the_shipped_file_keeps_what_it_promises() -> None:
 
 def test_the_shipped_numbers_are_those_of_the_points(points: list[Point]) -> None:
     """The sample's own fit says the same of the sample as the shipped numbers, within a few percent."""
-    fit = fitting.Fit(points, reporting.CHIPS)
+    fit = fitting.Fit(points, reporting.chips_of(points))
     chips, shared = fit.numbers()
     data = {**shipped().data, "chips": chips, "shared": shared}
     for calibration in (shipped(), from_data(data)):
-        batch = fitting.Batch(points, reporting.CHIPS)
+        batch = fitting.Batch(points, reporting.chips_of(points))
         off = []
         for i, point in enumerate(points):
             work = dataclasses.replace(
@@ -80,10 +87,10 @@ def test_the_shipped_numbers_are_those_of_the_points(points: list[Point]) -> Non
 
 def test_numbers_that_made_the_times_are_found_again(points: list[Point]) -> None:
     """Times made by the formula with other numbers than the priors' are met within three percent."""
-    made = fitting.Fit(points, reporting.CHIPS)
+    made = fitting.Fit(points, reporting.chips_of(points))
     made.vector = made.vector + torch.linspace(-0.1, 0.1, len(made.vector), dtype=torch.float64)
     invented = [dataclasses.replace(p, us=us) for p, us in zip(points, made.predict(points), strict=True)]
-    found = fitting.Fit(invented, reporting.CHIPS).predict(invented)
+    found = fitting.Fit(invented, reporting.chips_of(points)).predict(invented)
     off = sorted(abs(us / p.us - 1) for p, us in zip(invented, found, strict=True))
     assert off[int(0.9 * len(off))] < 0.03
 
@@ -117,3 +124,32 @@ def test_a_file_of_another_format_is_refused() -> None:
     with pytest.raises(ValueError, match="allowed: 1; refit it"):
         from_data({"format": 0})
     assert SHIPPED.stat().st_size < 1 << 14
+
+
+@pytest.mark.emulated
+@pytest.mark.compile
+def test_points_of_a_users_gpu(emulator_library: str, tmp_path: Path) -> None:
+    """A call's time and counters, written and read again: the fit then has the work that an estimate has."""
+    emulator.use_library(emulator_library)
+    persona, problem = resolve("mi300x"), problems.problem(TABLES["wvSplitK"], {"n": 4, "m": 64, "k": 512})
+    row = operator.Row("wvSplitK", {}, "mfma", ["kernel"], 7.5, None, None, 0, 0, 0, 0, True, 0, {})
+    several = dataclasses.replace(row, kernels=["a", "b"])
+    file = tmp_path / "points.csv"
+    left = operator.export(file, [row, several], [("wvSplitK", problem)] * 2, persona)
+    assert len(left) == 1 and left[0].endswith("2 launches")
+    assert "by `aiterlite bench`" in file.read_text().splitlines()[0]
+    (point,) = fitting.read(file)
+    assert (point.family, point.chip, point.us) == ("aiterlite/wvSplitK", "mi300x", 7.5)
+    batch = fitting.Batch([point], ("mi300x",))
+    with envs.override(AITERLITE_TARGET="mi300x"), emulator.watching(sanitize=False, counters=True) as seen:
+        sample("wvSplitK", problem).run()
+    work, _ = work_of(seen.counters[0], "gfx942", 304)
+    for field in dataclasses.fields(work):
+        assert float(getattr(batch.work, field.name)[0]) == pytest.approx(getattr(work, field.name)), field.name
+
+
+def test_points_of_no_amd_gpu_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="--export-points"):
+        operator.run([], torch.device("cpu"), 1, tmp_path / "points.csv")
+    with pytest.raises(ArgumentError, match="Name the chip that was timed"):
+        fitting.facts("h200")

@@ -14,8 +14,9 @@ from __future__ import annotations
 import csv
 import gzip
 import math
+import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,10 @@ from typing import Any
 import torch
 
 from aiterlite.emulator.calibration import CHIP_FITTED, SHARED_FITTED, ChipNumbers, SharedNumbers, Work, parts
+from aiterlite.emulator.estimate import work_of
+from aiterlite.errors import ArgumentError
 from aiterlite.hardware import CHIPS
+from aiterlite.target import Persona
 
 # Under this many microseconds a launch is mostly what counters do not show.
 SHORT_US = 15.0
@@ -84,6 +88,53 @@ def read(path: Path) -> list[Point]:
     return list(found.values())
 
 
+# The columns of a file of points.
+COLUMNS = (
+    *("family", "chip", "kernel", "M", "N", "K", "split", "E", "topk", "us", "wgs", "bytes", "memset"),
+    *_COUNTERS,
+)
+# Families of points that were timed with this package's kernels begin so. What is shipped is fitted to none of them.
+OWN = "aiterlite/"
+
+
+def own_row(
+    op: str, kernel: str, us: float, counted: Mapping[str, Any], persona: Persona, shape: str
+) -> dict[str, Any]:
+    """The row of a file of points for a launch of this package that was timed on a chip and counted in the emulator.
+
+    Workgroups that share a CU count as one. The shape is told by a number: points have no fields for other problems.
+    """
+    work, valu = work_of(counted, persona.target, persona.cu_count)
+    together = work.full + work.rest if work.full else work.busy / persona.cu_count
+    return {
+        "family": OWN + op,
+        "chip": persona.chip,
+        "kernel": kernel,
+        **dict.fromkeys(("N", "K", "split", "E", "topk", "memset"), 0),
+        "M": zlib.crc32(shape.encode()),
+        "us": us,
+        "wgs": together * persona.cu_count,
+        "bytes": work.bytes,
+        "issue": work.issue,
+        "valu": valu,
+        "ldsmin": work.lds,
+        "read": work.read,
+        "written": work.written + work.atomic,
+        "atom": work.atomic,
+        "vmem": work.vector / 4,
+        "mfma": work.matrix,
+    }
+
+
+def write(path: Path, rows: Iterable[Mapping[str, Any]], source: str) -> None:
+    """A file of points, which begins with where they are from."""
+    with path.open("w", newline="") as file:
+        file.write("".join(f"# {line}\n" for line in source.splitlines()))
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def _point(row: dict[str, str]) -> Point:
     m, n, k, experts, topk = (int(float(row[name] or 0)) for name in ("M", "N", "K", "E", "topk"))
     memset = float(row["memset"])
@@ -104,8 +155,11 @@ def _point(row: dict[str, str]) -> Point:
 
 
 def facts(chip: str) -> tuple[int, float, float]:
-    """CUs, MHz and bytes a microsecond of a chip."""
-    row = CHIPS[chip]
+    """CUs, MHz and bytes a microsecond of a chip. Raises `ArgumentError` for one that has no facts."""
+    row = CHIPS.get(chip)
+    if row is None or row.target not in _CLOCK_MHZ or not row.compute_units:
+        known = ", ".join(name for name, held in CHIPS.items() if held.target in _CLOCK_MHZ and held.compute_units)
+        raise ArgumentError("calibration", "chip", repr(chip), known, "Name the chip that was timed.")
     return row.compute_units, float(row.clock_mhz or _CLOCK_MHZ[row.target]), row.memory_gb_per_s * 1e3
 
 

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from aiterlite.benchmark.calibration import SHORT_US, Fit, Point, possible
 from aiterlite.emulator.calibration import FORMAT
 
-CHIPS = ("mi308x", "mi300x", "mi355x")
 # A published gap counts as one from here on; what labels differ by when they are measured again is a tenth of that.
 GAP = 1.1
 # Estimates that differ by less are not told apart. With it the left-out pairs that get an answer are 96 % right.
@@ -35,6 +34,11 @@ class Guess(NamedTuple):
     high: float
 
 
+def chips_of(*several: Iterable[Point]) -> list[str]:
+    """The chips of points, in the order of their names. One of which a fit sees no point takes what all share."""
+    return sorted({point.chip for points in several for point in points})
+
+
 def by_family(point: Point) -> str:
     return point.family
 
@@ -49,7 +53,7 @@ def guesses(points: Sequence[Point], key: Callable[[Point], str]) -> list[tuple[
     """Each point with its estimate, by a fit to all groups but its own."""
     found = []
     for group in sorted({key(p) for p in points}):
-        fit = Fit([p for p in points if key(p) != group], CHIPS)
+        fit = Fit([p for p in points if key(p) != group], chips_of(points))
         own = [p for p in points if key(p) == group]
         found += list(zip(own, fit.predict(own), strict=True))
     return found
@@ -87,7 +91,7 @@ def left_out(points: Sequence[Point], key: Callable[[Point], str], judged: Seque
     found = []
     for group in sorted({key(p) for p in judged}):
         rest = [p for p in points if key(p) != group]
-        fit, scale = Fit(rest, CHIPS), factors(guesses(rest, key))
+        fit, scale = Fit(rest, chips_of(points, judged)), factors(guesses(rest, key))
         own = [p for p in judged if key(p) == group]
         for point, us in zip(own, fit.predict(own), strict=True):
             low, high = scale["short" if us < SHORT_US else "calibrated"]
@@ -163,7 +167,7 @@ def seen(points: Sequence[Point]) -> dict[str, tuple[float, float]]:
 def calibrate(points: Sequence[Point], source: str, date: str) -> dict[str, Any]:
     """The calibration file of points as they were read."""
     kept = possible(points)
-    chips, shared = Fit(kept, CHIPS).numbers()
+    chips, shared = Fit(kept, chips_of(kept)).numbers()
     families = left_out(kept, by_family)
     kernels = left_out(kept, by_kernel(kept))
     outer = [(g.point, g.us) for g in families]

@@ -78,7 +78,8 @@ def estimate(
     total: dict[str, float] = {}
     unlike: list[str] = []
     for index, counted in enumerate(counters):
-        work, strange = _work(counted, persona, chip, calibration)
+        work, valu = work_of(counted, persona.target, chip.compute_units)
+        strange = _unlike(counted, persona.target, chip.compute_units) + _strange_mix(work, valu, calibration)
         unlike += [reason for reason in strange if reason not in unlike]
         found = parts(work, chip, calibration.shared)
         # A kernel behind another one costs less than a first one: as a memset before a kernel does.
@@ -166,32 +167,34 @@ def _numbers(persona: Persona, calibration: Calibration) -> tuple[ChipNumbers, l
     return scaled, [f"numbers of {nearest} scaled to {persona.cu_count} CUs"]
 
 
-def _work(
-    counted: Mapping[str, Any], persona: Persona, chip: ChipNumbers, calibration: Calibration
-) -> tuple[Work, list[str]]:
-    """The work of a launch, and in what it is unlike the launches of published times."""
-    groups, simds = counted["workgroups"], architecture(persona.target).simds
-    waves = counted["waves"] / groups
+def _together(counted: Mapping[str, Any], compute_units: int) -> int:
+    """Workgroups that a CU has at once, as they are dealt to all CUs first."""
     room = max(1, counted["occupancy"]["workgroups_per_cu"])
-    # Workgroups that a CU has at once, as they are dealt to all CUs first; they share its SIMDs and all else.
-    together = min(room, math.ceil(groups / chip.compute_units))
-    each = together / min(simds, waves * together)
-    slots = chip.compute_units * together
+    return int(min(room, math.ceil(counted["workgroups"] / compute_units)))
+
+
+def work_of(counted: Mapping[str, Any], target: str, compute_units: int) -> tuple[Work, float]:
+    """The work of a launch, and its cycles of the vector ALU. Workgroups that a CU has at once share it: they count as
+    one."""
+    groups, simds = counted["workgroups"], architecture(target).simds
+    together = _together(counted, compute_units)
+    each = together / min(simds, counted["waves"] / groups * together)
+    slots = compute_units * together
     full = groups // slots
     issue = counted["issue_cycles"]
     traffic, lds = counted["bytes"]["global"], counted["lds"]["cycles"]
-    if persona.target == "gfx950":
+    if target == "gfx950":
         # Fitted counters took 128 bytes a cycle for all of LDS; this chip's wide reads are counted at twice that.
         lds += counted["bytes"]["lds"]["read"] / 256
     atomic = counted["coalescing"]["atomic"]["segments64"] * 64
     plain = max(0, traffic["written"] - atomic)
     vector = sum(counted["instructions"][f"vmem_{kind}"] for kind in ("load", "store", "atomic"))
-    busy = min(groups, chip.compute_units)
+    busy = min(groups, compute_units)
     work = Work(
         full=full,
         rest=groups / slots - full if full else 1.0,
         busy=busy,
-        handoffs=busy / chip.compute_units if atomic and plain else 0.0,
+        handoffs=busy / compute_units if atomic and plain else 0.0,
         matrix=counted["matrix_cycles"] / groups * each,
         issue=issue["total"] / groups * each,
         read=traffic["read"] / groups * together,
@@ -203,6 +206,13 @@ def _work(
         zero=0.0,
         memsets=0,
     )
+    return work, issue["valu"] / groups * each
+
+
+def _unlike(counted: Mapping[str, Any], target: str, compute_units: int) -> list[str]:
+    """In what the shape of a launch is unlike that of published times."""
+    simds, together = architecture(target).simds, _together(counted, compute_units)
+    waves = counted["waves"] / counted["workgroups"]
     unlike = []
     if waves * together > simds:
         unlike.append(f"{waves * together / simds:g} waves a SIMD")
@@ -210,8 +220,7 @@ def _work(
         unlike.append(f"workgroups of {waves:g} waves")
     if counted["bytes"]["scratch"]["read"]:
         unlike.append("scratch")
-    unlike += _strange_mix(work, issue["valu"] / groups * each, calibration)
-    return work, unlike
+    return unlike
 
 
 # How the parts of a mix are called.
