@@ -85,6 +85,23 @@ def test_the_shipped_numbers_are_those_of_the_points(points: list[Point]) -> Non
     assert abs(us / fit.predict(points[-1:])[0] - 1) < 1e-3  # the same formula on numbers as on tensors
 
 
+def test_what_is_left_out_changes_nothing(points: list[Point]) -> None:
+    """A family whose times double gets the same estimates and intervals: nothing of them is from its own times."""
+    few = points[::4]
+    doubled = [dataclasses.replace(p, us=2 * p.us) if p.family == "bf16gemm" else p for p in few]
+    for found in (reporting.guesses, reporting.left_out):
+        before, after = (
+            [row[1:] for row in found(rows, reporting.by_family) if row[0].family == "bf16gemm"]
+            for rows in (few, doubled)
+        )
+        assert before and before == after
+    kept = [p for p in few if p.family != "bf16gemm"]
+    judged = reporting.left_out(kept, reporting.by_family, [p for p in few if p.family == "bf16gemm"])
+    assert [guess.us for guess in judged] == [
+        us for p, us in reporting.guesses(few, reporting.by_family) if p.family == "bf16gemm"
+    ]
+
+
 def test_numbers_that_made_the_times_are_found_again(points: list[Point]) -> None:
     """Times made by the formula with other numbers than the priors' are met within three percent."""
     made = fitting.Fit(points, reporting.chips_of(points))
