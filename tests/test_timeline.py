@@ -153,6 +153,19 @@ def test_the_last_workgroup_stands_in_for_one_that_is_not_there() -> None:
     assert watched.launch(loaded, 3, 64).timeline == {}
 
 
+def test_more_than_a_timeline_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end is missing where a workgroup executes more than is noted, and later events where there are too many."""
+    body = "v_add_f32 v2, v2, v2\n" * 100 + "s_barrier\n"
+    whole = play("gfx942", body, block=128)
+    monkeypatch.setattr(timelines, "MOST_NOTED", 150)
+    monkeypatch.setattr(timelines, "MOST_EVENTS", 50)
+    cut = play("gfx942", body, block=128)
+    assert whole["complete"] and whole["events_until"] == whole["cycles"]
+    assert not cut["complete"] and cut["cycles"] < whole["cycles"]
+    assert sum(wave["instructions"] for wave in cut["waves"]) == 150
+    assert len(cut["events"]) == 50 and cut["events_until"] < cut["cycles"]
+
+
 def test_trace_events() -> None:
     """Every event lies in its row, rows of units never overlap, and each wait names its cause and instruction."""
     persona = resolve("mi300x")

@@ -87,6 +87,7 @@ class Options(ctypes.Structure):
         ("timeline", ctypes.c_int32),
         ("timeline_group", ctypes.c_uint64),
         ("timeline_together", ctypes.c_uint32),
+        ("timeline_noted", ctypes.c_uint64),
         ("timeline_events", ctypes.c_uint64),
         ("timings", ctypes.c_double * 6),
     ]

@@ -34,6 +34,8 @@ LABEL = "a model of one compute unit, some of its rates fitted to published time
 SCALAR_LATENCY, LDS_LATENCY, CACHE_LATENCY = 200.0, 64.0, 300.0
 # What a viewer still opens, and a page still draws.
 MOST_EVENTS = 200_000
+# Instructions of the workgroup, of all its waves together: 24 bytes each.
+MOST_NOTED = 8 << 20
 # The kinds of events, in the order of csrc/include/aiterlite/emulator/timeline.h: what issues, then what is waited for.
 ISSUES = ("vector ALU", "scalar ALU", "matrix", "LDS", "vector memory", "scalar memory", "other")
 WAITS = {
@@ -53,7 +55,7 @@ def ask(options: Options, persona: Persona, workgroup: int) -> None:
     """Set a launch's options to show a workgroup, of the last one where there are fewer."""
     options.timeline, options.timeline_group = 1, workgroup
     options.timeline_together = 0
-    options.timeline_events = MOST_EVENTS
+    options.timeline_noted, options.timeline_events = MOST_NOTED, MOST_EVENTS
     options.timings = type(options.timings)(*timings(persona))
 
 

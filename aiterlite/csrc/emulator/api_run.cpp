@@ -39,6 +39,7 @@ struct aiterlite_emulator_options {
   int32_t timeline;  // whether a workgroup is shown
   uint64_t timeline_group;
   uint32_t timeline_together;
+  uint64_t timeline_noted;
   uint64_t timeline_events;
   aiterlite::emulator::Timings timings;
 };
@@ -99,8 +100,8 @@ void set_options(const aiterlite_emulator_options& o, LaunchOptions* options, Pe
   options->trace_lines = o.trace_lines;
   options->sanitize = o.sanitize;
   options->count = o.count != 0;
-  options->timeline = {o.timeline ? static_cast<int64_t>(o.timeline_group) : -1, o.timeline_together, o.timeline_events,
-                       o.timings};
+  options->timeline = {o.timeline ? static_cast<int64_t>(o.timeline_group) : -1, o.timeline_together, o.timeline_noted,
+                       o.timeline_events, o.timings};
   persona->compute_units = o.compute_units;
   persona->lds_bytes = o.lds_bytes;
   persona->xcds = o.xcds;

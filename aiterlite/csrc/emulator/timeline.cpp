@@ -125,6 +125,8 @@ class ComputeUnit {
   }
 
   bool issue(Player& p, bool* taken) {
+    // Of a wave that executes more than a timeline holds, the end is missing.
+    if (p.next == p.code->size()) return finish(p);
     const Executed& x = (*p.code)[p.next];
     const Effects* e = x.effects;
     if (!e) return done(p, Port::other, 1);
@@ -142,12 +144,7 @@ class ComputeUnit {
         return done(p, Port::other, e->wait_states);
       case Unit::end:
         done(p, Port::other, 1);
-        p.ended = true;
-        --live_;
-        out_.waves[p.row].end = now_ + kSlot;
-        out_.cycles = std::max(out_.cycles, now_ + kSlot);
-        release(p.group);
-        return true;
+        return finish(p);
       case Unit::valu:
       case Unit::dot:
         return take(p, taken, Port::valu) && done(p, Port::valu, 1);
@@ -176,6 +173,15 @@ class ComputeUnit {
         return take(p, taken, Port::salu) && done(p, Port::salu, 1);
       }
     }
+  }
+
+  bool finish(Player& p) {
+    p.ended = true;
+    --live_;
+    out_.waves[p.row].end = now_ + kSlot;
+    out_.cycles = std::max(out_.cycles, now_ + kSlot);
+    release(p.group);
+    return true;
   }
 
   bool take(Player& p, bool* taken, Port port) {

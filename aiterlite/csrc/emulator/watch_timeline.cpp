@@ -11,8 +11,6 @@ namespace aiterlite::emulator {
 namespace {
 
 constexpr uint64_t kLine = 128;
-// Of all its waves together, 24 bytes each.
-constexpr size_t kMostNoted = 8u << 20;
 
 class TimelineWatch final : public Watch {
  public:
@@ -25,7 +23,7 @@ class TimelineWatch final : public Watch {
 
   void before(Wave& w, const MicroOp* op, bool skipped) override {
     if (!shown_) return;
-    if (noted_ == kMostNoted) {
+    if (noted_ == launch_.options.timeline.most_noted) {
       complete_ = false;
       return;
     }
@@ -71,7 +69,7 @@ class TimelineWatch final : public Watch {
   Launch& launch_;
   const Program& program_;
   bool shown_ = false, complete_ = true;
-  size_t noted_ = 0;
+  uint64_t noted_ = 0;
   std::vector<std::vector<Executed>> waves_;
   std::unordered_set<uint64_t> lines_;
 };
@@ -84,7 +82,9 @@ void write_timeline(JsonWriter& json, const Launch& launch) {
   const Timeline& t = launch.observations->timeline();
   const Program& program = *launch.program;
   json.key("timeline").open('{').field("complete", t.complete).field("cycles", t.cycles);
-  json.field("workgroup", launch.options.timeline.group).field("together", launch.options.timeline.together).field("events_until", t.events_until);
+  json.field("workgroup", launch.options.timeline.group)
+      .field("together", launch.options.timeline.together)
+      .field("events_until", t.events_until);
   json.key("busy").open('{');
   json.key("matrix").open('[');
   for (const uint64_t cycles : t.matrix_busy) json.value(cycles);

@@ -41,8 +41,9 @@ struct Timings {
 
 // Who is shown, and how much of it.
 struct TimelineOptions {
-  int64_t group = -1;     // linear workgroup; -1: no timeline
-  uint32_t together = 1;  // workgroups like it that share the compute unit; 0: as many as the launch would put there
+  int64_t group = -1;       // linear workgroup; -1: no timeline
+  uint32_t together = 1;    // workgroups like it that share the compute unit; 0: as many as the launch would put there
+  uint64_t most_noted = 0;  // instructions of the workgroup
   uint64_t most_events = 0;
   Timings timings;
 };
