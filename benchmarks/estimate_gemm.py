@@ -1,16 +1,19 @@
 """Floors and estimates of this package's skinny GEMMs on AMD chips, beside times that AMD published for the same call.
 
-    python benchmarks/estimate_gemm.py [--points FILE] [--call N,M,K]... [--chips C,C] [--all]
+    python benchmarks/estimate_gemm.py [--points FILE] [--call N,M,K]... [--chips C,C] [--all | --choices]
 
 A call has n tokens, weights [m, k] in bf16 and no bias. Both operators that `linear` chooses from run in the emulator,
 in HIP and in assembly where there are both; the table has the one of the least estimate, or --all. Published are
 the fastest times of ROCm/aiter's bf16 GEMMs of the shape among the points. Nothing in the table was measured here.
+--choices holds choices that are made otherwise against estimates: which operator `linear` takes, and HIP or assembly.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,9 +27,10 @@ from aiterlite.cli import words  # noqa: E402
 from aiterlite.dispatch import decide  # noqa: E402
 from aiterlite.emulator import watching  # noqa: E402
 from aiterlite.emulator.calibration import LABEL  # noqa: E402
-from aiterlite.emulator.estimate import Estimate, estimate, floor_us  # noqa: E402
+from aiterlite.emulator.estimate import CANNOT_TELL, Estimate, estimate, faster, floor_us  # noqa: E402
 from aiterlite.ops.samples import sample  # noqa: E402
 from aiterlite.tables import TABLES  # noqa: E402
+from aiterlite.tables.gemm_crossover import verdict  # noqa: E402
 from aiterlite.target import resolve  # noqa: E402
 from aiterlite.wishes import wishes  # noqa: E402
 
@@ -52,13 +56,38 @@ def estimates(call: tuple[int, int, int], chip: str) -> Iterator[tuple[str, Esti
             yield f"{op}, {prefer}", estimate(seen.counters, persona), floor_us(seen.counters, persona)[0]
 
 
+def choices(chip: str) -> Counter[str]:
+    """How often the estimates say of 27 calls what `linear`'s points say, and which of HIP and assembly is faster."""
+    told: Counter[str] = Counter()
+    for n, m, k in itertools.product((1, 4, 16), (64, 256, 1024), (1024, 2880, 7168)):
+        found = {name: held for name, held, _ in estimates((n, m, k), chip)}
+        one, other, assembly = (found[name] for name in ("wvSplitK, hip", "wvSplitKrc, hip", "wvSplitK, asm"))
+        answer = {"A": "wvSplitK", "B": "wvSplitKrc"}.get(faster(one, other), CANNOT_TELL)
+        table = verdict(resolve(chip), n, m, k)
+        assert table is not None
+        same = "linear: agrees" if answer == table.winner else f"linear: {table.winner}, estimates: {answer}"
+        told["linear: cannot tell" if answer == CANNOT_TELL else same] += 1
+        if answer not in (CANNOT_TELL, table.winner):
+            print(f"{chip} at {n}, {m}, {k}: wvSplitK {one.us:.1f} us, wvSplitKrc {other.us:.1f} us")
+        told[f"HIP (A) or assembly (B): {faster(one, assembly)}"] += 1
+    return told
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=Path, default=SAMPLE, help="a CSV file of points")
     parser.add_argument("--call", action="append", type=options.counts, metavar="N,M,K")
     parser.add_argument("--chips", default="mi308x,mi300x,mi355x")
     parser.add_argument("--all", action="store_true", help="all kernels, not only the one of the least estimate")
+    parser.add_argument("--choices", action="store_true", help="hold choices that are made otherwise against estimates")
     asked = parser.parse_args(arguments)
+    if asked.choices:
+        print(LABEL)
+        for chip in asked.chips.split(","):
+            print(
+                f"{chip}: " + ", ".join(f"{what} {count}" for what, count in sorted(choices(chip).items())), flush=True
+            )
+        return
     published: dict[tuple[str, tuple[int, ...]], float] = {}
     for point in fitting.possible(fitting.read(asked.points)):
         if point.family == "bf16gemm":

@@ -33,7 +33,8 @@ def counted(point: fitting.Point, waves: int = 4) -> dict[str, Any]:
         "waves": waves * groups,
         "matrix_cycles": int(4 * c["mfma"]) * groups,
         "issue_cycles": {"total": 4 * c["issue"] * groups, "valu": 4 * c["valu"] * groups},
-        "instructions": {"vmem_load": 4 * c["vmem"] * groups, "vmem_store": 0, "vmem_atomic": 0},
+        "instructions": {"vmem_load": 4 * c["vmem"] * groups, "vmem_store": 0, "vmem_atomic": 0, "total": 100 * groups},
+        "largest_workgroup": 100,
         "lds": {"cycles": (c["ldsmin"] - wide / 256) * groups},
         "bytes": {
             "global": {
@@ -115,6 +116,21 @@ def test_several_workgroups_on_a_cu_share_it(points: dict[str, fitting.Point]) -
         assert b.parts[part] == pytest.approx(2 * a.parts[part])
     assert b.parts["latency"] == pytest.approx(a.parts["latency"])
     assert b.kind == "extrapolated" and a.kind == "calibrated"
+
+
+def test_the_largest_workgroup_decides_where_each_has_a_cu(points: dict[str, fitting.Point]) -> None:
+    one = counted(points["mi300x"])
+    one["workgroups"], one["waves"] = 100, 400
+    one["instructions"]["total"], one["largest_workgroup"] = 10_000, 120
+    uneven = copy.deepcopy(one)
+    uneven["largest_workgroup"] = 300
+    a, b = estimate([one], resolve("mi300x")), estimate([uneven], resolve("mi300x"))
+    for part in ("matrix", "issue", "caches", "LDS", "vector memory"):
+        assert b.parts[part] == pytest.approx(3 * a.parts[part])
+    assert b.why == (*a.why, "the largest workgroup executes 3.0 times the average")
+    many = copy.deepcopy(uneven)
+    many["workgroups"], many["instructions"]["total"] = 1000, 100_000
+    assert "the largest workgroup executes 3.0 times the average" in estimate([many], resolve("mi300x")).why
 
 
 def test_a_chip_without_published_times(points: dict[str, fitting.Point]) -> None:

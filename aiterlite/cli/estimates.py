@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 HELP = "estimate the time on the chip, from numbers fitted to published times"
 # What a file of counters holds; another form of them is counted again.
-_FORM = 1
+_FORM = 2
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ Nothing here was measured by this project: calibration.py has the model and the 
 AMD published for other kernels. An estimate is of one of three classes:
 
     calibrated     the chip, one wave a SIMD and the mix of work are like those of the published kernels
-    extrapolated   the chip is, the kernel is not: several waves a SIMD, an unseen mix, under 15 us
+    extrapolated   the chip is, the kernel is not: several waves a SIMD, an unseen mix, uneven workgroups, under 15 us
     uncalibrated   no published times of this chip: the numbers of another one of its architecture, scaled
 
 The interval of a calibrated estimate holds four of five published times of families that were left out. Nobody can say
@@ -28,6 +28,8 @@ CALIBRATED, EXTRAPOLATED, UNCALIBRATED = "calibrated", "extrapolated", "uncalibr
 CANNOT_TELL = "cannot tell"
 # How often the interval is multiplied with itself, where nothing published says how wide it must be.
 _WIDER = {CALIBRATED: 1, EXTRAPOLATED: 2, UNCALIBRATED: 3}
+# The fit took an average workgroup, also where split-K leaves one a little more than others: up to here they are alike.
+_ALIKE = 1.25
 
 
 @dataclass(frozen=True)
@@ -173,12 +175,20 @@ def _together(counted: Mapping[str, Any], compute_units: int) -> int:
     return int(min(room, math.ceil(counted["workgroups"] / compute_units)))
 
 
+def _largest(counted: Mapping[str, Any]) -> float:
+    """How many times the average the largest workgroup executes; 1 where they are alike."""
+    average = counted["instructions"]["total"] / counted["workgroups"]
+    ratio = float(counted["largest_workgroup"] / average)
+    return ratio if ratio > _ALIKE else 1.0
+
+
 def work_of(counted: Mapping[str, Any], target: str, compute_units: int) -> tuple[Work, float]:
     """The work of a launch, and its cycles of the vector ALU. Workgroups that a CU has at once share it: they count as
-    one."""
+    one. Where each has a CU to itself and they differ, the launch takes as long as the largest."""
     groups, simds = counted["workgroups"], architecture(target).simds
     together = _together(counted, compute_units)
-    each = together / min(simds, counted["waves"] / groups * together)
+    share = _largest(counted) if groups <= compute_units else 1.0
+    each = together / min(simds, counted["waves"] / groups * together) * share
     slots = compute_units * together
     full = groups // slots
     issue = counted["issue_cycles"]
@@ -197,9 +207,9 @@ def work_of(counted: Mapping[str, Any], target: str, compute_units: int) -> tupl
         handoffs=busy / compute_units if atomic and plain else 0.0,
         matrix=counted["matrix_cycles"] / groups * each,
         issue=issue["total"] / groups * each,
-        read=traffic["read"] / groups * together,
-        lds=lds / groups * together,
-        vector=vector / groups * together,
+        read=traffic["read"] / groups * together * share,
+        lds=lds / groups * together * share,
+        vector=vector / groups * together * share,
         written=plain / groups * together,
         atomic=atomic / groups * together,
         bytes=traffic["unique_read"] + traffic["unique_written"],
@@ -218,6 +228,8 @@ def _unlike(counted: Mapping[str, Any], target: str, compute_units: int) -> list
         unlike.append(f"{waves * together / simds:g} waves a SIMD")
     if waves < simds:
         unlike.append(f"workgroups of {waves:g} waves")
+    if _largest(counted) > 1:
+        unlike.append(f"the largest workgroup executes {_largest(counted):.1f} times the average")
     if counted["bytes"]["scratch"]["read"]:
         unlike.append("scratch")
     return unlike
