@@ -8,20 +8,22 @@ import random
 from pathlib import Path
 
 import pytest
-import torch
 
-from aiterlite import emulator, envs
-from aiterlite.benchmark import calibration as fitting
-from aiterlite.benchmark import calibration_report as reporting
-from aiterlite.benchmark import operator
-from aiterlite.benchmark.calibration import Point
-from aiterlite.emulator.calibration import SHIPPED, from_data, shipped
-from aiterlite.emulator.estimate import work_of
-from aiterlite.errors import ArgumentError
-from aiterlite.ops.samples import sample
-from aiterlite.tables import TABLES, problems
-from aiterlite.target import resolve
+torch = pytest.importorskip("torch")
 
+from aiterlite import emulator, envs  # noqa: E402
+from aiterlite.benchmark import calibration as fitting  # noqa: E402
+from aiterlite.benchmark import calibration_report as reporting  # noqa: E402
+from aiterlite.benchmark import operator  # noqa: E402
+from aiterlite.benchmark.calibration import Point  # noqa: E402
+from aiterlite.emulator.calibration import SHIPPED, from_data, shipped  # noqa: E402
+from aiterlite.emulator.estimate import work_of  # noqa: E402
+from aiterlite.errors import ArgumentError  # noqa: E402
+from aiterlite.ops.samples import sample  # noqa: E402
+from aiterlite.tables import TABLES, problems  # noqa: E402
+from aiterlite.target import resolve  # noqa: E402
+
+pytestmark = pytest.mark.torch
 SAMPLE = Path(__file__).parent / "data" / "amd-points.csv"
 
 

@@ -20,6 +20,7 @@ from aiterlite.emulator import timeline as timelines
 from aiterlite.target import resolve
 
 pytestmark = [
+    pytest.mark.torch,
     pytest.mark.emulated,
     pytest.mark.compile,
     pytest.mark.skipif(bool(session.missing()), reason=session.missing()),
