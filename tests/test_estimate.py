@@ -13,13 +13,13 @@ import pytest
 
 pytest.importorskip("torch")
 
-from aiterlite import emulator  # noqa: E402
-from aiterlite.benchmark import calibration as fitting  # noqa: E402
-from aiterlite.cli.command import UsageError  # noqa: E402
-from aiterlite.emulator.calibration import LABEL, Work, parts, shipped  # noqa: E402
-from aiterlite.emulator.estimate import CANNOT_TELL, Estimate, estimate, faster, floor_us, from_json, impossible  # noqa: E402
-from aiterlite.errors import ArgumentError  # noqa: E402
-from aiterlite.target import resolve  # noqa: E402
+from aiterlite import emulator
+from aiterlite.benchmark import calibration as fitting
+from aiterlite.cli.command import UsageError
+from aiterlite.emulator.calibration import LABEL, Work, parts, shipped
+from aiterlite.emulator.estimate import CANNOT_TELL, Estimate, estimate, faster, floor_us, from_json, impossible
+from aiterlite.errors import ArgumentError
+from aiterlite.target import resolve
 
 pytestmark = pytest.mark.torch
 SAMPLE = Path(__file__).parent / "data" / "amd-points.csv"
