@@ -51,7 +51,7 @@ NONE = coalescing(0, 0, 0, 0, 0)
 @each_target
 def test_nothing_but_the_prologue(target: str) -> None:
     c = count(target, "")
-    assert (c["target"], c["workgroups"], c["waves"]) == (target, 1, 1)
+    assert (c["target"], c["workgroups"], c["waves"], c["largest_workgroup"]) == (target, 1, 1, 6)
     assert kinds(c) == {}
     assert c["instructions"]["total"] == 6
     # 4 cycles each.
@@ -495,3 +495,11 @@ def test_counting_changes_no_result() -> None:
         assert bool(got.counters) == counters
         outputs.append(arguments["b"].copy())
     assert np.array_equal(outputs[0], outputs[1]) and np.array_equal(outputs[0][:64], a)
+
+
+def test_the_largest_workgroup() -> None:
+    """Workgroups 1 and 2 of three leave at once; the first executes 50 more, by two waves."""
+    body = "s_cmp_lg_u32 s2, 0\ns_cbranch_scc1 out\n" + "v_add_f32 v2, v2, v2\n" * 50 + "out:"
+    c = count("gfx942", body, grid=3, block=128)
+    assert c["largest_workgroup"] == 2 * (6 + 2 + 50)
+    assert c["instructions"]["total"] == c["largest_workgroup"] + 2 * 2 * (6 + 2)

@@ -9,16 +9,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from aiterlite import __version__, dispatch
-from aiterlite.benchmark import options
+from aiterlite import __version__, dispatch, envs
+from aiterlite.benchmark import calibration, options
 from aiterlite.benchmark.floor import read_floor
 from aiterlite.benchmark.timing import Contender, Timing, compare, copies_for
 from aiterlite.dispatch import Table
+from aiterlite.errors import ArgumentError
 from aiterlite.ops.samples import Sample, Tensors, sample
+from aiterlite.target import Persona
 from aiterlite.wishes import wishes
 
 # A small problem that would need more copies is measured in the cache, and the row says so.
@@ -50,10 +53,14 @@ class Row:
     timings: dict[str, Timing]
 
 
-def run(found: Sequence[tuple[Table, Sequence[Any]]], device: torch.device, samples: int) -> dict[str, Any]:
+def run(
+    found: Sequence[tuple[Table, Sequence[Any]]], device: torch.device, samples: int, points: Path | None = None
+) -> dict[str, Any]:
     """Measure the problems of some operators. Raises `ArgumentError` for a device that cannot be timed, and
-    `DispatchError` for a problem that nothing serves."""
+    `DispatchError` for a problem that nothing serves. `points` is a file for times and counters of an AMD GPU."""
     persona = options.timed_persona("bench", device)
+    if points is not None and persona.family != "amd":
+        raise ArgumentError("bench", "--export-points", f"given for {persona}", "an AMD GPU", "Leave it out.")
     for table, problems in found:
         for problem in problems:
             dispatch.require(options.decision_of(table.op, problem, device), wishes())
@@ -62,14 +69,37 @@ def run(found: Sequence[tuple[Table, Sequence[Any]]], device: torch.device, samp
         rows = [
             measure(table.op, problem, device, samples, bandwidth) for table, problems in found for problem in problems
         ]
+    left: list[str] = []
+    if points is not None:
+        left = export(points, rows, [(table.op, problem) for table, problems in found for problem in problems], persona)
     return {
         "aiterlite": __version__,
         "torch": torch.__version__,
+        "points": {"file": str(points) if points else None, "left_out": left},
         "persona": asdict(persona),
         "threads": torch.get_num_threads(),
         "bandwidth": bandwidth,
         "rows": [asdict(row) for row in rows],
     }
+
+
+def export(file: Path, rows: Sequence[Row], calls: Sequence[tuple[str, Any]], persona: Persona) -> list[str]:
+    """Write a point for each call of one launch: its time, and the counters of the same call in the emulator. Returns
+    the calls that are no points, and why."""
+    from aiterlite.emulator import watching
+
+    made, left = [], []
+    for row, (op, problem) in zip(rows, calls, strict=True):
+        call = f"{op}({problem})"
+        if len(row.kernels) != 1 or not row.cold:
+            left.append(f"{call}: {'in the cache' if len(row.kernels) == 1 else f'{len(row.kernels)} launches'}")
+            continue
+        with envs.override(AITERLITE_TARGET=persona.chip), watching(sanitize=False, counters=True) as seen:
+            sample(op, problem).run()
+        made.append(calibration.own_row(op, row.kernels[0], row.ours_us, seen.counters[0], persona, call))
+    about = f"Times of aiterlite {__version__} on a {persona.chip}, by `aiterlite bench`; counters by its emulator."
+    calibration.write(file, made, about)
+    return left
 
 
 def bandwidths(device: torch.device, samples: int) -> dict[str, float]:
@@ -130,6 +160,9 @@ def _contenders(made: Sample, given: Sequence[Tensors]) -> dict[str, Contender]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_device(parser)
     options.add_samples(parser, 21)
+    parser.add_argument(
+        "--export-points", type=Path, metavar="FILE", help="on an AMD GPU: write what benchmarks/calibrate.py fits to"
+    )
 
 
 def to_text(data: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
     parser = command(commands, "bench", "measure against torch and the memory's bandwidth", _run, rest="take")
     parser.add_argument("--output", type=path, metavar="FILE", help="also write the result there as JSON")
     parser.usage = (
-        f"aiterlite bench OP [{words.HELP}]... [--device D] [--samples N] [--json] [--output FILE]\n"
+        f"aiterlite bench OP [{words.HELP}]... [--device D] [--samples N] [--export-points FILE] [--json]\n"
         "       aiterlite bench [FAMILY] [--json] [--output FILE] [options of the family]"
     )
     own = ", ".join(name for name, family in FAMILIES.items() if family.bench)
@@ -57,4 +57,4 @@ def _measure(measuring: Any, parser: argparse.ArgumentParser, subject: str, rest
     arguments = parser.parse_intermixed_args(rest)
     tables = [TABLES[subject]] if subject in TABLES else list(FAMILIES[subject].tables)
     found = words.problems_of_all(tables, words.read(arguments.words), named=True)
-    return measuring.run(found, arguments.device, arguments.samples)
+    return measuring.run(found, arguments.device, arguments.samples, arguments.export_points)

@@ -9,7 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from aiterlite import envs
-from aiterlite.cli import emulate_file, emulate_op, launch_words, output, targets, words
+from aiterlite.cli import emulate_file, emulate_op, estimates, launch_words, output, targets, words
+from aiterlite.cli import emulate_show as show
 from aiterlite.cli import emulate_watch as watch
 from aiterlite.cli.command import Commands, Report, UsageError, command, path
 from aiterlite.cli.emulate_file import read
@@ -36,6 +37,8 @@ def add(commands: Commands) -> None:
         help="watch for what hardware hides: all (default), or some of waits,hazards,registers,barriers,races,lds",
     )
     parser.add_argument("--counters", action="store_true", help="count instructions, cycles, bytes, bank conflicts")
+    estimates.add_options(parser)
+    show.add_options(parser)
     parser.add_argument("--races", action="store_true", help="run under several schedules and compare bit for bit")
     parser.add_argument("--quantum", type=int, default=1, help="instructions of a wave before the next one's turn")
     parser.add_argument("--seed", type=int, default=0, help="draw the order of waves and workgroups from this")
@@ -62,6 +65,8 @@ def _run(args: argparse.Namespace) -> Report:
     options = [word for word in given if word.startswith("-")]
     if options:
         raise UsageError(f"unrecognized arguments: {' '.join(options)}")
+    estimates.check(args)
+    show.check(args)
     if args.coverage:
         return _coverage(given)
     with _limit(args.max_instructions):

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from aiterlite import target
+from aiterlite.cli import emulate_show as show
 from aiterlite.cli import emulate_watch as watch
-from aiterlite.cli import kernel_args, launch_words, targets
+from aiterlite.cli import estimates, kernel_args, launch_words, targets
 from aiterlite.cli.command import Report, UsageError
 
 
@@ -34,7 +35,12 @@ def run(args: argparse.Namespace, path: Path) -> Report:
     module = emulator.Device(persona, watch.schedule(args)).load(data)
     made = launch_words.launch(args, module)
     saves = launch_words.saves(args.save, made.tensors)
-    options: dict[str, Any] = {"extra": made.extra, "sanitize": watch.checks(args), "counters": args.counters}
+    options: dict[str, Any] = {
+        "extra": made.extra,
+        "sanitize": watch.checks(args),
+        "counters": show.counts(args),
+        "timeline": show.workgroup(args),
+    }
     if args.trace:
         group, wave = (*launch_words.numbers(args.trace, "--trace"), 0)[:2]
         options |= {"trace": (group, wave), "trace_lines": args.trace_lines}
@@ -50,6 +56,9 @@ def run(args: argparse.Namespace, path: Path) -> Report:
     for name, file in saves.items():
         kernel_args.write_tensor(made.tensors[name], file)
     found = watch.judge(args, report.findings)
+    estimate, told = estimates.of_run(args, [report.counters] if args.estimate else [], persona)
+    shown = {"kernel": made.kernel, "counters": report.counters, "timeline": report.timeline}
+    told += show.write(args, f"{path.name}: {made.kernel}", persona, [shown], report.findings)
     summaries = {name: _summary(t) for name, t in made.tensors.items()}
     result = {
         "kernel": made.kernel,
@@ -60,6 +69,7 @@ def run(args: argparse.Namespace, path: Path) -> Report:
         **watch.data(found),
         "notes": list(report.notes),
         "counters": report.counters,
+        "estimate": estimate,
         "trace": report.trace,
         "saved": {name: str(file) for name, file in saves.items()},
     }
@@ -74,6 +84,7 @@ def run(args: argparse.Namespace, path: Path) -> Report:
         lines += [f"  RACE: {d.argument} differs in {d.bytes_different} bytes under {d.schedule}" for d in differences]
         if not differences:
             lines.append(f"  the same bits under {len(emulator.SCHEDULES) + 1} schedules")
+    lines += [f"  {line}" for line in told]
     lines += watch.lines(args, found, [report.counters] if args.counters else [], persona, report.notes)
     return Report(result, "\n".join(lines), failed=bool(result["races"] or found.new))
 

@@ -8,8 +8,9 @@ from dataclasses import asdict
 from typing import Any
 
 from aiterlite import envs, target
+from aiterlite.cli import emulate_show as show
 from aiterlite.cli import emulate_watch as watch
-from aiterlite.cli import targets, words
+from aiterlite.cli import estimates, targets, words
 from aiterlite.cli.command import Report, UsageError
 from aiterlite.dispatch import Table, decide
 from aiterlite.tables import TABLES
@@ -33,6 +34,7 @@ def run(args: argparse.Namespace, name: str, given: Sequence[str]) -> Report:
             raise UsageError(f"--{option.replace('_', '-')} is for a FILE; {name} makes its own operands")
     if args.write_baseline and len(problems) * len(named) > 1:
         raise UsageError("--write-baseline takes the findings of one run: name one problem and one target")
+    show.check(args, len(problems) * len(named))
     runs = [_run_operator(args, table, problem, *item) for problem in problems for item in named.items()]
     failed = any(not run.data["of_bound"] <= 1 or run.data["races"] or run.data["findings"] for run in runs)
     data = {"op": name, "runs": [run.data for run in runs]}
@@ -48,7 +50,8 @@ def _run_operator(args: argparse.Namespace, table: Table, problem: Any, chip: st
         raise UsageError(f"no kernel of this package serves this problem on {chip}:\n{decision}")
     made = sample(table.op, problem, args.data_seed)
     with envs.override(AITERLITE_TARGET=chip):
-        with emulator.watching(watch.checks(args), args.counters, watch.schedule(args)) as seen:
+        how = (watch.checks(args), show.counts(args), watch.schedule(args), show.workgroup(args))
+        with emulator.watching(*how) as seen:
             outputs = made.run()
         races = []
         for schedule in emulator.SCHEDULES if args.races else ():
@@ -56,6 +59,10 @@ def _run_operator(args: argparse.Namespace, table: Table, problem: Any, chip: st
                 if not _same_bits(outputs, made.run()):
                     races.append(str(schedule))
     found = watch.judge(args, seen.findings)
+    estimate, told = estimates.of_run(args, seen.counters, persona)
+    told += show.write(args, f"{table.op}: {problem}", persona, seen.launches, seen.findings)
+    if args.estimate:
+        estimates.remember(decision, persona, seen.counters)
     data = {
         "target": chip,
         "problem": asdict(problem),
@@ -76,11 +83,12 @@ def _run_operator(args: argparse.Namespace, table: Table, problem: Any, chip: st
         **watch.data(found),
         "notes": seen.notes,
         "counters": seen.counters,
+        "estimate": estimate,
         "races": races,
         "schedules": len(emulator.SCHEDULES) + 1 if args.races else 1,
     }
-    lines = watch.lines(args, found, seen.counters, persona, seen.notes)
-    return Report(data, "\n".join([*_lines(data), *lines]))
+    lines = watch.lines(args, found, seen.counters if args.counters else [], persona, seen.notes)
+    return Report(data, "\n".join([*_lines(data), *(f"  {line}" for line in told), *lines]))
 
 
 def _same_bits(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from aiterlite import target
-from aiterlite.cli import targets, words
+from aiterlite.cli import estimates, targets, words
 from aiterlite.cli.command import Commands, Report, UsageError, command, near
 from aiterlite.cli.words import Word
 from aiterlite.dispatch import decide
@@ -29,6 +29,9 @@ def add(commands: Commands) -> None:
     )
     parser.usage = f"aiterlite explain [--json] (OP | build NAME) [--target T,T] [{words.HELP}]..."
     parser.add_argument("what", nargs="+", help=f"an operator ({', '.join(TABLES)}), or `build` and a unit's name")
+    parser.add_argument(
+        "--estimate", action="store_true", help=f"{estimates.HELP}, where `emulate --estimate` has counted the call"
+    )
     targets.add_target_option(parser, "decide for these (default: AITERLITE_TARGET, else this CPU)")
 
 
@@ -46,8 +49,13 @@ def _run(args: argparse.Namespace) -> Report:
         for problem in words.problems_of(table, shape)
         for persona in targets.personas_or_default(args.target)
     ]
-    data = {"decisions": [decision.to_json() for decision in decisions]}
-    return Report(data, "\n".join(map(str, decisions)))
+    data: dict[str, Any] = {"decisions": [decision.to_json() for decision in decisions]}
+    lines = list(map(str, decisions))
+    if args.estimate:
+        told = [estimates.of_decision(decision, decision.persona) for decision in decisions]
+        data["estimates"] = [estimate for estimate, _ in told]
+        lines = [f"{line}\n  {text}" for line, (_, text) in zip(lines, told, strict=True)]
+    return Report(data, "\n".join(lines))
 
 
 def _explain_build(name: str, lists: list[str], shape: Sequence[Word]) -> Report:

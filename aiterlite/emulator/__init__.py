@@ -5,6 +5,10 @@ schedule    the order of waves and workgroups
 arguments   kernel arguments against the metadata
 observe     sanitizer findings and counters
 counters    a launch's counters as a table
+calibration the model of time, and numbers fitted to published times
+estimate    how long a launch takes, from its counters
+timeline    when the waves of a workgroup issue what, in a model of one compute unit
+page        a run as one page
 coverage    what an object uses, and what of that can be run
 races       the same launch under different schedules
 grouping    findings by kind, worst first, in a number of lines

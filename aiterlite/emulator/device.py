@@ -15,6 +15,7 @@ from typing import Any
 
 from aiterlite import envs
 from aiterlite.emulator import library, observe
+from aiterlite.emulator import timeline as timelines
 from aiterlite.emulator.arguments import MOST_TOLD_APART, Argument, Memory, memory_of, merge, pack
 from aiterlite.emulator.errors import CodeObjectError, KernelArgumentError, UnknownKernelError
 from aiterlite.emulator.observe import Finding
@@ -49,6 +50,7 @@ class Report:
     trace: str = ""
     findings: tuple[Finding, ...] = ()
     counters: dict[str, Any] = field(default_factory=dict)
+    timeline: dict[str, Any] = field(default_factory=dict)
     # What the checks let pass or stopped looking for, in words: a limit that was reached, a race that the data hide.
     notes: tuple[str, ...] = ()
 
@@ -122,6 +124,7 @@ class Module:
         trace_lines: int = 100_000,
         sanitize: bool | str | Iterable[str] = False,
         counters: bool = False,
+        timeline: int | None = None,
         dump: str | os.PathLike[str] | None = None,
     ) -> Report:
         """Run a kernel to its end.
@@ -130,8 +133,9 @@ class Module:
         names or order: CPU tensors (or numpy arrays, addresses, None) for pointers, numbers for values; or the packed
         segment as bytes. `extra` are tensors, (address, bytes, name) or `Memory`, that the kernel reaches through
         pointers in memory. `trace` is (linear workgroup, wave). `sanitize` names sanitizers (`observe.CHECKS`), or is
-        True for all of them; what they find is in the report, and is no error. `dump` is a file to which the launch is
-        written before it runs, its memory beside it (`launch_file`). Raises `EmulatorError`: `MemoryViolation` for an
+        True for all of them; what they find is in the report, and is no error. `timeline` is the linear workgroup whose
+        timeline is wanted (`timeline.py`). `dump` is a file to which the launch is written before it runs, its memory
+        beside it (`launch_file`). Raises `EmulatorError`: `MemoryViolation` for an
         access outside the tensors given.
         """
         info = self.kernels.get(kernel)
@@ -170,6 +174,10 @@ class Module:
             options.trace_group, options.trace_wave = trace
         options.sanitize = observe.check_bits(sanitize) | (recording.sanitize if recording else 0)
         options.count = counters or (recording is not None and recording.count)
+        if timeline is not None:
+            timelines.ask(options, self.device.persona, timeline)
+        elif recording is not None and recording.timeline is not None:
+            timelines.ask(options, self.device.persona, recording.timeline)
         report = library.launch(
             self._handle, kernel, _three(grid, "grid"), _three(block, "block"), lds, kernarg, _ranges(memory), options
         )
@@ -184,6 +192,7 @@ class Module:
             trace=report.get("trace", ""),
             findings=observe.findings_of(report),
             counters=report.get("counters", {}),
+            timeline=report.get("timeline", {}),
             notes=tuple(report["notes"]),
         )
 
@@ -239,6 +248,8 @@ def prepare_launch(persona: Persona, tensors: Mapping[str, Any]) -> None:
     options = _options(persona, (recording.schedule if recording else None) or Schedule())
     if recording is not None:
         options.sanitize, options.count = recording.sanitize, recording.count
+        if recording.timeline is not None:
+            timelines.ask(options, persona, recording.timeline)
         recording.note(_padding_notes(memory))
     library.set_launch(_ranges(memory), options)
 

@@ -84,6 +84,12 @@ class Options(ctypes.Structure):
         ("compute_units", ctypes.c_uint32),
         ("lds_bytes", ctypes.c_uint32),
         ("xcds", ctypes.c_uint32),
+        ("timeline", ctypes.c_int32),
+        ("timeline_group", ctypes.c_uint64),
+        ("timeline_together", ctypes.c_uint32),
+        ("timeline_noted", ctypes.c_uint64),
+        ("timeline_events", ctypes.c_uint64),
+        ("timings", ctypes.c_double * 6),
     ]
 
 

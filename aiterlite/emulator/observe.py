@@ -62,6 +62,7 @@ class Recording:
     sanitize: int
     count: bool
     schedule: Schedule | None = None
+    timeline: int | None = None  # the workgroup of each launch that is shown
     findings: list[Finding] = field(default_factory=list)
     counters: list[dict[str, Any]] = field(default_factory=list)
     launches: list[Mapping[str, Any]] = field(default_factory=list)
@@ -107,13 +108,17 @@ def current() -> Recording | None:
 
 @contextlib.contextmanager
 def watching(
-    sanitize: bool | str | Iterable[str] = True, counters: bool = False, schedule: Schedule | None = None
+    sanitize: bool | str | Iterable[str] = True,
+    counters: bool = False,
+    schedule: Schedule | None = None,
+    timeline: int | None = None,
 ) -> Iterator[Recording]:
     """Watch every emulated launch of this thread, those that operators make too, and gather what it showed.
 
-    `schedule` is how they run; the device's own where there is none. Raises `KernelArgumentError`.
+    `schedule` is how they run; the device's own where there is none. `timeline` is the workgroup of each launch whose
+    timeline is wanted (`launches` holds it). Raises `KernelArgumentError`.
     """
-    recording = Recording(check_bits(sanitize), counters, schedule)
+    recording = Recording(check_bits(sanitize), counters, schedule, timeline)
     token = _recording.set(recording)
     try:
         yield recording

@@ -36,6 +36,12 @@ struct aiterlite_emulator_options {
   uint32_t compute_units;
   uint32_t lds_bytes;
   uint32_t xcds;
+  int32_t timeline;  // whether a workgroup is shown
+  uint64_t timeline_group;
+  uint32_t timeline_together;
+  uint64_t timeline_noted;
+  uint64_t timeline_events;
+  aiterlite::emulator::Timings timings;
 };
 
 }  // extern "C"
@@ -94,6 +100,8 @@ void set_options(const aiterlite_emulator_options& o, LaunchOptions* options, Pe
   options->trace_lines = o.trace_lines;
   options->sanitize = o.sanitize;
   options->count = o.count != 0;
+  options->timeline = {o.timeline ? static_cast<int64_t>(o.timeline_group) : -1, o.timeline_together, o.timeline_noted,
+                       o.timeline_events, o.timings};
   persona->compute_units = o.compute_units;
   persona->lds_bytes = o.lds_bytes;
   persona->xcds = o.xcds;

@@ -189,7 +189,7 @@ void write_counters(JsonWriter& j, const Launch& launch) {
   const Counters& c = *launch.observations->counters(launch);
   const Totals t = total(launch, c);
   j.key("counters").open('{').field("target", name(launch.program->arch));
-  j.field("workgroups", c.workgroups).field("waves", c.waves);
+  j.field("workgroups", c.workgroups).field("waves", c.waves).field("largest_workgroup", c.largest_workgroup);
   write_instructions(j, t);
   write_cycles(j, t, c.lds_time);
   write_bytes(j, launch, c);

@@ -1,4 +1,5 @@
 // Loading a code object into host memory, and launching its kernels there.
+#include <aiterlite/emulator/counters.h>
 #include <aiterlite/emulator/module.h>
 #include <aiterlite/emulator/report.h>
 #include <stdlib.h>
@@ -318,7 +319,20 @@ LaunchReport launch(Module& module, const LaunchRequest& request) {
   l.xcds = std::max(request.persona.xcds, 1u);
   l.ordered = ready->ordered;
 
-  if (l.options.sanitize || l.options.count) l.observations = std::make_unique<Observations>();
+  if (TimelineOptions& shown = l.options.timeline; shown.group >= 0) {
+    const uint64_t groups = static_cast<uint64_t>(l.grid[0]) * l.grid[1] * l.grid[2];
+    shown.group = std::min(shown.group, static_cast<int64_t>(groups) - 1);
+    const uint64_t units = std::max(request.persona.compute_units, 1u);
+    // The compute units that have workgroups share the memory, and none takes more than the caches give.
+    Timings& t = shown.timings;
+    t.memory_bytes = std::min(t.memory_bytes / static_cast<double>(std::min(units, groups)), t.cache_bytes);
+    if (!shown.together) {
+      shown.together = static_cast<uint32_t>(std::min<uint64_t>(
+          std::max(aiterlite::emulator::occupancy(l).workgroups_per_cu, 1u), (groups + units - 1) / units));
+    }
+  }
+  if (l.options.sanitize || l.options.count || l.options.timeline.group >= 0)
+    l.observations = std::make_unique<Observations>();
 
   run(l);
   LaunchReport report;

@@ -4,6 +4,7 @@
 #include <aiterlite/emulator/counters.h>
 #include <aiterlite/emulator/observe.h>
 #include <aiterlite/emulator/runtime.h>
+#include <aiterlite/emulator/timeline.h>
 #include <aiterlite/emulator/touches.h>
 #include <aiterlite/emulator/watches.h>
 
@@ -74,6 +75,7 @@ std::vector<std::unique_ptr<Watch>> make_watches(Launch& launch) {
   if (options.sanitize & kCheckRaces) watches.push_back(make_race_watch(launch));
   if (options.sanitize & kCheckLds) watches.push_back(make_lds_watch(launch));
   if (options.count) watches.push_back(make_counter_watch(launch));
+  if (options.timeline.group >= 0) watches.push_back(make_timeline_watch(launch));
   return watches;
 }
 
@@ -85,6 +87,12 @@ Counters* Observations::counters(const Launch& launch) {
 LaunchClocks* Observations::clocks(const Launch& launch) {
   if (!clocks_) clocks_ = std::make_unique<LaunchClocks>(launch);
   return clocks_.get();
+}
+
+Timeline& Observations::timeline() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!timeline_) timeline_ = std::make_unique<Timeline>();
+  return *timeline_;
 }
 
 bool needs_one_thread(const Launch& launch) { return launch.options.count || launch.options.sanitize & kCheckRaces; }

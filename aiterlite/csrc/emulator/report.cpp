@@ -195,6 +195,7 @@ std::string run_json(const Launch& l, const std::string& kernel, Status status, 
   j.close(']');
   if (l.observations) write_findings(j, l);
   if (l.options.count) write_counters(j, l);
+  if (l.options.timeline.group >= 0) write_timeline(j, l);
   if (l.options.trace_group >= 0) j.field("trace", l.trace);
   j.close('}');
   return j.text();

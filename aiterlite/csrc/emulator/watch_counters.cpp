@@ -49,10 +49,14 @@ class CounterWatch final : public Watch {
   void begin(Workgroup& g) override {
     ++c_.workgroups;
     c_.waves += g.waves.size();
+    own_ = 0;
   }
+
+  void end(Workgroup&) override { c_.largest_workgroup = std::max(c_.largest_workgroup, own_); }
 
   void before(Wave&, const MicroOp* op, bool skipped) override {
     ++(skipped ? c_.skipped : c_.executed)[static_cast<size_t>(op - first_)];
+    own_ += !skipped;
   }
 
   void access(Wave& w, const MicroOp* op, const MemoryAccess& a) override {
@@ -170,6 +174,7 @@ class CounterWatch final : public Watch {
   }
 
   const Launch& launch_;
+  uint64_t own_ = 0;  // wave-instructions of this workgroup
   const MicroOp* first_;
   Counters& c_;
   Run runs_[kWave];

@@ -57,6 +57,7 @@ struct Counters {
   Coalescing loads, stores, atomics;
   LdsTime lds_time;
   uint64_t workgroups = 0, waves = 0;
+  uint64_t largest_workgroup = 0;  // wave-instructions of the workgroup that executed most
   Touched touched;
 };
 

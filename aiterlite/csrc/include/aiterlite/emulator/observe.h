@@ -75,6 +75,7 @@ struct Finding {
 
 class Counters;
 class LaunchClocks;
+struct Timeline;
 
 class Observations {
  public:
@@ -86,6 +87,8 @@ class Observations {
   // Of the launch; made when first asked for, which a launch that runs on several threads must not do.
   Counters* counters(const Launch& launch);
   LaunchClocks* clocks(const Launch& launch);
+  // Of the workgroup that was asked for; empty until it has ended.
+  Timeline& timeline();
 
  private:
   using Key = std::tuple<uint32_t, uint64_t, uint64_t, std::string>;
@@ -93,6 +96,7 @@ class Observations {
   std::map<Key, Finding> found_;
   std::unique_ptr<Counters> counters_;
   std::unique_ptr<LaunchClocks> clocks_;
+  std::unique_ptr<Timeline> timeline_;
 };
 
 // The watches that the launch's options ask for.

@@ -7,6 +7,7 @@
 #include <aiterlite/emulator/fpenv.h>
 #include <aiterlite/emulator/microop.h>
 #include <aiterlite/emulator/observe.h>
+#include <aiterlite/emulator/timeline.h>
 #include <stdint.h>
 
 #include <atomic>
@@ -86,6 +87,7 @@ struct LaunchOptions {
   uint64_t trace_lines = 100000;
   uint32_t sanitize = 0;  // a set of Check
   bool count = false;     // keep counters
+  TimelineOptions timeline;
   // Asked now and then on the thread that launched; what is not 0 ends the launch as interrupted. Null: never asked.
   int (*poll)() = nullptr;
 };
