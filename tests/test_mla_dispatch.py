@@ -48,13 +48,12 @@ def _out(q: str) -> str:
 
 
 def nearest(decision: dispatch.Decision) -> tuple[dispatch.Refusal, ...]:
-    """Why no row of the persona's own target serves; empty where one does."""
+    """Why the first row of the persona's own target does not serve, where none does; else empty."""
     if decision.row is not None:
         return ()
     target = f"the target is {decision.persona.target}"
     own = [item.refusals for item in decision.rejected if not any(target in said.reason for said in item.refusals)]
-    (refusals,) = own
-    return refusals
+    return own[0]
 
 
 def told(decision: dispatch.Decision) -> str:

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aiterlite.dispatch import Between, OneOf, Refusal, Row, Table, Targets, Wishes, one_axis
+from aiterlite.dispatch import Between, OneOf, Refusal, Requirement, Row, Table, Targets, Wishes, one_axis
 from aiterlite.jit.arguments import ArgumentStruct
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel, Value, along_x, overlap_defines
-from aiterlite.tables import mla_accuracy, mla_heads, mla_sm90
+from aiterlite.tables import asm, mla_accuracy, mla_asm, mla_heads, mla_sm90
 from aiterlite.target import Persona
 
 _HEADER = "aiterlite/mla/args.h"
@@ -58,6 +58,11 @@ class MlaProblem:
     lse: bool = True
     causal: bool = True
     pages_exist: bool = True
+
+    @property
+    def dtype(self) -> str:
+        """The result's, by which manifests of assembly name what a kernel takes."""
+        return self.out_dtype
 
 
 @dataclass(frozen=True)
@@ -299,6 +304,14 @@ def _gpu_kernels(problem: MlaProblem, persona: Persona, plan: MlaPlan) -> tuple[
     return _with_merge(decode, problem, persona, given)
 
 
+def _asm_kernels(problem: MlaProblem, persona: Persona, plan: mla_asm.AsmPlan) -> tuple[Kernel, ...]:
+    unit, symbol = mla_asm.unit(persona, plan)
+    given = {**sizes(problem, persona), "column_groups": plan.column_groups}
+    block = along_x(plan.variant.block)
+    decode = Kernel(unit, symbol, DECODE_ARGS, along_x(plan.grid), block, args=given)
+    return _with_merge(decode, problem, persona, given)
+
+
 def _sm90_kernels(problem: MlaProblem, persona: Persona, plan: mla_sm90.Sm90Plan) -> tuple[Kernel, ...]:
     unit = mla_sm90.unit(problem, persona, plan)
     given = {**sizes(problem, persona), "column_groups": plan.column_groups}
@@ -373,6 +386,21 @@ def derive(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**derived, **values}
 
 
+def _asm_row(name: str, kv_bytes: int, preference: int, *more: Requirement) -> Row:
+    return Row(
+        name=name,
+        backend="asm",
+        requires=(
+            *(_AMD, OneOf("dtype", ("bf16",)), *_SIZES, mla_asm.TypesFit(kv_bytes), mla_asm.PagesFit()),
+            *(Between("batch", 1, mla_asm.MOST_REQUESTS), *more),
+        ),
+        preference=preference,
+        plan=mla_asm.plan,
+        kernels=_asm_kernels,
+        accuracy=mla_accuracy.asm_of(kv_bytes),
+    )
+
+
 _SWEEP = (one_axis("heads", 16, 128), one_axis("batch", 2), one_axis("context", 96), one_axis("splits", 2))
 DECODE = Table(
     "mla_decode_fwd",
@@ -380,6 +408,9 @@ DECODE = Table(
     (
         Row("cpu", "host", (Targets(("cpu-*",)), *_SIZES), kernels=_cpu_kernels, accuracy=mla_accuracy.CPU),
         Row("mfma", "hip", (_AMD, *_SIZES), 0, plan_decode, _gpu_kernels, accuracy=mla_accuracy.AMD),
+        _asm_row("decode_asm_bf16", 2, mla_asm.FIRST, mla_asm.OneTile()),
+        _asm_row("decode_asm_bf16_tiles", 2, asm.PREFERENCE),
+        _asm_row("decode_asm_fp8", 1, asm.PREFERENCE),
         Row(
             *("wgmma", "cuda", (Targets(("sm_90a",)), *_SM90, *_SIZES), 0, mla_sm90.plan_decode, _sm90_kernels),
             accuracy=mla_accuracy.SM90,

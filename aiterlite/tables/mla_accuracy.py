@@ -25,6 +25,8 @@ class Accuracy:
 
 # Of the classes, by the bits of q, at most.
 RELATIVE_ERROR = {16: 2e-3, 8: 1e-2}
+# The same where weights have 8 bits too. Against a reference that rounds them alike it is that of 16 bits.
+EIGHT_BIT_WEIGHTS = 3e-2
 _TWO_PARTS, _FP16 = "rounded to 16 bits, two bf16 numbers", "rounded to fp16"
 
 
@@ -43,3 +45,11 @@ CPU = _class_of(lambda problem: "not rounded" if problem.q_dtype == "fp16" else 
 # csrc/mla/decode.hip multiplies in q's 16-bit type, csrc/mla/sm90_decode.hip in KV's; 8-bit ones become fp16.
 AMD = _class_of(lambda problem: _TWO_PARTS if problem.q_dtype == "bf16" else _FP16)
 SM90 = _class_of(lambda problem: _TWO_PARTS if problem.kv_dtype == "bf16" else _FP16)
+
+
+def asm_of(kv_bytes: int) -> Callable[[Any], Accuracy]:
+    """Of asm/mla/decode.S: as of compiled kernels where q and KV are bf16. What has 8 bits it multiplies with weights
+    of 8 bits, as upstream's kernels do, which is a class of its own: it serves where it is asked for."""
+    if kv_bytes == 2:
+        return AMD
+    return lambda problem: Accuracy(8, EIGHT_BIT_WEIGHTS, "rounded to e4m3, as their sum is")
