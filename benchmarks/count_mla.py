@@ -94,7 +94,7 @@ class Call:
         return reference.decode(self.q, self.kv, *pages, **self.scales()).out
 
 
-def ours(call: Call, prefer: str, **options: Any) -> tuple[Mapping[str, Any], list[Any]]:
+def ours(call: Call, prefer: str | None, **options: Any) -> tuple[Mapping[str, Any], list[Any]]:
     """The counters of the decode kernel, and the findings."""
     ints = {"dtype": torch.int32}
     plan = {
@@ -159,7 +159,9 @@ def measures(counted: Mapping[str, Any], call: Call) -> dict[str, float]:
 
 def report(call: Call, objects: Path | None) -> None:
     exact, rows = call.exact(), {}
-    runs: dict[str, Any] = {"compiled": (ours, "hip"), "assembly": (ours, "asm")}
+    runs: dict[str, Any] = {"compiled": (ours, "hip"), "assembly": (ours, None)}
+    if call.element_bytes == 1 and call.heads <= 16:
+        runs["assembly, weights of one number"] = (ours, "asm")
     if objects is not None and (call.target, call.element_bytes, call.heads) in PLANNED:
         runs["aiter"] = (theirs, objects)
     for name, (run, given) in runs.items():
@@ -169,9 +171,9 @@ def report(call: Call, objects: Path | None) -> None:
         rows[name] = {**measures(counted, call), "error": apart, "findings": float(len(findings))}
     kind = "bf16" if call.element_bytes == 2 else "fp8"
     print(f"\n{call.target}, {kind}, {call.heads} heads, {call.batch} x {call.context}, pages of {call.page_size}\n")
-    if "aiter" in rows:
-        rows["assembly / aiter"] = {
-            key: rows["assembly"][key] / value if value else float("nan") for key, value in rows["aiter"].items()
+    for label in [name for name in rows if name.startswith("assembly") and "aiter" in rows]:
+        rows[f"{label} / aiter"] = {
+            key: rows[label][key] / value if value else float("nan") for key, value in rows["aiter"].items()
         }
     names = list(rows["compiled"])
     print(f"| for each token | {' | '.join(names)} |\n|{' --- |' * (len(names) + 1)}")

@@ -153,6 +153,8 @@ def test_explain_names_the_class_of_accuracy(chip: str, both: Callable[..., tupl
         bits, error = (8, 0.01) if q in mla.EIGHT_BITS else (16, 0.002)
         parts = cpu or (q if amd else kv) == "bf16"
         weights = "rounded to 16 bits, two bf16 numbers" if parts else "rounded to fp16"
+        if amd and q == kv == ("e4m3fn" if chip == "mi355x" else "e4m3fnuz") and decision["chosen"] != "mfma":
+            weights = "rounded to two e4m3 numbers"
         if cpu:
             weights = "not rounded" if q == "fp16" else f"{weights} (with AMX), or not"
         said = f"class of a {bits}-bit q: relative error at most {error}; weights {weights}"

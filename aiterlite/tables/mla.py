@@ -395,9 +395,9 @@ def _asm_row(name: str, kv_bytes: int, preference: int, *more: Requirement) -> R
             *(Between("batch", 1, mla_asm.MOST_REQUESTS), *more),
         ),
         preference=preference,
-        plan=mla_asm.plan,
+        plan=mla_asm.plan_one_part if name == mla_asm.FP8_ONE else mla_asm.plan,
         kernels=_asm_kernels,
-        accuracy=mla_accuracy.asm_of(kv_bytes),
+        accuracy=mla_accuracy.ASM_ONE_PART if name == mla_asm.FP8_ONE else mla_accuracy.ASM,
     )
 
 
@@ -408,9 +408,10 @@ DECODE = Table(
     (
         Row("cpu", "host", (Targets(("cpu-*",)), *_SIZES), kernels=_cpu_kernels, accuracy=mla_accuracy.CPU),
         Row("mfma", "hip", (_AMD, *_SIZES), 0, plan_decode, _gpu_kernels, accuracy=mla_accuracy.AMD),
-        _asm_row("decode_asm_bf16", 2, mla_asm.FIRST, mla_asm.OneTile()),
-        _asm_row("decode_asm_bf16_tiles", 2, asm.PREFERENCE),
-        _asm_row("decode_asm_fp8", 1, asm.PREFERENCE),
+        _asm_row(mla_asm.BF16, 2, mla_asm.FIRST, mla_asm.OneTile()),
+        _asm_row(mla_asm.BF16_TILES, 2, asm.PREFERENCE),
+        _asm_row(mla_asm.FP8, 1, mla_asm.FIRST, mla_asm.NotAskedFor()),
+        _asm_row(mla_asm.FP8_ONE, 1, asm.PREFERENCE, mla_asm.OneTile()),
         Row(
             *("wgmma", "cuda", (Targets(("sm_90a",)), *_SM90, *_SIZES), 0, mla_sm90.plan_decode, _sm90_kernels),
             accuracy=mla_accuracy.SM90,

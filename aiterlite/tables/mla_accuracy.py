@@ -27,11 +27,12 @@ class Accuracy:
 RELATIVE_ERROR = {16: 2e-3, 8: 1e-2}
 # The same where weights have 8 bits too. Against a reference that rounds them alike it is that of 16 bits.
 EIGHT_BIT_WEIGHTS = 3e-2
+_TWO_FP8 = "rounded to two e4m3 numbers"
 _TWO_PARTS, _FP16 = "rounded to 16 bits, two bf16 numbers", "rounded to fp16"
 
 
 def _class_of(weights: Callable[[Any], str]) -> Callable[[Any], Accuracy]:
-    """What a row says of a problem. No kernel rounds weights to 8 bits, so a class is the same on all targets."""
+    """What a row says of a problem. But for one row no weight is left 8 bits: all targets have these classes."""
 
     def accuracy(problem: Any) -> Accuracy:
         bits = 8 if problem.q_dtype.startswith("e4m3") else 16
@@ -46,10 +47,10 @@ CPU = _class_of(lambda problem: "not rounded" if problem.q_dtype == "fp16" else 
 AMD = _class_of(lambda problem: _TWO_PARTS if problem.q_dtype == "bf16" else _FP16)
 SM90 = _class_of(lambda problem: _TWO_PARTS if problem.kv_dtype == "bf16" else _FP16)
 
+# asm/mla/ multiplies in KV's type.
+ASM = _class_of(lambda problem: _TWO_PARTS if problem.q_dtype == "bf16" else _TWO_FP8)
 
-def asm_of(kv_bytes: int) -> Callable[[Any], Accuracy]:
-    """Of asm/mla/decode.S: as of compiled kernels where q and KV are bf16. What has 8 bits it multiplies with weights
-    of 8 bits, as upstream's kernels do, which is a class of its own: it serves where it is asked for."""
-    if kv_bytes == 2:
-        return AMD
-    return lambda problem: Accuracy(8, EIGHT_BIT_WEIGHTS, "rounded to e4m3, as their sum is")
+
+def ASM_ONE_PART(problem: Any) -> Accuracy:  # noqa: N802
+    """Weights of 8 bits, as upstream's kernels have them: a class of its own, for who asks for it."""
+    return Accuracy(8, EIGHT_BIT_WEIGHTS, "rounded to e4m3, as their sum is")

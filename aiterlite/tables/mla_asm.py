@@ -1,6 +1,7 @@
-"""MLA decode in assembly (asm/mla/decode.S): its kernels, which problems they serve, and how they are launched. Pure.
+"""MLA decode in assembly (asm/mla/): its kernels, which problems they serve, and how they are launched. Pure.
 
-A workgroup takes 16 rows of q, heads of one token, over a piece; more rows are other workgroups', which read KV again.
+A workgroup takes rows of q over a piece, in tiles of 16, heads of one token: one tile, or four with 8-bit q and KV.
+More are other workgroups', which read KV again.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
     from aiterlite.tables.mla import MlaProblem
 
 ROWS_OF_TILE, _WAVES = 16, 4
-LDS_BYTES = 65536
+# Of a workgroup: a wave's own 16 KiB, or two stages of 32 padded rows, and which of them exist.
+LDS_BYTES, WIDE_LDS_BYTES = 65536, 2 * 32 * 640 + 16
 _ARGS = ArgumentStruct("aiterlite_mla_decode_args", "aiterlite/mla/args.h")
-FP8 = {"gfx942": "e4m3fnuz", "gfx950": "e4m3fn"}
+_FP8_OF = {"gfx942": "e4m3fnuz", "gfx950": "e4m3fn"}
 # Before compiled kernels where a workgroup has all rows of q of its pieces: a fifth of the issue cycles
 # (docs/perf/mla-amd.md). Where several workgroups would share them, compiled kernels read KV less often.
 FIRST = 20
@@ -32,27 +34,37 @@ MOST_REQUESTS = (1 << 24) - 1
 
 @dataclass(frozen=True)
 class AsmPlan:
-    """One launch: `column_groups` workgroups of 16 rows of q share a piece."""
+    """One launch: `column_groups` workgroups of one tile of rows of q, or of four (`wide`), share a piece. A weight is
+    a sum of `parts` numbers."""
 
     kv_bytes: int
+    parts: int
     planned: bool
+    wide: bool
     column_groups: int
     grid: int
 
     @property
+    def kernel(self) -> str:
+        return "fp8_wide" if self.wide else "bf16" if self.kv_bytes == 2 else "fp8"
+
+    @property
     def variant(self) -> AsmVariant:
-        return variant(self.kv_bytes, self.planned)
+        """How it is assembled; the tile of a workgroup is (rows of q, values)."""
+        knobs = {"PLANNED": int(self.planned)}
+        if not self.wide:
+            knobs |= {"KV": self.kv_bytes, "PARTS": self.parts}
+        return AsmVariant(
+            defines=tuple((f"AITERLITE_{name}", str(value)) for name, value in sorted(knobs.items())),
+            tile=(ROWS_OF_TILE * (4 if self.wide else 1), 512),
+            waves=_WAVES,
+            waves_per_simd=1,
+            lds_bytes=WIDE_LDS_BYTES if self.wide else LDS_BYTES,
+        )
 
 
-def variant(kv_bytes: int, planned: bool) -> AsmVariant:
-    """How it is assembled; the tile of a workgroup is (rows of q, values). A weight of bf16 is a sum of two."""
-    knobs = {"KV": kv_bytes, "PARTS": kv_bytes, "PLANNED": int(planned)}
-    defines = tuple((f"AITERLITE_{name}", str(value)) for name, value in knobs.items())
-    return AsmVariant(defines, (ROWS_OF_TILE, 512), _WAVES, waves_per_simd=1, lds_bytes=LDS_BYTES)
-
-
-def _column_groups(problem: MlaProblem, persona: Persona) -> int:
-    """Workgroups for the rows of q of a piece."""
+def _tiles(problem: MlaProblem, persona: Persona) -> int:
+    """Tiles of rows of q of a piece."""
     heads = problem.heads
     if problem.plan_units:
         dtypes = (problem.q_dtype, problem.kv_dtype)
@@ -60,32 +72,52 @@ def _column_groups(problem: MlaProblem, persona: Persona) -> int:
     return problem.q_len * -(-heads // ROWS_OF_TILE)
 
 
-def plan(problem: MlaProblem, persona: Persona) -> AsmPlan:
-    groups = _column_groups(problem, persona)
+def plan(problem: MlaProblem, persona: Persona, parts: int = 2) -> AsmPlan:
+    tiles, kv_bytes = _tiles(problem, persona), 2 if problem.kv_dtype == "bf16" else 1
+    wide = kv_bytes == 1 and tiles > 1
+    groups = -(-tiles // 4) if wide else tiles
     pieces = problem.plan_units or problem.batch * problem.splits
-    return AsmPlan(2 if problem.kv_dtype == "bf16" else 1, problem.plan_units > 0, groups, pieces * groups)
+    return AsmPlan(kv_bytes, parts, problem.plan_units > 0, wide, groups, pieces * groups)
 
 
-def _kernel(name: str, kv_bytes: int) -> AsmKernel:
+def plan_one_part(problem: MlaProblem, persona: Persona) -> AsmPlan:
+    return plan(problem, persona, parts=1)
+
+
+def _kernel(name: str, kv_bytes: int, wide: bool, rows: Mapping[str, int]) -> AsmKernel:
+    """`rows` that launch it, each with the parts of a weight."""
+
+    def variants(target: str) -> tuple[AsmVariant, ...]:
+        plans = [
+            AsmPlan(kv_bytes, parts, planned, wide, 1, 1) for parts in set(rows.values()) for planned in (False, True)
+        ]
+        return tuple(sorted((made.variant for made in plans), key=lambda variant: variant.defines))
+
     return AsmKernel(
         name=f"decode_asm_{name}",
         unit=f"mla/decode_asm_{name}",
         symbol=f"aiterlite_mla_decode_{name}",
-        source="asm/mla/decode.S",
+        source="asm/mla/decode_wide.S" if wide else "asm/mla/decode.S",
         targets=("gfx942", "gfx950"),
         arguments=_ARGS,
         dtypes=("bf16",),
-        variants=lambda target: tuple(variant(kv_bytes, planned) for planned in (False, True)),
-        rows=("decode_asm_bf16", "decode_asm_bf16_tiles") if kv_bytes == 2 else (),
+        variants=variants,
+        rows=tuple(rows),
     )
 
 
-KERNEL_OF: Mapping[int, AsmKernel] = {2: _kernel("bf16", 2), 1: _kernel("fp8", 1)}
+# The rows that launch them.
+BF16, BF16_TILES, FP8, FP8_ONE = "decode_asm_bf16", "decode_asm_bf16_tiles", "decode_asm_fp8", "decode_asm_fp8_one"
+KERNEL_OF: Mapping[str, AsmKernel] = {
+    "bf16": _kernel("bf16", 2, False, {BF16: 2, BF16_TILES: 2}),
+    "fp8": _kernel("fp8", 1, False, {FP8: 2, FP8_ONE: 1}),
+    "fp8_wide": _kernel("fp8_wide", 1, True, {FP8: 2}),
+}
 KERNELS = tuple(KERNEL_OF.values())
 
 
 def unit(persona: Persona, plan: AsmPlan) -> tuple[Unit, str]:
-    kernel = KERNEL_OF[plan.kv_bytes]
+    kernel = KERNEL_OF[plan.kernel]
     return kernel.device_unit(plan.variant, persona.target), kernel.symbol
 
 
@@ -96,7 +128,7 @@ class TypesFit:
     kv_bytes: int
 
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
-        both = "bf16" if self.kv_bytes == 2 else FP8.get(persona.target, "")
+        both = "bf16" if self.kv_bytes == 2 else _FP8_OF.get(persona.target, "")
         given = (problem.q_dtype, problem.kv_dtype, problem.out_dtype)
         if given == (both, both, "bf16"):
             return None
@@ -124,12 +156,26 @@ class OneTile:
 
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
         try:
-            groups = _column_groups(problem, persona)
+            tiles = _tiles(problem, persona)
         except mla_heads.NotPlannedError as error:
             return Refusal(error.reason, error.remedy)
-        if groups == 1:
+        if tiles == 1:
             return None
-        return Refusal(f"a piece has {groups} tiles of {ROWS_OF_TILE} rows of q, and each reads KV again")
+        return Refusal(f"a piece has {tiles} tiles of {ROWS_OF_TILE} rows of q, and each reads KV again")
 
     def __str__(self) -> str:
         return f"at most {ROWS_OF_TILE} rows of q a piece"
+
+
+@dataclass(frozen=True)
+class NotAskedFor:
+    """Where assembly is asked for, and a piece has one tile of rows, a weight of 8 bits has one number, as upstream's
+    has: half of the products for values, and a wider class of accuracy."""
+
+    def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
+        if wishes.prefer != "asm" or OneTile().refuse(problem, persona, wishes) is not None:
+            return None
+        return Refusal(f"assembly is asked for: {FP8_ONE}, which rounds weights as upstream does")
+
+    def __str__(self) -> str:
+        return f"more than {ROWS_OF_TILE} rows of q a piece where AITERLITE_PREFER=asm"

@@ -2,7 +2,7 @@
 // splits (mla/args.h). bf16 q and KV, or 8-bit ones (e4m3fnuz on gfx942, e4m3fn on gfx950); o is bf16.
 //
 // Defines: AITERLITE_KV 2 or 1, the bytes of an element of q and KV; AITERLITE_PLANNED 0 or 1; AITERLITE_PARTS, the
-// numbers that a weight is a sum of: of bf16 the second is what the first lost.
+// numbers that a weight is a sum of: the second is what the first lost.
 //
 // Formulation. Tokens are rows of matrix products and rows of q their columns: S^T = K q^T, then O^T = V^T P^T. Scores
 // come out of the first product in the order in which the second takes weights, so that nothing but V moves between
@@ -14,9 +14,9 @@
 // so that a wave always has a tile of KV on its way (72 KiB a workgroup). V are the first 512 columns of the same
 // registers: they cross LDS, the wave's own 16 KiB, and are turned over by v_perm_b32 (asm/mla/tile.inc).
 //
-// Weights are rounded before they are multiplied: to two numbers of bf16, 16 bits, or to one of bf16 or e4m3. Of one, the
-// sum that results are divided by is that of the rounded weights. The log-sum is that of exact ones. Maxima are followed
-// lazily (asm/mla/softmax.inc).
+// Weights are rounded before they are multiplied: to one or two numbers of KV's type. Of one, the sum that results are
+// divided by is that of the rounded weights. The log-sum is that of exact ones. Maxima are followed lazily
+// (asm/mla/softmax.inc).
 //
 // Traffic: KV once a workgroup from memory, through LDS once; page numbers once a lane of 16, q once a piece; o, or float
 // parts, and their log-sums once. More than 16 rows of q are taken one after the other, or by workgroups beside.
@@ -39,65 +39,22 @@
 #if AITERLITE_PLANNED != 0 && AITERLITE_PLANNED != 1
 #error "AITERLITE_PLANNED must be 0 or 1"
 #endif
-#if AITERLITE_PARTS < 1 || AITERLITE_PARTS > AITERLITE_KV
-#error "AITERLITE_PARTS must be 1, or 2 of bf16"
+#if AITERLITE_PARTS != 1 && AITERLITE_PARTS != 2
+#error "AITERLITE_PARTS must be 1 or 2"
 #endif
 .set KV_BYTES, AITERLITE_KV
+.set WIDE, 0
 .set PARTS, AITERLITE_PARTS
-
-.if KV_BYTES == 2
-.set LOG_TILE_TOKENS, 4
-.else
-.set LOG_TILE_TOKENS, 5
-.endif
 
 #include <aiterlite/asm/mla/registers.inc>
 #include <aiterlite/asm/mla/work.inc>
+#include <aiterlite/asm/mla/start.inc>
 #include <aiterlite/asm/mla/tile.inc>
 #include <aiterlite/asm/mla/softmax.inc>
 #include <aiterlite/asm/mla/finish.inc>
 
-// What is loaded by several fields at once.
-.if ARGS_q != 0 || ARGS_q_scale != 104 || ARGS_pages != 136 || ARGS_indices != 144 || ARGS_batch != 172 || ARGS_heads != 176
-  .error "aiterlite_mla_decode_args is ordered otherwise than this kernel loads it"
-.endif
-.if ARGS_causal != 204 || ARGS_column_groups != 208
-  .error "aiterlite_mla_decode_args is ordered otherwise than this kernel loads it"
-.endif
-
-// s[low] = the number in s[low:low+1], at most 2^31 - 1
-.macro cap low
-  s_cmp_lg_u32 s[\low + 1], 0
-  s_cselect_b32 s[\low], 0x7fffffff, s[\low]
-  s_min_u32 s[\low], s[\low], 0x7fffffff
-.endm
-// v[to] = where the lane's token `t` turns vectors to: its three low bits, turned around. t is lost.
-.macro swizzle to, t
-  v_bfe_u32 v[\to], v[\t], 2, 1
-  v_and_or_b32 v[\to], v[\t], 2, v[\to]
-  v_and_b32 v[\t], 1, v[\t]
-  v_lshl_or_b32 v[\to], v[\t], 2, v[\to]
-.endm
-
 aiterlite_begin_kernel KERNEL
-  s_load_dwordx8 s[4:11], s[0:1], ARGS_q
-  s_load_dwordx4 s[12:15], s[0:1], ARGS_partial
-  s_load_dwordx8 s[16:23], s[0:1], ARGS_qo_indptr
-  s_load_dwordx8 s[24:31], s[0:1], ARGS_splits_indptr
-  s_load_dwordx8 s[32:39], s[0:1], ARGS_kv_scale
-  s_load_dwordx8 s[40:47], s[0:1], ARGS_indices
-  s_load_dwordx8 s[48:55], s[0:1], ARGS_heads
-  s_load_dword S_GROUPS, s[0:1], ARGS_column_groups
-  v_and_b32 v[V_LANE16], 15, v0
-  v_bfe_u32 v[V_GROUP], v0, 4, 2
-  v_lshrrev_b32 v[V_T], 6, v0
-  v_and_b32 v[V_T + 1], 63, v0
-  v_readfirstlane_b32 S_WAVE, v[V_T]
-  v_lshlrev_b32 v[V_TIMES4], 2, v[V_GROUP]
-  v_xor_b32 v[V_ACROSS16], 16, v[V_T + 1]
-  v_xor_b32 v[V_ACROSS32], 32, v[V_T + 1]
-  v_lshlrev_b32 v[V_ACROSS16], 2, v[V_ACROSS16]
-  v_lshlrev_b32 v[V_ACROSS32], 2, v[V_ACROSS32]
+  load_arguments
   s_lshl_b32 s57, S_WAVE, 14
   // LDS of the token whose vectors the lane brings, and of the four that it reads.
   v_mov_b32 v[V_T], v[V_LANE16]
@@ -121,59 +78,7 @@ aiterlite_begin_kernel KERNEL
   v_accvgpr_write_b32 a[A_ONES], v[V_T]
   v_accvgpr_write_b32 a[A_ONES + 1], v[V_T]
   s_waitcnt lgkmcnt(0)
-  v_lshlrev_b32 v[V_ROWS], 4, v[V_GROUP]
-  v_mov_b32 v[V_ROWS + 1], 0
-  v_lshl_add_u64 v[V_ROWS:V_ROWS + 1], v[V_ROWS:V_ROWS + 1], 0, s[6:7]
-  // Scores are in log2: multiplied by log2(e) too. A NaN becomes one that rounding leaves a NaN.
-  v_mov_b32 v[V_T], 0x3fb8aa3b
-  v_mul_f32 v[V_T], s46, v[V_T]
-  v_mov_b32 v[V_T + 3], 1.0
-.if KV_BYTES == 1
-  s_cmp_eq_u64 s[30:31], 0
-  s_cbranch_scc1 .Lno_q_scale
-  s_load_dword s57, s[30:31], 0
-  s_waitcnt lgkmcnt(0)
-  v_mul_f32 v[V_T], s57, v[V_T]
-.Lno_q_scale:
-  s_cmp_eq_u64 s[32:33], 0
-  s_cbranch_scc1 .Lno_kv_scale
-  s_load_dword s57, s[32:33], 0
-  s_waitcnt lgkmcnt(0)
-  v_mul_f32 v[V_T], s57, v[V_T]
-  v_mov_b32 v[V_T + 3], s57
-.Lno_kv_scale:
-.endif
-  v_mov_b32 v[V_T + 2], 0x7fc00000
-  v_cmp_u_f32 vcc, v[V_T], v[V_T]
-  s_nop 1
-  v_cndmask_b32 v[V_T], v[V_T], v[V_T + 2], vcc
-  s_nop 0
-  v_readfirstlane_b32 S_SCALE_LOW, v[V_T]
-  // The piece, or the workgroup of the plan, of the GROUPS that share it.
-  divide S_ITEM, S_GROUP, s2, S_GROUPS
-  v_readfirstlane_b32 S_VALUE_SCALE, v[V_T + 3]
-  cap 38
-  cap 40
-  cap 42
-  cap 44
-  s_mov_b32 S_SCALE_HIGH, S_SCALE_LOW
-  s_mov_b32 S_SLACK, SLACK
-  s_ff1_i32_b32 S_SHIFT, S_PAGE_SIZE
-  s_sub_u32 S_SLOTS, S_PAGE_SIZE, 1
-.if KV_BYTES == 2
-  s_lshl_b64 s[34:35], s[34:35], 1
-  s_lshl_b64 s[36:37], s[36:37], 1
-.endif
-#if AITERLITE_PLANNED
-  entry_of 30, 26, S_ITEM, 2
-  s_load_dwordx2 s[76:77], S_T01, 0
-  s_waitcnt lgkmcnt(0)
-  s_mov_b32 S_ITEM, s76
-  s_mov_b32 S_ITEMS, s77
-#else
-  divide S_REQUEST, S_ITEM, S_ITEM, S_SPLITS
-  s_add_u32 S_ITEMS, S_ITEM, 1
-#endif
+  find_items
 .Litem:
   s_cmp_ge_i32 S_ITEM, S_ITEMS
   s_cbranch_scc1 .Lend
@@ -185,7 +90,7 @@ aiterlite_begin_kernel KERNEL
 .Lrows:
   s_cmp_ge_u32 S_TILE, S_TILES
   s_cbranch_scc1 .Lnext_item
-  find_tile
+  find_tile S_TILE
   // Tiles of this wave: every fourth of those there are.
   s_sub_u32 S_LEFT, S_SEEN, S_BEGIN
   s_add_u32 S_LEFT, S_LEFT, TILE_TOKENS - 1
@@ -195,26 +100,13 @@ aiterlite_begin_kernel KERNEL
   s_ashr_i32 S_LEFT, S_LEFT, 2
   s_lshl_b32 S_TOKEN, S_WAVE, LOG_TILE_TOKENS
   s_add_u32 S_TOKEN, S_TOKEN, S_BEGIN
-  s_mov_b32 S_LOW_HALVES, 0x05040100
-  s_mov_b32 S_HIGH_HALVES, 0x07060302
-  s_mov_b32 S_LOW_BYTES, 0x05010400
-  s_mov_b32 S_HIGH_BYTES, 0x07030602
+  set_byte_selects
   load_q
   s_barrier                         // no wave reads LDS of the rows before any more
   s_cmp_eq_u32 S_LEFT, 0
   s_cbranch_scc1 .Lhave_q
   find_pages
-  v_mov_b32 v[V_RELATIVE], 0x7f800000
-  .set I, 0
-  .rept 64
-  v_mov_b64 v[V_O + 2 * I:V_O + 2 * I + 1], 0
-  .set I, I + 1
-  .endr
-  .set I, 0
-  .rept 3
-  v_mov_b64 v[V_SUM + 2 * I:V_SUM + 2 * I + 1], 0
-  .set I, I + 1
-  .endr
+  clear_sums
   s_waitcnt vmcnt(0)
   leave_q
   find_rows S_EXISTS
@@ -264,17 +156,7 @@ aiterlite_begin_kernel KERNEL
   s_endpgm
 
 .Lhave_q:                           // a wave without tiles brings its part of q, and nothing
-  v_mov_b32 v[V_RELATIVE], 0x7f800000
-  .set I, 0
-  .rept 64
-  v_mov_b64 v[V_O + 2 * I:V_O + 2 * I + 1], 0
-  .set I, I + 1
-  .endr
-  .set I, 0
-  .rept 3
-  v_mov_b64 v[V_SUM + 2 * I:V_SUM + 2 * I + 1], 0
-  .set I, I + 1
-  .endr
+  clear_sums
   s_waitcnt vmcnt(0)
   leave_q
   take_q
