@@ -212,7 +212,8 @@ def test_kv_is_read_once(kind: str, target: str) -> None:
     (counted,) = [item for item in seen.counters if "decode" in item["kernel"]]
     read = counted["arguments"]["kv_buffer"]
     assert read["read"] == read["unique_read"] == (130 + 37 - 16) * 576 * case.kv_buffer.itemsize
-    assert counted["lds"]["conflict_cycles"] == 0
+    # The weights that gfx950's waves share are in the way of each other a little.
+    assert counted["lds"]["conflict_cycles"] <= (0.1 * counted["lds"]["cycles"] if "shared" in counted["kernel"] else 0)
 
 
 @pytest.mark.parametrize(
@@ -223,11 +224,19 @@ def test_kv_is_read_once(kind: str, target: str) -> None:
         ({"PLANNED": 2}, "AITERLITE_PLANNED must be"),
     ],
 )
-def test_other_knob_values_do_not_assemble(knobs: dict[str, int], said: str) -> None:
+@pytest.mark.parametrize(("name", "target"), [("bf16", "gfx942"), ("bf16_shared", "gfx950")])
+def test_other_knob_values_do_not_assemble(name: str, target: str, knobs: dict[str, int], said: str) -> None:
     given = {"KV": 2, "PARTS": 2, "PLANNED": 0, **knobs}
-    variant = AsmVariant(tuple((f"AITERLITE_{name}", str(value)) for name, value in given.items()), (16, 512), 4, 1, 1)
+    variant = AsmVariant(tuple((f"AITERLITE_{knob}", str(value)) for knob, value in given.items()), (16, 512), 4, 1, 1)
     with pytest.raises(BuildError, match=said):
-        engine.obtain(mla_asm.KERNEL_OF["bf16"].device_unit(variant, "gfx942"))
+        engine.obtain(mla_asm.KERNEL_OF[name].device_unit(variant, target))
+
+
+def test_gfx942_has_no_transposing_reads() -> None:
+    with pytest.raises(BuildError, match="gfx942 has no LDS reads that transpose"):
+        engine.obtain(
+            mla_asm.KERNEL_OF["fp8_shared"].device_unit(mla_asm.KERNEL_OF["fp8_shared"].variants("")[0], "gfx942")
+        )
 
 
 @each_target

@@ -6,6 +6,7 @@ More are other workgroups', which read KV again.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
     from aiterlite.tables.mla import MlaProblem
 
 ROWS_OF_TILE, _WAVES = 16, 4
-# Of a workgroup: a wave's own 16 KiB, or two stages of 32 padded rows, and which of them exist.
-LDS_BYTES, WIDE_LDS_BYTES = 65536, 2 * 32 * 640 + 16
+# How waves work together: each on tokens of its own; on its own rows of q and everybody's tokens; on its own tokens'
+# scores and its own columns of everybody's values, which gfx950 alone can.
+OWN, WIDE, SHARED = "", "_wide", "_shared"
+# Of a workgroup: 16 KiB a wave; two stages of 32 padded rows, and which of them exist; two stages of V, and of weights.
+LDS_BYTES = {OWN: 65536, WIDE: 2 * 32 * 640 + 16, SHARED: 2 * (65536 + 4096) + 32 + 256 + 512}
 _ARGS = ArgumentStruct("aiterlite_mla_decode_args", "aiterlite/mla/args.h")
 _FP8_OF = {"gfx942": "e4m3fnuz", "gfx950": "e4m3fn"}
 # Before compiled kernels where a workgroup has all rows of q of its pieces: a fifth of the issue cycles
@@ -34,32 +38,32 @@ MOST_REQUESTS = (1 << 24) - 1
 
 @dataclass(frozen=True)
 class AsmPlan:
-    """One launch: `column_groups` workgroups of one tile of rows of q, or of four (`wide`), share a piece. A weight is
-    a sum of `parts` numbers."""
+    """One launch: `column_groups` workgroups of one tile of rows of q, or of four where they share tokens (`kind`),
+    share a piece. A weight is a sum of `parts` numbers."""
 
     kv_bytes: int
     parts: int
     planned: bool
-    wide: bool
+    kind: str
     column_groups: int
     grid: int
 
     @property
     def kernel(self) -> str:
-        return "fp8_wide" if self.wide else "bf16" if self.kv_bytes == 2 else "fp8"
+        return ("bf16" if self.kv_bytes == 2 else "fp8") + self.kind
 
     @property
     def variant(self) -> AsmVariant:
         """How it is assembled; the tile of a workgroup is (rows of q, values)."""
         knobs = {"PLANNED": int(self.planned)}
-        if not self.wide:
+        if self.kind != WIDE:
             knobs |= {"KV": self.kv_bytes, "PARTS": self.parts}
         return AsmVariant(
             defines=tuple((f"AITERLITE_{name}", str(value)) for name, value in sorted(knobs.items())),
-            tile=(ROWS_OF_TILE * (4 if self.wide else 1), 512),
+            tile=(ROWS_OF_TILE * (4 if self.kind == WIDE else 1), 512),
             waves=_WAVES,
             waves_per_simd=1,
-            lds_bytes=WIDE_LDS_BYTES if self.wide else LDS_BYTES,
+            lds_bytes=LDS_BYTES[self.kind],
         )
 
 
@@ -74,31 +78,30 @@ def _tiles(problem: MlaProblem, persona: Persona) -> int:
 
 def plan(problem: MlaProblem, persona: Persona, parts: int = 2) -> AsmPlan:
     tiles, kv_bytes = _tiles(problem, persona), 2 if problem.kv_dtype == "bf16" else 1
-    wide = kv_bytes == 1 and tiles > 1
-    groups = -(-tiles // 4) if wide else tiles
+    kind = WIDE if kv_bytes == 1 and tiles > 1 else SHARED if persona.target == "gfx950" else OWN
+    groups = -(-tiles // 4) if kind == WIDE else tiles
     pieces = problem.plan_units or problem.batch * problem.splits
-    return AsmPlan(kv_bytes, parts, problem.plan_units > 0, wide, groups, pieces * groups)
+    return AsmPlan(kv_bytes, parts, problem.plan_units > 0, kind, groups, pieces * groups)
 
 
 def plan_one_part(problem: MlaProblem, persona: Persona) -> AsmPlan:
     return plan(problem, persona, parts=1)
 
 
-def _kernel(name: str, kv_bytes: int, wide: bool, rows: Mapping[str, int]) -> AsmKernel:
+def _kernel(kv_bytes: int, kind: str, rows: Mapping[str, int]) -> AsmKernel:
     """`rows` that launch it, each with the parts of a weight."""
 
     def variants(target: str) -> tuple[AsmVariant, ...]:
-        plans = [
-            AsmPlan(kv_bytes, parts, planned, wide, 1, 1) for parts in set(rows.values()) for planned in (False, True)
-        ]
-        return tuple(sorted((made.variant for made in plans), key=lambda variant: variant.defines))
+        knobs = itertools.product(sorted(set(rows.values())), (False, True))
+        return tuple(AsmPlan(kv_bytes, parts, planned, kind, 1, 1).variant for parts, planned in knobs)
 
+    name = AsmPlan(kv_bytes, 2, False, kind, 1, 1).kernel
     return AsmKernel(
         name=f"decode_asm_{name}",
         unit=f"mla/decode_asm_{name}",
         symbol=f"aiterlite_mla_decode_{name}",
-        source="asm/mla/decode_wide.S" if wide else "asm/mla/decode.S",
-        targets=("gfx942", "gfx950"),
+        source=f"asm/mla/decode{kind}.S",
+        targets=("gfx950",) if kind == SHARED else ("gfx942", "gfx950") if kind == WIDE else ("gfx942",),
         arguments=_ARGS,
         dtypes=("bf16",),
         variants=variants,
@@ -108,11 +111,12 @@ def _kernel(name: str, kv_bytes: int, wide: bool, rows: Mapping[str, int]) -> As
 
 # The rows that launch them.
 BF16, BF16_TILES, FP8, FP8_ONE = "decode_asm_bf16", "decode_asm_bf16_tiles", "decode_asm_fp8", "decode_asm_fp8_one"
-KERNEL_OF: Mapping[str, AsmKernel] = {
-    "bf16": _kernel("bf16", 2, False, {BF16: 2, BF16_TILES: 2}),
-    "fp8": _kernel("fp8", 1, False, {FP8: 2, FP8_ONE: 1}),
-    "fp8_wide": _kernel("fp8_wide", 1, True, {FP8: 2}),
-}
+_MADE = (
+    *(_kernel(2, kind, {BF16: 2, BF16_TILES: 2}) for kind in (OWN, SHARED)),
+    *(_kernel(1, kind, {FP8: 2, FP8_ONE: 1}) for kind in (OWN, SHARED)),
+    _kernel(1, WIDE, {FP8: 2}),
+)
+KERNEL_OF: Mapping[str, AsmKernel] = {kernel.name.removeprefix("decode_asm_"): kernel for kernel in _MADE}
 KERNELS = tuple(KERNEL_OF.values())
 
 

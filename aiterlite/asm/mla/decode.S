@@ -44,6 +44,7 @@
 #endif
 .set KV_BYTES, AITERLITE_KV
 .set WIDE, 0
+.set SHARED, 0
 .set PARTS, AITERLITE_PARTS
 
 #include <aiterlite/asm/mla/registers.inc>

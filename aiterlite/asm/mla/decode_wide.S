@@ -20,6 +20,7 @@
 .set KV_BYTES, 1
 .set PARTS, 2
 .set WIDE, 1
+.set SHARED, 0
 
 #include <aiterlite/asm/mla/registers.inc>
 #include <aiterlite/asm/mla/work.inc>
