@@ -220,7 +220,8 @@ def test_kv_is_read_once(kind: str, target: str) -> None:
     ("knobs", "said"),
     [
         ({"KV": 4}, "AITERLITE_KV must be"),
-        ({"PARTS": 3}, "AITERLITE_PARTS must be"),
+        ({"PARTS": 1}, "AITERLITE_PARTS must be"),
+        ({"PARTS": 3, "KV": 1}, "AITERLITE_PARTS must be"),
         ({"PLANNED": 2}, "AITERLITE_PLANNED must be"),
     ],
 )

@@ -1,8 +1,8 @@
 // MLA decode of 16 heads of a token: softmax(scale * q k^T) v over paged rows of KV, for a plan's pieces or for equal
-// splits (mla/args.h). bf16 q and KV, or 8-bit ones (e4m3fnuz on gfx942, e4m3fn on gfx950); o is bf16.
+// splits (mla/args.h). bf16 q and KV, or 8-bit ones; o is bf16. gfx942; gfx950 has asm/mla/decode_shared.S.
 //
 // Defines: AITERLITE_KV 2 or 1, the bytes of an element of q and KV; AITERLITE_PLANNED 0 or 1; AITERLITE_PARTS, the
-// numbers that a weight is a sum of: the second is what the first lost.
+// numbers that a weight is a sum of: the second is what the first lost. Of bf16 there are two.
 //
 // Formulation. Tokens are rows of matrix products and rows of q their columns: S^T = K q^T, then O^T = V^T P^T. Scores
 // come out of the first product in the order in which the second takes weights, so that nothing but V moves between
@@ -39,8 +39,8 @@
 #if AITERLITE_PLANNED != 0 && AITERLITE_PLANNED != 1
 #error "AITERLITE_PLANNED must be 0 or 1"
 #endif
-#if AITERLITE_PARTS != 1 && AITERLITE_PARTS != 2
-#error "AITERLITE_PARTS must be 1 or 2"
+#if AITERLITE_PARTS != 2 && (AITERLITE_PARTS != 1 || AITERLITE_KV == 2)
+#error "AITERLITE_PARTS must be 2, or 1 of fp8"
 #endif
 .set KV_BYTES, AITERLITE_KV
 .set WIDE, 0
@@ -75,9 +75,6 @@ aiterlite_begin_kernel KERNEL
   v_add3_u32 v[V_FROM + I], v[V_T + 2], v[V_T + 1], s57
   .set I, I + 1
   .endr
-  v_mov_b32 v[V_T], 0x3f803f80
-  v_accvgpr_write_b32 a[A_ONES], v[V_T]
-  v_accvgpr_write_b32 a[A_ONES + 1], v[V_T]
   s_waitcnt lgkmcnt(0)
   find_items
 .Litem:
