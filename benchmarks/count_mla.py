@@ -29,6 +29,12 @@ from aiterlite.target import resolve
 CHIPS = {"gfx942": "mi300x", "gfx950": "mi355x"}
 FP8 = {"gfx942": torch.float8_e4m3fnuz, "gfx950": torch.float8_e4m3fn}
 STAMP = 0x4D4C0000
+# What it takes for a call without a plan, which is cut into equal splits.
+UNPLANNED = {
+    ("gfx942", 2, 16): "mla_dec_stage1_bf16_a16w16_subQ16_mqa16",
+    ("gfx942", 1, 16): "mla_a8w8_qh16_qseqlen1_gqaratio16",
+}
+UNPLANNED |= {("gfx950", *key[1:]): name for key, name in UNPLANNED.items()}
 # By target, bytes of an element and heads, what aiter takes for a planned call of one token.
 PLANNED = {
     ("gfx942", 2, 16): "mla_a16w16_qh16_m16x4_n16x1_coex0_mask1_ps",
@@ -41,7 +47,7 @@ PLANNED = {
 
 @dataclass
 class Call:
-    """A planned call of one token a request: a piece for each request and fold, unsplit."""
+    """A call of one token a request: planned, a piece for each request and fold, unsplit; or cut into `splits`."""
 
     target: str
     element_bytes: int
@@ -49,6 +55,7 @@ class Call:
     batch: int
     context: int
     page_size: int
+    splits: int = 0
 
     def __post_init__(self) -> None:
         random = torch.Generator().manual_seed(0)
@@ -56,7 +63,7 @@ class Call:
         pages = -(-self.context // self.page_size)
         used = self.batch * pages
         name = "bf16" if self.element_bytes == 2 else "fp8"
-        self.fold = mla_heads.fold(self.target, self.heads, name, name, 1).fold
+        self.fold = 1 if self.splits else mla_heads.fold(self.target, self.heads, name, name, 1).fold
 
         def ints(*values: Any) -> Tensor:
             return torch.tensor(values, dtype=torch.int32)
@@ -97,7 +104,7 @@ class Call:
 def ours(call: Call, prefer: str | None, **options: Any) -> tuple[Mapping[str, Any], list[Any]]:
     """The counters of the decode kernel, and the findings."""
     ints = {"dtype": torch.int32}
-    plan = {
+    plan: dict[str, Any] = {
         "work_meta_data": torch.zeros(2, dtype=torch.uint64),
         "work_indptr": call.work_indptr,
         "work_info_set": call.work_info,
@@ -106,6 +113,8 @@ def ours(call: Call, prefer: str | None, **options: Any) -> tuple[Mapping[str, A
         "reduce_partial_map": torch.zeros(1, **ints),
     }
     pages = (call.qo_indptr, call.kv_indptr, call.kv_indices, call.last)
+    if call.splits:
+        plan = {"num_kv_splits": call.splits}
     call.out.zero_()
     with envs.override(AITERLITE_TARGET=CHIPS[call.target], AITERLITE_PREFER=prefer), watching(**options) as seen:
         mla_decode_fwd(
@@ -117,23 +126,30 @@ def ours(call: Call, prefer: str | None, **options: Any) -> tuple[Mapping[str, A
 
 def theirs(call: Call, objects: Path, **options: Any) -> tuple[Mapping[str, Any], list[Any]]:
     """aiter's kernel: a slot of 16 bytes for each argument."""
-    name = PLANNED[call.target, call.element_bytes, call.heads]
+    name = (UNPLANNED if call.splits else PLANNED)[call.target, call.element_bytes, call.heads]
     module = Device(CHIPS[call.target]).load(objects / call.target / "mla" / f"{name}.co")
     (symbol,) = module.kernels
     meta = torch.tensor([call.work_indptr.data_ptr(), call.work_info.data_ptr(), *[0] * 8], dtype=torch.int64)
-    partial, partial_lse = torch.zeros(4, call.heads, 512), torch.zeros(4, call.heads)
+    parts = (call.batch, call.splits) if call.splits else (4,)
+    partial, partial_lse = torch.zeros(*parts, call.heads, 512), torch.zeros(*parts, call.heads)
+    if call.splits:
+        meta = torch.arange(call.batch + 1, dtype=torch.int32) * call.splits
     lse = torch.zeros(call.batch, call.heads)
     call.out.zero_()
     size = call.element_bytes
     slots: list[Tensor | int | float] = [partial, partial_lse, call.q, call.kv, call.kv_indptr, call.kv_indices]
-    slots += [call.last, 576**-0.5, call.heads, 1, call.heads * 576 * size, 576 * size * call.page_size]
-    slots += [call.page_size.bit_length() - 1, call.qo_indptr, meta, call.out]
+    slots += [call.last, 576**-0.5, call.heads, call.splits or 1, call.heads * 576 * size, 576 * size * call.page_size]
+    slots += [call.page_size.bit_length() - 1, call.qo_indptr, meta, 0 if call.splits else call.out]
     slots += [call.q_scale, call.kv_scale] if size == 1 else [0, 0]
-    slots += [1, 0, 0, 1, 0]
+    slots += [0 if call.splits else 1, 0, 0, 1, 0]
     packed = b"".join(_slot(value) for value in slots)
     packed = packed.ljust(module.kernels[symbol].kernarg_bytes, b"\0")[: module.kernels[symbol].kernarg_bytes]
     touched = [value for value in (*slots, lse, call.work_info, call.work_indptr) if isinstance(value, Tensor)]
-    report = module.launch(symbol, len(call.work_info), 256, packed, extra=touched, **options)
+    grid = (1, call.batch, call.splits) if call.splits else len(call.work_info)
+    report = module.launch(symbol, grid, 256, packed, extra=touched, **options)
+    if call.splits:
+        merged, _ = reference.merge(partial.transpose(0, 1), partial_lse.transpose(0, 1))
+        call.out.copy_(merged)
     return report.counters or {}, list(report.findings)
 
 
@@ -162,7 +178,8 @@ def report(call: Call, objects: Path | None) -> None:
     runs: dict[str, Any] = {"compiled": (ours, "hip"), "assembly": (ours, None)}
     if call.element_bytes == 1 and call.heads <= 16:
         runs["assembly, weights of one number"] = (ours, "asm")
-    if objects is not None and (call.target, call.element_bytes, call.heads) in PLANNED:
+    known = UNPLANNED if call.splits else PLANNED
+    if objects is not None and (call.target, call.element_bytes, call.heads) in known:
         runs["aiter"] = (theirs, objects)
     for name, (run, given) in runs.items():
         counted, _ = run(call, given, sanitize=False, counters=True)
@@ -170,7 +187,10 @@ def report(call: Call, objects: Path | None) -> None:
         _, findings = run(call, given, sanitize=True)
         rows[name] = {**measures(counted, call), "error": apart, "findings": float(len(findings))}
     kind = "bf16" if call.element_bytes == 2 else "fp8"
-    print(f"\n{call.target}, {kind}, {call.heads} heads, {call.batch} x {call.context}, pages of {call.page_size}\n")
+    print(
+        f"\n{call.target}, {kind}, {call.heads} heads, {call.batch} x {call.context}, pages of {call.page_size}, "
+        f"{f'{call.splits} splits' if call.splits else 'planned'}\n"
+    )
     for label in [name for name in rows if name.startswith("assembly") and "aiter" in rows]:
         rows[f"{label} / aiter"] = {
             key: rows[label][key] / value if value else float("nan") for key, value in rows["aiter"].items()
@@ -184,7 +204,7 @@ def report(call: Call, objects: Path | None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("objects", type=Path, nargs="?", help="aiter's folder hsa")
-    for name, value in (("heads", 16), ("batch", 2), ("context", 1024), ("page-size", 1)):
+    for name, value in (("heads", 16), ("batch", 2), ("context", 1024), ("page-size", 1), ("splits", 0)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--targets", default=",".join(CHIPS))
     parser.add_argument("--bytes", type=int, choices=(1, 2))
@@ -192,7 +212,8 @@ def main() -> None:
     for target in given.targets.split(","):
         for element_bytes in (given.bytes,) if given.bytes else (2, 1):
             resolve(target)
-            report(Call(target, element_bytes, given.heads, given.batch, given.context, given.page_size), given.objects)
+            sizes = (given.heads, given.batch, given.context, given.page_size, given.splits)
+            report(Call(target, element_bytes, *sizes), given.objects)
 
 
 if __name__ == "__main__":
