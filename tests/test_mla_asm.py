@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from gemm_operands import AMD, on  # noqa: E402
-from mla_cases import Batch, assert_nothing_leaks, assert_right, batch, plan, run  # noqa: E402
+from mla_cases import STAMP, Batch, assert_nothing_leaks, assert_right, batch, plan, run  # noqa: E402
 
 from aiterlite.emulator import Schedule, watching  # noqa: E402
 from aiterlite.errors import BuildError  # noqa: E402
@@ -145,6 +145,27 @@ def test_what_must_not_be_read_changes_no_bit(kind: str, target: str, asm_alone:
         assert_nothing_leaks(device, types(kind, target))
         if kind == "fp8":
             assert_nothing_leaks(device, types(kind, target), heads=48)
+
+
+@each_target
+@each_kind
+def test_rows_of_a_plan_that_do_not_fit_are_no_work(kind: str, target: str, asm_alone: Any) -> None:
+    """Each has one word that does not fit, and would write where another row's result lies, or past a buffer."""
+    case = batch([50, 33], [1, 1], 16, types=types(kind, target), seed=10)
+    given = plan(case, 16, workgroups=2, seed=2)
+    parts, fits = given["reduce_partial_map"].numel(), given["work_info_set"][0].tolist()
+    words = [(0, -1), (0, 2), (0, 1 << 30), (1, parts), (1, 1 << 30), (2, -1), (2, 1), (3, 0), (3, 9), (7, STAMP | 3)]
+    broken = torch.tensor([[value if at == word else fits[at] for at in range(8)] for word, value in words])
+    broken[:, 1] = torch.where(broken[:, 1] == fits[1], -1, broken[:, 1])
+    rows, last = given["work_info_set"], int(given["work_indptr"][-1])
+    more = {"work_info_set": torch.cat([rows[:last], broken.int()]), "work_indptr": given["work_indptr"].clone()}
+    more["work_indptr"][-1] += len(words)
+    far = {**more, "work_indptr": more["work_indptr"].clone()}
+    far["work_indptr"][-1] += 100  # rows behind the buffer
+    with on(target, **asked(kind)):
+        clean = run(case, **given)
+        for other in (more, far):
+            assert all(torch.equal(a, b) for a, b in zip(run(case, **{**given, **other}), clean, strict=True))
 
 
 @each_target
