@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ROWS_OF_TILE, _WAVES = 16, 4
 # How waves work together: each on tokens of its own; on its own rows of q and everybody's tokens; on its own tokens'
 # scores and its own columns of everybody's values, which gfx950 alone can.
-OWN, WIDE, SHARED = "", "_wide", "_shared"
+OWN, WIDE, SHARED = "own", "wide", "shared"
 # Of a workgroup: 16 KiB a wave; two stages of 32 padded rows, and which of them exist; two stages of V, and of weights.
 LDS_BYTES = {OWN: 65536, WIDE: 2 * 32 * 640 + 16, SHARED: 2 * (65536 + 4096) + 32 + 256 + 512}
 _ARGS = ArgumentStruct("aiterlite_mla_decode_args", "aiterlite/mla/args.h")
@@ -34,6 +34,11 @@ _FP8_OF = {"gfx942": "e4m3fnuz", "gfx950": "e4m3fn"}
 FIRST = 20
 # The kernel divides request numbers in float.
 MOST_REQUESTS = (1 << 24) - 1
+
+
+def _suffix(kind: str) -> str:
+    """Of the names of kernels and sources."""
+    return "" if kind == OWN else f"_{kind}"
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class AsmPlan:
 
     @property
     def kernel(self) -> str:
-        return ("bf16" if self.kv_bytes == 2 else "fp8") + self.kind
+        return ("bf16" if self.kv_bytes == 2 else "fp8") + _suffix(self.kind)
 
     @property
     def variant(self) -> AsmVariant:
@@ -100,7 +105,7 @@ def _kernel(kv_bytes: int, kind: str, rows: Mapping[str, int]) -> AsmKernel:
         name=f"decode_asm_{name}",
         unit=f"mla/decode_asm_{name}",
         symbol=f"aiterlite_mla_decode_{name}",
-        source=f"asm/mla/decode{kind}.S",
+        source=f"asm/mla/decode{_suffix(kind)}.S",
         targets=("gfx950",) if kind == SHARED else ("gfx942", "gfx950") if kind == WIDE else ("gfx942",),
         arguments=_ARGS,
         dtypes=("bf16",),
