@@ -206,7 +206,9 @@ def estimate(cut: Cut, token_tiles: int, m: int, k: int, batch: int, compute_uni
     memory = m * k * batch / cost.memory
     # What is shared leaves the L2 once.
     fetched = 1 - cost.shared * (1 - 1 / cut.share)
-    intake = waves * own * STEP_K * (cut.rows + cut.cols * fetched) / cost.intake
+    # Of the fewest columns about half are tokens; others are not read.
+    tokens = cut.cols / 2 if cut.cols == COLUMNS[0] else cut.cols
+    intake = waves * own * STEP_K * (cut.rows + tokens * fetched) / cost.intake
     products = waves * -(-own // cut.turns) * (cost.step + cost.product * cut.cols / 8)
     # Too few bytes on their way leave memory idle.
     under_way = min(1.0, cut.stages * STEP_K * cut.rows / 49152)
