@@ -7,6 +7,7 @@ read here all that they know of operators.
 from __future__ import annotations
 
 from aiterlite.dispatch import Table
+from aiterlite.tables.activation import FAMILY as ACTIVATION
 from aiterlite.tables.asm import AsmKernel
 from aiterlite.tables.cache import FAMILY as CACHE
 from aiterlite.tables.family import Family
@@ -63,5 +64,6 @@ register(QUANT)
 register(NORM)
 register(ROPE)
 register(CACHE)
+register(ACTIVATION)
 register(FUSED_MOE)
 register(GEMM_A8W8)
