@@ -35,6 +35,7 @@ from aiterlite.tables import (
     mla,
     mla_heads,
     mla_plan,
+    norm_pair,
     routing,
 )
 from aiterlite.tables import gemm_crossover as crossover
@@ -46,6 +47,7 @@ from aiterlite.tables.gemm_args import GEMM_ARGS
 from aiterlite.tables.gemm_rc_plan import REDUCTIONS
 from aiterlite.tables.moe_sorting import AlignProblem, SortProblem, SumProblem
 from aiterlite.tables.norm import NormProblem, QuantNormProblem
+from aiterlite.tables.norm_pair import PairNormProblem
 from aiterlite.tables.quant_plan import QuantProblem
 from aiterlite.tables.rope import RopeProblem
 from aiterlite.target import resolve
@@ -487,6 +489,16 @@ PROBLEMS = {
         transposed=st.booleans(),
     ),
     NormProblem: st.builds(NormProblem, **norms),
+    PairNormProblem: st.builds(
+        PairNormProblem,
+        **{name: drawn for name, drawn in norms.items() if name != "model_sensitive"},
+        second_width=st.sampled_from([-1, 0, 1, 512, 7168, 1 << 31]),
+        with_add=st.booleans(),
+        both=st.booleans(),
+        group_size=st.sampled_from([-1, 0, 1, 32, 96, 128, 7168]),
+        out_dtype=st.sampled_from(["e4m3fn", "e4m3fnuz", "int8", "e2m1", "bf16"]),
+        transposed=st.booleans(),
+    ),
     QuantNormProblem: st.builds(
         QuantNormProblem,
         **norms,
@@ -625,6 +637,10 @@ def golden_text() -> str:
         problem = dataclasses.replace(gemm_fp8.ScaledGemmProblem(4, 2112, 7168), **change)
         lines += _trace(f"wvSplitKQ {chip} {name}", dispatch.decide(gemm_fp8.WV_SPLIT_K_Q, problem, resolve(chip)))
     lines += _golden_activation()
+    for chip, (first, second), n in itertools.product(PERSONAS, ((1536, 512), (512, 7168), (128, 0)), (1, 4096)):
+        pair = PairNormProblem(n, first, second, group_size=0 if second else 64)
+        told = _short(dispatch.decide(norm_pair.PAIR_TABLE, pair, resolve(chip)))
+        lines.append(f"fused_qk_rmsnorm {chip} n={n} widths={first},{second}: {told}")
     return "\n".join(lines) + "\n"
 
 

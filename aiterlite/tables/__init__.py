@@ -17,6 +17,7 @@ from aiterlite.tables.gemm_family import FAMILY as GEMM
 from aiterlite.tables.mla_family import FAMILY as MLA
 from aiterlite.tables.moe_sorting import FAMILY as MOE_SORTING
 from aiterlite.tables.norm import FAMILY as NORM
+from aiterlite.tables.norm_pair import FAMILY as NORM_PAIR
 from aiterlite.tables.quant_family import FAMILY as QUANT
 from aiterlite.tables.rope import FAMILY as ROPE
 from aiterlite.tables.routing import FAMILY as ROUTING
@@ -64,6 +65,7 @@ register(QUANT)
 register(NORM)
 register(ROPE)
 register(CACHE)
+register(NORM_PAIR)
 register(ACTIVATION)
 register(FUSED_MOE)
 register(GEMM_A8W8)
