@@ -250,6 +250,22 @@ VSKIP: Variable[bool | None] = _declare(
 )
 
 
+GPU_ARCHS = _text(
+    "GPU_ARCHS",
+    "targets, `;` between them",
+    "`aiterlite.compat.aiter` alone: the target that `aiter.jit.utils.chip_info.get_gfx` names, the last of several.",
+    "(the device's)",
+)
+# Text, since other programs have a variable of that name: what is no number is an error where it is asked for.
+CU_NUM = _text(
+    "CU_NUM",
+    "a whole number",
+    "`aiterlite.compat.aiter` alone: the compute units that `aiter.jit.utils.chip_info.get_cu_num` counts; 0 is the "
+    "device's own.",
+    "0",
+)
+
+
 def _prefer(text: str) -> str:
     if text not in ("asm", "hip"):
         raise ValueError(text)

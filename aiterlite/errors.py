@@ -41,6 +41,15 @@ class EnvironmentValueError(AiterliteError, ValueError):
         super().__init__(f"environment variable {variable}={got!r}; allowed: {allowed}. Unset it or correct it.")
 
 
+class NotOfferedError(AiterliteError, NotImplementedError):
+    """A name of another package that can be imported, since its clients import it with others, was called or asked
+    for, and nothing serves it."""
+
+
+class ShadowError(AiterliteError, ImportError):
+    """Modules were to take the name of another package that is there."""
+
+
 class TargetError(AiterliteError, ValueError):
     """A target id, alias or persona name is unknown, or does not fit the tensors' device."""
 

@@ -1,4 +1,5 @@
-"""RMSNorm under the names of `aiter` and `aiter.ops.rmsnorm`."""
+"""RMSNorm under the names of `aiter`, `aiter.ops.rmsnorm`, `aiter.ops.fused_qk_rmsnorm_group_quant` and
+`aiter.ops.triton.fused_fp8_quant`."""
 
 from __future__ import annotations
 
@@ -11,9 +12,21 @@ from aiterlite.ops.norm import (
     rmsnorm2d_fwd_with_add_dynamicquant,
     rmsnorm2d_fwd_with_dynamicquant,
 )
+from aiterlite.ops.norm_pair import (
+    _fused_qk_rmsnorm,
+    fused_qk_rmsnorm,
+    fused_qk_rmsnorm_group_quant,
+    fused_qk_rmsnorm_per_token_quant,
+    fused_rms_fp8_group_quant,
+)
 
 __all__ = [
+    "_fused_qk_rmsnorm",
     "fused_add_rms_norm_cu",
+    "fused_qk_rmsnorm",
+    "fused_qk_rmsnorm_group_quant",
+    "fused_qk_rmsnorm_per_token_quant",
+    "fused_rms_fp8_group_quant",
     "rms_norm",
     "rms_norm_cu",
     "rmsnorm2d_fwd",

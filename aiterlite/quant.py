@@ -9,6 +9,7 @@ from aiterlite.ops.quant import (
     static_per_tensor_quant,
 )
 from aiterlite.ops.quant_factory import (
+    fused_flatten_fp8_group_quant,
     get_hip_quant,
     get_torch_quant,
     per_block_quant_wrapper,
@@ -26,6 +27,7 @@ __all__ = [
     "dynamic_per_group_scaled_quant",
     "dynamic_per_tensor_quant",
     "dynamic_per_token_scaled_quant",
+    "fused_flatten_fp8_group_quant",
     "get_hip_quant",
     "get_torch_quant",
     "per_block_quant_wrapper",

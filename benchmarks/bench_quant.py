@@ -210,7 +210,10 @@ def at(call: Callable[[Any], object], operands: Sequence[Any], copy: int) -> obj
 def show(row: dict[str, Any]) -> None:
     times = "  ".join(f"{name} {value:.2f}" for name, value in row["microseconds"].items())
     unlike = "".join(f"  {name}: {share:.4%} equal" for name, share in row["equal"].items() if share < 1)
-    print(f"{row['kind']:16} {row['n']:>5}  {row['gigabytes_per_second']:6.0f} GB/s  {times}{unlike}", flush=True)
+    share = f" ({row['share_of_copy']:.0%} of a copy)" if "share_of_copy" in row else ""
+    print(
+        f"{row['kind']:16} {row['n']:>5}  {row['gigabytes_per_second']:6.0f} GB/s{share}  {times}{unlike}", flush=True
+    )
 
 
 def run(description: str | None, kinds: Sequence[str], tokens: Sequence[int], measure: Measure) -> None:

@@ -24,8 +24,22 @@ from aiterlite.dispatch import Between, ComputeUnits, Holds, OneOf, Refusal, Row
 from aiterlite.errors import DispatchError
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel, launch_unit
-from aiterlite.tables import TABLES, gemm, gemm_fp8, gemm_plan, gemm_rc, linear, mla, mla_heads, mla_plan, routing
+from aiterlite.tables import (
+    TABLES,
+    activation,
+    gemm,
+    gemm_fp8,
+    gemm_plan,
+    gemm_rc,
+    linear,
+    mla,
+    mla_heads,
+    mla_plan,
+    norm_pair,
+    routing,
+)
 from aiterlite.tables import gemm_crossover as crossover
+from aiterlite.tables.activation import ActProblem, QuantActProblem
 from aiterlite.tables.cache import ConcatProblem, FusedProblem
 from aiterlite.tables.fused_moe_problem import FmoeProblem, MoeProblem
 from aiterlite.tables.gemm_a8w8_problem import BatchedProblem, BlockScaleProblem, RowScaleProblem
@@ -33,6 +47,7 @@ from aiterlite.tables.gemm_args import GEMM_ARGS
 from aiterlite.tables.gemm_rc_plan import REDUCTIONS
 from aiterlite.tables.moe_sorting import AlignProblem, SortProblem, SumProblem
 from aiterlite.tables.norm import NormProblem, QuantNormProblem
+from aiterlite.tables.norm_pair import PairNormProblem
 from aiterlite.tables.quant_plan import QuantProblem
 from aiterlite.tables.rope import RopeProblem
 from aiterlite.target import resolve
@@ -384,6 +399,14 @@ products_of_8_bits = {
     **{"n": _a8w8_sizes, "m": _a8w8_multiples, "k": _a8w8_multiples, "dtype": _float_types, "aligned": st.booleans()},
     "fp8": st.sampled_from(["native", "e4m3fn", "e4m3fnuz", "e5m2"]),
 }
+acts = {
+    "row_count": st.integers(-1, 1 << 31),
+    "row_width": st.sampled_from([0, 1, 96, 128, 2304, 1 << 31]),
+    "dtype": st.sampled_from(["bf16", "fp16", "fp32"]),
+    "activation": st.sampled_from(["silu", "gelu", "gelu_tanh", "relu"]),
+    "limited": st.booleans(),
+    "aligned": st.booleans(),
+}
 PROBLEMS = {
     RopeProblem: st.builds(
         RopeProblem,
@@ -457,7 +480,25 @@ PROBLEMS = {
         transposed=st.booleans(),
         aligned=st.booleans(),
     ),
+    ActProblem: st.builds(ActProblem, **acts),
+    QuantActProblem: st.builds(
+        QuantActProblem,
+        **acts,
+        group_size=st.sampled_from([-1, 0, 1, 32, 96, 128, 2304]),
+        out_dtype=st.sampled_from(["e4m3fn", "e4m3fnuz", "int8", "e2m1", "bf16"]),
+        transposed=st.booleans(),
+    ),
     NormProblem: st.builds(NormProblem, **norms),
+    PairNormProblem: st.builds(
+        PairNormProblem,
+        **{name: drawn for name, drawn in norms.items() if name != "model_sensitive"},
+        second_width=st.sampled_from([-1, 0, 1, 512, 7168, 1 << 31]),
+        with_add=st.booleans(),
+        both=st.booleans(),
+        group_size=st.sampled_from([-1, 0, 1, 32, 96, 128, 7168]),
+        out_dtype=st.sampled_from(["e4m3fn", "e4m3fnuz", "int8", "e2m1", "bf16"]),
+        transposed=st.booleans(),
+    ),
     QuantNormProblem: st.builds(
         QuantNormProblem,
         **norms,
@@ -595,7 +636,31 @@ def golden_text() -> str:
     for chip, (name, change) in itertools.product((*PERSONAS, "a100"), ODD_SCALED.items()):
         problem = dataclasses.replace(gemm_fp8.ScaledGemmProblem(4, 2112, 7168), **change)
         lines += _trace(f"wvSplitKQ {chip} {name}", dispatch.decide(gemm_fp8.WV_SPLIT_K_Q, problem, resolve(chip)))
+    lines += _golden_activation()
+    for chip, (first, second), n in itertools.product(PERSONAS, ((1536, 512), (512, 7168), (128, 0)), (1, 4096)):
+        pair = PairNormProblem(n, first, second, group_size=0 if second else 64)
+        told = _short(dispatch.decide(norm_pair.PAIR_TABLE, pair, resolve(chip)))
+        lines.append(f"fused_qk_rmsnorm {chip} n={n} widths={first},{second}: {told}")
     return "\n".join(lines) + "\n"
+
+
+def _golden_activation() -> list[str]:
+    """At 2,304 columns tiles are small; at 20,480 a row with one scale is read twice."""
+    lines = []
+    for chip, width, group in itertools.product(PERSONAS, (2048, 2304, 20480), ("", "128", "row")):
+        table = activation.SILU_QUANT_TABLE if group else activation.SILU_TABLE
+        size = {"group_size": width if group == "row" else 128} if group else {}
+        for n in (1, 4096):
+            problem = table.problem(**table.derive({"row_count": n, "row_width": width, **size}))
+            told = _short(dispatch.decide(table, problem, resolve(chip)))
+            lines.append(f"{table.op} {chip} n={n} width={width} group={group or 'none'}: {told}")
+    odd = {"activation": "gelu", "out_dtype": "e2m1", "dtype": "fp32"}
+    for chip, (name, value) in itertools.product((*PERSONAS, "a100"), odd.items()):
+        change: Any = {name: value}
+        problem = dataclasses.replace(activation.QuantActProblem(4, 2048), **change)
+        decision = dispatch.decide(activation.SILU_QUANT_TABLE, problem, resolve(chip))
+        lines += _trace(f"silu_and_mul_quant {chip} {name}={value}", decision)
+    return lines
 
 
 def _golden_assembly() -> list[str]:

@@ -213,7 +213,8 @@ def test_no_other_module_reads_the_package_s_variables() -> None:
     declared = set(envs.registry())
     for path in PACKAGE.rglob("*.py"):
         mentioned = set(re.findall(r"\b(?:AITERLITE|AITER)_[A-Z0-9_]*[A-Z0-9]\b", path.read_text()))
-        stray = {name for name in mentioned - declared if name not in kernels}
+        # Those of aiter's attributes are no variables here.
+        stray = {name for name in mentioned - declared if name not in kernels and "AITER_CONFIG" not in name}
         assert not stray, f"{path.name} mentions {stray}"
 
 

@@ -28,7 +28,7 @@ LAYERS = (
     ("launch",),
     ("reference",),
     ("ops",),
-    ("operators", "cache", "gemm", "mla", "moe", "norm", "quant", "rope"),
+    ("operators", "activation", "cache", "gemm", "mla", "moe", "norm", "quant", "rope"),
     ("compat",),
     ("benchmark",),
     ("demo", "replay"),

@@ -269,7 +269,8 @@ SIGNATURES = {
 
 
 def test_signatures_are_upstream_s() -> None:
-    assert set(norm.__all__) == set(SIGNATURES)
+    # Those of two tensors are in test_norm_pair.py.
+    assert {name for name in norm.__all__ if "_qk_" not in name and "group_quant" not in name} == set(SIGNATURES)
     for name, wanted in SIGNATURES.items():
         parameters = inspect.signature(getattr(norm, name)).parameters.values()
         shown = [f"{p.name}{'' if p.default is p.empty else f'={p.default}'}" for p in parameters]

@@ -1,4 +1,5 @@
 """Names and argument orders of other packages, for processes that call this one in their place.
 
 vllm_ops    the skinny GEMMs of vLLM's `_custom_ops`
+aiter       answers to the name `aiter`; aiter_names has what is offered, aiter_values what is no operator
 """

@@ -63,6 +63,22 @@ def check_rows_apart(function: str, name: str, tensor: Tensor, columns: int) -> 
         raise ArgumentError(function, name, got, "rows that do not overlap", "Call .contiguous() on it.")
 
 
+def check_written(function: str, name: str, tensor: Tensor) -> None:
+    """Rows of a tensor [..., K] that is written to: a kernel reaches them by one stride, and they share no memory."""
+    if tensor.dim() < 2 or not tensor.numel():
+        return
+    if not _has_one_stride(tensor):
+        got = f"of strides {list(tensor.stride())}"
+        raise ArgumentError(function, name, got, "rows that are all as far apart", "Call .contiguous() on it.")
+    check_rows_apart(function, name, tensor.view(-1, tensor.shape[-1]), tensor.shape[-1])
+
+
+def _has_one_stride(tensor: Tensor) -> bool:
+    sizes, strides = tensor.shape[:-1], tensor.stride()[:-1]
+    kept = [(size, stride) for size, stride in zip(sizes, strides, strict=True) if size > 1]
+    return all(kept[i][1] == kept[i + 1][0] * kept[i + 1][1] for i in range(len(kept) - 1))
+
+
 def requiring_tensors(
     overload: Any, prepare: Callable[..., Any], fake: Callable[..., Any]
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:

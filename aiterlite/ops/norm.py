@@ -149,21 +149,6 @@ def _check(op: str, input: Tensor, weight: Tensor, sensitive: int, *alike: tuple
     operands.check_choice(op, "use_model_sensitive_rmsnorm", sensitive, (0, 1))
 
 
-def _check_written(op: str, name: str, tensor: Tensor) -> None:
-    """Rows that a kernel reaches by one stride, none over another."""
-    if tensor.dim() > 2 and tensor.numel() and not _has_one_stride(tensor):
-        got = f"of strides {list(tensor.stride())}"
-        raise ArgumentError(op, name, got, "rows that are all as far apart", "Call .contiguous() on it.")
-    if tensor.dim() >= 2 and tensor.numel():
-        arguments.check_rows_apart(op, name, _rows(tensor), tensor.shape[-1])
-
-
-def _has_one_stride(tensor: Tensor) -> bool:
-    sizes, strides = tensor.shape[:-1], tensor.stride()[:-1]
-    kept = [(size, stride) for size, stride in zip(sizes, strides, strict=True) if size > 1]
-    return all(kept[i][1] == kept[i + 1][0] * kept[i + 1][1] for i in range(len(kept) - 1))
-
-
 def _rows(tensor: Tensor) -> Tensor:
     return operands.flatten(tensor)
 
@@ -243,7 +228,7 @@ def _prepare_forward(input: Tensor, weight: Tensor, epsilon: float, use_model_se
 
 def _fake_out(out: Tensor, input: Tensor, weight: Tensor, epsilon: float) -> None:
     _check(_CU, input, weight, 0, ("out", out))
-    _check_written(_CU, "out", out)
+    arguments.check_written(_CU, "out", out)
 
 
 def _prepare_out(out: Tensor, input: Tensor, weight: Tensor, epsilon: float) -> Run:
@@ -270,8 +255,8 @@ def _fake_add(
 ) -> None:
     alike = (("out", out), ("residual_in", residual_in), ("residual_out", residual_out))
     _check(tables.WITH_ADD, input, weight, use_model_sensitive_rmsnorm, *alike)
-    _check_written(tables.WITH_ADD, "out", out)
-    _check_written(tables.WITH_ADD, "residual_out", residual_out)
+    arguments.check_written(tables.WITH_ADD, "out", out)
+    arguments.check_written(tables.WITH_ADD, "residual_out", residual_out)
 
 
 def _prepare_add(
@@ -300,8 +285,8 @@ def _prepare_add(
 
 def _fake_in_place(input: Tensor, residual_in: Tensor, weight: Tensor, epsilon: float) -> None:
     _check(_ADD_CU, input, weight, 0, ("residual_in", residual_in))
-    _check_written(_ADD_CU, "input", input)
-    _check_written(_ADD_CU, "residual_in", residual_in)
+    arguments.check_written(_ADD_CU, "input", input)
+    arguments.check_written(_ADD_CU, "residual_in", residual_in)
 
 
 def _prepare_in_place(input: Tensor, residual_in: Tensor, weight: Tensor, epsilon: float) -> Run:
@@ -367,7 +352,7 @@ def _fake_add_dynamic(
 ) -> None:
     alike = (("residual_in", residual_in), ("residual_out", residual_out))
     _check(tables.ADD_DYNAMIC, input, weight, use_model_sensitive_rmsnorm, *alike)
-    _check_written(tables.ADD_DYNAMIC, "residual_out", residual_out)
+    arguments.check_written(tables.ADD_DYNAMIC, "residual_out", residual_out)
     _check_codes(tables.ADD_DYNAMIC, out, input, yscale, group_size)
 
 

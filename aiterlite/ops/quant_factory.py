@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from aiterlite.errors import ArgumentError
-from aiterlite.ops import operands
+from aiterlite.ops import calls, operands
 from aiterlite.ops.quant import (
     check_code,
     dynamic_per_group_scaled_quant,
@@ -95,6 +95,35 @@ def per_tensor_quant_hip(
     else:
         static_per_tensor_quant(y, x, scale)
     return y, scale.view(1)
+
+
+def fused_flatten_fp8_group_quant(
+    x: Tensor, group_size: int, dtype_quant: torch.dtype | None = None, transpose_scale: bool = False
+) -> Quantised:
+    """(codes [M, N1 * N2], scales [M, N1 * N2 / group_size]) of x [M, N1, N2]: its rows without the last dimension's
+    bounds, by groups; see `dynamic_per_group_scaled_quant`. Strides that no view serves cost a copy.
+
+    Args:
+        group_size: 32, 64 or 128, of which N1 * N2 is a multiple.
+        dtype_quant: a float8_e4m3 type or int8; None is the e4m3 type of x's device.
+        transpose_scale: scales lie as [N1 * N2 / group_size, M], and report so by strides (1, M).
+
+    Source of the semantics: `aiter.ops.triton.fused_fp8_quant.fused_flatten_fp8_group_quant`, whose groups lie in
+    rows of N2, which is the same where N2 is a multiple of the group.
+    """
+    op = "fused_flatten_fp8_group_quant"
+    operands.check_dims(op, "x", x, 3, "[M, N1, N2]")
+    dtype = operands.FP8_DTYPES[calls.fp8_of(x.device)] if dtype_quant is None else dtype_quant
+    check_code(op, "dtype_quant", dtype)
+    operands.check_choice(op, "group_size", group_size, GROUPS)
+    if x.shape[2] % group_size:
+        allowed = f"[M, N1, N2], N2 a multiple of {group_size}"
+        raise ArgumentError(op, "x", f"of shape {list(x.shape)}", allowed, "Pad the rows.")
+    rows, width = x.shape[0], x.shape[1] * x.shape[2]
+    y = torch.empty((rows, width), dtype=dtype, device=x.device)
+    scales = torch.empty((rows, width // group_size), dtype=torch.float32, device=x.device)
+    dynamic_per_group_scaled_quant(y, x.reshape(rows, width), scales, group_size, transpose_scale)
+    return y, scales.view(-1, rows).T if transpose_scale else scales
 
 
 def _no_scale(op: str, scale: Tensor | None) -> None:

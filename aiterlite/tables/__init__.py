@@ -7,6 +7,7 @@ read here all that they know of operators.
 from __future__ import annotations
 
 from aiterlite.dispatch import Table
+from aiterlite.tables.activation import FAMILY as ACTIVATION
 from aiterlite.tables.asm import AsmKernel
 from aiterlite.tables.cache import FAMILY as CACHE
 from aiterlite.tables.family import Family
@@ -16,6 +17,7 @@ from aiterlite.tables.gemm_family import FAMILY as GEMM
 from aiterlite.tables.mla_family import FAMILY as MLA
 from aiterlite.tables.moe_sorting import FAMILY as MOE_SORTING
 from aiterlite.tables.norm import FAMILY as NORM
+from aiterlite.tables.norm_pair import FAMILY as NORM_PAIR
 from aiterlite.tables.quant_family import FAMILY as QUANT
 from aiterlite.tables.rope import FAMILY as ROPE
 from aiterlite.tables.routing import FAMILY as ROUTING
@@ -63,5 +65,7 @@ register(QUANT)
 register(NORM)
 register(ROPE)
 register(CACHE)
+register(NORM_PAIR)
+register(ACTIVATION)
 register(FUSED_MOE)
 register(GEMM_A8W8)

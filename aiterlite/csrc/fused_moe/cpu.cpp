@@ -11,11 +11,10 @@
 //
 // Neither x nor h is rounded to 8 bits. Products and sums are fp32. With VDPBF16PS h is rounded to bf16; else it stays
 // fp32. Sums over slots are in the order of slots, so that bits do not depend on threads, nor on other tokens.
-#include <aiterlite/cpu/attention.h>
+#include <aiterlite/cpu/activation.h>
 #include <aiterlite/cpu/expert_pairs.h>
 #include <aiterlite/cpu/expert_tile.h>
 #include <aiterlite/host_abi.h>
-#include <math.h>
 
 namespace {
 
@@ -26,22 +25,12 @@ constexpr int64_t kChunkTokens = 512;
 constexpr int64_t kSerialWork = 1 << 17;  // multiply-adds that are not worth waking a thread for
 constexpr int64_t kOutBytes = 128 << 10;  // of a task's results of w2
 constexpr int64_t kMostColumns = 128;
-constexpr float kLog2E = 1.44269504088896340736f;
 enum { kNone, kToken, kBlock };  // args.quant
 enum { kSilu, kGelu, kSwiglu };  // args.activation
 
-inline f32v sigmoid(f32v x) {
-  const f32v power = x * -kLog2E;
-  const f32v held = power > 126.0f ? f32v{} + 126.0f : power;
-  return 1.0f / (1.0f + (power > 126.0f ? f32v{} + __builtin_inff() : exp2(held)));
-}
-
 inline f32v activate(const Args& args, f32v gate, f32v up) {
-  if (args.activation == kSilu) return gate * sigmoid(gate) * up;
-  if (args.activation == kGelu) {
-    for (int i = 0; i < kLanes; ++i) gate[i] *= 0.5f + 0.5f * erff(gate[i] * 0.70710678118654752440f);
-    return gate * up;
-  }
+  if (args.activation == kSilu) return silu(gate) * up;
+  if (args.activation == kGelu) return gelu(gate) * up;
   const float limit = args.call.limit;
   gate = gate > limit ? f32v{} + limit : gate;
   up = up > limit ? f32v{} + limit : up < -limit ? f32v{} - limit : up;

@@ -67,26 +67,6 @@ AITERLITE_DEVICE Each reduce_team(const Each& each, Op, Each* shared) {
   }
 }
 
-// The part of a row that begins at its element `at`; of a row that has `left` elements from 0 on, zeros behind it.
-template <Reuse reuse>
-AITERLITE_DEVICE Vector16 load_part(const In* row, uint32_t at, uint32_t left, const void* safe) {
-  if constexpr (kAligned) {
-    return load_row_vector_if<reuse>(row + at, at < left, safe);
-  } else {
-    return gather_row_vector<true>(static_cast<const uint16_t*>(left != 0 ? static_cast<const void*>(row) : safe), at,
-                                   left);
-  }
-}
-AITERLITE_DEVICE void store_part(In* row, uint32_t at, uint32_t left, const Vector16& part) {
-  if constexpr (kAligned) {
-    if (at < left) store_quad(reinterpret_cast<float*>(row + at), __builtin_bit_cast(Quad, part));
-  } else {
-#pragma unroll
-    for (uint32_t j = 0; j < kVector; ++j) {
-      if (at + j < left) store_u16(row + at + j, static_cast<uint16_t>(part.word[j / 2] >> (j % 2 * 16)));
-    }
-  }
-}
 AITERLITE_DEVICE constexpr uint32_t place_of(uint32_t part, uint32_t lane) { return (part * kLanes + lane) * kVector; }
 
 }  // namespace
@@ -126,24 +106,24 @@ aiterlite_norm_rows(aiterlite_norm_args args) {
   const auto load_h = [&](Piece& piece, uint32_t b, uint32_t first) {
 #pragma unroll
     for (uint32_t i = 0; i < 2; ++i) {
-      piece.part[i] = load_part<Reuse::kNone>(x(b), first + place_of(i, lane), left_of(b), weight);
+      piece.part[i] = load_eight<kAligned, Reuse::kNone>(x(b), first + place_of(i, lane), left_of(b), weight);
     }
   };
   const auto add = [&](Piece& piece, const Piece& other, uint32_t b, uint32_t first) {
 #pragma unroll
     for (uint32_t i = 0; i < 2; ++i) {
       piece.part[i] = sum_of<In>(piece.part[i], other.part[i]);
-      store_part(sum(b), first + place_of(i, lane), left_of(b), piece.part[i]);
+      store_eight<kAligned>(sum(b), first + place_of(i, lane), left_of(b), piece.part[i]);
     }
   };
   const auto load_residual = [&](Piece& piece, uint32_t b, uint32_t first) {
 #pragma unroll
     for (uint32_t i = 0; i < 2; ++i) {
-      piece.part[i] = load_part<Reuse::kNone>(residual(b), first + place_of(i, lane), left_of(b), weight);
+      piece.part[i] = load_eight<kAligned, Reuse::kNone>(residual(b), first + place_of(i, lane), left_of(b), weight);
     }
   };
   const auto load_weight = [&](uint32_t i, uint32_t first) {
-    return load_part<Reuse::kLikely>(weight, first + place_of(i, lane), width, weight);
+    return load_eight<kAligned, Reuse::kLikely>(weight, first + place_of(i, lane), width, weight);
   };
 
   Piece piece[kBatch];
@@ -193,7 +173,7 @@ aiterlite_norm_rows(aiterlite_norm_args args) {
       const In* row = kAdd ? sum(0) : x(0);
 #pragma unroll
       for (uint32_t i = 0; i < 2; ++i) {
-        piece[0].part[i] = load_part<Reuse::kLikely>(row, first + place_of(i, lane), left_of(0), weight);
+        piece[0].part[i] = load_eight<kAligned, Reuse::kLikely>(row, first + place_of(i, lane), left_of(0), weight);
       }
     }
 #pragma unroll
@@ -219,7 +199,7 @@ aiterlite_norm_rows(aiterlite_norm_args args) {
         In* row = static_cast<In*>(args.out) + row_of(b) * args.stride_out;
 #pragma unroll
         for (uint32_t i = 0; i < 2; ++i) {
-          store_part(row, first + place_of(i, lane), left_of(b), piece[b].part[i]);
+          store_eight<kAligned>(row, first + place_of(i, lane), left_of(b), piece[b].part[i]);
         }
       }
     }

@@ -19,7 +19,7 @@ from aiterlite.tables.norm import NormProblem, QuantNormProblem
 
 _EPSILON = 1e-6
 # Between two numbers of a type, relative to the lower one.
-_STEP = {torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
+STEP = {torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
 
 
 def _operands(problem: NormProblem, seed: int) -> dict[str, Tensor]:
@@ -35,10 +35,10 @@ def _operands(problem: NormProblem, seed: int) -> dict[str, Tensor]:
     return {"x": rows(), "residual_in": rows(), "weight": weight.to(dtype)}
 
 
-def _near(value: Tensor) -> Within:
+def near(value: Tensor) -> Within:
     """A result that another order of the sum may round the other way."""
     exact = value.double()
-    return Within(exact, exact.abs() * _STEP[value.dtype] + 2.0**-24)
+    return Within(exact, exact.abs() * STEP[value.dtype] + 2.0**-24)
 
 
 def _coded(out: Tensor, problem: QuantNormProblem) -> dict[str, Within]:
@@ -51,7 +51,7 @@ def _coded(out: Tensor, problem: QuantNormProblem) -> dict[str, Within]:
     codes, scales = reference.quantised(out, dtype, group, problem.transposed)
     exact, step = codes.double(), 2.0 if dtype == torch.int8 else 0.0
     bound = exact.abs() * (0.125 if dtype != torch.int8 else 0.0) + max(step, 2.0**-9)
-    return {"out": Within(exact, bound), "yscale": Within(scales.double(), scales.double() * _STEP[out.dtype])}
+    return {"out": Within(exact, bound), "yscale": Within(scales.double(), scales.double() * STEP[out.dtype])}
 
 
 def _zeros(problem: NormProblem, out: Tensor, outputs: dict[str, Any]) -> dict[str, Tensor]:
@@ -74,7 +74,7 @@ def _plain(problem: NormProblem, seed: int) -> Sample:
     def baseline(given: Tensors) -> Tensor:
         return torch.nn.functional.rms_norm(given["x"], given["weight"].shape, given["weight"], _EPSILON)
 
-    return Sample(inputs, bind, ("out",), {"out": _near(wanted)}, baseline)
+    return Sample(inputs, bind, ("out",), {"out": near(wanted)}, baseline)
 
 
 def _written(op: str, problem: NormProblem, seed: int) -> Sample:
@@ -83,7 +83,7 @@ def _written(op: str, problem: NormProblem, seed: int) -> Sample:
     h = reference.add(given["x"], given["residual_in"]) if with_add else given["x"]
     result = reference.rms_norm(h, given["weight"], _EPSILON, problem.gemma, sensitive)
     outputs: dict[str, Exact | Within] = {}
-    outputs |= _coded(result, problem) if isinstance(problem, QuantNormProblem) else {"out": _near(result)}
+    outputs |= _coded(result, problem) if isinstance(problem, QuantNormProblem) else {"out": near(result)}
     inputs = {"x": given["x"], "weight": given["weight"], **_zeros(problem, result, outputs)}
     if with_add:
         inputs |= {"residual_in": given["residual_in"], "residual_out": torch.zeros_like(h)}

@@ -113,6 +113,30 @@ AITERLITE_DEVICE uint32_t of_partner(uint32_t word) {
   return halves.first ^ halves.second ^ word;
 }
 
+// Eight elements of a row of `left`, from its element `at` on; zeros behind the row, of which nothing is read.
+// `kAligned`: the row begins at a multiple of 16 bytes, and `at` and `left` are multiples of 8. `safe` is any address
+// that may be read.
+template <bool kAligned, Reuse reuse, class In>
+AITERLITE_DEVICE Vector16 load_eight(const In* row, uint32_t at, uint32_t left, const void* safe) {
+  if constexpr (kAligned) {
+    return load_row_vector_if<reuse>(row + at, at < left, safe);
+  } else {
+    const void* from = left != 0 ? static_cast<const void*>(row) : safe;
+    return gather_row_vector<true>(static_cast<const uint16_t*>(from), at, left);
+  }
+}
+template <bool kAligned, class In>
+AITERLITE_DEVICE void store_eight(In* row, uint32_t at, uint32_t left, const Vector16& part) {
+  if constexpr (kAligned) {
+    if (at < left) store_quad(reinterpret_cast<float*>(row + at), __builtin_bit_cast(Quad, part));
+  } else {
+#pragma unroll
+    for (uint32_t j = 0; j < 8; ++j) {
+      if (at + j < left) store_u16(row + at + j, static_cast<uint16_t>(part.word[j / 2] >> (j % 2 * 16)));
+    }
+  }
+}
+
 // `kAligned`: strips begin at multiples of 16 bytes, in x and in out, and `left`, the elements of the row from the
 // strip's first one on, is a multiple of 16.
 template <class In, class Out, uint32_t kLanes, bool kAligned>
@@ -125,13 +149,7 @@ struct Strip {
   AITERLITE_DEVICE void load(const In* from, uint32_t lane, uint32_t left, const void* safe) {
 #pragma unroll
     for (uint32_t i = 0; i < 2; ++i) {
-      const uint32_t at = (i * kLanes + lane) * 8;
-      if constexpr (kAligned) {
-        part[i] = load_row_vector_if<Reuse::kNone>(from + at, at < left, safe);
-      } else {
-        const auto* row = static_cast<const uint16_t*>(left != 0 ? static_cast<const void*>(from) : safe);
-        part[i] = gather_row_vector<true>(row, at, left);
-      }
+      part[i] = load_eight<kAligned, Reuse::kNone>(from, (i * kLanes + lane) * 8, left, safe);
     }
   }
 

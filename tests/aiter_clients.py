@@ -1,0 +1,497 @@
+"""What vLLM's and SGLang's ROCm code does with aiter, in their spellings and orders of arguments, on tensors of any
+device. Modules of aiter are imported in the functions, as those clients do; something must answer to that name. Not a
+test file.
+
+Facts of them: vLLM's `_aiter_ops.py` and `rocm_aiter_mla.py`, SGLang's `aiter_backend.py`, `forward_mla_rocm.py`,
+`layernorm.py`, `fp8_utils.py` and `topk.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mla_cases import Batch
+from torch import Tensor
+
+LATENT, WIDTH = 512, 576
+
+
+# Attention ------------------------------------------------------------------------------------------------------------
+
+
+def sglang_block() -> dict[str, Any]:
+    """The one block that SGLang imports its attention in; it goes without all of them where one is missing."""
+    from aiter import (
+        flash_attn_varlen_fp8_pertensor_func,
+        flash_attn_varlen_func,
+        get_mla_metadata_info_v1,
+        get_mla_metadata_v1,
+        get_ps_metadata_info_v1,
+        get_ps_metadata_v1,
+        mha_batch_prefill_func,
+        mla_prefill_ps_asm_fwd,
+        mla_reduce_v1,
+        paged_attention_ragged,
+    )
+    from aiter.mla import mla_decode_fwd, mla_prefill_fwd
+    from aiter.ops.triton.attention.unified_attention import unified_attention
+
+    functions = (
+        *(flash_attn_varlen_fp8_pertensor_func, flash_attn_varlen_func, get_mla_metadata_info_v1, get_mla_metadata_v1),
+        *(get_ps_metadata_info_v1, get_ps_metadata_v1, mha_batch_prefill_func, mla_prefill_ps_asm_fwd, mla_reduce_v1),
+        *(paged_attention_ragged, mla_decode_fwd, mla_prefill_fwd, unified_attention),
+    )
+    return {function.__name__: function for function in functions}
+
+
+def sglang_decode(case: Batch, max_bs: int, page_size: int = 1) -> Tensor:
+    """Decode of SGLang's AiterAttnBackend with an 8-bit KV: buffers for `max_bs` requests, filled again for these."""
+    from aiter import get_mla_metadata_info_v1, get_mla_metadata_v1
+    from aiter.mla import mla_decode_fwd
+
+    kv_dtype, device, most = case.kv_buffer.dtype, case.q.device, max(case.counts)
+    heads = given = case.q.shape[1]
+    q = case.q
+    if heads in (4, 8):
+        # Copies of the heads, to 16 of them.
+        q, heads = q.repeat(1, 16 // heads, 1), 16
+    fast_mode, intra_batch_mode = (True, False) if heads in (32, 64, 128) else (False, True)
+    max_split = 32
+    info = get_mla_metadata_info_v1(
+        max_bs,
+        most,
+        heads,
+        kv_dtype,
+        kv_dtype,
+        is_sparse=False,
+        fast_mode=fast_mode,
+        num_kv_splits=max_split,
+        intra_batch_mode=intra_batch_mode,
+    )
+    buffers = [torch.empty(size, dtype=dtype, device=device) for size, dtype in info]
+    metadata, indptr, info_set, reduce_indptr, reduce_final_map, reduce_partial_map = buffers
+    ones = torch.ones(len(case.counts), dtype=torch.int32, device=device)
+    get_mla_metadata_v1(
+        case.qo_indptr,
+        case.kv_indptr,
+        ones,
+        heads,
+        1,
+        False,
+        metadata,
+        info_set,
+        indptr,
+        reduce_indptr,
+        reduce_final_map,
+        reduce_partial_map,
+        kv_granularity=max(page_size, 16),
+        max_seqlen_qo=most,
+        uni_seqlen_qo=most,
+        fast_mode=fast_mode,
+        max_split_per_batch=max_split,
+        intra_batch_mode=intra_batch_mode,
+        dtype_q=kv_dtype,
+        dtype_kv=kv_dtype,
+    )
+    o = q.new_empty((q.shape[0], heads, LATENT), dtype=torch.bfloat16)
+    mla_decode_fwd(
+        q.view(-1, heads, WIDTH),
+        case.kv_buffer.view(-1, 1, 1, WIDTH),
+        o.view(-1, heads, LATENT),
+        case.qo_indptr,
+        case.kv_indptr,
+        case.kv_indices,
+        ones,
+        most,
+        sm_scale=WIDTH**-0.5,
+        logit_cap=0.0,
+        work_meta_data=metadata,
+        work_indptr=indptr,
+        work_info_set=info_set,
+        reduce_indptr=reduce_indptr,
+        reduce_final_map=reduce_final_map,
+        reduce_partial_map=reduce_partial_map,
+        q_scale=case.kv_scale,
+        kv_scale=case.kv_scale,
+        intra_batch_mode=intra_batch_mode,
+        num_kv_splits=max_split,
+    )
+    return o[:, :given]
+
+
+def sglang_decode_unplanned(case: Batch) -> Tensor:
+    """With a KV of bf16 and 16 or 128 heads SGLang has no plan."""
+    from aiter.mla import mla_decode_fwd
+
+    heads = case.q.shape[1]
+    o = case.q.new_empty((case.q.shape[0], heads, LATENT))
+    mla_decode_fwd(
+        *(case.q, case.kv_buffer.view(-1, 1, 1, WIDTH), o, case.qo_indptr, case.kv_indptr, case.kv_indices),
+        *(case.kv_last_page_lens, max(case.counts)),
+        sm_scale=WIDTH**-0.5,
+        logit_cap=0.0,
+        work_meta_data=None,
+        work_indptr=None,
+        work_info_set=None,
+        reduce_indptr=None,
+        reduce_final_map=None,
+        reduce_partial_map=None,
+        q_scale=None,
+        kv_scale=None,
+        intra_batch_mode=True,
+        num_kv_splits=None,
+    )
+    return o
+
+
+def vllm_decode(case: Batch, max_num_reqs: int) -> Tensor:
+    """Decode of vLLM's ROCM_AITER_MLA: persistent buffers for all requests that there may be."""
+    import inspect
+
+    from aiter import get_mla_metadata_info_v1, get_mla_metadata_v1
+    from aiter.mla import mla_decode_fwd
+
+    device, most, heads = case.q.device, max(case.counts), case.q.shape[1]
+    types = case.q.dtype, case.kv_buffer.dtype
+    info = get_mla_metadata_info_v1(max_num_reqs, most, heads, *types, is_sparse=False, fast_mode=True)
+    buffers = [torch.empty(size, dtype=dtype, device=device) for size, dtype in info]
+    metadata, indptr, info_set, *reduce = buffers
+    ones = torch.ones(len(case.counts), dtype=torch.int32, device=device)
+    get_mla_metadata_v1(
+        *(case.qo_indptr, case.kv_indptr, ones, heads, 1, True, metadata, info_set, indptr, *reduce),
+        page_size=1,
+        kv_granularity=16,
+        max_seqlen_qo=most,
+        uni_seqlen_qo=most if len(set(case.counts)) == 1 else -1,
+        fast_mode=True,
+        dtype_q=types[0],
+        dtype_kv=types[1],
+    )
+    parameters = inspect.signature(mla_decode_fwd).parameters
+    scales = {"q_scale": case.q_scale, "kv_scale": case.kv_scale} if "q_scale" in parameters else {}
+    assert "kv_scale" in parameters and "causal" in parameters
+    o = torch.zeros(case.q.shape[0], heads, LATENT, dtype=torch.bfloat16, device=device)
+    mla_decode_fwd(
+        case.q,
+        case.kv_buffer.view(-1, 1, 1, case.q.shape[-1]),
+        o,
+        case.qo_indptr,
+        case.kv_indptr,
+        case.kv_indices,
+        ones,
+        most,
+        sm_scale=WIDTH**-0.5,
+        logit_cap=0.0,
+        causal=True,
+        work_meta_data=metadata,
+        work_indptr=indptr,
+        work_info_set=info_set,
+        reduce_indptr=reduce[0],
+        reduce_final_map=reduce[1],
+        reduce_partial_map=reduce[2],
+        **scales,
+    )
+    return o
+
+
+def vllm_decode_with_lse(case: Batch) -> tuple[Tensor, Tensor]:
+    """Context parallel decode needs the LSE, and goes without a plan, in two splits at least."""
+    from aiter.mla import get_meta_param, mla_decode_fwd
+
+    heads, most = case.q.shape[1], max(case.counts)
+    splits, indptr = get_meta_param(None, len(case.counts), case.kv_indices.shape[0], heads, most, case.kv_buffer.dtype)
+    if splits < 2:
+        splits, indptr = get_meta_param(
+            2, len(case.counts), case.kv_indices.shape[0], heads, most, case.kv_buffer.dtype
+        )
+    o = torch.zeros(case.q.shape[0], heads, LATENT, dtype=torch.bfloat16, device=case.q.device)
+    _, lse = mla_decode_fwd(
+        *(case.q, case.kv_buffer.view(-1, 1, 1, WIDTH), o, case.qo_indptr, case.kv_indptr, case.kv_indices),
+        *(case.kv_last_page_lens, most),
+        sm_scale=WIDTH**-0.5,
+        logit_cap=0.0,
+        num_kv_splits=splits,
+        num_kv_splits_indptr=indptr,
+        return_lse=True,
+        q_scale=case.q_scale if case.q.itemsize == 1 else None,
+        kv_scale=case.kv_scale,
+    )
+    return o, lse
+
+
+# Norms, quantisation, activations -------------------------------------------------------------------------------------
+
+
+def sglang_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> Any:
+    from aiter import rmsnorm2d_fwd as rms_norm
+    from aiter import rmsnorm2d_fwd_with_add as fused_add_rms_norm
+
+    if residual is None:
+        return rms_norm(x, weight, eps)
+    residual_out, output = torch.empty_like(x), torch.empty_like(x)
+    fused_add_rms_norm(output, x, residual, residual_out, weight, eps)
+    return output, residual_out
+
+
+def vllm_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """vLLM passes the flag of an older aiter by its place."""
+    import aiter as rocm_aiter
+
+    residual_out, output = torch.empty_like(x), torch.empty_like(x)
+    rocm_aiter.rmsnorm2d_fwd_with_add(output, x, residual, residual_out, weight, eps, 0)
+    return output, residual_out
+
+
+def vllm_norm_quant(x: Tensor, residual: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    import aiter as rocm_aiter
+
+    y_scale = torch.empty(x.shape[0], 1, dtype=torch.float32, device=x.device)
+    out = torch.empty(x.shape, dtype=dtype, device=x.device)
+    residual_out = torch.empty_like(x)
+    rocm_aiter.rmsnorm2d_fwd_with_add_dynamicquant(
+        out, x, residual, residual_out, y_scale, weight, eps, use_model_sensitive_rmsnorm=0
+    )
+    return out, residual_out, y_scale
+
+
+def vllm_norm_group_quant(
+    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    from aiter.ops.triton.fused_fp8_quant import fused_rms_fp8_group_quant
+
+    (codes, scales), _, _, res = fused_rms_fp8_group_quant(
+        x, weight, eps, None, None, None, group_size=128, dtype_quant=dtype, res1=residual
+    )
+    return codes, scales, res
+
+
+def vllm_latents(q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    import aiter.ops.fused_qk_norm_rope_cache_quant as aiter_ops
+
+    assert hasattr(aiter_ops, "_fused_qk_rmsnorm") and not hasattr(aiter_ops, "fused_qk_rmsnorm")
+    found: tuple[Tensor, Tensor] = aiter_ops._fused_qk_rmsnorm(
+        q_out=None, q=q, q_weight=q_weight, q_eps=eps, k_out=None, k=k, k_weight=k_weight, k_eps=eps
+    )
+    return found
+
+
+def sglang_latents(q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    from aiter.ops.enum import QuantType
+    from aiter.ops.fused_qk_rmsnorm_group_quant import fused_qk_rmsnorm
+
+    q_out, k_out = torch.empty_like(q), torch.empty_like(k)
+    fused_qk_rmsnorm(
+        q_out_quantized=q_out,
+        k_out=k_out,
+        q=q,
+        q_weight=q_weight,
+        q_epsilon=eps,
+        k=k,
+        k_weight=k_weight,
+        k_epsilon=eps,
+        quant_type=QuantType.No,
+    )
+    return q_out, k_out
+
+
+def sglang_latents_quantised(
+    q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, ...]:
+    from aiter.ops.triton.fused_fp8_quant import fused_rms_fp8_group_quant
+
+    (codes, scales), lora, k_nope, _ = fused_rms_fp8_group_quant(
+        q,
+        q_weight,
+        eps,
+        k,
+        k_weight,
+        eps,
+        group_size=128,
+        dtype_quant=dtype,
+        res1=None,
+        output_unquantized_inp1=True,
+        transpose_scale=False,
+    )
+    return codes, scales, lora, k_nope
+
+
+def sglang_flatten(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    from aiter.ops.triton.fused_fp8_quant import fused_flatten_fp8_group_quant
+
+    found: tuple[Tensor, Tensor] = fused_flatten_fp8_group_quant(
+        x.transpose(0, 1), group_size=128, dtype_quant=dtype, transpose_scale=False
+    )
+    return found
+
+
+def group_quant(x: Tensor, dtype: torch.dtype, **how: Any) -> tuple[Tensor, Tensor]:
+    """Of both, before a GEMM of block scales."""
+    import aiter
+    from aiter import get_hip_quant
+
+    found: tuple[Tensor, Tensor] = get_hip_quant(aiter.QuantType.per_1x128)(x, quant_dtype=dtype, **how)
+    return found
+
+
+def vllm_token_quant(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    from aiter.ops.quant import dynamic_per_token_scaled_quant
+
+    out = torch.empty(x.shape, dtype=dtype, device=x.device)
+    scale = torch.empty((*x.shape[:-1], 1), dtype=torch.float32, device=x.device)
+    dynamic_per_token_scaled_quant(out, x, scale, scale_ub=None, shuffle_scale=False, num_rows=None, num_rows_factor=1)
+    return out, scale
+
+
+def vllm_activation(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    from aiter.ops.triton.activation import act_mul_and_fp8_group_quant
+
+    found: tuple[Tensor, Tensor] = act_mul_and_fp8_group_quant(x, activation="silu", group_size=128, dtype_quant=dtype)
+    return found
+
+
+# Mixture of experts ---------------------------------------------------------------------------------------------------
+
+
+def sglang_route(gating: Tensor, bias: Tensor, topk: int, groups: int, topk_group: int) -> tuple[Tensor, Tensor]:
+    from aiter import biased_grouped_topk as aiter_biased_grouped_topk
+
+    tokens, device = gating.shape[0], gating.device
+    weights = torch.empty((tokens, topk), dtype=torch.float32, device=device)
+    ids = torch.empty((tokens, topk), dtype=torch.int32, device=device)
+    aiter_biased_grouped_topk(gating.to(dtype=torch.float32), bias, weights, ids, groups, topk_group, True, 2.5)
+    return weights, ids
+
+
+def sglang_experts(x: Tensor, w1: Tensor, w2: Tensor, scales: tuple[Any, Any], routed: tuple[Tensor, Tensor]) -> Tensor:
+    from aiter import ActivationType, QuantType
+    from aiter.fused_moe import fused_moe
+    from aiter.ops.shuffle import shuffle_weight
+
+    w13, w2 = shuffle_weight(w1.contiguous(), (16, 16)), shuffle_weight(w2.contiguous(), (16, 16))
+    found: Tensor = fused_moe(
+        x,
+        w13,
+        w2,
+        routed[0],
+        routed[1],
+        w1_scale=scales[0],
+        w2_scale=scales[1],
+        quant_type=QuantType.per_128x128,
+        activation=ActivationType.Silu,
+        expert_mask=None,
+    )
+    return found
+
+
+def vllm_experts(x: Tensor, w1: Tensor, w2: Tensor, scales: tuple[Any, Any], routed: tuple[Tensor, Tensor]) -> Tensor:
+    """vLLM passes kinds as integers, and asks the signature for what it may pass."""
+    import inspect
+
+    from aiter import ActivationType, QuantType
+    from aiter.fused_moe import fused_moe
+    from aiter.ops.shuffle import shuffle_weight
+
+    assert "gate_mode" in inspect.signature(fused_moe).parameters
+    w1, w2 = (shuffle_weight(weight, layout=(16, 16)) for weight in (w1, w2))
+    found: Tensor = fused_moe(
+        *(x, w1, w2, *routed, None, ActivationType(0), QuantType(5), False, *scales, None, None),
+        num_local_tokens=None,
+        dtype=None,
+        hidden_pad=0,
+        intermediate_pad=0,
+        bias1=None,
+        bias2=None,
+        moe_sorting_dispatch_policy=0,
+        gate_mode="separated",
+    )
+    return found
+
+
+def vllm_softmax_topk(gating: Tensor, topk: int) -> tuple[Tensor, Tensor]:
+    import inspect
+
+    from aiter import topk_softmax
+
+    assert "num_shared_experts" in inspect.signature(topk_softmax).parameters
+    tokens, device = gating.shape[0], gating.device
+    weights = torch.empty((tokens, topk), dtype=torch.float32, device=device)
+    ids, indices = (torch.empty((tokens, topk), dtype=torch.int32, device=device) for _ in range(2))
+    topk_softmax(weights, ids, indices, gating, True, 0, "")
+    return weights, ids
+
+
+# GEMMs of 8 bits, rotary embeddings, the cache -----------------------------------------------------------------------
+
+
+def sglang_linear(x: Tensor, weight: Tensor, scale: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """A linear layer of block scales in each of SGLang's ways: as it is, shuffled, and by Triton's name."""
+    import aiter
+    from aiter import gemm_a8w8_blockscale as ck_gemm_a8w8_blockscale
+    from aiter import gemm_a8w8_blockscale_bpreshuffle, get_hip_quant
+    from aiter.ops.shuffle import shuffle_weight
+    from aiter.ops.triton.gemm_a8w8_blockscale import gemm_a8w8_blockscale as triton_gemm_a8w8_blockscale
+
+    quantise = get_hip_quant(aiter.QuantType.per_1x128)
+    q_input, x_scale = quantise(x, quant_dtype=dtype)
+    plain = ck_gemm_a8w8_blockscale(q_input, weight, x_scale, scale, dtype=x.dtype)
+    by_triton = triton_gemm_a8w8_blockscale(q_input, weight, x_scale, scale, dtype=x.dtype)
+    q_input, x_scale = quantise(x, quant_dtype=dtype, transpose_scale=True)
+    shuffled = shuffle_weight(weight, layout=(16, 16))
+    pre = gemm_a8w8_blockscale_bpreshuffle(q_input, shuffled, x_scale, scale, dtype=x.dtype)
+    return plain, by_triton, pre
+
+
+def vllm_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
+    """vLLM's of scales of tokens and of rows."""
+    from aiter import gemm_a8w8_CK
+
+    codes, scales = vllm_token_quant(x, dtype)
+    found: Tensor = gemm_a8w8_CK(codes, weight, scales, scale, bias, x.dtype)
+    return found
+
+
+def sglang_absorb(q_nope: Tensor, w_kc: Tensor, w_scale: Tensor) -> Tensor:
+    from aiter.ops.triton.batched_gemm_a8w8_a_per_token_group_prequant_w_per_batched_tensor_quant import (
+        batched_gemm_a8w8_a_per_token_group_prequant_w_per_batched_tensor_quant,
+    )
+
+    found: Tensor = batched_gemm_a8w8_a_per_token_group_prequant_w_per_batched_tensor_quant(
+        X=q_nope,
+        WQ=w_kc.transpose(-1, -2),
+        w_scale=w_scale,
+        group_size=128,
+        YQ=None,
+        transpose_bm=False,
+        transpose_bm_in=True,
+        dtype=torch.bfloat16,
+    )
+    return found
+
+
+def vllm_rope(positions: Tensor, query: Tensor, key: Tensor, head_size: int, table: Tensor, is_neox: bool) -> None:
+    from aiter.ops.triton.rope.rope import rope_cached_thd_positions_offsets_2c_fwd_inplace
+
+    cos, sin = table.chunk(2, dim=-1)
+    query, key = (x.view(positions.numel(), -1, head_size)[..., :head_size] for x in (query, key))
+    rope_cached_thd_positions_offsets_2c_fwd_inplace(
+        *(query, key, cos, sin, positions, None, 0 if is_neox else 1), reuse_freqs_front_part=True, nope_first=False
+    )
+
+
+def cache_latents(kv_c: Tensor, k_pe: Tensor, cache: Tensor, slots: Tensor, kind: str, scale: Tensor) -> None:
+    from aiter import concat_and_cache_mla
+
+    concat_and_cache_mla(kv_c, k_pe, cache, slots, kind, scale)
+
+
+def sglang_rope_and_cache(
+    q: tuple[Tensor, Tensor], k: tuple[Tensor, Tensor], cache: Tensor, slots: Tensor, pos: Tensor, cos: Any, sin: Any,
+    scale: Tensor, q_out_dtype: torch.dtype,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    from aiter.ops.triton.fused_kv_cache import fused_qk_rope_cat_and_cache_mla
+
+    found: tuple[Tensor, ...] = fused_qk_rope_cat_and_cache_mla(
+        *(*q, *k, cache, slots, pos, cos, sin, scale, False), q_out_dtype=q_out_dtype
+    )
+    return found
