@@ -101,6 +101,18 @@ def test_a_trace(both: Both, make: Callable[..., str], target: str) -> None:
     assert short.count("\n     1 ") == 1 and "\n     2 " not in short and "\n     2 " in data["trace"]
 
 
+def test_an_estimate_from_one_workgroup_of_a_file(both: Both, make: Callable[..., str]) -> None:
+    """The kernel runs once and stands for 3,040 workgroups; `outputs` is written by all of them alike."""
+    words = (make(TRIPLE), *TENSORS, "--grid", "3040", "--estimate", "--only", "1", "--published", "1e-6")
+    text, data, code = both("emulate", *words)
+    assert code == 0 and data["instructions"] == 8
+    assert "from 1 of 3040 workgroups" in data["estimate"]["why"] and data["estimate"]["published"]["impossible"]
+    assert "at most 1 workgroups ran" in text and "IMPOSSIBLE 1e-06 us cannot be" in text
+    whole = both("emulate", *words[:-4], "--published", "1e-6")[1]
+    assert whole["instructions"] == 8 * 3040
+    assert whole["estimate"]["us"] == pytest.approx(data["estimate"]["us"])
+
+
 def test_an_access_outside_is_an_error(make: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["emulate", make(TRIPLE), "--arg", "inputs=f32[63]", "--arg", "outputs=f32[64]"]) == 1
     message = capsys.readouterr().err

@@ -9,7 +9,7 @@ import pytest
 from emulator import assembly, session, watched
 
 from aiterlite import envs
-from aiterlite.emulator import Report, watching
+from aiterlite.emulator import KernelArgumentError, Report, watching
 from aiterlite.emulator.counters import bytes_floor_us, matrix_floor_us, to_text
 from aiterlite.hardware import ARCHITECTURES
 from aiterlite.target import resolve
@@ -41,6 +41,11 @@ def traffic(read: int, written: int, unique_read: int, unique_written: int) -> d
     return {"read": read, "written": written, "unique_read": unique_read, "unique_written": unique_written}
 
 
+def arguments(c: dict[str, Any]) -> dict[str, Any]:
+    """The traffic of each argument, without its size."""
+    return {name: {key: n for key, n in held.items() if key != "size"} for name, held in c["arguments"].items()}
+
+
 def coalescing(accesses: int, s64: int, m64: int, s128: int, m128: int) -> dict[str, int]:
     return {"accesses": accesses, "segments64": s64, "minimum64": m64, "segments128": s128, "minimum128": m128}
 
@@ -60,7 +65,7 @@ def test_nothing_but_the_prologue(target: str) -> None:
     assert c["matrix_cycles"] == 0
     assert c["bytes"]["scalar"] == {"read": 24, "written": 0}
     assert c["bytes"]["global"] == traffic(0, 0, 0, 0)
-    assert c["arguments"] == {}
+    assert arguments(c) == {}
     assert c["coalescing"] == {"load": NONE, "store": NONE, "atomic": NONE}
     assert c["lds"] == {"accesses": 0, "cycles": 0, "minimum_cycles": 0, "conflict_cycles": 0}
 
@@ -71,7 +76,7 @@ def test_a_copy_of_dwords(target: str) -> None:
     assert kinds(c) == {"vmem_load": 1, "vmem_store": 1, "sync": 1}
     assert c["issue_cycles"]["vmem"] == 8 and c["issue_cycles"]["total"] == 24 + 12
     # 64 lanes of 4 bytes: 256 bytes, four segments of 64, two of 128.
-    assert c["arguments"] == {"a": traffic(256, 0, 256, 0), "b": traffic(0, 256, 0, 256)}
+    assert arguments(c) == {"a": traffic(256, 0, 256, 0), "b": traffic(0, 256, 0, 256)}
     assert c["bytes"]["global"] == traffic(256, 256, 256, 256)
     assert c["coalescing"] == {
         "load": coalescing(1, 4, 4, 2, 2), "store": coalescing(1, 4, 4, 2, 2), "atomic": NONE
@@ -84,7 +89,7 @@ def test_many_workgroups_that_read_the_same(target: str) -> None:
     assert (c["workgroups"], c["waves"]) == (3, 6)
     assert kinds(c) == {"vmem_load": 6}
     # 6 waves of 256 bytes; the three workgroups read the same 512.
-    assert c["arguments"] == {"a": traffic(1536, 0, 512, 0)}
+    assert arguments(c) == {"a": traffic(1536, 0, 512, 0)}
     assert c["coalescing"]["load"] == coalescing(6, 24, 24, 12, 12)
 
 
@@ -94,14 +99,14 @@ def test_a_strided_load_touches_a_segment_a_lane(target: str) -> None:
     assert kinds(c) == {"valu": 1, "vmem_load": 1}
     # 64 bytes apart: 64 segments of 64 and 32 of 128, where 256 bytes would fit in 4 and 2.
     assert c["coalescing"]["load"] == coalescing(1, 64, 4, 32, 2)
-    assert c["arguments"] == {"a": traffic(256, 0, 256, 0)}
+    assert arguments(c) == {"a": traffic(256, 0, 256, 0)}
 
 
 @each_target
 def test_lanes_that_read_one_dword(target: str) -> None:
     c = count(target, "v_mov_b32_e32 v2, 60\nglobal_load_dword v3, v2, s[4:5]")
     assert c["coalescing"]["load"] == coalescing(1, 1, 1, 1, 1)
-    assert c["arguments"] == {"a": traffic(256, 0, 4, 0)}
+    assert arguments(c) == {"a": traffic(256, 0, 4, 0)}
 
 
 @each_target
@@ -110,7 +115,7 @@ def test_an_access_across_a_segment_and_lanes_in_reverse(target: str) -> None:
     body = "v_sub_u32_e32 v2, 63, v0\nv_lshlrev_b32_e32 v2, 4, v2\nglobal_load_dwordx4 v[4:7], v2, s[4:5] offset:8"
     c = count(target, body)
     assert c["coalescing"]["load"] == coalescing(1, 17, 16, 9, 8)
-    assert c["arguments"] == {"a": traffic(1024, 0, 1024, 0)}
+    assert arguments(c) == {"a": traffic(1024, 0, 1024, 0)}
 
 
 @each_target
@@ -120,14 +125,14 @@ def test_half_the_lanes_store_bytes(target: str) -> None:
     assert kinds(c) == {"salu": 2, "vmem_store": 2}
     # 16 lanes of a byte, 4 bytes apart: one segment. The store without lanes touches nothing.
     assert c["coalescing"]["store"] == coalescing(1, 1, 1, 1, 1)
-    assert c["arguments"] == {"b": traffic(0, 16, 0, 16)}
+    assert arguments(c) == {"b": traffic(0, 16, 0, 16)}
 
 
 @each_target
 def test_atomics_read_and_write(target: str) -> None:
     c = count(target, "v_mov_b32_e32 v2, 0\nglobal_atomic_add v2, v0, s[8:9]", grid=2)
     assert kinds(c) == {"valu": 2, "vmem_atomic": 2}
-    assert c["arguments"] == {"c": traffic(512, 512, 4, 4)}
+    assert arguments(c) == {"c": traffic(512, 512, 4, 4)}
     assert c["coalescing"]["atomic"] == coalescing(2, 2, 2, 2, 2)
 
 
@@ -162,7 +167,7 @@ def test_vskip(target: str) -> None:
                       "s_setvskip s12, 1\nv_nop")  # fmt: skip
     assert kinds(c) == {"salu": 3, "valu": 1}
     assert c["instructions"]["skipped"] == 2
-    assert c["arguments"] == {}
+    assert arguments(c) == {}
 
 
 # What writes LDS and reads it back: LDS bytes read and written, cycles, least cycles, on both targets or by target.
@@ -284,7 +289,7 @@ def test_lane_exchanges_use_no_bank(target: str) -> None:
 def test_a_load_to_lds(target: str) -> None:
     c = count(target, "global_load_lds_dword v1, s[4:5]\ns_waitcnt vmcnt(0)", lds=256)
     assert kinds(c) == {"vmem_load": 1, "sync": 1}
-    assert c["arguments"] == {"a": traffic(256, 0, 256, 0)}
+    assert arguments(c) == {"a": traffic(256, 0, 256, 0)}
     assert c["bytes"]["lds"] == {"read": 0, "written": 256}
     assert c["lds"]["accesses"] == 0
 
@@ -297,7 +302,7 @@ def test_scratch_and_flat(target: str) -> None:
     assert kinds(c) == {"scratch": 2, "valu": 2, "flat": 1}
     assert c["bytes"]["scratch"] == {"read": 512, "written": 256}
     # All lanes store to the same dword.
-    assert c["arguments"] == {"a": traffic(0, 256, 0, 4)}
+    assert arguments(c) == {"a": traffic(0, 256, 0, 4)}
     assert c["coalescing"]["store"] == coalescing(1, 1, 1, 1, 1)
     assert c["issue_cycles"]["vmem"] == 12
 
@@ -435,12 +440,12 @@ def test_bytes_of_the_skinny_gemm(n: int, m: int, k: int, with_bias: bool, targe
         wvSplitK(x, weight, bias if with_bias else None)
     assert not seen.findings, [str(f) for f in seen.findings]
     (c,) = seen.counters
-    arguments = c["arguments"]
+    held = arguments(c)
     # K is a multiple of the tiles' depth: no column is read twice.
-    assert arguments["weight"] == traffic(2 * m * k, 0, 2 * m * k, 0)
-    assert arguments["x"]["unique_read"] == 2 * n * k
-    assert arguments["y"] == traffic(0, 2 * n * m, 0, 2 * n * m)
-    assert ("bias" in arguments) == with_bias
+    assert held["weight"] == traffic(2 * m * k, 0, 2 * m * k, 0)
+    assert held["x"]["unique_read"] == 2 * n * k
+    assert held["y"] == traffic(0, 2 * n * m, 0, 2 * n * m)
+    assert ("bias" in held) == with_bias
     unique = 2 * (m * k + n * k) + (2 * m if with_bias else 0)
     assert c["bytes"]["global"]["unique_read"] == unique
     # Multiply-accumulates of the matrix unit: 16 rows of weights, 16 of x, whatever n is.
@@ -503,3 +508,24 @@ def test_the_largest_workgroup() -> None:
     c = count("gfx942", body, grid=3, block=128)
     assert c["largest_workgroup"] == 2 * (6 + 2 + 50)
     assert c["instructions"]["total"] == c["largest_workgroup"] + 2 * 2 * (6 + 2)
+
+
+def test_some_workgroups_of_a_launch() -> None:
+    """The first two of five run and are counted; each has 64 dwords of `a` and 64 of `b` to itself."""
+    body = """
+    s_lshl_b32 s10, s2, 8
+    v_add_u32 v1, s10, v1
+    global_load_dword v2, v1, s[4:5]
+    s_waitcnt vmcnt(0)
+    global_store_dword v1, v2, s[6:7]
+    """
+    loaded = watched.module("gfx942", body)
+    c = watched.launch(loaded, 5, 64, counters=True, only=2).counters
+    assert (c["launched"], c["workgroups"]) == (5, 2)
+    assert arguments(c) == {"a": traffic(512, 0, 512, 0), "b": traffic(0, 512, 0, 512)}
+    assert c["arguments"]["a"]["size"] == 4 * 4096
+    for only in (0, 5, 99):
+        c = watched.launch(loaded, 5, 64, counters=True, only=only).counters
+        assert (c["launched"], c["workgroups"]) == (5, 5)
+    with pytest.raises(KernelArgumentError, match="only is -1"):
+        watched.launch(loaded, 5, 64, only=-1)

@@ -136,6 +136,38 @@ def test_the_largest_workgroup_decides_where_each_has_a_cu(points: dict[str, fit
     assert "the largest workgroup executes 3.0 times the average" in estimate([many], resolve("mi300x")).why
 
 
+def test_a_launch_from_one_of_its_workgroups(points: dict[str, fitting.Point]) -> None:
+    """What one workgroup does and what its arguments hold say what 256 alike take, with more in `why`."""
+    whole = counted(points["mi355x"])
+    whole["workgroups"], whole["waves"] = 256, 1024
+    for name in ("issue_cycles", "instructions"):
+        whole[name] = {unit: 256 * round(amount / 256) for unit, amount in whole[name].items()}
+    whole["lds"]["cycles"], whole["bytes"]["lds"]["read"] = 256_000, 256_000
+    whole["matrix_cycles"], whole["bytes"]["global"]["read"] = 256 * 4000, 256 * 90_000
+    whole["bytes"]["global"] |= {
+        "written": 256 * 1000,
+        "unique_read": 64 * 40_000 + 60_000,
+        "unique_written": 256 * 1000,
+    }
+    whole["largest_workgroup"] = whole["instructions"]["total"] // 256
+    one = copy.deepcopy(whole)
+    one["launched"], one["workgroups"], one["waves"] = 256, 1, 4
+    for name in ("issue_cycles", "instructions", "lds"):
+        one[name] = {unit: amount / 256 for unit, amount in whole[name].items()}
+    one["matrix_cycles"], one["bytes"]["lds"]["read"] = 4000, 1000
+    one["bytes"]["global"] = {"read": 90_000, "written": 1000, "unique_read": 50_000, "unique_written": 1000}
+    # All read all of `b`, a quarter of them share a row of `a`, and each writes its own part of `c`.
+    one["arguments"] = {
+        "a": {"unique_read": 40_000, "unique_written": 0, "size": 64 * 40_000},
+        "b": {"unique_read": 60_000, "unique_written": 0, "size": 60_000},
+        "c": {"unique_read": 0, "unique_written": 1000, "size": 1_000_000},
+    }
+    a, b = estimate([whole], resolve("mi355x")), estimate([one], resolve("mi355x"))
+    assert b.parts == pytest.approx(a.parts) and b.kind == a.kind
+    assert b.why == (*a.why, "from 1 of 256 workgroups")
+    assert floor_us([one], resolve("mi355x")) == pytest.approx(floor_us([whole], resolve("mi355x")))
+
+
 def test_a_chip_without_published_times(points: dict[str, fitting.Point]) -> None:
     counters = counted(points["mi300x"])
     found = estimate([counters], resolve("mi325x"))
@@ -210,6 +242,7 @@ def test_the_command_line(both: Both, cache_dir: Path, tmp_path: Path, emulator_
         (("--published", "3"), "--published is for --estimate"),
         (("--against", "x.json"), "--against is for --estimate"),
         (("--estimate", "--published", "-1"), "allowed: microseconds above 0"),
+        (("--only", "-1"), "--only is -1; allowed: a number of workgroups"),
     ],
 )
 def test_wrong_words(options: tuple[str, ...], says: str) -> None:

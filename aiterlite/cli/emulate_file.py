@@ -40,6 +40,7 @@ def run(args: argparse.Namespace, path: Path) -> Report:
         "sanitize": watch.checks(args),
         "counters": show.counts(args),
         "timeline": show.workgroup(args),
+        "only": args.only,
     }
     if args.trace:
         group, wave = (*launch_words.numbers(args.trace, "--trace"), 0)[:2]
@@ -77,6 +78,8 @@ def run(args: argparse.Namespace, path: Path) -> Report:
     lines.append(
         f"{made.kernel} on {persona.chip}: {report.instructions} wave-instructions, every memory access inside"
     )
+    if args.only:
+        lines.append(f"  at most {args.only} workgroups ran: what the tensors hold is not the launch's result")
     lines += [f"  {name}: {_words(summary)}" for name, summary in summaries.items()]
     lines += [f"  {name} saved as {file}" for name, file in saves.items()]
     lines += [f"  launch written to {args.dump_kernarg}"] if args.dump_kernarg else []

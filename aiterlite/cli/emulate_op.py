@@ -29,7 +29,7 @@ def run(args: argparse.Namespace, name: str, given: Sequence[str]) -> Report:
         if persona.family != "amd":
             amd = [name for name in target.names() if target.resolve(name).family == "amd"]
             raise UsageError(f"--target: {chip} is no AMD target; allowed: {', '.join(amd)}")
-    for option in ("kernarg", "dump_kernarg", "save", "arg", "tensor"):
+    for option in ("kernarg", "dump_kernarg", "save", "arg", "tensor", "only"):
         if getattr(args, option):
             raise UsageError(f"--{option.replace('_', '-')} is for a FILE; {name} makes its own operands")
     if args.write_baseline and len(problems) * len(named) > 1:

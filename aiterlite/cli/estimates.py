@@ -30,6 +30,9 @@ _FORM = 2
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--estimate", action="store_true", help=HELP)
     parser.add_argument(
+        "--only", type=int, default=0, metavar="N", help="with a file: run N workgroups, enough to estimate all of them"
+    )
+    parser.add_argument(
         "--published", type=float, metavar="US", help="with --estimate: say whether the counters allow this time"
     )
     parser.add_argument(
@@ -45,6 +48,8 @@ def check(args: argparse.Namespace) -> None:
     for option in ("published", "against"):
         if getattr(args, option) is not None and not args.estimate:
             raise UsageError(f"--{option} is for --estimate")
+    if args.only < 0:
+        raise UsageError(f"--only is {args.only}; allowed: a number of workgroups, 0 for all")
     if args.published is not None and not 0 < args.published < float("inf"):
         raise UsageError(f"--published is {args.published}; allowed: microseconds above 0")
 

@@ -125,6 +125,7 @@ class Module:
         sanitize: bool | str | Iterable[str] = False,
         counters: bool = False,
         timeline: int | None = None,
+        only: int = 0,
         dump: str | os.PathLike[str] | None = None,
     ) -> Report:
         """Run a kernel to its end.
@@ -133,10 +134,11 @@ class Module:
         names or order: CPU tensors (or numpy arrays, addresses, None) for pointers, numbers for values; or the packed
         segment as bytes. `extra` are tensors, (address, bytes, name) or `Memory`, that the kernel reaches through
         pointers in memory. `trace` is (linear workgroup, wave). `sanitize` names sanitizers (`observe.CHECKS`), or is
-        True for all of them; what they find is in the report, and is no error. `timeline` is the linear workgroup whose
-        timeline is wanted (`timeline.py`). `dump` is a file to which the launch is written before it runs, its memory
-        beside it (`launch_file`). Raises `EmulatorError`: `MemoryViolation` for an
-        access outside the tensors given.
+        True for all of them; what they find is in the report, and is no error. `timeline` is the linear workgroup
+        whose timeline is wanted (`timeline.py`). With `only`, so many workgroups run, the first of the grid: enough
+        for the counters that an estimate of the whole launch takes, and not for its results. `dump` is a file to
+        which the launch is written before it runs, its memory beside it (`launch_file`). Raises `EmulatorError`:
+        `MemoryViolation` for an access outside the tensors given.
         """
         info = self.kernels.get(kernel)
         if info is None:
@@ -178,6 +180,9 @@ class Module:
             timelines.ask(options, self.device.persona, timeline)
         elif recording is not None and recording.timeline is not None:
             timelines.ask(options, self.device.persona, recording.timeline)
+        if not 0 <= only < 1 << 64:
+            raise KernelArgumentError(f"only is {only}; allowed: a number of workgroups, 0 for all")
+        options.only = only
         report = library.launch(
             self._handle, kernel, _three(grid, "grid"), _three(block, "block"), lds, kernarg, _ranges(memory), options
         )

@@ -99,6 +99,9 @@ def estimate(
         unlike.append(f"under {calibration.short_us:g} us")
         kind = EXTRAPOLATED if kind == CALIBRATED else kind
     low, high = low**power, high**power
+    unlike += [
+        f"from {c['workgroups']} of {_launched(c)} workgroups" for c in counters if _launched(c) != c["workgroups"]
+    ]
     limit = max(total, key=lambda name: total[name])
     apart = calibration.apart**power
     return Estimate(us, us * low, us * high, limit, total, kind, (*why, *unlike), persona.chip, apart)
@@ -121,12 +124,12 @@ def floor_us(counters: Sequence[Mapping[str, Any]], persona: Persona) -> tuple[f
     simds, sums = architecture(persona.target).simds, {"bytes": 0.0, "matrix": 0.0}
     total = 0.0
     for counted in counters:
-        traffic, groups = counted["bytes"]["global"], counted["workgroups"]
-        moved = (traffic["unique_read"] + traffic["unique_written"]) / (persona.memory_gb_per_s * 1e3)
+        groups, ran = _launched(counted), counted["workgroups"]
+        moved = _unique_bytes(counted) / (persona.memory_gb_per_s * 1e3)
         # Workgroups that are alike: one CU has as many of them as fit the others, rounded up. Else as if spread evenly.
-        alike = groups and counted["matrix_cycles"] % groups == 0
+        alike = counted["matrix_cycles"] % ran == 0
         fullest = math.ceil(groups / persona.cu_count) / groups if alike else 1 / persona.cu_count
-        matrix = counted["matrix_cycles"] * fullest / simds / peak
+        matrix = counted["matrix_cycles"] * groups / ran * fullest / simds / peak
         total += max(moved, matrix)
         sums["matrix" if matrix > moved else "bytes"] += max(moved, matrix)
     return total, max(sums, key=lambda name: sums[name])
@@ -169,10 +172,29 @@ def _numbers(persona: Persona, calibration: Calibration) -> tuple[ChipNumbers, l
     return scaled, [f"numbers of {nearest} scaled to {persona.cu_count} CUs"]
 
 
+def _launched(counted: Mapping[str, Any]) -> int:
+    """The workgroups of the launch; those that were counted may be the first of them only."""
+    return int(counted.get("launched", counted["workgroups"]))
+
+
+def _unique_bytes(counted: Mapping[str, Any]) -> float:
+    """Bytes that the launch reads and writes of memory, each once.
+
+    Where some workgroups ran, each argument's grow with the workgroups up to its size.
+    """
+    traffic, launched, ran = counted["bytes"]["global"], _launched(counted), counted["workgroups"]
+    if launched == ran:
+        return float(traffic["unique_read"] + traffic["unique_written"])
+    found = 0.0
+    for held in counted["arguments"].values():
+        found += sum(min(held[name] * launched / ran, held["size"]) for name in ("unique_read", "unique_written"))
+    return found
+
+
 def _together(counted: Mapping[str, Any], compute_units: int) -> int:
     """Workgroups that a CU has at once, as they are dealt to all CUs first."""
     room = max(1, counted["occupancy"]["workgroups_per_cu"])
-    return int(min(room, math.ceil(counted["workgroups"] / compute_units)))
+    return int(min(room, math.ceil(_launched(counted) / compute_units)))
 
 
 def _largest(counted: Mapping[str, Any]) -> float:
@@ -185,10 +207,10 @@ def _largest(counted: Mapping[str, Any]) -> float:
 def work_of(counted: Mapping[str, Any], target: str, compute_units: int) -> tuple[Work, float]:
     """The work of a launch, and its cycles of the vector ALU. Workgroups that a CU has at once share it: they count as
     one. Where each has a CU to itself and they differ, the launch takes as long as the largest."""
-    groups, simds = counted["workgroups"], architecture(target).simds
+    ran, groups, simds = counted["workgroups"], _launched(counted), architecture(target).simds
     together = _together(counted, compute_units)
     share = _largest(counted) if groups <= compute_units else 1.0
-    each = together / min(simds, counted["waves"] / groups * together) * share
+    each = together / min(simds, counted["waves"] / ran * together) * share
     slots = compute_units * together
     full = groups // slots
     issue = counted["issue_cycles"]
@@ -205,18 +227,18 @@ def work_of(counted: Mapping[str, Any], target: str, compute_units: int) -> tupl
         rest=groups / slots - full if full else 1.0,
         busy=busy,
         handoffs=busy / compute_units if atomic and plain else 0.0,
-        matrix=counted["matrix_cycles"] / groups * each,
-        issue=issue["total"] / groups * each,
-        read=traffic["read"] / groups * together * share,
-        lds=lds / groups * together * share,
-        vector=vector / groups * together * share,
-        written=plain / groups * together,
-        atomic=atomic / groups * together,
-        bytes=traffic["unique_read"] + traffic["unique_written"],
+        matrix=counted["matrix_cycles"] / ran * each,
+        issue=issue["total"] / ran * each,
+        read=traffic["read"] / ran * together * share,
+        lds=lds / ran * together * share,
+        vector=vector / ran * together * share,
+        written=plain / ran * together,
+        atomic=atomic / ran * together,
+        bytes=_unique_bytes(counted),
         zero=0.0,
         memsets=0,
     )
-    return work, issue["valu"] / groups * each
+    return work, issue["valu"] / ran * each
 
 
 def _unlike(counted: Mapping[str, Any], target: str, compute_units: int) -> list[str]:

@@ -90,6 +90,7 @@ class Options(ctypes.Structure):
         ("timeline_noted", ctypes.c_uint64),
         ("timeline_events", ctypes.c_uint64),
         ("timings", ctypes.c_double * 6),
+        ("only", ctypes.c_uint64),
     ]
 
 

@@ -42,6 +42,7 @@ struct aiterlite_emulator_options {
   uint64_t timeline_noted;
   uint64_t timeline_events;
   aiterlite::emulator::Timings timings;
+  uint64_t only;  // 0: all workgroups
 };
 
 }  // extern "C"
@@ -102,6 +103,7 @@ void set_options(const aiterlite_emulator_options& o, LaunchOptions* options, Pe
   options->count = o.count != 0;
   options->timeline = {o.timeline ? static_cast<int64_t>(o.timeline_group) : -1, o.timeline_together, o.timeline_noted,
                        o.timeline_events, o.timings};
+  options->only = o.only;
   persona->compute_units = o.compute_units;
   persona->lds_bytes = o.lds_bytes;
   persona->xcds = o.xcds;

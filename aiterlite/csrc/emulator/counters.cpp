@@ -107,9 +107,11 @@ void write_cycles(JsonWriter& j, const Totals& t, const LdsTime& lds) {
   j.field("minimum_cycles", lds.minimum_cycles).field("conflict_cycles", lds.cycles - lds.minimum_cycles).close('}');
 }
 
-void write_traffic(JsonWriter& j, const char* key, const Traffic& t, bool unique) {
+// `size`: the bytes of the argument, where it is one.
+void write_traffic(JsonWriter& j, const char* key, const Traffic& t, bool unique, uint64_t size = 0) {
   j.key(key).open('{').field("read", t.read).field("written", t.written);
   if (unique) j.field("unique_read", t.unique_read).field("unique_written", t.unique_written);
+  if (size) j.field("size", size);
   j.close('}');
 }
 
@@ -130,7 +132,9 @@ void write_bytes(JsonWriter& j, const Launch& launch, const Counters& c) {
   j.key("arguments").open('{');
   for (size_t i = 0; i < c.ranges.size(); ++i) {
     const Traffic& t = c.ranges[i];
-    if (t.read || t.written) write_traffic(j, launch.memory->ranges()[i].name.c_str(), t, true);
+    if (!t.read && !t.written) continue;
+    const Range& range = launch.memory->ranges()[i];
+    write_traffic(j, range.name.c_str(), t, true, range.end - range.base);
   }
   j.close('}');
 }
@@ -189,6 +193,8 @@ void write_counters(JsonWriter& j, const Launch& launch) {
   const Counters& c = *launch.observations->counters(launch);
   const Totals t = total(launch, c);
   j.key("counters").open('{').field("target", name(launch.program->arch));
+  const uint64_t launched = static_cast<uint64_t>(launch.grid[0]) * launch.grid[1] * launch.grid[2];
+  j.field("launched", launched);
   j.field("workgroups", c.workgroups).field("waves", c.waves).field("largest_workgroup", c.largest_workgroup);
   write_instructions(j, t);
   write_cycles(j, t, c.lds_time);

@@ -460,7 +460,8 @@ uint64_t thread_count(const Launch& launch, uint64_t groups) {
 }  // namespace
 
 bool run(Launch& launch) {
-  const uint64_t groups = static_cast<uint64_t>(launch.grid[0]) * launch.grid[1] * launch.grid[2];
+  const uint64_t launched = static_cast<uint64_t>(launch.grid[0]) * launch.grid[1] * launch.grid[2];
+  const uint64_t groups = launch.options.only ? std::min(launch.options.only, launched) : launched;
   Order order(groups, launch.options.seed);
   const uint64_t threads = thread_count(launch, groups);
   const uint64_t turn = launch.ordered ? kShortTurn : kLongTurn;

@@ -88,6 +88,7 @@ struct LaunchOptions {
   uint32_t sanitize = 0;  // a set of Check
   bool count = false;     // keep counters
   TimelineOptions timeline;
+  uint64_t only = 0;  // workgroups that run, the first ones of the grid; 0: all of them
   // Asked now and then on the thread that launched; what is not 0 ends the launch as interrupted. Null: never asked.
   int (*poll)() = nullptr;
 };
