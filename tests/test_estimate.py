@@ -49,6 +49,7 @@ def counted(point: fitting.Point, waves: int = 4) -> dict[str, Any]:
             "lds": {"read": wide * groups},
             "scratch": {"read": 0},
         },
+        "arguments": {"y": {"written": max(point.split, 1), "unique_written": 1}},
         "coalescing": {"atomic": {"segments64": c["atom"] / 64 * groups}},
         "occupancy": {"workgroups_per_cu": 1},
     }
@@ -158,9 +159,9 @@ def test_a_launch_from_one_of_its_workgroups(points: dict[str, fitting.Point]) -
     one["bytes"]["global"] = {"read": 90_000, "written": 1000, "unique_read": 50_000, "unique_written": 1000}
     # All read all of `b`, a quarter of them share a row of `a`, and each writes its own part of `c`.
     one["arguments"] = {
-        "a": {"unique_read": 40_000, "unique_written": 0, "size": 64 * 40_000},
-        "b": {"unique_read": 60_000, "unique_written": 0, "size": 60_000},
-        "c": {"unique_read": 0, "unique_written": 1000, "size": 1_000_000},
+        "a": {"written": 0, "unique_read": 40_000, "unique_written": 0, "size": 64 * 40_000},
+        "b": {"written": 0, "unique_read": 60_000, "unique_written": 0, "size": 60_000},
+        "c": {"written": 1000, "unique_read": 0, "unique_written": 1000, "size": 1_000_000},
     }
     a, b = estimate([whole], resolve("mi355x")), estimate([one], resolve("mi355x"))
     assert b.parts == pytest.approx(a.parts) and b.kind == a.kind
@@ -180,6 +181,19 @@ def test_a_chip_without_published_times(points: dict[str, fitting.Point]) -> Non
         estimate([counters], resolve("h200"))
     with pytest.raises(ArgumentError, match="argument `counters` is empty"):
         estimate([], resolve("mi300x"))
+
+
+def test_workgroups_that_take_turns(points: dict[str, fitting.Point]) -> None:
+    """Plain stores and atomics of one launch: a wait for others, and a turn for each that writes the same bytes."""
+    counters = counted(points["mi300x"])
+    counters["bytes"]["global"]["written"] = 128 * counters["workgroups"]
+    plain = estimate([counters], resolve("mi300x"))
+    counters["coalescing"]["atomic"]["segments64"] = counters["workgroups"]
+    counters["arguments"] = {"y": {"written": 800, "unique_written": 100}, "x": {"written": 0, "unique_written": 0}}
+    shared = shipped().shared
+    busy = min(counters["workgroups"], 304) / 304
+    waiting = estimate([counters], resolve("mi300x")).parts["latency"] - plain.parts["latency"]
+    assert waiting == pytest.approx(busy * shared.handoff + 8 * shared.turn)
 
 
 def test_a_second_launch_costs_less_than_a_first(points: dict[str, fitting.Point]) -> None:

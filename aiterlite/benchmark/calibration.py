@@ -37,8 +37,8 @@ _CLOCK_MHZ = {"gfx942": 2100, "gfx950": 2400}
 # Number -> centre and spread of its logarithm. Peaks: 1 cycle a cycle of the matrix unit and of an issue slot, 128
 # bytes a cycle of LDS. Bandwidth: what read benchmarks reach of the published figure. The rest are guesses: a first
 # load from memory and a last store take some 4000 cycles together, a launch 1.5 us, a further kernel half of that; a
-# workgroup that waits for another one waits for two ways through memory and back, 2 us; few workgroups at the end have
-# the caches to themselves; an atomic is a read and a write.
+# workgroup that waits for another one waits for two ways through memory and back, 2 us, and 0.12 us for each that has
+# its turn before it; few workgroups at the end have the caches to themselves; an atomic is a read and a write.
 _CHIP = {"pace": (1.0, 0.005), "bandwidth": (0.8, 0.1), "start": (4000.0, 0.15), "launch": (1.5, 0.15)}
 _OWN = {"pace": 0.05, "bandwidth": 0.05, "start": 0.05, "launch": 0.1}  # spread of a chip about all chips
 _SHARED = {
@@ -52,6 +52,7 @@ _SHARED = {
     "drain": (0.5, 0.15),
     "atomic": (0.3, 0.2),
     "handoff": (2.0, 0.2),
+    "turn": (0.12, 0.2),
     "tail": (0.2, 0.3),
     "overlap": (1.7, 0.15),
 }
@@ -110,7 +111,8 @@ def own_row(
         "family": OWN + op,
         "chip": persona.chip,
         "kernel": kernel,
-        **dict.fromkeys(("N", "K", "split", "E", "topk", "memset"), 0),
+        **dict.fromkeys(("N", "K", "E", "topk", "memset"), 0),
+        "split": round(work.turns),
         "M": zlib.crc32(shape.encode()),
         "us": us,
         "wgs": together * persona.cu_count,
@@ -194,12 +196,15 @@ class Batch:
         c = {name: column(p.counters[name] for p in points) for name in _COUNTERS}
         groups = column(p.workgroups for p in points)
         full = torch.floor(groups / units)
+        # Plain stores and atomics: a workgroup clears a result before others add to it, and they wait for it.
+        waits = (c["atom"] > 0) & (c["written"] > torch.minimum(c["atom"], c["written"]))
         atomic = torch.minimum(c["atom"], c["written"])
         self.work = Work(
             full=full,
             rest=torch.where(full > 0, groups / units - full, (groups > 0).double()),
             busy=torch.minimum(groups, units),
-            handoffs=((c["atom"] > 0) & (c["written"] > atomic)) * torch.minimum(groups / units, torch.ones(1)),
+            handoffs=waits * torch.minimum(groups / units, torch.ones(1)),
+            turns=waits * column(max(p.split, 1) for p in points),
             matrix=c["mfma"],
             issue=c["issue"],
             read=c["read"],

@@ -20,7 +20,7 @@ GAP = 1.1
 APART = 1.16
 # The share of points that may lie below an interval, and above it. Less than the tenth that 80 % would take: a family
 # that is new is farther off than those that are left out in turn are from each other.
-_TAIL = 0.07
+_TAIL = 0.06
 _FOLDS = 5
 _PARTS = ("mfma", "valu", "ldsmin", "read", "vmem")
 

@@ -33,13 +33,14 @@ class Work:
     `bytes` is what the launch reads and writes of memory, each byte once, `zero` what a kernel before it clears, of
     which there are `memsets`. Every CU takes workgroups `full` times, then a share `rest` of the CUs once more; `rest`
     is 1 where there is no full round. `busy` is how many CUs have any. `handoffs` is 0 where no workgroup waits for
-    others, else the share of the CUs that have any.
+    others, else the share of the CUs that have any; `turns` is how many workgroups then take turns at one result.
     """
 
     full: Any
     rest: Any
     busy: Any
     handoffs: Any
+    turns: Any
     matrix: Any
     issue: Any
     read: Any
@@ -84,6 +85,7 @@ class SharedNumbers:
     drain: Any  # share of 64 bytes a cycle at which a CU gives its stores away
     atomic: Any  # share of the published bandwidth at which its atomics end
     handoff: Any  # microseconds that workgroups on all CUs wait for others, through memory
+    turn: Any  # microseconds of each turn
     tail: Any  # a last round of a share of the CUs takes that share, to this power, of a full one
     overlap: Any  # exponent with which memory and the rounds overlap
 
@@ -107,13 +109,14 @@ def parts(w: Work, chip: ChipNumbers, shared: SharedNumbers) -> dict[str, Any]:
     end = end + (w.written / shared.store + w.atomic / shared.atomic) * w.busy / chip.bytes_per_us
     start = chip.start / mhz
     times = w.full + w.rest**shared.tail
-    rounds = times * (loop + start + end) + w.handoffs * shared.handoff
+    waiting = w.handoffs * shared.handoff + w.turns * shared.turn
+    rounds = times * (loop + start + end) + waiting
     memory = (w.bytes + w.zero) / (chip.bytes_per_us * chip.bandwidth)
     launch = chip.launch * (1 + w.memsets * shared.memset)
     us = launch + (memory**shared.overlap + rounds**shared.overlap) ** (1 / shared.overlap)
     return {
         **{name: times * part * chip.pace / mhz for name, part in cycles.items()},
-        "latency": times * start + w.handoffs * shared.handoff,
+        "latency": times * start + waiting,
         "stores": times * end,
         "bytes": memory,
         "launch": launch,

@@ -172,6 +172,12 @@ def _numbers(persona: Persona, calibration: Calibration) -> tuple[ChipNumbers, l
     return scaled, [f"numbers of {nearest} scaled to {persona.cu_count} CUs"]
 
 
+def _sharing(counted: Mapping[str, Any]) -> int:
+    """Workgroups that write to one result: how often, on average, the argument that is written most often is."""
+    found = [held["written"] / max(held["unique_written"], 1) for held in counted["arguments"].values()]
+    return max(1, *(round(often) for often in found)) if found else 1
+
+
 def _launched(counted: Mapping[str, Any]) -> int:
     """The workgroups of the launch; those that were counted may be the first of them only."""
     return int(counted.get("launched", counted["workgroups"]))
@@ -222,11 +228,13 @@ def work_of(counted: Mapping[str, Any], target: str, compute_units: int) -> tupl
     plain = max(0, traffic["written"] - atomic)
     vector = sum(counted["instructions"][f"vmem_{kind}"] for kind in ("load", "store", "atomic"))
     busy = min(groups, compute_units)
+    waits = bool(atomic and plain)
     work = Work(
         full=full,
         rest=groups / slots - full if full else 1.0,
         busy=busy,
-        handoffs=busy / compute_units if atomic and plain else 0.0,
+        handoffs=waits * busy / compute_units,
+        turns=waits * _sharing(counted),
         matrix=counted["matrix_cycles"] / ran * each,
         issue=issue["total"] / ran * each,
         read=traffic["read"] / ran * together * share,
