@@ -50,10 +50,13 @@ def persona_of(function: str, device: torch.device, cu_count: int = 0) -> Person
     return persona.with_compute_units(cu_count) if cu_count and persona.cu_count else persona
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]
 def fp8_of(device: torch.device) -> str:
     """The e4m3 type of a device's target. A tracer takes the answer for a constant."""
     return persona_for(device.type, device.index).fp8
+
+
+# What torch.compiler.assume_constant_result does, which imports torch's compiler.
+fp8_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class PreparedCalls:
