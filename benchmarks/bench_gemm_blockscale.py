@@ -6,7 +6,8 @@ only reads the weights. `torch rows` has a scale a token and one a row: less wor
 bytes a second over a copy's, 4.07 TB/s, and the error over its bound; `--json FILE` writes them.
 
 `--sweep N` measures cuts instead, which is what the plan's estimate is fitted to: for each shape, of each size of a
-cluster, and of each that shares tokens, the N that it thinks best, and two with weights that are fetched early.
+cluster, and of each that shares tokens, the N that it thinks best, and two with weights that are fetched early. `--fit
+FILE` prints weights for that, of a sweep's JSON, and needs no GPU.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -229,6 +231,38 @@ def sweep(n: int, m: int, k: int, device: torch.device, samples: int, count: int
     return rows
 
 
+# The fit --------------------------------------------------------------------------------------------------------------
+
+
+def fit(rows: list[dict[str, Any]], units: int) -> None:
+    """Prints weights of the estimate by which it is nearest to a sweep, and how far the cuts that it then chooses are
+    from the fastest ones. A search along one weight after the other."""
+    timed = [(sm90.Cut(**row["cut"]), row) for row in rows if row["cut"]["early"] == 0]
+
+    def expected(cut: sm90.Cut, row: dict[str, Any], cost: sm90.Cost) -> float:
+        return sm90.estimate(cut, -(-row["n"] // cut.cols), row["m"], row["k"], 1, units, cost)
+
+    def apart(cost: sm90.Cost) -> float:
+        return sum(abs(math.log(expected(cut, row, cost) / row["us"])) for cut, row in timed) / len(timed)
+
+    cost, step = sm90.Cost(), 0.3
+    while step > 0.005:
+        tried = [
+            replace(cost, **{name: value * (1 + change)})
+            for name, value in asdict(cost).items()
+            for change in (-step, step)
+        ]
+        best = min(tried, key=apart)
+        cost, step = (best, step) if apart(best) < apart(cost) else (cost, step / 2)
+    behind = []
+    for point in dict.fromkeys((row["n"], row["m"], row["k"]) for _, row in timed):
+        here = [(cut, row) for cut, row in timed if (row["n"], row["m"], row["k"]) == point]
+        chosen = min(here, key=lambda item: expected(*item, cost))[1]["us"]
+        behind.append(chosen / min(row["us"] for _, row in here))
+        print(f"{point}: chosen {chosen:.2f} us, {behind[-1] - 1:.1%} behind the fastest cut", flush=True)
+    print(f"{apart(cost):.1%} apart; {math.exp(sum(map(math.log, behind)) / len(behind)) - 1:.1%} behind; {cost}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
@@ -237,7 +271,11 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=11)
     parser.add_argument("--sweep", type=int, default=0, metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--fit", type=Path, metavar="FILE")
     options = parser.parse_args()
+    if options.fit:
+        fit(json.loads(options.fit.read_text())["rows"], 132)
+        return
     device = torch.device(options.device)
     rows: list[dict[str, Any]] = []
     with torch.no_grad():

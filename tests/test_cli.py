@@ -139,7 +139,7 @@ def test_every_command_has_its_section_in_the_documentation(capsys: pytest.Captu
         (["explain", "build"], "name of a unit"),
         (
             ["explain", "build", "gem"],
-            "no unit 'gem'; there are LLMM1, act_mul_and_fp8_group_quant, ",
+            "no unit 'gem'; there are LLMM1, ",
         ),
         (["build", "--shape", "12"], "unrecognized arguments: --shape"),
         (["build", "12"], "'12' is no shape word; give FIELD=V,V or FIELD:FIELD=V:V,V:V"),

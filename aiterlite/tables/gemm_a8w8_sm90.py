@@ -135,9 +135,6 @@ class Cost:
     product: float = 0.01
 
 
-_COST = Cost()
-
-
 def plan(problem: A8w8Problem, persona: Persona) -> Plan:
     return plan_of(cut_for(problem, max(1, persona.cu_count)), problem)
 
@@ -194,10 +191,9 @@ def _resident(cut: Cut) -> int:
     return 2 if by_memory >= 2 and 2 * needed * cut.threads <= _ARCH.unit_registers else 1
 
 
-def estimate(cut: Cut, token_tiles: int, m: int, k: int, batch: int, compute_units: int) -> float:
+def estimate(cut: Cut, token_tiles: int, m: int, k: int, batch: int, compute_units: int, cost: Cost = Cost()) -> float:
     """Microseconds: the weights' stream from memory, or what a multiprocessor takes in of both operands, or what its
     warpgroups multiply, whichever is longest; what starting and the exchange of sums take."""
-    cost = _COST
     steps = -(-k // STEP_K)
     own = -(-steps // cut.cluster)
     clusters = max(1, _IN_CLUSTERS[cut.together] * compute_units // 132 // cut.together)
