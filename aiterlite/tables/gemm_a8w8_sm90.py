@@ -114,25 +114,29 @@ class Plan:
 
 @dataclass(frozen=True)
 class Cost:
-    """What an estimate weighs. `memory` and `intake`, of a multiprocessor, in bytes a microsecond; in microseconds:
-    `base`, an exchange in a cluster and each `doubling` of it, each doubling of `sharing`, each further `wave` of
-    workgroups, being `alone` on a multiprocessor, clusters that may be `packed` on a part of the chip; `send` in bytes
-    a microsecond; `step`: of a warpgroup, beside what its products take, each `product` for 8 columns. Without unit:
-    the part of fetching tokens that is `shared`, the rest being what a multiprocessor takes in."""
+    """What an estimate weighs, fitted to 34 timings of 4 shapes on an H200 (docs/perf/gemm-a8w8.md).
 
-    memory: float = 4.24e6
+    `memory` and `intake`, of a multiprocessor, in bytes a microsecond; in microseconds: `base`, an exchange in a
+    cluster and each `doubling` of it, each doubling of `sharing`, each further `wave` of workgroups, being `alone` on a
+    multiprocessor, clusters that may be `packed` on a part of the chip; `send` in bytes a microsecond; `step`: of a
+    warpgroup, beside what its products take, each `product` for 8 columns; `ask`: of the lane that asks for a step.
+    Without unit: the part of fetching tokens that is `shared`, the rest being what a multiprocessor takes in.
+    """
+
+    memory: float = 4.3e6
     intake: float = 36e3
-    base: float = 2.1
-    exchange: float = 0.5
-    doubling: float = 0.1
-    send: float = 26e3
+    base: float = 1.31
+    exchange: float = 0.35
+    doubling: float = 0.05
+    send: float = 34e3
     wave: float = 1.0
-    alone: float = 0.06
-    packed: float = 0.5
-    shared: float = 0.58
+    alone: float = 0.4
+    packed: float = 0.84
+    shared: float = 0.94
     sharing: float = 0.11
-    step: float = 0.06
-    product: float = 0.01
+    step: float = 0.218
+    product: float = 0.052
+    ask: float = 0.118
 
 
 def plan(problem: A8w8Problem, persona: Persona) -> Plan:
@@ -167,9 +171,8 @@ def candidates(cols: int, m: int, k: int) -> Iterator[Cut]:
     steps = -(-k // STEP_K)
     most_rows = min(192 if cols == 128 else MOST_ROWS, -(-m // TILE_ROWS) * TILE_ROWS)
     for rows, cluster, share in itertools.product(range(TILE_ROWS, most_rows + 1, TILE_ROWS), CLUSTERS, SHARES):
-        # Few tokens are not worth it.
-        if cluster > steps or cluster * share > CLUSTERS[-1] or (share > 1 and (cols < 32 or rows * share > m)):
-            continue
+        if cluster > steps or (share > 1 and (cluster > 1 or cols < 32 or rows * share > m)):
+            continue  # few tokens are not worth sharing, and workgroups that split K lose by it
         own, bare = -(-steps // cluster), Cut(cols, rows, cluster, 0)
         # A warpgroup waits for its next step before it says that it has read this one.
         least = 2 * bare.turns
@@ -206,6 +209,7 @@ def estimate(cut: Cut, token_tiles: int, m: int, k: int, batch: int, compute_uni
     tokens = cut.cols / 2 if cut.cols == COLUMNS[0] else cut.cols
     intake = waves * own * STEP_K * (cut.rows + tokens * fetched) / cost.intake
     products = waves * -(-own // cut.turns) * (cost.step + cost.product * cut.cols / 8)
+    asking = waves * own * cost.ask
     # Too few bytes on their way leave memory idle.
     under_way = min(1.0, cut.stages * STEP_K * cut.rows / 49152)
     exchange = cost.sharing * (cut.share.bit_length() - 1)
@@ -216,7 +220,7 @@ def estimate(cut: Cut, token_tiles: int, m: int, k: int, batch: int, compute_uni
     # Clusters may be packed on a part of the chip while the launch ahead still holds the rest.
     packed = cost.packed * (cut.together > 1 and not alone)
     start = cost.base + cost.wave * (waves - 1) + cost.alone * alone + packed
-    return start + max(memory / under_way, intake, products) + exchange
+    return start + max(memory / under_way, intake, products, asking) + exchange
 
 
 # Kernels --------------------------------------------------------------------------------------------------------------

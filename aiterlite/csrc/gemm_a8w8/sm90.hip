@@ -57,11 +57,11 @@ constexpr uint32_t kSums = kColumns / 2;  // of a thread
 // Registers move from copying warps to multiplying ones where these need more than an equal share.
 constexpr bool kMoves = kGroups > 2 && kColumns > 32;
 constexpr uint32_t kCopiers = kMoves ? kGroupThreads : 2 * kWaveSize, kThreads = kMultipliers + kCopiers;
-// Two parts of sums are held: one is multiplied by its scales while the next one is in the matrix unit. Of many columns
-// a part is half of a step's.
-constexpr uint32_t kHalves = kColumns > 64 ? 2 : 1, kPartColumns = kColumns / kHalves, kPartSums = kPartColumns / 2;
-// Where registers are left for them, a part's scales wait there, so that its stage is free as soon as it is multiplied.
-constexpr bool kHoldsScales = kScaled && kColumns <= 32;
+// Of few columns two parts of sums are held: one is multiplied by its scales, which wait in registers, while the next
+// one is in the matrix unit. Of many the multiplying warpgroups do that for each other: a part more, or two halves of
+// one, were slower on an H200.
+constexpr bool kTwoParts = kColumns <= 32;
+constexpr bool kHoldsScales = kScaled && kTwoParts;
 // Blocks of 128 rows that so many rows, from a multiple of 16 on, may touch.
 constexpr uint32_t kBlocks = (kRows + kScaleRows - 32) / kScaleRows + 1;
 constexpr uint32_t kScalers = kScaled ? kWaveSize : 0;
@@ -250,20 +250,20 @@ struct Place {
   AITERLITE_DEVICE bool owned() const { return wave < kRows / kTileRows; }
 };
 
-// Products on their way: a step's, or half of its columns.
+// A step's products on their way.
 struct Part {
-  float sums[kPartSums];
-  float scale[kHoldsScales ? kPartColumns / 4 : 1];
+  float sums[kSums];
+  float scale[kHoldsScales ? kColumns / 4 : 1];
 
-  AITERLITE_DEVICE void start(const Shared& shared, const Turn& turn, uint32_t half, uint32_t row_group,
-                              const Place& place, uint32_t block) {
+  AITERLITE_DEVICE void start(const Shared& shared, const Turn& turn, uint32_t row_group, const Place& place,
+                              uint32_t block) {
     // Operands without swizzle, as shuffled weights lie: panels of two pieces of 8 rows, then 16 bytes of K on.
     constexpr uint32_t kPieceBytes = 128, kAlongK = kRows / 8 * kPieceBytes;
     constexpr uint32_t kAdvance = kShuffled ? 2 * kAlongK : 32;
     const Stage& stage = shared.stage[turn.stage];
     const uint8_t* own = stage.w + row_group * kGroupRows * (kShuffled ? 16 : kStep);
     const uint64_t w = kShuffled ? operand_descriptor(own, Swizzle::kNone, kPieceBytes, kAlongK) : tile_descriptor(own);
-    const uint64_t x = tile_descriptor(stage.x + half * kPartColumns * kStep);
+    const uint64_t x = tile_descriptor(stage.x);
     begin_group();
     multiply_group<Start::kZero>(e4m3fn{}, sums, w, x);
 #pragma unroll
@@ -274,21 +274,18 @@ struct Part {
     if constexpr (kHoldsScales) {
       const Scales& scales = shared.scales[turn.stage];
 #pragma unroll
-      for (uint32_t i = 0; i < kPartColumns / 4; ++i) scale[i] = scale_of(scales, place, block, 0, i);
+      for (uint32_t i = 0; i < kColumns / 4; ++i) scale[i] = scale_of(scales, place, block, i);
     }
   }
-  // The scale of the columns i / 2, i % 2 of a half, of this thread's rows.
-  AITERLITE_DEVICE static float scale_of(const Scales& scales, const Place& place, uint32_t block, uint32_t half,
-                                         uint32_t i) {
+  // The scale of the columns i / 2, i % 2, of this thread's rows.
+  AITERLITE_DEVICE static float scale_of(const Scales& scales, const Place& place, uint32_t block, uint32_t i) {
     const float of_rows = kBlocksOfW ? scales.w[block] : 1.0f;
-    return kGroupsOfX ? scales.x[half * kPartColumns + place.column(i / 2, i % 2)] * of_rows : of_rows;
+    return kGroupsOfX ? scales.x[place.column(i / 2, i % 2)] * of_rows : of_rows;
   }
-  // Adds the products to sums; with the last half, says that the stage is free.
-  template <uint32_t kHalf>
+  // Adds the products to sums, and says that the stage is free.
   AITERLITE_DEVICE void take(float (&total)[kSums], Shared& shared, const Turn& turn, const Place& place,
                              uint32_t block, const Work& work, uint32_t step) const {
     const auto free = [&] {
-      if constexpr (kHalf + 1 < kHalves) return;
       if constexpr (kScaled && !kHoldsScales) wave_barrier();  // all lanes have read theirs
       if constexpr (kShare == 1) {
         if (place.lane == 0) shared.empty[turn.stage].arrive();
@@ -301,12 +298,12 @@ struct Part {
     };
     if constexpr (kHoldsScales || !kScaled) free();
 #pragma unroll
-    for (uint32_t i = 0; i < kPartColumns / 4; ++i) {
+    for (uint32_t i = 0; i < kColumns / 4; ++i) {
       float by = 1.0f;
-      if constexpr (kScaled) by = kHoldsScales ? scale[i] : scale_of(shared.scales[turn.stage], place, block, kHalf, i);
+      if constexpr (kScaled) by = kHoldsScales ? scale[i] : scale_of(shared.scales[turn.stage], place, block, i);
 #pragma unroll
       for (uint32_t at = i / 2 * 4 + i % 2, end = at + 2; at <= end; at += 2) {
-        float& sum = total[kHalf * kPartSums + at];
+        float& sum = total[at];
         sum = kScaled ? __builtin_fmaf(sums[at], by, sum) : sum + sums[at];
       }
     }
@@ -314,55 +311,55 @@ struct Part {
   }
 };
 
-// A warpgroup: the products of its steps, as they arrive. One part is in the matrix unit while another is added.
+// A warpgroup: the products of its steps, as they arrive.
 AITERLITE_DEVICE void accumulate(float (&sums)[kSums], Shared& shared, const Work& work, uint32_t row_group,
                                  uint32_t first, const Place& place) {
   const uint32_t block = (work.first_row % kScaleRows + place.wave * kTileRows) / kScaleRows;
   const uint32_t own_block = block < kBlocks ? block : 0;
   Turn now;
   now.advance(first);
-  Part even, odd;
-  const auto start = [&](Part& part, const Turn& turn, uint32_t half) {
-    if (half == 0) shared.full[turn.stage].wait(turn.parity);
-    part.start(shared, turn, half, row_group, place, own_block);
+  const auto start = [&](Part& part, const Turn& turn) {
+    shared.full[turn.stage].wait(turn.parity);
+    part.start(shared, turn, row_group, place, own_block);
   };
-  if constexpr (kHalves > 1) {
-    // (With a half of the next step started before this step's last one is added, ptxas serializes them all.)
-#pragma unroll 1
-    for (uint32_t step = first; step < work.count; step += kTurns, now.advance(kTurns)) {
-      start(even, now, 0);
-      start(odd, now, 1);
-      await_group<1>();
-      even.take<0>(sums, shared, now, place, own_block, work, step);
-      await_group<0>();
-      odd.take<kHalves - 1>(sums, shared, now, place, own_block, work, step);
-    }
-  } else {
+  const auto take = [&](const Part& part, uint32_t step) {
+    part.take(sums, shared, now, place, own_block, work, step);
+  };
+  if constexpr (kTwoParts) {
     if (first >= work.count) return;
-    start(even, now, 0);
+    Part even, odd;
+    start(even, now);
 #pragma unroll 1
     for (uint32_t step = first;; step += 2 * kTurns) {
       Turn next = now;
       next.advance(kTurns);
       if (step + kTurns >= work.count) {
         await_group<0>();
-        even.take<0>(sums, shared, now, place, own_block, work, step);
+        take(even, step);
         return;
       }
-      start(odd, next, 0);
+      start(odd, next);
       await_group<1>();
-      even.take<0>(sums, shared, now, place, own_block, work, step);
+      take(even, step);
       now = next;
       next.advance(kTurns);
       if (step + 2 * kTurns >= work.count) {
         await_group<0>();
-        odd.take<0>(sums, shared, now, place, own_block, work, step + kTurns);
+        take(odd, step + kTurns);
         return;
       }
-      start(even, next, 0);
+      start(even, next);
       await_group<1>();
-      odd.take<0>(sums, shared, now, place, own_block, work, step + kTurns);
+      take(odd, step + kTurns);
       now = next;
+    }
+  } else {
+    Part part;
+#pragma unroll 1
+    for (uint32_t step = first; step < work.count; step += kTurns, now.advance(kTurns)) {
+      start(part, now);
+      await_group<0>();
+      take(part, step);
     }
   }
 }
