@@ -97,7 +97,7 @@ NAMES = (
     Name("paged_attention_ragged", _MLA, IMPORTS, _BLOCK),
     Name("pa_fwd_asm", _MLA, NOT, _LATER),
     Name("paged_attention_common", _MLA, NOT, _LATER),
-    Name("flash_attn_varlen_func", _MHA, IMPORTS, _BLOCK),
+    Name("flash_attn_varlen_func", _MHA, "aiterlite.mla", "by torch; no dropout, soft cap, window, bias or pages"),
     Name("flash_attn_varlen_fp8_pertensor_func", _MHA, IMPORTS, _BLOCK),
     Name("mha_batch_prefill_func", _MHA, IMPORTS, _BLOCK),
     Name("unified_attention", f"{_TRITON}attention.unified_attention {_TRITON}unified_attention", IMPORTS, _BLOCK),
