@@ -30,6 +30,7 @@ LAYERS = (
     ("ops",),
     ("operators", "activation", "cache", "gemm", "mla", "moe", "norm", "quant", "rope"),
     ("compat",),
+    ("models",),
     ("benchmark",),
     ("demo", "replay"),
     ("cli",),

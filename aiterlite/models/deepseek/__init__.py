@@ -1,0 +1,12 @@
+"""A DeepSeek-V3 or R1 decoder: `load` a Hugging Face folder, then `generate`. See docs/models.md."""
+
+from __future__ import annotations
+
+from aiterlite.models.deepseek.cache import LatentCache, Request
+from aiterlite.models.deepseek.checkpoint import Checkpoint
+from aiterlite.models.deepseek.config import Config
+from aiterlite.models.deepseek.model import DeepSeek, load
+from aiterlite.models.deepseek.parallel import Parallel
+from aiterlite.models.deepseek.random import random_weights
+
+__all__ = ["Checkpoint", "Config", "DeepSeek", "LatentCache", "Parallel", "Request", "load", "random_weights"]

@@ -1,0 +1,141 @@
+"""Multi-head latent attention.
+
+Decode is absorbed: q meets the latents themselves, W_UK having gone into q, and W_UV follows the sum.
+
+    q_nope [T, heads, 128] · W_UK -> [T, heads, 512], beside q_pe; with latents of the cache -> o [T, heads, 512] · W_UV
+
+Prefill is not: a latent that n tokens attend to is projected to its keys and values once, and attention is torch's, of
+keys of 192 and values of 128.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from aiterlite.cache import concat_and_cache_mla, fused_qk_rope_concat_and_cache_mla
+from aiterlite.mla import mla_decode_fwd
+from aiterlite.models.deepseek.cache import Chunk, Step
+from aiterlite.models.deepseek.config import Config
+from aiterlite.models.deepseek.parallel import Parallel
+from aiterlite.models.deepseek.projections import Norm, Projection, Reader
+from aiterlite.rope import rope_cached_positions_2c_fwd_inplace
+
+_NEOX, _NEIGHBOURS = 0, 1
+
+
+@dataclass(frozen=True)
+class Rope:
+    """The tables of all layers, and the scale that caches of 16 bits do not use."""
+
+    cos: Tensor
+    sin: Tensor
+    one: Tensor
+
+
+@dataclass(frozen=True)
+class Attention:
+    """A rank's heads of one layer. `kv_b` is [heads, 128 + 128, 512]: W_UK above W_UV."""
+
+    config: Config
+    parallel: Parallel
+    down: Projection
+    q_norm: Norm | None
+    q_up: Projection
+    kv_norm: Norm
+    kv_b: Tensor
+    out: Projection
+    rope: Rope
+    splits: int | None = None
+
+    @classmethod
+    def read(cls, reader: Reader, name: str, rope: Rope) -> Attention:
+        config, parallel = reader.config, reader.parallel
+        heads = parallel.share("num_attention_heads", config.num_attention_heads)
+
+        def rows(width: int) -> slice:
+            return slice(heads.start * width, heads.stop * width)
+
+        latent, q_rows, v_rows = f"{name}.kv_a_proj_with_mqa", rows(config.qk_head_dim), rows(config.v_head_dim)
+        whole = config.q_lora_rank is None
+        queries = f"{name}.q_proj" if whole else f"{name}.q_b_proj"
+        if reader.scaled(queries):
+            # A rank begins where a block does.
+            parallel.share("the rows of q", config.num_attention_heads * config.qk_head_dim, 128)
+        kv_b = reader.plain(f"{name}.kv_b_proj", rows(config.qk_nope_head_dim + config.v_head_dim))
+        return cls(
+            config,
+            parallel,
+            reader.projection(latent) if whole else reader.projection(f"{name}.q_a_proj", latent),
+            None if whole else reader.norm(f"{name}.q_a_layernorm"),
+            reader.projection(queries, rows=q_rows),
+            reader.norm(f"{name}.kv_a_layernorm"),
+            kv_b.view(heads.stop - heads.start, -1, config.kv_lora_rank).contiguous(),
+            reader.projection(f"{name}.o_proj", columns=v_rows),
+            rope,
+            # A number of splits that goes by batch and context would let bits depend on them.
+            1 if reader.reduction == "batch_invariant" else None,
+        )
+
+    def decode(self, x: Tensor, step: Step, latents: Tensor) -> Tensor:
+        q, kv_c, k_pe = self._project(x)
+        nope, latent = self.config.qk_nope_head_dim, self.config.kv_lora_rank
+        heads = q.shape[1]
+        absorbed = self._by_heads(q[..., :nope], self.kv_b[:, :nope])
+        query = x.new_empty(x.shape[0], heads, latent + self.config.qk_rope_head_dim)
+        fused_qk_rope_concat_and_cache_mla(
+            *(absorbed, q[..., nope:], kv_c, k_pe, latents, query, step.slots, self.rope.one, self.rope.one),
+            *(step.positions, self.rope.cos, self.rope.sin, not self.config.rope_interleave, True),
+        )
+        out = x.new_empty(x.shape[0], heads, latent)
+        mla_decode_fwd(
+            *(query, latents.unsqueeze(2), out, step.rows, step.page_rows, step.pages, step.last_lengths),
+            *(step.most_rows, latents.shape[1]),
+            sm_scale=self.config.softmax_scale,
+            num_kv_splits=self.splits,
+        )
+        values = self._by_heads(out, self.kv_b[:, nope:].mT)
+        return self.parallel.sum(self.out(values.reshape(x.shape[0], -1)))
+
+    def prefill(self, x: Tensor, chunk: Chunk, latents: Tensor) -> Tensor:
+        q, kv_c, k_pe = self._project(x)
+        nope, latent = self.config.qk_nope_head_dim, self.config.kv_lora_rank
+        style = _NEIGHBOURS if self.config.rope_interleave else _NEOX
+        # Of a batch of one: [tokens, 1, heads, R].
+        q_pe, shared = q[..., nope:].unsqueeze(1), k_pe[:, None, None]
+        positions = chunk.positions.unsqueeze(1)
+        rope_cached_positions_2c_fwd_inplace(q_pe, shared, self.rope.cos, self.rope.sin, positions, style, True, False)
+        concat_and_cache_mla(kv_c, k_pe, latents, chunk.slots, "auto", self.rope.one)
+        seen = latents.view(-1, latents.shape[-1])[chunk.history]
+        kv = functional.linear(seen[:, :latent], self.kv_b.view(-1, latent)).view(seen.shape[0], q.shape[1], -1)
+        keys = torch.cat([kv[..., :nope], seen[:, None, latent:].expand(-1, q.shape[1], -1)], -1)
+        before = seen.shape[0] - x.shape[0]
+        visible = None if before == 0 else _visible(x.shape[0], seen.shape[0], x.device)
+        query, key, value = (t.transpose(0, 1).unsqueeze(0) for t in (q, keys, kv[..., nope:]))
+        out = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=visible, is_causal=before == 0, scale=self.config.softmax_scale
+        )
+        return self.parallel.sum(self.out(out[0].transpose(0, 1).reshape(x.shape[0], -1)))
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q [T, heads, 192], the normalised latents, and the keys that are to be rotated."""
+        down, rank = self.down(x), self.config.q_lora_rank or 0
+        queries = x if self.q_norm is None else self.q_norm(down[:, :rank])
+        q = self.q_up(queries).view(x.shape[0], -1, self.config.qk_head_dim)
+        end = rank + self.config.kv_lora_rank
+        return q, self.kv_norm(down[:, rank:end]), down[:, end:]
+
+    def _by_heads(self, x: Tensor, weights: Tensor) -> Tensor:
+        """x [T, heads, a] · weights [heads, a, b], as [T, heads, b]."""
+        if self.splits is None or x.shape[0] == 1:
+            return torch.bmm(x.transpose(0, 1), weights).transpose(0, 1)
+        # The order of a library's sums may go by the number of rows; of one row it is always the same.
+        return torch.stack([torch.bmm(row.unsqueeze(1), weights).squeeze(1) for row in x])
+
+
+def _visible(rows: int, tokens: int, device: torch.device) -> Tensor:
+    """Whether a row sees a token: the last row sees all."""
+    return torch.ones(rows, tokens, dtype=torch.bool, device=device).tril(tokens - rows)

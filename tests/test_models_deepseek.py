@@ -1,0 +1,184 @@
+"""The DeepSeek decoder: its logits are transformers', whatever weights, chunks, ranks and neighbours it has. L2."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import deepseek_cases as cases  # noqa: E402
+from fused_moe_cases import threads  # noqa: E402
+
+from aiterlite.errors import ArgumentError  # noqa: E402
+from aiterlite.models import deepseek  # noqa: E402
+
+pytestmark = pytest.mark.compile
+
+# What is measured is 0.0024, and a page's last token left out makes 0.0079 of it.
+AGREEMENT, DIFFERENCE, QUANTISED = 0.99, 0.006, 0.02
+PROMPT, DECODED, CHUNK = 100, 32, 48
+
+# Another model of the family: no low-rank queries, no yarn, halves as pairs, weights of experts as they are.
+OTHER = {
+    "q_lora_rank": None,
+    "rope_scaling": None,
+    "rope_interleave": False,
+    "norm_topk_prob": False,
+    "routed_scaling_factor": 1.0,
+    "first_k_dense_replace": 0,
+    "n_shared_experts": 2,
+    "n_group": 1,
+    "topk_group": 1,
+}
+
+
+def model_of(fields: dict[str, Any], weights: dict[str, Any], **options: Any) -> deepseek.DeepSeek:
+    return deepseek.load("", weights=weights, config=deepseek.Config.read(fields), **{"chunk": CHUNK, **options})
+
+
+def teacher_forced(model: deepseek.DeepSeek, tokens: list[int], prompt: int = PROMPT) -> Any:
+    """Logits of what follows each token, the first `prompt` by prefill, the others each by a decode step."""
+    request = deepseek.Request()
+    logits = [model.prefill(request, tokens[:prompt], every=True)]
+    logits += [model.decode([request], [token]) for token in tokens[prompt:]]
+    model.cache.release(request)
+    return torch.cat(logits)
+
+
+def hold(logits: Any, expected: Any, difference: float = DIFFERENCE, agreement: float = AGREEMENT) -> None:
+    agreed, apart = cases.distance(logits, expected)
+    assert agreed >= agreement and apart <= difference, f"top-1 {agreed:.4f}, log-probabilities {apart:.5f} apart"
+
+
+def written(folder: Path, fields: dict[str, Any], weights: dict[str, Any]) -> Path:
+    safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
+    (folder / "config.json").write_text(json.dumps(fields))
+    safetensors.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("changed", [{}, OTHER], ids=["r1", "other"])
+def test_logits_are_those_of_transformers(changed: dict[str, Any], tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    fields = cases.fields(**changed)
+    folder = written(tmp_path, fields, cases.weights(fields, 4))
+    (tokens,) = cases.prompts(PROMPT + DECODED, seed=5)
+    with threads(1):
+        theirs = transformers.DeepseekV3ForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+        with torch.inference_mode():
+            expected = theirs(torch.tensor([tokens])).logits[0]
+        logits = teacher_forced(deepseek.load(folder, chunk=CHUNK), tokens)
+    hold(logits[:PROMPT], expected[:PROMPT])
+    hold(logits[PROMPT:], expected[PROMPT:])
+
+
+def test_block_scales_are_those_of_the_dequantised_model() -> None:
+    fields = cases.fields()
+    codes, plain = cases.quantised(cases.weights(fields, 3))
+    (tokens,) = cases.prompts(PROMPT + DECODED, seed=4)
+    with threads(1):
+        expected = teacher_forced(model_of(fields, plain), tokens)
+        logits = teacher_forced(model_of({**fields, "quantization_config": cases.FP8}, codes), tokens)
+    hold(logits, expected, QUANTISED, 0.97)
+
+
+def test_greedy_decoding_repeats_itself_and_gives_pages_back() -> None:
+    fields = cases.fields()
+    weights, prompts = cases.weights(fields, 2), cases.prompts(9, 60, 33)
+    with threads(1):
+        first = model_of(fields, weights)
+        free = first.cache.free_tokens
+        tokens = first.generate(prompts, 12)
+        assert first.cache.free_tokens == free
+        assert tokens == first.generate(prompts, 12) == model_of(fields, weights).generate(prompts, 12)
+        ends = first.generate(prompts, 12, end=[tokens[1][3]])[1]
+    assert [len(made) for made in tokens] == [12, 12, 12]
+    assert ends == tokens[1][: tokens[1].index(tokens[1][3]) + 1]
+
+
+def test_chunks_and_steps_are_one_model() -> None:
+    """A prompt at once, in chunks, or token by token: what is in the cache is the same, so is what follows."""
+    fields = cases.fields()
+    weights, (tokens,) = cases.weights(fields, 3), cases.prompts(70, seed=7)
+    with threads(1):
+        expected = teacher_forced(model_of(fields, weights, chunk=128), tokens, 70)
+        hold(teacher_forced(model_of(fields, weights, chunk=17, page_size=1, pages=80), tokens, 70), expected)
+        hold(teacher_forced(model_of(fields, weights, page_size=64, pages=2), tokens, 1), expected)
+
+
+@pytest.mark.parametrize("scaled", [False, True], ids=["bf16", "fp8"])
+def test_a_request_does_not_know_its_neighbours(scaled: bool) -> None:
+    fields = cases.fields(**({"quantization_config": cases.FP8} if scaled else {}))
+    weights = cases.weights(fields, 2)
+    if scaled:
+        weights = cases.quantised(weights)[0]
+    prompts = cases.prompts(20, 50, 3, 31, 70)
+    with threads(1):
+        model = model_of(fields, weights, batch_invariant=True)
+
+        def logits(which: list[int]) -> dict[int, list[Any]]:
+            requests = [deepseek.Request() for _ in which]
+            made = {i: [model.prefill(request, prompts[i])] for i, request in zip(which, requests, strict=True)}
+            for step in range(3):
+                rows = model.decode(requests, [prompts[i][step] for i in which])
+                for i, row in zip(which, rows, strict=True):
+                    made[i].append(row)
+            for request in requests:
+                model.cache.release(request)
+            return made
+
+        together, apart = logits([0, 1, 2, 3, 4]), {i: logits([i])[i] for i in range(5)}
+        pair = logits([3, 1])
+    for i in range(5):
+        for given, alone in zip(together[i], apart[i], strict=True):
+            assert torch.equal(given, alone)
+    for given, alone in zip(pair[1], apart[1], strict=True):
+        assert torch.equal(given, alone)
+
+
+def test_what_a_model_refuses(tmp_path: Path) -> None:
+    fields = cases.fields()
+    for changed, name in (
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"kv_lora_rank": 256}, "kv_lora_rank"),
+        ({"rope_scaling": {"type": "linear", "factor": 2}}, "rope_scaling"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
+        ({"n_group": 3}, "n_group"),
+        ({"q_lora_rank": 192, "quantization_config": cases.FP8}, "q_lora_rank"),
+    ):
+        with pytest.raises(ArgumentError, match=name):
+            deepseek.Config.read({**fields, **changed})
+    with pytest.raises(ArgumentError, match="vocab_size.*missing"):
+        deepseek.Config.read({name: value for name, value in fields.items() if name != "vocab_size"})
+    with pytest.raises(ArgumentError, match="without safetensors"):
+        deepseek.load(tmp_path, config=deepseek.Config.read(fields))
+    weights = cases.weights(fields)
+    del weights["model.layers.1.mlp.experts.3.up_proj.weight"]
+    with pytest.raises(ArgumentError, match=r"experts\.3\.up_proj"):
+        model_of(fields, weights)
+    model = model_of(fields, cases.weights(fields), pages=2)
+    with pytest.raises(ArgumentError, match="0 to 511"):
+        model.generate([[3, 512]], 1)
+    with pytest.raises(ArgumentError, match="Make the cache of more pages"):
+        model.generate(cases.prompts(33), 1)
+
+
+def test_a_checkpoint_of_many_files(tmp_path: Path) -> None:
+    """A rank reads its part of tensors, by the index or without one."""
+    save = pytest.importorskip("safetensors.torch", reason="safetensors is not installed").save_file
+    a, b = torch.arange(24.0).view(4, 6), torch.arange(5)
+    save({"a": a}, tmp_path / "model-00001.safetensors")
+    save({"b": b}, tmp_path / "model-00002.safetensors")
+    without = deepseek.Checkpoint(tmp_path)
+    index = {"weight_map": {"a": "model-00001.safetensors", "b": "model-00002.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    for checkpoint in (without, deepseek.Checkpoint(tmp_path), deepseek.Checkpoint({"a": a, "b": b})):
+        assert "a" in checkpoint and "c" not in checkpoint
+        assert torch.equal(checkpoint.read("a", slice(1, 3), slice(2, 9)), a[1:3, 2:])
+        assert torch.equal(checkpoint.read("b"), b)
+        with pytest.raises(ArgumentError, match="with c"):
+            checkpoint.read("c")
