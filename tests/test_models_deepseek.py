@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ torch = pytest.importorskip("torch")
 
 import deepseek_cases as cases  # noqa: E402
 from fused_moe_cases import threads  # noqa: E402
+from support import finish, start  # noqa: E402
 
+from aiterlite import envs  # noqa: E402
 from aiterlite.errors import ArgumentError  # noqa: E402
 from aiterlite.models import deepseek  # noqa: E402
 
@@ -34,6 +37,25 @@ OTHER = {
     "n_group": 1,
     "topk_group": 1,
 }
+
+# A process that imports torch once, and forks the ranks.
+GROUPS = (2, 4)
+PARENT = """
+sys.path[:0] = [sys.argv[1]]
+import multiprocessing
+import torch
+torch.set_num_threads(1)
+import test_models_deepseek as shared
+fork = multiprocessing.get_context("fork")
+for ranks in shared.GROUPS:
+    running = [fork.Process(target=shared.rank_of, args=(rank, ranks, sys.argv[2])) for rank in range(ranks)]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join()
+    assert not any(process.exitcode for process in running)
+result = 0
+"""
 
 
 def model_of(fields: dict[str, Any], weights: dict[str, Any], **options: Any) -> deepseek.DeepSeek:
@@ -108,6 +130,62 @@ def test_chunks_and_steps_are_one_model() -> None:
         expected = teacher_forced(model_of(fields, weights, chunk=128), tokens, 70)
         hold(teacher_forced(model_of(fields, weights, chunk=17, page_size=1, pages=80), tokens, 70), expected)
         hold(teacher_forced(model_of(fields, weights, page_size=64, pages=2), tokens, 1), expected)
+
+
+def shared_models(parallel: deepseek.Parallel) -> list[Any]:
+    """Logits of a model of bf16, of one of block scales, and of one whose ranks have experts whole."""
+    fields, (tokens,) = cases.fields(), cases.prompts(20, seed=6)
+    plain = cases.weights(fields, 4)
+    scaled = {**fields, "quantization_config": cases.FP8}
+    whole = dataclasses.replace(parallel, experts_whole=parallel.world > 1)
+    models = (
+        model_of(fields, plain, parallel=parallel),
+        model_of(scaled, cases.quantised(plain)[0], parallel=parallel),
+        model_of(fields, plain, parallel=whole),
+    )
+    return [teacher_forced(model, tokens, 12) for model in models]
+
+
+def rank_of(rank: int, ranks: int, folder: str) -> None:
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet-{ranks}", rank=rank, world_size=ranks)
+    logits = shared_models(deepseek.Parallel(rank, ranks))
+    dist.destroy_process_group()
+    torch.save(logits, f"{folder}/{ranks}-{rank}")
+
+
+def test_ranks_agree_with_one_process(tmp_path: Path) -> None:
+    with threads(1):
+        one = shared_models(deepseek.Parallel())  # also builds what the ranks load
+    given = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    finish(start(PARENT, str(Path(__file__).parent), str(tmp_path), **given), 300)
+    for ranks in GROUPS:
+        first, *others = (torch.load(tmp_path / f"{ranks}-{rank}") for rank in range(ranks))
+        for index, (logits, expected) in enumerate(zip(first, one, strict=True)):
+            hold(logits, expected, QUANTISED if index == 1 else DIFFERENCE)
+            assert all(torch.equal(logits, other[index]) for other in others)
+
+
+@pytest.mark.emulated
+def test_a_step_as_gfx942_makes_it(sanitized: Any) -> None:
+    """One decode step of two requests, all of whose kernels are executed from their code objects."""
+    fields = cases.fields(hidden_size=128, intermediate_size=128, moe_intermediate_size=128, vocab_size=64)
+    weights, prompts = cases.weights(fields, 2), cases.prompts(5, 18, vocabulary=64)
+    with threads(1):
+        here = model_of(fields, weights)
+        requests = [deepseek.Request() for _ in prompts]
+        for request, prompt in zip(requests, prompts, strict=True):
+            here.prefill(request, prompt)
+        before = [deepseek.Request(list(request.pages), request.length) for request in requests]
+        expected = here.decode(requests, [7, 9])
+        with envs.override(AITERLITE_TARGET="mi300x"):
+            there = model_of(fields, weights)
+            # What the same step wrote to the same slots before is written over, and seen as it is written now.
+            there.cache = here.cache
+            made = there.decode(before, [7, 9])
+    hold(made, expected)
+    assert sanitized.launches
 
 
 @pytest.mark.parametrize("scaled", [False, True], ids=["bf16", "fp8"])

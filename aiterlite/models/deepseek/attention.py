@@ -123,10 +123,14 @@ class Attention:
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q [T, heads, 192], the normalised latents, and the keys that are to be rotated."""
         down, rank = self.down(x), self.config.q_lora_rank or 0
-        queries = x if self.q_norm is None else self.q_norm(down[:, :rank])
-        q = self.q_up(queries).view(x.shape[0], -1, self.config.qk_head_dim)
         end = rank + self.config.kv_lora_rank
-        return q, self.kv_norm(down[:, rank:end]), down[:, end:]
+        latents = down[:, rank:end]
+        if self.q_norm is None:
+            queries, latents = x, self.kv_norm(latents)
+        else:
+            queries, latents = self.q_norm.pair(down[:, :rank], self.kv_norm, latents)
+        q = self.q_up(queries).view(x.shape[0], -1, self.config.qk_head_dim)
+        return q, latents, down[:, end:]
 
     def _by_heads(self, x: Tensor, weights: Tensor) -> Tensor:
         """x [T, heads, a] · weights [heads, a, b], as [T, heads, b]."""

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from aiterlite.activation import silu_and_mul
 from aiterlite.gemm import gemm_a8w8_blockscale
 from aiterlite.models.deepseek.checkpoint import Checkpoint
 from aiterlite.models.deepseek.config import BLOCK, Config
 from aiterlite.models.deepseek.parallel import Parallel
-from aiterlite.norm import rms_norm, rmsnorm2d_fwd_with_add
+from aiterlite.norm import _fused_qk_rmsnorm, rms_norm, rmsnorm2d_fwd_with_add
 from aiterlite.ops.linear import linear
 from aiterlite.quant import dynamic_per_group_scaled_quant
 from aiterlite.target import persona_for
@@ -58,11 +58,16 @@ class Norm:
         rmsnorm2d_fwd_with_add(out, x, residual, total, self.weight, self.epsilon, False, _ROUND_FIRST)
         return out, total
 
+    def pair(self, x: Tensor, other: Norm, y: Tensor) -> tuple[Tensor, Tensor]:
+        """(this norm of x, the other of y) in one launch, each rounded once."""
+        return _fused_qk_rmsnorm(None, x, self.weight, self.epsilon, None, y, other.weight, other.epsilon)
+
 
 def gated(x: Tensor) -> Tensor:
     """silu(gate) * up of rows [gate, up]."""
-    gate, up = x.chunk(2, -1)
-    return functional.silu(gate) * up
+    out = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
+    silu_and_mul(out, x)
+    return out
 
 
 @dataclass(frozen=True)
