@@ -122,6 +122,70 @@ def test_greedy_decoding_repeats_itself_and_gives_pages_back() -> None:
     assert ends == tokens[1][: tokens[1].index(tokens[1][3]) + 1]
 
 
+def test_drafts_change_steps_and_not_tokens() -> None:
+    """Guesses that come true, and guesses that do not, in requests that stop at different times."""
+    fields = cases.fields(num_nextn_predict_layers=1)
+    weights, prompts = cases.weights(fields, 2), cases.prompts(9, 60, 33)
+    # Attention that decides more, so that a row that should be forgotten would show, and some guesses are wrong.
+    for layer in (0, 1):
+        weights[f"model.layers.{layer}.self_attn.o_proj.weight"] *= 5
+    with threads(1):
+        model = model_of(fields, weights, drafts=True)
+        free = model.cache.free_tokens
+        expected = model.generate(prompts, 21)
+        drafted = deepseek.generate_with_drafts(model, prompts, 21)
+        assert drafted.tokens == expected and model.cache.free_tokens == free
+        assert drafted.guesses < 2 * drafted.right < 2 * drafted.guesses < 2 * 3 * 20
+        end = [expected[0][5]]
+        assert deepseek.generate_with_drafts(model, prompts, 21, end).tokens == model.generate(prompts, 21, end)
+        with pytest.raises(ArgumentError, match="drafts=True"):
+            deepseek.generate_with_drafts(model_of(fields, weights), prompts, 2)
+    with pytest.raises(ArgumentError, match="num_nextn_predict_layers is 0"):
+        model_of(cases.fields(), weights, drafts=True)
+
+
+def test_the_head_of_drafts_is_that_of_transformers(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    layers = pytest.importorskip("transformers.modeling_layers")
+    if not hasattr(layers, "MtpModel"):
+        pytest.skip("this transformers has no multi-token prediction")
+    fields = cases.fields(num_nextn_predict_layers=1)
+    weights, (tokens,) = cases.weights(fields, 4), cases.prompts(41, seed=5)
+    folder = written(tmp_path, fields, weights)
+    hidden = torch.randn(40, fields["hidden_size"], generator=torch.Generator().manual_seed(1)).bfloat16()
+    with threads(1), torch.inference_mode():
+        main = transformers.DeepseekV3ForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+        theirs = layers.MtpModel(main, 1).to(torch.bfloat16).eval()
+        named = theirs.state_dict()
+        for name, tensor in mtp_names(weights, "model.layers.2.", fields["n_routed_experts"]).items():
+            named[name].copy_(tensor)
+        places = torch.arange(40)[None]
+        expected = theirs.forward_layer(0, hidden[None], places, None, input_ids=torch.tensor([tokens[1:]]))[0]
+        model = model_of(fields, weights, drafts=True)
+        assert model.draft is not None
+        place = model.cache.chunk(deepseek.Request(), 40)
+        given = model.draft(hidden, model.embed(tokens[1:]), model.attend(place))
+        hold(model.logits(given), main.lm_head(expected))
+
+
+def mtp_names(weights: dict[str, Any], prefix: str, experts: int) -> dict[str, Any]:
+    """The tensors of the extra layer under the names that transformers gives them once they are loaded."""
+    own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    named = {}
+    for name, tensor in own.items():
+        if name.startswith(("enorm", "hnorm", "eh_proj")):
+            named[f"layers.0.{name}"] = tensor
+        elif name.startswith("shared_head.norm"):
+            named["layers.0.post_norm.weight"] = tensor
+        elif ".experts." not in name:
+            named[f"layers.0.mtp_block.{name}"] = tensor
+    parts = {p: [own[f"mlp.experts.{e}.{p}_proj.weight"] for e in range(experts)] for p in ("gate", "up", "down")}
+    pairs = zip(parts["gate"], parts["up"], strict=True)
+    named["layers.0.mtp_block.mlp.experts.gate_up_proj"] = torch.stack([torch.cat(pair) for pair in pairs])
+    named["layers.0.mtp_block.mlp.experts.down_proj"] = torch.stack(parts["down"])
+    return named
+
+
 def test_chunks_and_steps_are_one_model() -> None:
     """A prompt at once, in chunks, or token by token: what is in the cache is the same, so is what follows."""
     fields = cases.fields()
@@ -168,10 +232,14 @@ def test_ranks_agree_with_one_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.emulated
-def test_a_step_as_gfx942_makes_it(sanitized: Any) -> None:
-    """One decode step of two requests, all of whose kernels are executed from their code objects."""
+@pytest.mark.parametrize("scaled", [False, True], ids=["bf16", "fp8"])
+def test_a_step_as_gfx942_makes_it(scaled: bool, sanitized: Any) -> None:
+    """One decode step of two requests, all of whose kernels are executed from their code objects. Codes are e4m3fnuz
+    there, so that activations lie on another grid than here: both are as far from the weights as they are."""
     fields = cases.fields(hidden_size=128, intermediate_size=128, moe_intermediate_size=128, vocab_size=64)
     weights, prompts = cases.weights(fields, 2), cases.prompts(5, 18, vocabulary=64)
+    if scaled:
+        fields, weights = {**fields, "quantization_config": cases.FP8}, cases.quantised(weights)[0]
     with threads(1):
         here = model_of(fields, weights)
         requests = [deepseek.Request() for _ in prompts]
@@ -184,7 +252,7 @@ def test_a_step_as_gfx942_makes_it(sanitized: Any) -> None:
             # What the same step wrote to the same slots before is written over, and seen as it is written now.
             there.cache = here.cache
             made = there.decode(before, [7, 9])
-    hold(made, expected)
+    hold(made, expected, 1.5 * QUANTISED if scaled else DIFFERENCE)
     assert sanitized.launches
 
 

@@ -8,5 +8,17 @@ from aiterlite.models.deepseek.config import Config
 from aiterlite.models.deepseek.model import DeepSeek, load
 from aiterlite.models.deepseek.parallel import Parallel
 from aiterlite.models.deepseek.random import random_weights
+from aiterlite.models.deepseek.speculate import Drafted, generate_with_drafts
 
-__all__ = ["Checkpoint", "Config", "DeepSeek", "LatentCache", "Parallel", "Request", "load", "random_weights"]
+__all__ = [
+    "Checkpoint",
+    "Config",
+    "DeepSeek",
+    "Drafted",
+    "LatentCache",
+    "Parallel",
+    "Request",
+    "generate_with_drafts",
+    "load",
+    "random_weights",
+]

@@ -38,7 +38,8 @@ class Rope:
 
 @dataclass(frozen=True)
 class Attention:
-    """A rank's heads of one layer. `kv_b` is [heads, 128 + 128, 512]: W_UK above W_UV."""
+    """A rank's heads of one layer: w_uk [heads, 128, 512], w_uv [heads, 512, 128]. Both lie as decode multiplies by
+    them, rows of weights as rows of the second operand: torch takes several times as long for the other order."""
 
     config: Config
     parallel: Parallel
@@ -46,7 +47,8 @@ class Attention:
     q_norm: Norm | None
     q_up: Projection
     kv_norm: Norm
-    kv_b: Tensor
+    w_uk: Tensor
+    w_uv: Tensor
     out: Projection
     rope: Rope
     splits: int | None = None
@@ -66,6 +68,7 @@ class Attention:
             # A rank begins where a block does.
             parallel.share("the rows of q", config.num_attention_heads * config.qk_head_dim, 128)
         kv_b = reader.plain(f"{name}.kv_b_proj", rows(config.qk_nope_head_dim + config.v_head_dim))
+        by_heads = kv_b.view(heads.stop - heads.start, -1, config.kv_lora_rank)
         return cls(
             config,
             parallel,
@@ -73,7 +76,8 @@ class Attention:
             None if whole else reader.norm(f"{name}.q_a_layernorm"),
             reader.projection(queries, rows=q_rows),
             reader.norm(f"{name}.kv_a_layernorm"),
-            kv_b.view(heads.stop - heads.start, -1, config.kv_lora_rank).contiguous(),
+            by_heads[:, : config.qk_nope_head_dim].contiguous(),
+            by_heads[:, config.qk_nope_head_dim :].mT.contiguous(),
             reader.projection(f"{name}.o_proj", columns=v_rows),
             rope,
             # A number of splits that goes by batch and context would let bits depend on them.
@@ -84,7 +88,7 @@ class Attention:
         q, kv_c, k_pe = self._project(x)
         nope, latent = self.config.qk_nope_head_dim, self.config.kv_lora_rank
         heads = q.shape[1]
-        absorbed = self._by_heads(q[..., :nope], self.kv_b[:, :nope])
+        absorbed = self._by_heads(q[..., :nope], self.w_uk)
         query = x.new_empty(x.shape[0], heads, latent + self.config.qk_rope_head_dim)
         fused_qk_rope_concat_and_cache_mla(
             *(absorbed, q[..., nope:], kv_c, k_pe, latents, query, step.slots, self.rope.one, self.rope.one),
@@ -97,7 +101,7 @@ class Attention:
             sm_scale=self.config.softmax_scale,
             num_kv_splits=self.splits,
         )
-        values = self._by_heads(out, self.kv_b[:, nope:].mT)
+        values = self._by_heads(out, self.w_uv)
         return self.parallel.sum(self.out(values.reshape(x.shape[0], -1)))
 
     def prefill(self, x: Tensor, chunk: Chunk, latents: Tensor) -> Tensor:
@@ -105,16 +109,19 @@ class Attention:
         nope, latent = self.config.qk_nope_head_dim, self.config.kv_lora_rank
         style = _NEIGHBOURS if self.config.rope_interleave else _NEOX
         # Of a batch of one: [tokens, 1, heads, R].
-        q_pe, shared = q[..., nope:].unsqueeze(1), k_pe[:, None, None]
+        q_pe, rotated = q[..., nope:].unsqueeze(1), k_pe[:, None, None]
         positions = chunk.positions.unsqueeze(1)
-        rope_cached_positions_2c_fwd_inplace(q_pe, shared, self.rope.cos, self.rope.sin, positions, style, True, False)
+        rope_cached_positions_2c_fwd_inplace(q_pe, rotated, self.rope.cos, self.rope.sin, positions, style, True, False)
         concat_and_cache_mla(kv_c, k_pe, latents, chunk.slots, "auto", self.rope.one)
         seen = latents.view(-1, latents.shape[-1])[chunk.history]
-        kv = functional.linear(seen[:, :latent], self.kv_b.view(-1, latent)).view(seen.shape[0], q.shape[1], -1)
-        keys = torch.cat([kv[..., :nope], seen[:, None, latent:].expand(-1, q.shape[1], -1)], -1)
+        heads = q.shape[1]
+        # [heads, tokens, ...] from here on.
+        shared = seen[:, latent:].expand(heads, -1, -1)
+        keys = torch.cat([torch.matmul(seen[:, :latent], self.w_uk.mT), shared], -1)
+        values = torch.matmul(seen[:, :latent], self.w_uv)
         before = seen.shape[0] - x.shape[0]
         visible = None if before == 0 else _visible(x.shape[0], seen.shape[0], x.device)
-        query, key, value = (t.transpose(0, 1).unsqueeze(0) for t in (q, keys, kv[..., nope:]))
+        query, key, value = q.transpose(0, 1).unsqueeze(0), keys.unsqueeze(0), values.unsqueeze(0)
         out = functional.scaled_dot_product_attention(
             query, key, value, attn_mask=visible, is_causal=before == 0, scale=self.config.softmax_scale
         )

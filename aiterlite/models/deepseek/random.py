@@ -32,6 +32,9 @@ def random_weights(config: Config, seed: int = 0) -> dict[str, Tensor]:
         elif name.endswith(("o_proj.weight", "down_proj.weight")):
             # An expert that is chosen by a hair in one of two models should not decide what a layer says.
             tensor = noise * (0.3 if ".experts." in name else 0.6) * shape[1] ** -0.5
+        elif name.endswith("eh_proj.weight"):
+            # A draft that goes mostly by the token that follows, as the logits do.
+            tensor = torch.eye(*shape) + 0.3 * noise * shape[1] ** -0.5
         else:
             tensor = noise * shape[1] ** -0.5
         made[name] = tensor.to(torch.bfloat16)
@@ -51,7 +54,7 @@ def _shapes(config: Config) -> dict[str, tuple[int, ...]]:
         found.update({f"{name}.{part}_proj.weight": (inter, hidden) for part in ("gate", "up")})
         found[f"{name}.down_proj.weight"] = (hidden, inter)
 
-    for index in range(config.num_hidden_layers):
+    for index in range(config.num_hidden_layers + config.num_nextn_predict_layers):
         layer = f"model.layers.{index}"
         found |= {f"{layer}.{norm}_layernorm.weight": (hidden,) for norm in ("input", "post_attention")}
         attention = f"{layer}.self_attn"
@@ -72,6 +75,9 @@ def _shapes(config: Config) -> dict[str, tuple[int, ...]]:
                 f"{attention}.q_a_layernorm.weight": (rank,),
                 f"{attention}.q_b_proj.weight": (heads * config.qk_head_dim, rank),
             }
+        if index >= config.num_hidden_layers:
+            found |= {f"{layer}.{norm}.weight": (hidden,) for norm in ("enorm", "hnorm", "shared_head.norm")}
+            found[f"{layer}.eh_proj.weight"] = (hidden, 2 * hidden)
         if index < config.first_k_dense_replace:
             feed_forward(f"{layer}.mlp", config.intermediate_size)
             continue
