@@ -256,13 +256,11 @@ def test_a_step_as_gfx942_makes_it(scaled: bool, sanitized: Any) -> None:
     assert sanitized.launches
 
 
-@pytest.mark.parametrize("scaled", [False, True], ids=["bf16", "fp8"])
-def test_a_request_does_not_know_its_neighbours(scaled: bool) -> None:
-    fields = cases.fields(**({"quantization_config": cases.FP8} if scaled else {}))
+def test_a_request_does_not_know_its_neighbours() -> None:
+    fields = cases.fields()
     weights = cases.weights(fields, 2)
-    if scaled:
-        weights = cases.quantised(weights)[0]
-    prompts = cases.prompts(20, 50, 3, 31, 70)
+    # More than the rows that a CPU's kernel takes of torch: without the promise, bits change here.
+    prompts = cases.prompts(20, 50, 3, 31, 70, *[3] * 18)
     with threads(1):
         model = model_of(fields, weights, batch_invariant=True)
 
@@ -277,7 +275,7 @@ def test_a_request_does_not_know_its_neighbours(scaled: bool) -> None:
                 model.cache.release(request)
             return made
 
-        together, apart = logits([0, 1, 2, 3, 4]), {i: logits([i])[i] for i in range(5)}
+        together, apart = logits(list(range(23))), {i: logits([i])[i] for i in range(5)}
         pair = logits([3, 1])
     for i in range(5):
         for given, alone in zip(together[i], apart[i], strict=True):
