@@ -47,6 +47,10 @@ $(VENV)/.installed-lint: $(VENV)/.installed
 	$(VENV)/bin/python -m pip install -q -c constraints.txt -e '.[lint]'
 	touch $@
 
+$(VENV)/.installed-reference: $(VENV)/.installed
+	$(VENV)/bin/python -m pip install -q -c constraints.txt -e '.[reference]'
+	touch $@
+
 $(VENV)/.installed-docs: $(VENV)/.installed
 	$(VENV)/bin/python -m pip install -q -c constraints.txt -e '.[docs]'
 	touch $@
