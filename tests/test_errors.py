@@ -19,6 +19,8 @@ EXAMPLES: list[AiterliteError] = [
     errors.ArgumentError("linear", "x", "of dtype int8", "bfloat16", "Convert it."),
     errors.EnvironmentValueError("AITERLITE_JIT", "x", "auto, off"),
     errors.TargetError("text"),
+    errors.NotOfferedError("text"),
+    errors.ShadowError("text"),
     errors.DispatchError("text", DECISION),
     errors.JitError("text"),
     errors.SourceError("text"),
@@ -56,7 +58,7 @@ def test_an_error_crosses_to_another_process_whole(error: AiterliteError, travel
 
 
 def test_messages_hold_what_a_person_needs() -> None:
-    text = str(EXAMPLES[8])
+    text = str(EXAMPLES[10])
     assert text.splitlines() == [
         "building unit failed: a.cpp:1: error",
         "  hint: hint",
@@ -64,7 +66,7 @@ def test_messages_hold_what_a_person_needs() -> None:
         "  repeat with: command",
     ]
     assert "hint" not in str(errors.BuildError("unit", "error"))
-    missing = str(EXAMPLES[10])
+    missing = str(EXAMPLES[12])
     assert "(why)" in missing and "searched: /a, /b" in missing and "prebuild with: aiterlite build" in missing
     assert str(EXAMPLES[1]) == "linear: argument `x` is of dtype int8; allowed: bfloat16. Convert it."
     assert isinstance(EXAMPLES[1], ValueError) and isinstance(EXAMPLES[2], ValueError)
