@@ -30,6 +30,7 @@ SELECTED = (
     "--ignore-glob=tests/test_sanitize_*",
     "--ignore=tests/device",
     "--ignore=tests/test_counters.py",
+    "--ignore=tests/test_timeline.py",
     "--ignore=tests/test_cli_emulate.py",
     "--ignore=tests/test_asm_wv_split_k.py",
     "--ignore=tests/test_asm_wv_split_k_q.py",
