@@ -47,10 +47,9 @@ class Storages:
             found.append((min(begin for begin, _ in used), max(end for _, end in used)))
         return found
 
-    def bytes_of(self, number: int) -> Tensor:
-        """A copy of what a storage has in its range, on the CPU."""
+    def bytes_of(self, number: int, begin: int, end: int) -> Tensor:
+        """A copy of a range of a storage, on the CPU."""
         tensor = list(self.tensors.values())[number][0]
-        begin, end = self.ranges()[number]
         whole = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
         return whole[begin:end].cpu()
 

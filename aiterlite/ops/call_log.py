@@ -82,10 +82,11 @@ def _write(op: str, args: Any, kwargs: Any, decisions: list[str], refused: str) 
     with _lock:
         number = _numbers[str(path)] = _numbers.get(str(path), 0) + 1
     try:
-        kept = [] if capturing else _keep(storages, path, number)
+        ranges = storages.ranges()
+        kept = [] if capturing else _keep(storages, ranges, path, number)
         described: list[dict[str, Any]] = [
             {"bytes": end - begin, "begin": begin, "address": address + begin}
-            for address, (begin, end) in zip(storages.tensors, storages.ranges(), strict=True)
+            for address, (begin, end) in zip(storages.tensors, ranges, strict=True)
         ]
         for at, name in kept:
             described[at]["file"] = name
@@ -108,15 +109,15 @@ def _text(value: Any) -> str:
     return os.pathsep.join(value) if isinstance(value, tuple) else str(value)
 
 
-def _keep(storages: Storages, path: Path, number: int) -> list[tuple[int, str]]:
+def _keep(storages: Storages, ranges: list[tuple[int, int]], path: Path, number: int) -> list[tuple[int, str]]:
     """Writes the storages that are small enough beside the log; their numbers and files."""
     most, kept = envs.LOG_TENSORS.get(), []
-    for at, (begin, end) in enumerate(storages.ranges()):
+    for at, (begin, end) in enumerate(ranges):
         if 0 < end - begin <= most:
             name = f"{os.getpid()}-{number}-{at}.bin"
             folder = folder_of(path)
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(storages.bytes_of(at).numpy().tobytes())
+            (folder / name).write_bytes(storages.bytes_of(at, begin, end).numpy().tobytes())
             kept.append((at, name))
     return kept
 

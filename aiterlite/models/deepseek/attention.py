@@ -14,10 +14,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from aiterlite.cache import concat_and_cache_mla, fused_qk_rope_concat_and_cache_mla
-from aiterlite.mla import mla_decode_fwd
+from aiterlite.mla import flash_attn_varlen_func, mla_decode_fwd
 from aiterlite.models.deepseek.cache import Chunk, Step
 from aiterlite.models.deepseek.config import Config
 from aiterlite.models.deepseek.parallel import Parallel
@@ -119,13 +118,16 @@ class Attention:
         shared = seen[:, latent:].expand(heads, -1, -1)
         keys = torch.cat([torch.matmul(seen[:, :latent], self.w_uk.mT), shared], -1)
         values = torch.matmul(seen[:, :latent], self.w_uv)
-        before = seen.shape[0] - x.shape[0]
-        visible = None if before == 0 else _visible(x.shape[0], seen.shape[0], x.device)
-        query, key, value = q.transpose(0, 1).unsqueeze(0), keys.unsqueeze(0), values.unsqueeze(0)
-        out = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=visible, is_causal=before == 0, scale=self.config.softmax_scale
+        # Where the one request begins and ends is known on the host.
+        rows, tokens = (torch.tensor([0, count], dtype=torch.int32) for count in (x.shape[0], seen.shape[0]))
+        out = x.new_empty(*q.shape[:2], self.config.v_head_dim)
+        flash_attn_varlen_func(
+            *(q, keys.transpose(0, 1), values.transpose(0, 1), rows, tokens, x.shape[0], seen.shape[0]),
+            softmax_scale=self.config.softmax_scale,
+            causal=True,
+            out=out,
         )
-        return self.parallel.sum(self.out(out[0].transpose(0, 1).reshape(x.shape[0], -1)))
+        return self.parallel.sum(self.out(out.reshape(x.shape[0], -1)))
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q [T, heads, 192], the normalised latents, and the keys that are to be rotated."""
@@ -145,8 +147,3 @@ class Attention:
             return torch.bmm(x.transpose(0, 1), weights).transpose(0, 1)
         # The order of a library's sums may go by the number of rows; of one row it is always the same.
         return torch.stack([torch.bmm(row.unsqueeze(1), weights).squeeze(1) for row in x])
-
-
-def _visible(rows: int, tokens: int, device: torch.device) -> Tensor:
-    """Whether a row sees a token: the last row sees all."""
-    return torch.ones(rows, tokens, dtype=torch.bool, device=device).tril(tokens - rows)
