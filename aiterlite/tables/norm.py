@@ -118,7 +118,7 @@ class Streams:
     """Rows of a workgroup each, of 16-byte pieces, and enough of them."""
 
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
-        pieces = -(-problem.row_width // _PIECE)
+        pieces = _pieces(problem)
         if not problem.aligned or not persona.wave_size < pieces <= _MOST_LANES:
             return Refusal(f"rows of {problem.row_width} elements are no whole workgroup's, in pieces of 16 bytes")
         least = _STREAMED * max(1, persona.cu_count)
@@ -130,16 +130,26 @@ class Streams:
         return f"at least {_STREAMED} rows a compute unit, each of a workgroup"
 
 
+def _pieces(problem: NormProblem) -> int:
+    """The lanes that hold a row."""
+    return -(-problem.row_width // _PIECE)
+
+
+def _workgroup_lanes(pieces: int, persona: Persona) -> int:
+    """Those of a row that a workgroup has, for whichever kernel: a row's bits follow from them."""
+    return min(_MOST_LANES, -(-pieces // persona.wave_size) * persona.wave_size)
+
+
 def plan_rows(problem: NormProblem, persona: Persona) -> NormPlan:
     """A row of at most a wave's pieces has a team of a wave, several in a workgroup; a longer one a workgroup. Where
     rows are more than the chip holds at once, a team has two, for which it reads weights and meets once, unless their
     groups have scales."""
-    wave, pieces = persona.wave_size, -(-problem.row_width // _PIECE)
+    wave, pieces = persona.wave_size, _pieces(problem)
     compute_units = max(1, persona.cu_count)
     if pieces <= wave:
         lanes, threads = min(wave, max(_LEAST_LANES, 1 << (pieces - 1).bit_length())), _TEAM_THREADS
     else:
-        lanes = threads = min(_MOST_LANES, -(-pieces // wave) * wave)
+        lanes = threads = _workgroup_lanes(pieces, persona)
     passes = 1 if pieces <= _MOST_LANES else 2
     crowded = passes == 1 and problem.row_count * lanes > _CROWDED * compute_units
     in_groups = 0 < getattr(problem, "group_size", 0) < problem.row_width
@@ -163,8 +173,7 @@ def _resident(problem: NormProblem, persona: Persona, threads: int, batch: int) 
 def plan_stream(problem: NormProblem, persona: Persona) -> StreamPlan:
     """As many workgroups as registers hold, at most four."""
     arch = ARCHITECTURES[persona.target]
-    pieces = -(-problem.row_width // _PIECE)
-    threads = -(-pieces // persona.wave_size) * persona.wave_size
+    threads = _workgroup_lanes(_pieces(problem), persona)
     resident = max(1, min(4, arch.unit_registers // (_STREAM_REGISTERS * threads)))
     lds = _STAGES * (2 * _PIECE * threads + 8) + _STREAM_SUMS
     return StreamPlan(threads, _STAGES, resident, lds, resident * max(1, persona.cu_count))
