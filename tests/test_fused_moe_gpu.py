@@ -29,21 +29,10 @@ def rounds(case: cases.Case) -> bool:
     return case.problem.quant != "none"
 
 
-# sm_90's matrix unit keeps about 13 bits of the sum of products of 8-bit numbers, so that h rounds to another code here
-# and there: the error that the layer may have, and that an element's sum may.
-LIKE, MATRIX = 2e-2, 2.0**-10
-# Rounding x and h costs 4.3e-2 of a large layer. Of a few tokens of few experts it is a mean over less.
-SMALL, R1 = 7e-2, 5e-2
-
-
-def check(case: cases.Case, got: torch.Tensor, rounds: bool) -> None:
-    cases.check(case, got, rounds, LIKE, MATRIX, R1 if case.problem.width == 7168 else SMALL)
-
-
 def held(case: cases.Case) -> None:
     """Right, and the same bits in another run."""
     got = run(case)
-    check(case, got, rounds(case))
+    cases.check_on_hopper(case, got, rounds(case))
     assert torch.equal(run(case), got)
 
 
@@ -99,7 +88,7 @@ def test_tokens_that_do_not_count_are_zero_and_not_looked_at(tokens: int) -> Non
         case.made.x[max(0, live) :] = float("nan")
         case.made.routing[max(0, live) :] = float("nan")
         got = run(case)
-        check(case, got, rounds(case))
+        cases.check_on_hopper(case, got, rounds(case))
         assert not got[max(0, live) :].any()
 
 
@@ -134,7 +123,7 @@ def test_sorted_tokens_are_added_to_what_is_there(block_size: int) -> None:
         got = run_sorted(case, block_size, before)
         layer = case.layer()
         exact = layer.out + before.double()
-        bound = reference.error_bound(layer, torch.bfloat16) + MATRIX * layer.terms + 2.0**-8 * exact.abs()
+        bound = reference.error_bound(layer, torch.bfloat16) + cases.MATRIX * layer.terms + 2.0**-8 * exact.abs()
         assert bool(((got.double() - exact).abs() <= bound).all())
         assert torch.equal(run_sorted(case, block_size, before), got)
 
@@ -143,7 +132,7 @@ def test_sorted_tokens_are_added_to_what_is_there(block_size: int) -> None:
 def test_sums_in_any_order_are_as_exact(tokens: int) -> None:
     case = case_of(problem_of(tokens=tokens, width=512, deterministic=False), 4, device=DEVICE)
     for _ in range(3):
-        check(case, run(case), rounds(case))
+        cases.check_on_hopper(case, run(case), rounds(case))
 
 
 @pytest.mark.parametrize("tokens", [1, 4, 16, 100, 1024])
@@ -168,7 +157,7 @@ def test_a_captured_layer_follows_its_operands(tokens: int) -> None:
         with torch.cuda.stream(streams[turn % 2]):
             graph.replay()
         torch.cuda.synchronize()
-        check(case, out, rounds(case))
+        cases.check_on_hopper(case, out, rounds(case))
         assert torch.equal(eager, expected_other)
         assert torch.equal(call(case), out)
 
@@ -196,5 +185,5 @@ def test_sorting_then_the_layer_is_the_fused_call() -> None:
     ids, weights, experts, valid, out = moe.moe_sorting(made.ids, made.routing, 9, 512, torch.bfloat16, 32)
     scales = (made.x_scale.T.contiguous(), made.weights.w1_scale, made.weights.w2_scale)
     moe.fmoe_fp8_blockscale_g1u1(out, made.x, made.w1, made.w2, ids, weights, experts, valid, 3, *scales)
-    check(case, out, True)
-    check(case, call(case), True)
+    cases.check_on_hopper(case, out, True)
+    cases.check_on_hopper(case, call(case), True)

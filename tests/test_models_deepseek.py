@@ -164,7 +164,7 @@ def test_the_head_of_drafts_is_that_of_transformers(tmp_path: Path) -> None:
         model = model_of(fields, weights, drafts=True)
         assert model.draft is not None
         place = model.cache.chunk(deepseek.Request(), 40)
-        given = model.draft(hidden, model.embed(tokens[1:]), model.attend(place))
+        given = model.draft(hidden, model.embed(model.ids(tokens[1:])), model.attend(place))
         hold(model.logits(given), main.lm_head(expected))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiterlite.models.deepseek.cache import LatentCache, Request
 from aiterlite.models.deepseek.checkpoint import Checkpoint
 from aiterlite.models.deepseek.config import Config
+from aiterlite.models.deepseek.graph import DecodeGraph
 from aiterlite.models.deepseek.model import DeepSeek, load
 from aiterlite.models.deepseek.parallel import Parallel
 from aiterlite.models.deepseek.random import random_weights
@@ -13,6 +14,7 @@ from aiterlite.models.deepseek.speculate import Drafted, generate_with_drafts
 __all__ = [
     "Checkpoint",
     "Config",
+    "DecodeGraph",
     "DeepSeek",
     "Drafted",
     "LatentCache",

@@ -20,7 +20,7 @@ from aiterlite.mla import flash_attn_varlen_func, mla_decode_fwd
 from aiterlite.models.deepseek.cache import Chunk, Step
 from aiterlite.models.deepseek.config import Config
 from aiterlite.models.deepseek.parallel import Parallel
-from aiterlite.models.deepseek.projections import Norm, Projection, Reader
+from aiterlite.models.deepseek.projections import Norm, Projection, Reader, Rows
 from aiterlite.rope import rope_cached_positions_2c_fwd_inplace
 
 _NEOX, _NEIGHBOURS = 0, 1
@@ -83,17 +83,22 @@ class Attention:
             1 if reader.reduction == "batch_invariant" else None,
         )
 
-    def decode(self, x: Tensor, step: Step, latents: Tensor) -> Tensor:
+    @property
+    def code(self) -> torch.dtype | None:
+        """What the layer's input is quantised to, if it is."""
+        return self.down.code
+
+    def decode(self, x: Rows, step: Step, latents: Tensor) -> Tensor:
         q, kv_c, k_pe = self._project(x)
         nope, latent = self.config.qk_nope_head_dim, self.config.kv_lora_rank
         heads = q.shape[1]
         absorbed = self._by_heads(q[..., :nope], self.w_uk)
-        query = x.new_empty(x.shape[0], heads, latent + self.config.qk_rope_head_dim)
+        query = q.new_empty(q.shape[0], heads, latent + self.config.qk_rope_head_dim)
         fused_qk_rope_concat_and_cache_mla(
             *(absorbed, q[..., nope:], kv_c, k_pe, latents, query, step.slots, self.rope.one, self.rope.one),
             *(step.positions, self.rope.cos, self.rope.sin, not self.config.rope_interleave, True),
         )
-        out = x.new_empty(x.shape[0], heads, latent)
+        out = q.new_empty(q.shape[0], heads, latent)
         mla_decode_fwd(
             *(query, latents.unsqueeze(2), out, step.rows, step.page_rows, step.pages, step.last_lengths),
             *(step.most_rows, latents.shape[1]),
@@ -101,9 +106,9 @@ class Attention:
             num_kv_splits=self.splits,
         )
         values = self._by_heads(out, self.w_uv)
-        return self.parallel.sum(self.out(values.reshape(x.shape[0], -1)))
+        return self.parallel.sum(self.out(values.reshape(q.shape[0], -1)))
 
-    def prefill(self, x: Tensor, chunk: Chunk, latents: Tensor) -> Tensor:
+    def prefill(self, x: Rows, chunk: Chunk, latents: Tensor) -> Tensor:
         q, kv_c, k_pe = self._project(x)
         nope, latent = self.config.qk_nope_head_dim, self.config.kv_lora_rank
         style = _NEIGHBOURS if self.config.rope_interleave else _NEOX
@@ -119,26 +124,27 @@ class Attention:
         keys = torch.cat([torch.matmul(seen[:, :latent], self.w_uk.mT), shared], -1)
         values = torch.matmul(seen[:, :latent], self.w_uv)
         # Where the one request begins and ends is known on the host.
-        rows, tokens = (torch.tensor([0, count], dtype=torch.int32) for count in (x.shape[0], seen.shape[0]))
-        out = x.new_empty(*q.shape[:2], self.config.v_head_dim)
+        rows, tokens = (torch.tensor([0, count], dtype=torch.int32) for count in (q.shape[0], seen.shape[0]))
+        out = q.new_empty(*q.shape[:2], self.config.v_head_dim)
         flash_attn_varlen_func(
-            *(q, keys.transpose(0, 1), values.transpose(0, 1), rows, tokens, x.shape[0], seen.shape[0]),
+            *(q, keys.transpose(0, 1), values.transpose(0, 1), rows, tokens, q.shape[0], seen.shape[0]),
             softmax_scale=self.config.softmax_scale,
             causal=True,
             out=out,
         )
-        return self.parallel.sum(self.out(out.reshape(x.shape[0], -1)))
+        return self.parallel.sum(self.out(out.reshape(q.shape[0], -1)))
 
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, x: Rows) -> tuple[Tensor, Tensor, Tensor]:
         """q [T, heads, 192], the normalised latents, and the keys that are to be rotated."""
         down, rank = self.down(x), self.config.q_lora_rank or 0
         end = rank + self.config.kv_lora_rank
         latents = down[:, rank:end]
+        queries: Rows = x
         if self.q_norm is None:
-            queries, latents = x, self.kv_norm(latents)
+            latents = self.kv_norm(latents)
         else:
-            queries, latents = self.q_norm.pair(down[:, :rank], self.kv_norm, latents)
-        q = self.q_up(queries).view(x.shape[0], -1, self.config.qk_head_dim)
+            queries, latents = self.q_norm.pair(down[:, :rank], self.kv_norm, latents, self.q_up.code)
+        q = self.q_up(queries).view(down.shape[0], -1, self.config.qk_head_dim)
         return q, latents, down[:, end:]
 
     def _by_heads(self, x: Tensor, weights: Tensor) -> Tensor:

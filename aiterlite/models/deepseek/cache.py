@@ -24,6 +24,18 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Places:
+    """A decode step on the host: positions and slots of its rows; pages, and how many there are before each request and
+    after the last; how many tokens each request's last page has."""
+
+    positions: list[int]
+    slots: list[int]
+    page_rows: list[int]
+    pages: list[int]
+    last_lengths: list[int]
+
+
+@dataclass(frozen=True)
 class Step:
     """Where the tokens of a decode step are and go, as the operators take it."""
 
@@ -66,7 +78,7 @@ class LatentCache:
         history = self._slots(request)
         return Chunk(torch.arange(begin, request.length, device=self.device), history[begin:], history)
 
-    def step(self, requests: Sequence[Request], tokens: int = 1) -> Step:
+    def places(self, requests: Sequence[Request], tokens: int = 1) -> Places:
         """Makes room for as many tokens of each request."""
         positions: list[int] = []
         slots, page_rows, pages, last = list[int](), [0], list[int](), list[int]()
@@ -77,14 +89,18 @@ class LatentCache:
             pages += request.pages
             page_rows.append(len(pages))
             last.append((request.length - 1) % self.page_size + 1)
-        rows = list(range(0, len(requests) * tokens + 1, tokens))
+        return Places(positions, slots, page_rows, pages, last)
+
+    def step(self, requests: Sequence[Request], tokens: int = 1) -> Step:
+        """Makes room for as many tokens of each request."""
+        places = self.places(requests, tokens)
         return Step(
-            positions=self._longs(positions),
-            slots=self._longs(slots),
-            rows=self._ints(rows),
-            page_rows=self._ints(page_rows),
-            pages=self._ints(pages),
-            last_lengths=self._ints(last),
+            positions=self._longs(places.positions),
+            slots=self._longs(places.slots),
+            rows=self._ints(range(0, len(requests) * tokens + 1, tokens)),
+            page_rows=self._ints(places.page_rows),
+            pages=self._ints(places.pages),
+            last_lengths=self._ints(places.last_lengths),
             most_rows=tokens,
         )
 

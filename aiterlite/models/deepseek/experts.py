@@ -1,6 +1,7 @@
 """The mixture of experts of a layer: routing by groups, experts, and the shared one.
 
-A rank has a part of each expert's features, or some experts whole; the sum over ranks is the layer either way.
+A rank has a part of each expert's features, or some experts whole; the sum over ranks is the layer either way. A shared
+expert that is one more like the others is the last of them, and each token has it: no launch of its own.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ from torch.nn import functional
 
 from aiterlite.models.deepseek.config import BLOCK, Config
 from aiterlite.models.deepseek.parallel import Parallel
-from aiterlite.models.deepseek.projections import ALL, FeedForward, Projection, Reader
-from aiterlite.moe import biased_grouped_topk, fused_moe, shuffle_weight
+from aiterlite.models.deepseek.projections import ALL, FeedForward, Projection, Reader, Rows
+from aiterlite.moe import biased_grouped_topk, fused_moe, moe_fused_gate, shuffle_weight
 from aiterlite.quant import QuantType
 from aiterlite.target import persona_for
 
 
 @dataclass(frozen=True)
 class Experts:
-    """w1 [experts, 2 inter, hidden] and w2 [experts, hidden, inter] of this rank, with scales or not."""
+    """w1 [experts, 2 inter, hidden] and w2 [experts, hidden, inter] of this rank, with scales or not. `joined`: the
+    shared expert is the last of them; else it is `shared`, if there is one."""
 
     config: Config
     parallel: Parallel
@@ -33,6 +35,7 @@ class Experts:
     w2_scale: Tensor | None
     mask: Tensor | None
     shared: FeedForward | None
+    joined: bool
     one_by_one: bool = False
 
     @classmethod
@@ -47,24 +50,27 @@ class Experts:
             mask[own] = 1
         else:
             features = parallel.share("moe_intermediate_size", config.moe_intermediate_size, multiple)
-        up = [
-            reader.projection(*(f"{name}.experts.{e}.{part}_proj" for part in ("gate", "up")), rows=features)
-            for e in here
-        ]
-        down = [reader.projection(f"{name}.experts.{e}.down_proj", columns=features) for e in here]
-        shared = None
-        if config.n_shared_experts:
+        names, shared, extra = [f"{name}.experts.{e}" for e in here], None, f"{name}.shared_experts"
+        alike = config.n_shared_experts == 1 and reader.scaled(f"{extra}.gate_proj") == (multiple == BLOCK)
+        # Routing by `moe_fused_gate` divides weights by their sum.
+        joined = alike and config.norm_topk_prob and not parallel.experts_whole
+        names += [extra] * joined
+        up = [reader.projection(*(f"{e}.{part}_proj" for part in ("gate", "up")), rows=features) for e in names]
+        down = [reader.projection(f"{e}.down_proj", columns=features) for e in names]
+        if config.n_shared_experts and not joined:
             inter = config.moe_intermediate_size * config.n_shared_experts
-            shared = reader.feed_forward(f"{name}.shared_experts", inter)
+            shared = reader.feed_forward(extra, inter)
         # CPUs read rows as they lie; matrix units of GPUs take them in an order of their own.
         reorder = not persona_for(reader.device.type, reader.device.index).target.startswith("cpu")
+        # cuBLAS has products of bf16 that stay float32.
+        wide = reader.device.type == "cuda" and torch.version.hip is None
         w1, w2 = (_all([p.weight for p in each]) for each in (up, down))
         if reorder:
             w1, w2 = shuffle_weight(w1), shuffle_weight(w2)
         return cls(
             config,
             parallel,
-            router=reader.tensor(f"{name}.gate.weight", dtype=torch.float32),
+            router=reader.tensor(f"{name}.gate.weight", dtype=None if wide else torch.float32),
             bias=reader.tensor(f"{name}.gate.e_score_correction_bias", dtype=torch.float32),
             w1=w1,
             w2=w2,
@@ -72,10 +78,16 @@ class Experts:
             w2_scale=_scales(down),
             mask=mask,
             shared=shared,
+            joined=joined,
             one_by_one=reader.reduction == "batch_invariant",
         )
 
-    def __call__(self, x: Tensor) -> Tensor:
+    @property
+    def code(self) -> None:
+        """Routing reads the layer's input too, so `fused_moe` quantises it."""
+
+    def __call__(self, x: Rows) -> Tensor:
+        assert isinstance(x, Tensor)
         if self.one_by_one and x.shape[0] > 1:
             routed = torch.cat([self._routed(row) for row in x.unsqueeze(1)])
         else:
@@ -86,14 +98,15 @@ class Experts:
 
     def _routed(self, x: Tensor) -> Tensor:
         config = self.config
-        # Routing is decided at float32: logits of 16 bits would tie, and choose other experts than the model does.
-        logits = functional.linear(x.float(), self.router)
-        weights = torch.empty(x.shape[0], config.num_experts_per_tok, dtype=torch.float32, device=x.device)
+        logits = self._logits(x)
+        topk = config.num_experts_per_tok + self.joined
+        weights = torch.empty(x.shape[0], topk, dtype=torch.float32, device=x.device)
         ids = torch.empty(weights.shape, dtype=torch.int32, device=x.device)
-        biased_grouped_topk(
-            *(logits, self.bias, weights, ids, config.n_group, config.topk_group, config.norm_topk_prob),
-            config.routed_scaling_factor,
-        )
+        chosen = logits, self.bias, weights, ids, config.n_group, config.topk_group
+        if self.joined:
+            moe_fused_gate(*chosen, topk, 1, config.routed_scaling_factor)
+        else:
+            biased_grouped_topk(*chosen, config.norm_topk_prob, config.routed_scaling_factor)
         kind = QuantType.No if self.w1_scale is None else QuantType.per_128x128
         return fused_moe(
             *(x, self.w1, self.w2, weights, ids, self.mask),
@@ -101,6 +114,12 @@ class Experts:
             w1_scale=self.w1_scale,
             w2_scale=self.w2_scale,
         )
+
+    def _logits(self, x: Tensor) -> Tensor:
+        """Routing is decided at float32: logits of 16 bits would tie, and choose other experts than the model does."""
+        if self.router.dtype == torch.float32:
+            return functional.linear(x.float(), self.router)
+        return torch.mm(x, self.router.mT, out_dtype=torch.float32)
 
 
 def _scales(parts: list[Projection]) -> Tensor | None:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from aiterlite.models.deepseek.attention import Attention, Rope
 from aiterlite.models.deepseek.experts import Experts
-from aiterlite.models.deepseek.projections import FeedForward, Norm, Reader
+from aiterlite.models.deepseek.projections import FeedForward, Norm, Reader, Rows
 
 # What attention makes of a layer's normalised input, wherever its tokens are.
-Attend = Callable[[int, Attention, Tensor], Tensor]
+Attend = Callable[[int, Attention, Rows], Tensor]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class Layer:
 
     def __call__(self, x: Tensor, residual: Tensor | None, attend: Attend) -> tuple[Tensor, Tensor]:
         """What the layer adds, and what it is to be added to."""
-        normed, residual = self.input_norm.add(x, residual)
-        normed, residual = self.output_norm.add(attend(self.index, self.attention, normed), residual)
+        normed, residual = self.input_norm.add_in(self.attention.code, x, residual)
+        x = attend(self.index, self.attention, normed)
+        normed, residual = self.output_norm.add_in(self.feed_forward.code, x, residual)
         x = self.feed_forward(normed)
         return (self.attention.parallel.sum(x) if isinstance(self.feed_forward, FeedForward) else x), residual

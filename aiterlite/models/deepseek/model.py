@@ -18,7 +18,7 @@ from aiterlite.models.deepseek.config import Config
 from aiterlite.models.deepseek.draft import Draft
 from aiterlite.models.deepseek.layer import Attend, Layer
 from aiterlite.models.deepseek.parallel import Parallel
-from aiterlite.models.deepseek.projections import Projection, Reader
+from aiterlite.models.deepseek.projections import Projection, Reader, Rows
 
 _NAME = "aiterlite.models.deepseek"
 
@@ -50,7 +50,7 @@ class DeepSeek:
         for begin in range(0, len(tokens), self.chunk):
             part = tokens[begin : begin + self.chunk]
             place = self.cache.chunk(request, len(part))
-            hidden = self.run(part, place)
+            hidden = self.run(self.ids(part), place)
             if every or begin + len(part) == len(tokens):
                 logits.append(self.logits(hidden if every else hidden[-1:]))
         return torch.cat(logits) if every else logits[-1][0]
@@ -58,11 +58,8 @@ class DeepSeek:
     @torch.inference_mode()
     def decode(self, requests: Sequence[Request], tokens: Sequence[int]) -> Tensor:
         """One more token of each request; float32 logits [requests, vocabulary]."""
-        if len(requests) != len(tokens) or not requests:
-            raise ArgumentError(_NAME, "tokens", f"{len(tokens)} of {len(requests)} requests", "one of each request")
-        for request, token in zip(requests, tokens, strict=True):
-            self.check(request, [token])
-        return self.logits(self.run(tokens, self.cache.step(requests)))
+        self.check_step(requests, tokens)
+        return self.logits(self.run(self.ids(tokens), self.cache.step(requests)))
 
     def generate(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, end: Sequence[int] = ()
@@ -85,15 +82,15 @@ class DeepSeek:
             for request in requests:
                 self.cache.release(request)
 
-    def run(self, tokens: Sequence[int], place: Chunk | Step) -> Tensor:
-        """Hidden states behind the last norm."""
-        x, residual = self.embed(tokens), None
+    def run(self, ids: Tensor, place: Chunk | Step) -> Tensor:
+        """Hidden states behind the last norm, of tokens."""
+        x, residual = self.embed(ids), None
         for layer in self.layers:
             x, residual = layer(x, residual, self.attend(place))
         return self.norm.add(x, residual)[0]
 
     def attend(self, place: Chunk | Step) -> Attend:
-        def attended(index: int, attention: Attention, x: Tensor) -> Tensor:
+        def attended(index: int, attention: Attention, x: Rows) -> Tensor:
             latents = self.cache.latents[index]
             return (
                 attention.prefill(x, place, latents)
@@ -103,12 +100,20 @@ class DeepSeek:
 
         return attended
 
-    def embed(self, tokens: Sequence[int]) -> Tensor:
-        ids = torch.tensor(tokens, dtype=torch.int64, device=self.embedding.device)
+    def ids(self, tokens: Sequence[int]) -> Tensor:
+        return torch.tensor(tokens, dtype=torch.int64, device=self.embedding.device)
+
+    def embed(self, ids: Tensor) -> Tensor:
         return functional.embedding(ids, self.embedding)
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.parallel.beside(self.head(hidden)).float()
+
+    def check_step(self, requests: Sequence[Request], tokens: Sequence[int]) -> None:
+        if len(requests) != len(tokens) or not requests:
+            raise ArgumentError(_NAME, "tokens", f"{len(tokens)} of {len(requests)} requests", "one of each request")
+        for request, token in zip(requests, tokens, strict=True):
+            self.check(request, [token])
 
     def check(self, request: Request, tokens: Sequence[int]) -> None:
         if not tokens:

@@ -8,12 +8,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aiterlite.activation import silu_and_mul
+from aiterlite.activation import silu_and_mul, silu_and_mul_quant
 from aiterlite.gemm import gemm_a8w8_blockscale
 from aiterlite.models.deepseek.checkpoint import Checkpoint
 from aiterlite.models.deepseek.config import BLOCK, Config
 from aiterlite.models.deepseek.parallel import Parallel
-from aiterlite.norm import _fused_qk_rmsnorm, rms_norm, rmsnorm2d_fwd_with_add
+from aiterlite.norm import (
+    _fused_qk_rmsnorm,
+    fused_qk_rmsnorm_group_quant,
+    rms_norm,
+    rmsnorm2d_fwd_with_add,
+    rmsnorm2d_fwd_with_add_dynamicquant,
+    rmsnorm2d_fwd_with_dynamicquant,
+)
 from aiterlite.ops.linear import linear
 from aiterlite.quant import dynamic_per_group_scaled_quant
 from aiterlite.target import persona_for
@@ -24,20 +31,51 @@ ALL = slice(None)
 
 
 @dataclass(frozen=True)
+class Codes:
+    """Rows in 8 bits [T, K], with a scale for each 128 [T, K / 128], and the type that they stand for."""
+
+    codes: Tensor
+    scales: Tensor
+    dtype: torch.dtype
+
+    @classmethod
+    def empty(cls, x: Tensor, width: int, kind: torch.dtype) -> Codes:
+        """For rows of this width, as many as x has."""
+        codes = torch.empty((*x.shape[:-1], width), dtype=kind, device=x.device)
+        scales = torch.empty((*x.shape[:-1], -(-width // BLOCK)), dtype=torch.float32, device=x.device)
+        return cls(codes, scales, x.dtype)
+
+    @classmethod
+    def of(cls, x: Tensor, kind: torch.dtype) -> Codes:
+        made = cls.empty(x, x.shape[-1], kind)
+        dynamic_per_group_scaled_quant(made.codes, x.contiguous(), made.scales, BLOCK, False)
+        return made
+
+
+Rows = Tensor | Codes
+
+
+@dataclass(frozen=True)
 class Projection:
-    """y = x · weight^T. Codes have scales, and x is quantised by groups of 128 before it meets them."""
+    """y = x · weight^T. Weights in codes have scales, and meet rows in codes: those of a norm or a gate, or else
+    made here."""
 
     weight: Tensor
     scale: Tensor | None = None
     reduction: str | None = None
 
-    def __call__(self, x: Tensor) -> Tensor:
+    @property
+    def code(self) -> torch.dtype | None:
+        """What rows are quantised to before they meet the weights, if they are."""
+        return None if self.scale is None else self.weight.dtype
+
+    def __call__(self, x: Rows) -> Tensor:
         if self.scale is None:
+            assert isinstance(x, Tensor)
             return linear(x, self.weight, reduction=self.reduction)
-        codes = torch.empty(x.shape, dtype=self.weight.dtype, device=x.device)
-        scales = torch.empty((*x.shape[:-1], -(-x.shape[-1] // BLOCK)), dtype=torch.float32, device=x.device)
-        dynamic_per_group_scaled_quant(codes, x.contiguous(), scales, BLOCK, False)
-        return gemm_a8w8_blockscale(codes, self.weight, scales, self.scale, x.dtype)
+        if isinstance(x, Tensor):
+            x = Codes.of(x, self.weight.dtype)
+        return gemm_a8w8_blockscale(x.codes, self.weight, x.scales, self.scale, x.dtype)
 
 
 @dataclass(frozen=True)
@@ -58,13 +96,40 @@ class Norm:
         rmsnorm2d_fwd_with_add(out, x, residual, total, self.weight, self.epsilon, False, _ROUND_FIRST)
         return out, total
 
-    def pair(self, x: Tensor, other: Norm, y: Tensor) -> tuple[Tensor, Tensor]:
-        """(this norm of x, the other of y) in one launch, each rounded once."""
-        return _fused_qk_rmsnorm(None, x, self.weight, self.epsilon, None, y, other.weight, other.epsilon)
+    def add_in(self, code: torch.dtype | None, x: Tensor, residual: Tensor | None) -> tuple[Rows, Tensor]:
+        """`add`, with the norm in `code` where one is given."""
+        if code is None:
+            return self.add(x, residual)
+        made, how = Codes.empty(x, x.shape[-1], code), (self.weight, self.epsilon, _ROUND_FIRST, BLOCK)
+        if residual is None:
+            rmsnorm2d_fwd_with_dynamicquant(made.codes, x, made.scales, *how)
+            return made, x
+        total = torch.empty_like(x)
+        rmsnorm2d_fwd_with_add_dynamicquant(made.codes, x, residual, total, made.scales, *how)
+        return made, total
+
+    def pair(self, x: Tensor, other: Norm, y: Tensor, code: torch.dtype | None = None) -> tuple[Rows, Tensor]:
+        """(this norm of x, in `code` where one is given, the other of y) in one launch, each rounded once."""
+        if code is None:
+            return _fused_qk_rmsnorm(None, x, self.weight, self.epsilon, None, y, other.weight, other.epsilon)
+        made, out = Codes.empty(x, x.shape[-1], code), y.new_empty(y.shape)
+        fused_qk_rmsnorm_group_quant(
+            *(made.codes, made.scales, x, self.weight, self.epsilon),
+            k_out=out,
+            k=y,
+            k_weight=other.weight,
+            k_epsilon=other.epsilon,
+            group_size=BLOCK,
+        )
+        return made, out
 
 
-def gated(x: Tensor) -> Tensor:
-    """silu(gate) * up of rows [gate, up]."""
+def gated(x: Tensor, code: torch.dtype | None = None) -> Rows:
+    """silu(gate) * up of rows [gate, up], in `code` where one is given."""
+    if code is not None:
+        made = Codes.empty(x, x.shape[-1] // 2, code)
+        silu_and_mul_quant(made.codes, x, made.scales, BLOCK)
+        return made
     out = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
     silu_and_mul(out, x)
     return out
@@ -77,8 +142,12 @@ class FeedForward:
     gate_up: Projection
     down: Projection
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.down(gated(self.gate_up(x)))
+    @property
+    def code(self) -> torch.dtype | None:
+        return self.gate_up.code
+
+    def __call__(self, x: Rows) -> Tensor:
+        return self.down(gated(self.gate_up(x), self.down.code))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ def random_weights(config: Config, seed: int = 0) -> dict[str, Tensor]:
     routing distinguish what they see."""
     generator = torch.Generator().manual_seed(seed)
     made = {}
-    for name, shape in _shapes(config).items():
+    for name, shape in shapes(config).items():
         noise = torch.randn(shape, generator=generator)
         if name.endswith("norm.weight"):
             tensor = 1 + 0.1 * noise
@@ -41,7 +41,7 @@ def random_weights(config: Config, seed: int = 0) -> dict[str, Tensor]:
     return made
 
 
-def _shapes(config: Config) -> dict[str, tuple[int, ...]]:
+def shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """The tensors of a checkpoint but for scales."""
     hidden, heads, rank = config.hidden_size, config.num_attention_heads, config.q_lora_rank
     found: dict[str, tuple[int, ...]] = {

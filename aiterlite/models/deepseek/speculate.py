@@ -47,7 +47,7 @@ def generate_with_drafts(
             for i in going:
                 model.check(requests[i], [made.tokens[i][-1], guess[i]])
             step = model.cache.step([requests[i] for i in going], 2)
-            hidden = model.run(rows, step)
+            hidden = model.run(model.ids(rows), step)
             said = likeliest(model.logits(hidden))
             guesses = likeliest(model.logits(_draft(model, hidden, said, step)))
             for row, i in zip(range(0, len(rows), 2), going, strict=True):
@@ -71,7 +71,7 @@ def _begin(model: DeepSeek, request: Request, prompt: Sequence[int]) -> tuple[in
     for begin in range(0, len(prompt), model.chunk):
         part = prompt[begin : begin + model.chunk]
         place = model.cache.chunk(request, len(part))
-        hidden = model.run(part, place)
+        hidden = model.run(model.ids(part), place)
         following = list(prompt[begin + 1 : begin + 1 + len(part)])
         if begin + len(part) == len(prompt):
             first = likeliest(model.logits(hidden[-1:]))[0]
@@ -83,4 +83,4 @@ def _begin(model: DeepSeek, request: Request, prompt: Sequence[int]) -> tuple[in
 
 def _draft(model: DeepSeek, hidden: Tensor, following: Sequence[int], place: Chunk | Step) -> Tensor:
     assert model.draft is not None
-    return model.draft(hidden, model.embed(following), model.attend(place))
+    return model.draft(hidden, model.embed(model.ids(following)), model.attend(place))
