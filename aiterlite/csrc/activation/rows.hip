@@ -108,8 +108,8 @@ aiterlite_activation_rows(aiterlite_activation_args args) {
 #pragma unroll
     for (uint32_t i = 0; i < 2; ++i) {
       const uint32_t at = first + (i * kLanes + lane) * 8;
-      x[i] = load_eight<kAligned, Reuse::kNone>(gate, at, left, args.x);
-      y[i] = load_eight<kAligned, Reuse::kNone>(up, at, left, args.x);
+      x[i] = load_eight<kAligned, Reuse::kRow>(gate, at, left, args.x);
+      y[i] = load_eight<kAligned, Reuse::kRow>(up, at, left, args.x);
     }
 #pragma unroll
     for (uint32_t i = 0; i < 2; ++i) piece.part[i] = made_of(x[i], y[i], args.limit);

@@ -49,7 +49,7 @@ AITERLITE_KERNEL(kThreads) aiterlite_fused_moe_sum(aiterlite_fused_moe_args args
       for (uint32_t i = 0; i < kBatch; ++i) {
         // Behind the last slot, the batch's first one again, which is not added.
         const uint32_t slot = first_lane(left != 0 ? left : batch);
-        held[i] = load_row_vector<Reuse::kNone>(from + int64_t{slot} * width + column);
+        held[i] = load_row_vector<Reuse::kRow>(from + int64_t{slot} * width + column);
         left &= left - 1;
       }
       LaneMask adding = batch;
@@ -64,7 +64,7 @@ AITERLITE_KERNEL(kThreads) aiterlite_fused_moe_sum(aiterlite_fused_moe_args args
     }
     if constexpr (kMarks) {
       float before[8];
-      quant::widen(Element{}, load_row_vector<Reuse::kNone>(out + column), before);
+      quant::widen(Element{}, load_row_vector<Reuse::kRow>(out + column), before);
 #pragma unroll
       for (uint32_t j = 0; j < 8; ++j) sum[j] += before[j];
     }

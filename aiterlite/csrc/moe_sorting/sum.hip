@@ -35,7 +35,7 @@ AITERLITE_DEVICE Bits narrow(float value) {
 
 AITERLITE_DEVICE void load(const Element* p, float (&value)[kElements]) {
   if constexpr (AITERLITE_VECTORS) {
-    const Vector16 vector = load_row_vector<Reuse::kNone>(p);
+    const Vector16 vector = load_row_vector<Reuse::kRow>(p);
 #pragma unroll
     for (uint32_t i = 0; i < kElements; ++i) {
       const uint32_t bits = vector.word[i / kPerWord] >> (i % kPerWord * 8 * sizeof(Element));

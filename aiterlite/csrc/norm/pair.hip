@@ -125,9 +125,9 @@ AITERLITE_DEVICE void normalise(const Tensors& t, uint32_t workgroup) {
 #pragma unroll
     for (uint32_t i = 0; i < 2; ++i) {
       const uint32_t at = first + place_of(i), left = left_of(b);
-      piece[b].part[i] = load_eight<kAligned, Reuse::kNone>(x(b), at, left, t.weight);
+      piece[b].part[i] = load_eight<kAligned, Reuse::kRow>(x(b), at, left, t.weight);
       if constexpr (kAdd) {
-        const Vector16 other = load_eight<kAligned, Reuse::kNone>(residual(b), at, left, t.weight);
+        const Vector16 other = load_eight<kAligned, Reuse::kRow>(residual(b), at, left, t.weight);
         piece[b].part[i] = sum_of<In>(piece[b].part[i], other);
         store_eight<kAligned>(sum(b), at, left, piece[b].part[i]);
       }

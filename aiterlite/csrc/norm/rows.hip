@@ -106,7 +106,7 @@ aiterlite_norm_rows(aiterlite_norm_args args) {
   const auto load_h = [&](Piece& piece, uint32_t b, uint32_t first) {
 #pragma unroll
     for (uint32_t i = 0; i < 2; ++i) {
-      piece.part[i] = load_eight<kAligned, Reuse::kNone>(x(b), first + place_of(i, lane), left_of(b), weight);
+      piece.part[i] = load_eight<kAligned, Reuse::kRow>(x(b), first + place_of(i, lane), left_of(b), weight);
     }
   };
   const auto add = [&](Piece& piece, const Piece& other, uint32_t b, uint32_t first) {
@@ -119,7 +119,7 @@ aiterlite_norm_rows(aiterlite_norm_args args) {
   const auto load_residual = [&](Piece& piece, uint32_t b, uint32_t first) {
 #pragma unroll
     for (uint32_t i = 0; i < 2; ++i) {
-      piece.part[i] = load_eight<kAligned, Reuse::kNone>(residual(b), first + place_of(i, lane), left_of(b), weight);
+      piece.part[i] = load_eight<kAligned, Reuse::kRow>(residual(b), first + place_of(i, lane), left_of(b), weight);
     }
   };
   const auto load_weight = [&](uint32_t i, uint32_t first) {

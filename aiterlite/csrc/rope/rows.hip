@@ -318,7 +318,7 @@ AITERLITE_DEVICE void copy_rows(const aiterlite_rope_args& args, uint32_t first,
       const Row<Side> row(number);
       slot[i] = slot_of<Side>(args, row.token);
       const auto there = [&](uint32_t j) { return vector * 8 + j < kNope; };
-      held[i] = load_eight<Reuse::kNone>(row.nope(args) + vector * 8, there);
+      held[i] = load_eight<Reuse::kRow>(row.nope(args) + vector * 8, there);
     }
     if constexpr (!kEarly) admit_successors();
     const float by = reciprocal_of<Side>(scale);
@@ -363,7 +363,7 @@ AITERLITE_DEVICE void rotate_rows(const aiterlite_rope_args& args, uint32_t firs
 #pragma unroll
     for (uint32_t i = 0; i < 2; ++i) {
       const auto there = [&](uint32_t j) { return is_there(unit, i, j); };
-      part[i] = load_eight<Reuse::kNone>(from + element_of(unit, i, 0), there);
+      part[i] = load_eight<Reuse::kRow>(from + element_of(unit, i, 0), there);
     }
     if constexpr (!kEarly) admit_successors();
     if (!takes<Side>(args, slot)) continue;

@@ -62,6 +62,8 @@ inline void schedule_barrier() {}
 
 inline uint16_t opaque(uint16_t value) { return value; }
 
+inline constexpr bool kStreamsRows = AITERLITE_AMD;
+
 template <bool streaming>
 Vector16 load_vector(const void* p) {
   if (reinterpret_cast<uintptr_t>(p) % 16 != 0)

@@ -8,18 +8,22 @@ namespace aiterlite {
 template <class Element>
 inline constexpr uint32_t kVectorElements = 16 / sizeof(Element);
 
-// What is read once (weights) should not displace what is read again (tokens) from the caches.
-enum class Reuse { kNone, kLikely };
+// What is read once (weights) should not displace what is read again (tokens) from the caches. kRow: read once, and a
+// row as long is written.
+enum class Reuse { kNone, kRow, kLikely };
+
+template <Reuse reuse>
+inline constexpr bool kStreams = reuse == Reuse::kNone || (reuse == Reuse::kRow && kStreamsRows);
 
 template <Reuse reuse>
 AITERLITE_DEVICE Vector16 load_row_vector(const void* p) {
-  return load_vector<reuse == Reuse::kNone>(p);
+  return load_vector<kStreams<reuse>>(p);
 }
 
 // Zeros where not `wanted`: then nothing is read, or what is at `safe`.
 template <Reuse reuse>
 AITERLITE_DEVICE Vector16 load_row_vector_if(const void* p, bool wanted, const void* safe) {
-  return load_vector_if<reuse == Reuse::kNone>(p, wanted, safe);
+  return load_vector_if<kStreams<reuse>>(p, wanted, safe);
 }
 
 AITERLITE_DEVICE uint32_t load_bits(const uint8_t* p) { return load_u8(p); }

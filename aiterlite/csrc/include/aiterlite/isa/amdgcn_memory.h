@@ -24,6 +24,9 @@ AITERLITE_DEVICE Vector16 load_vector(const void* p) {
 AITERLITE_DEVICE Vector16 load_vector_streaming(const void* p) {
   return __builtin_bit_cast(Vector16, __builtin_nontemporal_load(amdgcn::to_global<amdgcn::Words>(p)));
 }
+// Whether rows of which rows are made are streamed (vector.h).
+inline constexpr bool kStreamsRows = true;
+
 template <bool streaming>
 AITERLITE_DEVICE Vector16 load_vector(const void* p) {
   const auto* at = amdgcn::to_global<amdgcn::Words>(p);

@@ -20,6 +20,11 @@ namespace aiterlite {
   "\n"                           \
   "}"
 
+// Whether rows of which rows are made are streamed. On an H200 4,096 rows of 7,168 are quantised in 24.0 us by loads
+// that bypass L1 and in 22.5 by ordinary ones; the norm takes 31.2 and 30.6, with a residual 60.4 and 58.9, a gate 13.8
+// and 13.2.
+inline constexpr bool kStreamsRows = false;
+
 template <bool streaming>
 AITERLITE_DEVICE Vector16 load_vector(const void* p) {
   Vector16 v;

@@ -149,7 +149,7 @@ struct Strip {
   AITERLITE_DEVICE void load(const In* from, uint32_t lane, uint32_t left, const void* safe) {
 #pragma unroll
     for (uint32_t i = 0; i < 2; ++i) {
-      part[i] = load_eight<kAligned, Reuse::kNone>(from, (i * kLanes + lane) * 8, left, safe);
+      part[i] = load_eight<kAligned, Reuse::kRow>(from, (i * kLanes + lane) * 8, left, safe);
     }
   }
 
