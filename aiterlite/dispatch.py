@@ -8,11 +8,12 @@ texts, `aiterlite explain` and tests all read that same object.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Protocol
 
 from aiterlite.errors import DispatchError
+from aiterlite.hardware import ARCHITECTURES
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel, Workspace, units_of
 from aiterlite.target import Persona
@@ -171,12 +172,20 @@ def one_axis(name: str, *values: Any) -> Axis:
     return Axis((name,), tuple((value,) for value in values))
 
 
+def with_native_floats(problem: Any, persona: Persona) -> list[Any]:
+    """A problem, and the same with the 8-bit floats of a persona's target in place of others."""
+    others = {row.fp8 for row in ARCHITECTURES.values()} - {persona.fp8}
+    foreign = {f.name: persona.fp8 for f in fields(problem) if getattr(problem, f.name) in others}
+    return [problem, replace(problem, **foreign)] if foreign else [problem]
+
+
 @dataclass(frozen=True)
 class Table:
     """The rows of one operator, and the type of its problems.
 
     `sweep` gives the problems that the operator is built, benchmarked and tried for where nobody names one: the product
-    of its axes. `derive` adds to the named fields those that follow from them or from the environment.
+    of its axes. `derive` adds to the named fields those that follow from them or from the environment. `elsewhere` says
+    what the call of a problem may be on another target than the one where it was recorded.
     """
 
     op: str
@@ -184,6 +193,7 @@ class Table:
     rows: tuple[Row, ...]
     sweep: tuple[Axis, ...] = ()
     derive: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+    elsewhere: Callable[[Any, Persona], Sequence[Any]] = with_native_floats
 
 
 @dataclass(frozen=True)

@@ -304,8 +304,11 @@ def persona_for(device_type: str, index: int | None) -> Persona:
 
     CPU tensors follow AITERLITE_TARGET (an AMD target selects the AMD kernels for them). GPU tensors are dispatched
     for their GPU; AITERLITE_TARGET may then only name another chip of the same target, to plan as that chip would.
+    Tensors without memory (meta) are of whatever target is named: with them calls are planned, and none is made.
     """
     wanted = requested()
+    if device_type == "meta":
+        return wanted or host_persona()
     if device_type == "cpu":
         host = host_persona()
         if wanted is None or wanted.family == "cuda":

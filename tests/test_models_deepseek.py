@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,12 @@ import deepseek_cases as cases  # noqa: E402
 from fused_moe_cases import threads  # noqa: E402
 from support import finish, start  # noqa: E402
 
+import aiterlite  # noqa: E402
 from aiterlite import envs  # noqa: E402
+from aiterlite.cli import main  # noqa: E402
 from aiterlite.errors import ArgumentError  # noqa: E402
 from aiterlite.models import deepseek  # noqa: E402
+from aiterlite.models.deepseek import plan  # noqa: E402
 
 pytestmark = pytest.mark.compile
 
@@ -37,6 +42,8 @@ OTHER = {
     "n_group": 1,
     "topk_group": 1,
 }
+
+SMALL = {"hidden_size": 128, "intermediate_size": 128, "moe_intermediate_size": 128, "vocab_size": 64}
 
 # A process that imports torch once, and forks the ranks.
 GROUPS = (2, 4)
@@ -236,7 +243,7 @@ def test_ranks_agree_with_one_process(tmp_path: Path) -> None:
 def test_a_step_as_gfx942_makes_it(scaled: bool, sanitized: Any) -> None:
     """One decode step of two requests, all of whose kernels are executed from their code objects. Codes are e4m3fnuz
     there, so that activations lie on another grid than here: both are as far from the weights as they are."""
-    fields = cases.fields(hidden_size=128, intermediate_size=128, moe_intermediate_size=128, vocab_size=64)
+    fields = cases.fields(**SMALL)
     weights, prompts = cases.weights(fields, 2), cases.prompts(5, 18, vocabulary=64)
     if scaled:
         fields, weights = {**fields, "quantization_config": cases.FP8}, cases.quantised(weights)[0]
@@ -254,6 +261,66 @@ def test_a_step_as_gfx942_makes_it(scaled: bool, sanitized: Any) -> None:
             made = there.decode(before, [7, 9])
     hold(made, expected, 1.5 * QUANTISED if scaled else DIFFERENCE)
     assert sanitized.launches
+
+
+def calls_of(problems: Iterable[tuple[str, dict[str, Any]]]) -> set[str]:
+    return {json.dumps([op, problem], sort_keys=True) for op, problem in problems}
+
+
+@pytest.mark.parametrize("kind", ["plain", "drafts of block scales", "batch-invariant"])
+def test_a_plan_is_what_a_run_calls_and_no_more(kind: str, tmp_path: Path) -> None:
+    """Every batch and every length of a chunk of a server that is small enough for that."""
+    drafts = kind.startswith("drafts")
+    given = cases.fields(**SMALL, max_position_embeddings=24, num_nextn_predict_layers=int(drafts))
+    weights = cases.weights(given, 2)
+    if drafts:
+        given, weights = {**given, "quantization_config": cases.FP8}, cases.quantised(weights)[0]
+    config, options = deepseek.Config.read(given), {"batch_invariant": kind == "batch-invariant", "drafts": drafts}
+    # Another environment than that of other tests, whose calls are prepared already.
+    with threads(1), envs.override(AITERLITE_BUILD_TIMEOUT="1234"):
+        with aiterlite.recording(tmp_path / "run.json") as manifest:
+            model = deepseek.load("", weights=weights, config=config, chunk=4, page_size=4, **options)  # type: ignore[arg-type]
+            for batch in range(1, 4):
+                prompts = cases.prompts(*[4 + batch] * batch, vocabulary=64)
+                if drafts:
+                    deepseek.generate_with_drafts(model, prompts, 4)
+                else:
+                    model.generate(prompts, 2)
+        server = plan.Server(config, max_batch=3, chunk=4, page_size=4, **options)  # type: ignore[arg-type]
+        found = plan.everything(server, "cpu").decisions
+    called = calls_of((call["op"], call["problem"]) for call in manifest.calls.values())
+    planned = calls_of((decision.op, asdict(decision.problem)) for decision in found)
+    assert (called - planned, planned - called) == (set(), set())
+
+
+# Loads the model for gfx942, and may build nothing.
+SERVED = """
+import test_models_deepseek as shared
+from aiterlite import emulator
+emulator.use_library(sys.argv[1])
+result = shared.small_tokens()
+"""
+
+
+def small_tokens() -> list[list[int]]:
+    fields = cases.fields(**SMALL)
+    codes = cases.quantised(cases.weights(fields, 2))[0]
+    with threads(1):
+        model = model_of({**fields, "quantization_config": cases.FP8}, codes, chunk=8)
+        return model.generate(cases.prompts(5, 18, vocabulary=64), 3)
+
+
+@pytest.mark.emulated
+def test_a_manifest_of_this_cpu_serves_another_target(tmp_path: Path, emulator_library: str) -> None:
+    """A run is recorded here, built for gfx942, and that cache is all that a process of that target may use."""
+    with envs.override(AITERLITE_BUILD_TIMEOUT="1235"), aiterlite.recording(tmp_path / "run.json"):
+        tokens = small_tokens()
+    cache = {"AITERLITE_CACHE_DIR": str(tmp_path / "cache"), "AITERLITE_LOG": "warning"}
+    with envs.override(**cache):
+        assert main(["build", "--from", str(tmp_path / "run.json"), "--target", "gfx942"]) == 0
+    cache |= {"AITERLITE_TARGET": "gfx942", "AITERLITE_JIT": "require-cache", "PYTHONPATH": str(Path(__file__).parent)}
+    there = finish(start(SERVED, emulator_library, **cache), 120)["result"]
+    assert [len(made) for made in there] == [3, 3] and there[0][0] == tokens[0][0]
 
 
 def test_a_request_does_not_know_its_neighbours() -> None:

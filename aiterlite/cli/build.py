@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
-from aiterlite.cli import check_asm, output, plan, words
+from aiterlite.cli import check_asm, model, output, plan, words
 from aiterlite.cli.command import Commands, Report, UsageError, command, path
 from aiterlite.cli.targets import add_target_option, named_personas, personas, personas_or_default
 from aiterlite.errors import AiterliteError
@@ -39,6 +39,7 @@ def add(commands: Commands) -> None:
     parser.usage = (
         f"aiterlite build [--target T,T] [--ops OP,OP] [{words.HELP}]... [options]\n"
         "       aiterlite build (--from FILE [--target T,T] | --unit JSON... | --check-asm) [options]\n"
+        "       aiterlite build --model FILE [--tp N] [--ep N] [--max-batch N] [--target T,T] [--check [--from FILE]]\n"
         "       aiterlite build --emulator [--target T,T] [options]"
     )
     parser.epilog = (
@@ -56,6 +57,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--check-asm", action="store_true", help="assemble every assembly kernel and compare it with its declaration"
     )
+    model.add_options(parser)
     parser.add_argument("--jobs", type=_count, metavar="N", help="compilers at once (default: AITERLITE_MAX_JOBS)")
 
 
@@ -78,9 +80,22 @@ def _unit(text: str) -> Unit:
 
 def _run(args: argparse.Namespace) -> Report:
     if args.check_asm:
-        if args.check or args.manifest or args.unit or args.ops or args.words or args.jobs or args.emulator:
+        if (
+            args.check
+            or args.manifest
+            or args.unit
+            or args.ops
+            or args.words
+            or args.jobs
+            or args.emulator
+            or args.model
+        ):
             raise UsageError("--check-asm takes --target only: it assembles every row of the manifest")
         return check_asm.run({persona.target for persona in personas(args.target)})
+    if not args.model and (alone := model.given(args)):
+        raise UsageError(f"{alone[0]} is of a model: give --model")
+    if args.model and args.manifest:
+        return _compare(args)
     todo = _plan(args)
     store = open_store()
     count = args.jobs or jobs.count()
@@ -100,7 +115,7 @@ def _run(args: argparse.Namespace) -> Report:
 
 def _plan(args: argparse.Namespace) -> plan.Plan:
     shape = words.read(args.words)
-    asked = args.manifest or args.unit or args.ops or shape
+    asked = args.manifest or args.unit or args.ops or shape or args.model
     if not args.emulator:
         return _operators(args, shape)
     # Alone it is all that is built, with GPUs among the targets what these bring.
@@ -111,10 +126,22 @@ def _plan(args: argparse.Namespace) -> plan.Plan:
     return todo
 
 
+def _compare(args: argparse.Namespace) -> Report:
+    """Whether the plan of a model holds all that a recorded run of it used."""
+    if not args.check or args.unit or args.ops or args.words or args.emulator:
+        raise UsageError("--model with --from compares a plan with a recorded run: give --check, and nothing to build")
+    personas = model.names_of(args.target)
+    todo = model.planned(model.server_of(args), list(personas))
+    data = model.compared(todo, record.read(args.manifest), personas)
+    return Report(data, model.render_comparison(data), failed=bool(data["unplanned"]))
+
+
 def _operators(args: argparse.Namespace, shape: Sequence[words.Word]) -> plan.Plan:
-    ways = [bool(args.manifest), bool(args.unit), bool(args.ops or shape)]
+    ways = [bool(args.manifest), bool(args.unit), bool(args.ops or shape), bool(args.model)]
     if sum(ways) > 1 or (args.unit and args.target):
-        raise UsageError("give one of --from, --unit, or operators and shape words; a unit has its own target")
+        raise UsageError("give one of --from, --model, --unit, or operators and shape words; a unit has its own target")
+    if args.model:
+        return model.planned(model.server_of(args), list(model.names_of(args.target)))
     if args.manifest:
         return plan.from_manifest(record.read(args.manifest), named_personas(args.target))
     if args.unit:

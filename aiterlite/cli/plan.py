@@ -40,6 +40,12 @@ class Plan:
         elif not decision.units:
             self.torch.append(f"{call}: {decision.row.name}")
 
+    def add_any(self, table: Table, problems: Sequence[Any], persona: Persona) -> None:
+        """Add the units of those calls that a row serves; that none is served is a failure."""
+        served = [one for one in problems if decide(table, one, persona, wishes(building=True)).row is not None]
+        for problem in served or problems[:1]:
+            self.add_call(table, problem, persona, needed=True)
+
 
 def from_problems(operators: Sequence[str], personas: Iterable[Persona], words: Sequence[Word] = ()) -> Plan:
     """The units of operators (the default ones where none is named) for the problems that words describe, else for
@@ -59,7 +65,8 @@ def from_manifest(manifest: Manifest, personas: Mapping[str, Persona]) -> Plan:
 
     With them, by the names they were asked by: a target that the recording used has its recorded units. Any other
     target, and a chip or a part of one, has what dispatch chooses for the recorded calls: the recording knows targets
-    only, and chips of one target dispatch differently.
+    only, and chips of one target dispatch differently. A call of another target may be another one here: of 8-bit
+    floats of this target, of weights in another order, of other splits. All that it may be is built.
     """
     plan = Plan()
     recorded = list(manifest.units.values())
@@ -74,7 +81,11 @@ def from_manifest(manifest: Manifest, personas: Mapping[str, Persona]) -> Plan:
             plan.add(unit, "recorded")
         if not own or (persona.family != "cpu" and canonical(name) != persona.target):
             for call in manifest.calls.values():
-                plan.add_call(*_recorded_call(call), persona, needed=True)
+                table, problem = _recorded_call(call)
+                if own:
+                    plan.add_call(table, problem, persona, needed=True)
+                else:
+                    plan.add_any(table, table.elsewhere(problem, persona), persona)
     return plan
 
 

@@ -52,8 +52,11 @@ def prepare(
     addresses null. Those of `numbers`, which come last, are ints and no tensors: sizes that differ from call to call.
     `sizes` are the values of all other fields that the kernels do not fill themselves. The callable raises
     `LaunchError` for what a driver refuses, `EmulatorError` for what an emulated kernel does wrong, and `ArgumentError`
-    for a workspace that does not serve. Raises `JitError` and `LaunchError`.
+    for a workspace that does not serve. Raises `JitError` and `LaunchError`. For tensors without memory (meta) nothing
+    is loaded, and the callable does nothing.
     """
+    if device.type == "meta":
+        return _nothing
     brings = [name for name in operands if name not in absent]
     present = [index for index, name in enumerate(operands) if name not in absent]
     pick = _pick(present, len(operands))
@@ -63,6 +66,10 @@ def prepare(
     if device.type == "cpu":
         return _emulated(decision, brings, pick, sizes, numbers)
     return _device(decision, device, brings, pick, sizes, numbers)
+
+
+def _nothing(*tensors: Tensor | None, workspace: Tensor | None = None) -> None:
+    return None
 
 
 def _pick(present: Sequence[int], count: int) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -22,8 +23,29 @@ Run = Callable[..., Any]
 _Kept = tuple[envs.Snapshot | None, dict[Any, Run], dict[Any, Run]]
 
 
+# Those who collect decisions of calls that will not be made.
+_collectors: list[list[Decision]] = []
+
+
+@contextmanager
+def collecting() -> Iterator[list[Decision]]:
+    """What is decided in this scope, in order, as for runs elsewhere: neither logged nor recorded. For one thread that
+    makes no other calls meanwhile."""
+    found: list[Decision] = []
+    _collectors.append(found)
+    try:
+        yield found
+    finally:
+        _collectors[:] = [other for other in _collectors if other is not found]
+
+
 def decide(table: Table, problem: Any, persona: Persona) -> Decision:
     """The decision for a call that is about to be made: logged, and recorded. Raises `DispatchError`."""
+    if _collectors:
+        planned = dispatch.decide(table, problem, persona, wished := wishes(building=True))
+        _collectors[-1].append(planned)
+        dispatch.require(planned, wished)
+        return planned
     wished = wishes()
     decision = dispatch.decide(table, problem, persona, wished)
     progress.logger().debug("%s", decision)
@@ -35,11 +57,11 @@ def decide(table: Table, problem: Any, persona: Persona) -> Decision:
 
 def is_unobserved() -> bool:
     """Whether nobody asked to hear of calls that torch serves: no strictness, no recording, no log of calls or
-    decisions."""
+    decisions, nobody who collects these."""
     values = envs.snapshot().values
     asked = (values[variable.name] for variable in (envs.STRICT, envs.RECORD, envs.LOG_CALLS))
     watched = any(asked) or values[envs.LOG.name] == "debug"
-    return not (watched or record.is_recording())
+    return not (watched or record.is_recording() or _collectors)
 
 
 def persona_of(function: str, device: torch.device, cu_count: int = 0) -> Persona:

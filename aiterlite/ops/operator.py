@@ -66,6 +66,8 @@ class Operator:
 
 
 OPERATORS: dict[str, Operator] = {}
+# Other forms of these too, by what torch calls.
+BY_OVERLOAD: dict[Any, Operator] = {}
 
 
 def register(schema: str, prepare: Callable[..., Run], fake: Callable[..., Any], key_of: Any = key_of) -> Operator:
@@ -90,6 +92,7 @@ def register(schema: str, prepare: Callable[..., Run], fake: Callable[..., Any],
     torch.library.register_fake(f"{_NAMESPACE}::{name}", fake, lib=library)
     if not form:
         OPERATORS[name] = operator
+    BY_OVERLOAD[overload] = operator
     _libraries.append(library)
     return operator
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aiterlite.dispatch import Axis, Between, OneOf, Refusal, Row, Table, Targets, Wishes, one_axis
+from aiterlite.dispatch import Axis, Between, OneOf, Refusal, Row, Table, Targets, Wishes, one_axis, with_native_floats
 from aiterlite.jit.arguments import ArgumentStruct
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel, Value
@@ -189,12 +189,19 @@ def derive(values: Mapping[str, Any]) -> Mapping[str, Any]:
     }
 
 
+def elsewhere(problem: MoeProblem, persona: Persona) -> list[MoeProblem]:
+    """Weights as they lie, or as `shuffle_weight` puts them: a model loads them as its target wants them."""
+    return [
+        replace(one, shuffled=shuffled) for one in with_native_floats(problem, persona) for shuffled in (False, True)
+    ]
+
+
 # A layer that is small enough to try anywhere, then DeepSeek-R1's over 8 ranks: parts of each expert, or whole ones.
 _LAYERS = Axis(("experts", "topk", "width", "inter"), ((16, 4, 512, 256), (256, 8, 7168, 256), (32, 8, 7168, 2048)))
 _TOKENS = one_axis("tokens", 1, 4, 16, 64, 256, 1024)
 _MOE_ROWS = tuple(row for rows, _ in _BACK_ENDS for row in _asking(rows, _MOE))
 _FMOE_ROWS = tuple(row for _, rows in _BACK_ENDS for row in _asking(rows, _FMOE))
-TABLE = Table(OP, MoeProblem, _MOE_ROWS, (_LAYERS, _TOKENS), derive)
+TABLE = Table(OP, MoeProblem, _MOE_ROWS, (_LAYERS, _TOKENS), derive, elsewhere)
 FMOE_TABLE = Table(FMOE_OP, FmoeProblem, _FMOE_ROWS, (_LAYERS, _TOKENS), lambda values: {"code": NATIVE, **values})
 
 FAMILY = Family(

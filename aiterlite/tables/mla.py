@@ -8,10 +8,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from aiterlite.dispatch import Between, OneOf, Refusal, Requirement, Row, Table, Targets, Wishes, one_axis
+from aiterlite.dispatch import (
+    Between,
+    OneOf,
+    Refusal,
+    Requirement,
+    Row,
+    Table,
+    Targets,
+    Wishes,
+    one_axis,
+    with_native_floats,
+)
 from aiterlite.jit.arguments import ArgumentStruct
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel, Value, along_x, overlap_defines
@@ -401,6 +412,17 @@ def _asm_row(name: str, kv_bytes: int, preference: int, *more: Requirement) -> R
     )
 
 
+def elsewhere(problem: MlaProblem, persona: Persona) -> list[MlaProblem]:
+    """As many splits, or those of the target for a call that named none; a plan is one for its compute units."""
+    found: list[MlaProblem] = []
+    for one in with_native_floats(problem, persona):
+        if one.plan_units:
+            found.append(replace(one, plan_units=mla_heads.compute_units(persona)))
+        else:
+            found += {one: None, replace(one, splits=splits_of(persona, replace(one, splits=1))): None}
+    return found
+
+
 _SWEEP = (one_axis("heads", 16, 128), one_axis("batch", 2), one_axis("context", 96), one_axis("splits", 2))
 DECODE = Table(
     "mla_decode_fwd",
@@ -419,6 +441,7 @@ DECODE = Table(
     ),
     _SWEEP,
     derive,
+    elsewhere,
 )
 _PREFILL_SWEEP = (one_axis("heads", 16), one_axis("batch", 1), one_axis("context", 40), one_axis("q_len", 8, 24))
 PREFILL = Table("mla_prefill_fwd", MlaProblem, DECODE.rows, _PREFILL_SWEEP, derive)
