@@ -24,7 +24,7 @@ endif
 
 .PHONY: demo test lint docs clean
 demo: $(ENVIRONMENT)
-	$(PY) -m aiterlite demo
+	$(PY) -m aiterlite demo --target gfx942
 
 test: $(ENVIRONMENT)
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)

@@ -1,213 +1,287 @@
-"""The demonstration: DeepSeek-R1's router projection and its q_a/kv_a projection, for 1, 4 and 16 tokens.
+"""The demonstration: a small DeepSeek model of random weights generates tokens on this machine, beside plain torch.
 
-On the CPU they are built, run and checked; for gfx942 they are compiled, and the machine code is run and checked in the
-emulator. Each target is built into a fresh cache, so that the cold figure is truly cold, and loaded again by a fresh
-process, so that the warm one is truly warm. The emulator itself is a tool here, and lies in the user's own cache.
-
-Run as a script with a request file, this module is that fresh process.
+Both have the same weights and read the same tokens. What the operators chose and built for that is listed, and for
+targets of AMD one decode step more is executed from their machine code in the emulator, and compared.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from aiterlite import envs, target
-from aiterlite.dispatch import Decision, decide
-from aiterlite.emulator import library, use_library
+from aiterlite.dispatch import Decision
+from aiterlite.emulator import library
 from aiterlite.errors import AiterliteError, BuildError
-from aiterlite.jit import engine, loader
-from aiterlite.jit.spec import AMD, HOST, Unit
-from aiterlite.jit.store import Layer, Store
-from aiterlite.tables import TABLES
-from aiterlite.tables.problems import problem
+from aiterlite.jit import engine, jobs, process, progress
+from aiterlite.jit.spec import Unit
 
-# What is demonstrated: DeepSeek-R1's router projection and its q_a/kv_a projection, (M, K), for N tokens. The rest of
-# this module knows an operator, problems and seeds.
-OP = "wvSplitK"
-CALLS = tuple(({"n": n, "m": m, "k": k}, n * m) for m, k in ((256, 7168), (2112, 7168)) for n in (1, 4, 16))
-FIELDS = ("n", "m", "k")
-# The defines in which variants of its kernel differ between shapes.
-KNOBS = ("AITERLITE_COLS", "AITERLITE_SLICES", "AITERLITE_WAVES", "AITERLITE_UNROLL")
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
-_EMULATED = "gfx942"
-TARGETS = ("cpu", _EMULATED)
-_RUN_SECONDS = 0.2
-_FEWEST_RUNS = 5
-# Each of these would make the fresh process do something else than load this cache.
-_UNSET = ("AITERLITE_TARGET", "AITERLITE_CACHE_LAYERS", "AITERLITE_TRUSTED_LAYERS", "AITERLITE_RECORD")
+    from aiterlite.models import deepseek
+
+REQUESTS, PROMPT, STEPS = 4, 64, 24
+# A DeepSeek-V3 model with the head dimensions of the real one, and everything else small.
+MODEL: Mapping[str, Any] = {
+    "model_type": "deepseek_v3",
+    "vocab_size": 4096,
+    "hidden_size": 1024,
+    "intermediate_size": 2048,
+    "moe_intermediate_size": 256,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 16,
+    "n_routed_experts": 32,
+    "num_experts_per_tok": 8,
+    "n_group": 4,
+    "topk_group": 2,
+    "q_lora_rank": 512,
+    "first_k_dense_replace": 1,
+    "max_position_embeddings": 256,
+}
+# Rounding takes the log-probabilities of two implementations 0.003 apart; random weights say one token clearly.
+DIFFERENCE, AGREEMENT = 0.02, 0.98
 
 
-def run() -> dict[str, Any]:
-    """Build, load, run and check. Returns the rows of the table, the units that GPU rows share, and what failed.
+@dataclass
+class Built:
+    """A unit: seconds of its build, None where the cache had it, and which rows of which operators it serves."""
 
-    `ok` is false where a build or a run failed, or an output is further from float64 than the bound allows.
+    unit: Unit
+    serves: dict[str, None] = field(default_factory=dict)
+    seconds: float | None = None
+
+
+def run(targets: Sequence[str] = (), tell: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Build, generate, compare. `targets` are those of AMD whose machine code makes a step; `tell` hears what is done.
+
+    `ok` is false where a build failed, or where two differ by more than rounding explains.
     """
-    decisions = {(name, index): _decision(index, name) for name in TARGETS for index in range(len(CALLS))}
-    with tempfile.TemporaryDirectory(prefix="aiterlite-demo-") as folder:
-        cache = Path(folder) / "cache"
-        store = Store((Layer(cache, writable=True),))
-        units = dict.fromkeys(unit for decision in decisions.values() for unit in decision.units)
-        cold, errors = _build(list(units), store)
-        emulator = _emulator_path(errors) if any(unit.kind == AMD for unit in cold) else ""
-        warm = _fresh_process(cache, [unit for unit in units if unit in cold], emulator, errors)
-    rows = [_row(index, decision, cold, warm) for (_, index), decision in decisions.items()]
-    errors += [_too_far(row) for row in rows if row["of_bound"] is not None and not row["of_bound"] <= 1]
-    own = {decision.units[0] for decision in decisions.values()}
-    shared = [{"unit": unit.label, "cold_s": cold.get(unit)} for unit in units if unit not in own]
-    return {"fields": list(FIELDS), "rows": rows, "shared": shared, "errors": errors, "ok": not errors}
+    # Settings of a server are none of a demonstration's.
+    with envs.override(AITERLITE_TARGET=None, AITERLITE_JIT=None, AITERLITE_STRICT=None, AITERLITE_RECORD=None):
+        return _run(targets, tell)
 
 
-def _decision(index: int, name: str) -> Decision:
-    """What dispatch chooses on a target for a call that is demonstrated."""
-    table = TABLES[OP]
-    return decide(table, problem(table, CALLS[index][0]), target.resolve(name))
+def _run(targets: Sequence[str], tell: Callable[[str], None]) -> dict[str, Any]:
+    import torch
 
+    from aiterlite.models import deepseek
 
-def _build(units: list[Unit], store: Store) -> tuple[dict[Unit, float], list[str]]:
-    """Seconds of each build, and what failed."""
-    cold: dict[Unit, float] = {}
+    config = deepseek.Config.read(MODEL)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    persona = target.persona_for(device.type, 0)
     errors: list[str] = []
-    for unit in units:
+    units = planned(config, persona, targets)
+    tell(f"building {len(units)} units that the cache may lack, {jobs.count()} at once")
+    started = time.perf_counter()
+    build(units.values(), errors)
+    seconds = time.perf_counter() - started
+    data: dict[str, Any] = {
+        "persona": str(persona),
+        "threads": torch.get_num_threads(),
+        "model": dict(MODEL),
+        "requests": REQUESTS,
+        "prompt": PROMPT,
+        "build_s": seconds,
+        "units": [_described(built) for built in units.values()],
+        "emulated": [],
+    }
+    if not errors:
+        tell("making random weights")
+        weights = deepseek.random_weights(config)
+        tell(f"generating {STEPS} tokens of each of {REQUESTS} requests, twice")
+        data |= generate(config, weights, device)
+        if targets:
+            data["emulated"] = emulated(config, weights, targets, tell)
+        errors += wrong(data)
+    return {**data, "errors": errors, "ok": not errors}
+
+
+def planned(config: deepseek.Config, persona: target.Persona, targets: Sequence[str]) -> dict[Unit, Built]:
+    """What runs here and what the steps of `targets` need, as far as it is known before."""
+    from aiterlite.models.deepseek import plan
+
+    server = plan.Server(config, max_batch=REQUESTS, chunk=PROMPT)
+    found: dict[Unit, Built] = {}
+
+    def add(name: str, decisions: Iterable[Decision]) -> None:
+        for decision in decisions:
+            for unit in decision.units:
+                served = f"{name}: {decision.op} by {decision.row.name}" if decision.row else name
+                found.setdefault(unit, Built(unit)).serves[served] = None
+
+    here = "cpu" if persona.family == "cpu" else persona.chip
+    # A chip that has no name here plans by its own numbers: what it needs is built at its first call.
+    if persona.family == "cpu" or here in target.names():
+        add(here, plan.one_chunk(server, here, PROMPT, PROMPT).decisions)
+        for context in (PROMPT + 1, PROMPT + STEPS):
+            add(here, plan.one_step(server, here, REQUESTS, context).decisions)
+    for name in targets:
+        add(name, plan.one_step(server, name, REQUESTS, PROMPT + STEPS + 1).decisions)
+    if targets:
+        found[library.unit()] = Built(library.unit(), {"the emulator": None})
+    return found
+
+
+def build(units: Iterable[Built], errors: list[str]) -> None:
+    """Obtain all, several at once, and note how long those took that were not there."""
+
+    def obtain(built: Built) -> None:
         started = time.perf_counter()
         try:
-            engine.obtain(unit, store=store, build=True)
+            if engine.obtain(built.unit, build=True).built:
+                built.seconds = time.perf_counter() - started
         except BuildError as error:
-            # Its log goes with this cache; a build into the user's own keeps one.
-            again = f"`aiterlite build --target {unit.target}` keeps the log"
-            errors.append(
-                f"building {unit.label} failed: {'; '.join(filter(None, (error.diagnostic, error.hint, again)))}"
-            )
+            said = "; ".join(filter(None, (error.diagnostic, error.hint)))
+            errors.append(f"building {built.unit.label} failed: {said}")
         except AiterliteError as error:
             if str(error) not in errors:
                 errors.append(str(error))
-        else:
-            cold[unit] = time.perf_counter() - started
-    return cold, errors
+        step(built.unit.name)
+
+    # The longest first, or it would run alone at the end.
+    ordered = sorted(units, key=lambda built: -len(built.unit.sources))
+    count = jobs.count()
+    workers = max(1, min(count, len(ordered)))
+    pool = ThreadPoolExecutor(workers)
+    with jobs.shared(count, workers), progress.bar("building", len(ordered)) as step:
+        try:
+            list(pool.map(obtain, ordered))
+        except BaseException:
+            with process.stopping():
+                pool.shutdown(cancel_futures=True)
+            raise
+    pool.shutdown()
 
 
-def _emulator_path(errors: list[str]) -> str:
-    """The emulator's library, built if need be; empty, with the reason in `errors`, where it cannot be."""
-    try:
-        return str(engine.obtain(library.unit(), build=True).entry.path)
-    except AiterliteError as error:
-        errors.append(f"the emulator: {error}")
-        return ""
+def _described(built: Built) -> dict[str, Any]:
+    unit = built.unit
+    return {"unit": unit.name, "target": unit.target, "serves": list(built.serves), "seconds": built.seconds}
 
 
-def _row(index: int, decision: Decision, cold: dict[Unit, float], warm: dict[str, Any]) -> dict[str, Any]:
-    unit = decision.units[0]
-    measured = warm.get("runs", {}).get(_key(unit.kind, index), {})
-    emulated = "emulated" if measured else "compiled"
+# Runs -----------------------------------------------------------------------------------------------------------------
+
+
+def prompts() -> list[list[int]]:
+    import torch
+
+    words = int(MODEL["vocab_size"])
+    return torch.randint(words, (REQUESTS, PROMPT), generator=torch.Generator().manual_seed(1)).tolist()
+
+
+def generate(config: deepseek.Config, weights: Mapping[str, Tensor], device: torch.device) -> dict[str, Any]:
+    """The tokens that the model of operators makes, the rates of both, and how far apart they are where both read
+    the same tokens."""
+    import torch
+
+    from aiterlite.models import deepseek
+    from aiterlite.models.deepseek.plain import Cache, Plain
+
+    model = deepseek.load("", config=config, weights=weights, device=device, chunk=PROMPT)
+    plain = Plain(config, weights, device)
+    cache: Cache = {}
+    requests = [deepseek.Request() for _ in range(REQUESTS)]
+
+    def timed(times: list[float], call: Callable[[], Tensor]) -> Tensor:
+        started = time.perf_counter()
+        made = call().cpu()
+        times.append(time.perf_counter() - started)
+        return made
+
+    # What a first call prepares, and what torch allocates then, is no part of a rate.
+    warm = deepseek.Request()
+    model.prefill(warm, prompts()[0])
+    model.cache.release(warm)
+    plain.step(prompts()[:1], {})
+    read: dict[str, list[float]] = {"aiterlite": [], "torch": []}
+    said: dict[str, list[float]] = {"aiterlite": [], "torch": []}
+    ours = timed(
+        read["aiterlite"], lambda: torch.stack([model.prefill(*each) for each in zip(requests, prompts(), strict=True)])
+    )
+    theirs = timed(read["torch"], lambda: plain.step(prompts(), cache))
+    apart = [distance(ours, theirs)]
+    tokens: list[list[int]] = [[] for _ in requests]
+    for _ in range(STEPS):
+        following = ours.argmax(-1).tolist()
+        for made, token in zip(tokens, following, strict=True):
+            made.append(token)
+        ours = timed(said["aiterlite"], lambda: model.decode(requests, following))  # noqa: B023
+        theirs = timed(said["torch"], lambda: plain.step([[token] for token in following], cache))  # noqa: B023
+        apart.append(distance(ours, theirs))
     return {
-        "target": unit.target,
-        **{name: getattr(decision.problem, name) for name in FIELDS},
-        "variant": f"{decision.row.name if decision.row else ''} {_knobs(unit)}".strip(),
-        "state": "failed" if unit not in cold else emulated if unit.kind != HOST else "ran" if measured else "failed",
-        "cold_s": cold.get(unit),
-        "warm_s": warm.get("loads", {}).get(unit.label),
-        "run_s": measured.get("run_s"),
-        "error": measured.get("error"),
-        "of_bound": measured.get("of_bound"),
+        "tokens": tokens,
+        "prompt_rates": {name: REQUESTS * PROMPT / statistics.median(times) for name, times in read.items()},
+        "rates": {name: REQUESTS / statistics.median(times) for name, times in said.items()},
+        "speedup": statistics.median(said["torch"]) / statistics.median(said["aiterlite"]),
+        "distance": asdict(Distance.mean(apart)),
     }
 
 
-def _key(kind: str, index: int) -> str:
-    return f"{kind},{index}"
+def emulated(
+    config: deepseek.Config, weights: Mapping[str, Tensor], targets: Sequence[str], tell: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """A decode step of the model on this CPU, and the same by the machine code of targets."""
+    from aiterlite.models import deepseek
+
+    here = deepseek.load("", config=config, weights=weights, chunk=PROMPT)
+    requests = [deepseek.Request() for _ in range(REQUESTS)]
+    first = [int(here.prefill(*each).argmax()) for each in zip(requests, prompts(), strict=True)]
+    before = [deepseek.Request(list(request.pages), request.length) for request in requests]
+    expected = here.decode(requests, first)
+    cache = here.cache
+    del here  # its weights
+    found = []
+    for name in targets:
+        tell(f"one decode step as {name} machine code, every memory access checked")
+        with envs.override(AITERLITE_TARGET=name):
+            there = deepseek.load("", config=config, weights=weights, chunk=PROMPT)
+            # The step writes to the same slots once more, and sees what it writes.
+            there.cache = cache
+            again = [deepseek.Request(list(request.pages), request.length) for request in before]
+            started = time.perf_counter()
+            made = there.decode(again, first)
+            seconds = time.perf_counter() - started
+        found.append({"target": name, "seconds": seconds, "distance": asdict(distance(made, expected))})
+    return found
 
 
-def _knobs(unit: Unit) -> str:
-    defines = dict(unit.defines)
-    return " ".join(f"{name.removeprefix('AITERLITE_').lower()}={defines[name]}" for name in KNOBS if name in defines)
+@dataclass(frozen=True)
+class Distance:
+    """Of two sets of logits: the share of rows with the same likeliest token, and of the differences of
+    log-probabilities the mean and the largest."""
+
+    agreement: float
+    mean_difference: float
+    largest_difference: float
+
+    @classmethod
+    def mean(cls, parts: Sequence[Distance]) -> Distance:
+        return cls(
+            statistics.mean(part.agreement for part in parts),
+            statistics.mean(part.mean_difference for part in parts),
+            max(part.largest_difference for part in parts),
+        )
 
 
-def _too_far(row: dict[str, Any]) -> str:
-    shape = " ".join(f"{name.upper()} {row[name]}" for name in FIELDS)
-    return f"{row['target']} {shape}: an output uses {row['of_bound']:.2f} of the error bound"
+def distance(logits: Tensor, expected: Tensor) -> Distance:
+    agreement = (logits.argmax(-1) == expected.argmax(-1)).float().mean()
+    difference = (logits.log_softmax(-1) - expected.log_softmax(-1)).abs()
+    return Distance(float(agreement), float(difference.mean()), float(difference.max()))
 
 
-# The fresh process ---------------------------------------------------------------------------------------------------
-
-
-def _fresh_process(cache: Path, units: list[Unit], emulator: str, errors: list[str]) -> dict[str, Any]:
-    request = cache.parent / "request.json"
-    request.write_text(json.dumps({"units": [unit.to_json() for unit in units], "emulator": emulator}))
-    environment = {name: value for name, value in os.environ.items() if name not in _UNSET}
-    environment.update(
-        AITERLITE_CACHE_DIR=str(cache),
-        AITERLITE_JIT="require-cache",
-        AITERLITE_TOOLCHAIN="any",
-        PYTHONPATH=os.pathsep.join(path or os.getcwd() for path in sys.path),
-    )
-    words = [sys.executable, "-m", "aiterlite.demo", str(request)]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True)
-    if done.returncode != 0:
-        errors.append(f"the process that loads and runs the kernels ended with {done.returncode}:\n{done.stderr}")
-        return {}
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
-
-
-def _child(request: str) -> dict[str, Any]:
-    asked = json.loads(Path(request).read_text())
-    units = [Unit.from_json(data) for data in asked["units"]]
-    # A caller's process has imported torch long before: host units link against its libraries.
-    import torch  # noqa: F401
-
-    loads = {}
-    for unit in units:
-        load: Callable[[Unit], Any] = loader.host_library if unit.kind == HOST else loader.device_image
-        started = time.perf_counter()
-        load(unit)
-        loads[unit.label] = time.perf_counter() - started
-    host = target.host_persona().target
-    runs: dict[str, Any] = {}
-    if any(unit.target == host for unit in units):
-        runs.update({_key(HOST, index): _measure(index) for index in range(len(CALLS))})
-    if asked["emulator"]:
-        use_library(asked["emulator"])
-        built = {unit for unit in units if unit.kind == AMD}
-        for index in range(len(CALLS)):
-            if built.issuperset(unit for unit in _decision(index, _EMULATED).units if unit.kind == AMD):
-                runs[_key(AMD, index)] = _emulate(index)
-    return {"loads": loads, "runs": runs}
-
-
-def _sample(index: int) -> Any:
-    from aiterlite.ops.samples import sample
-
-    values, seed = CALLS[index]
-    return sample(OP, problem(TABLES[OP], values), seed)
-
-
-def _measure(index: int) -> dict[str, float]:
-    """Median seconds of a call, and its errors."""
-    made = _sample(index)
-    outputs = made.run()
-    call = made.bind(made.fresh())
-    times: list[float] = []
-    while len(times) < _FEWEST_RUNS or sum(times) < _RUN_SECONDS:
-        started = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - started)
-    return {"run_s": statistics.median(times), "error": made.error(outputs), "of_bound": made.of_bound(outputs)}
-
-
-def _emulate(index: int) -> dict[str, Any]:
-    """The errors of a call whose gfx942 code the emulator runs. Its time says nothing of the hardware's."""
-    made = _sample(index)
-    with envs.override(AITERLITE_TARGET=_EMULATED):
-        outputs = made.run()
-    return {"run_s": None, "error": made.error(outputs), "of_bound": made.of_bound(outputs)}
-
-
-if __name__ == "__main__":
-    print(json.dumps(_child(sys.argv[1])))
+def wrong(data: Mapping[str, Any]) -> list[str]:
+    """What differs by more than rounding explains."""
+    compared = [("plain torch", data["distance"])]
+    compared += [(f"the code of {item['target']}", item["distance"]) for item in data["emulated"]]
+    return [
+        f"against {name}: {found['agreement']:.1%} of the likeliest tokens are the same, log-probabilities are "
+        f"{found['mean_difference']:.4f} apart; allowed: {AGREEMENT:.0%}, {DIFFERENCE}"
+        for name, found in compared
+        # Not a number is no agreement.
+        if not (found["agreement"] >= AGREEMENT and found["mean_difference"] <= DIFFERENCE)
+    ]

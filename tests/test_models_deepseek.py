@@ -18,9 +18,11 @@ from fused_moe_cases import threads  # noqa: E402
 from support import finish, start  # noqa: E402
 
 import aiterlite  # noqa: E402
-from aiterlite import envs  # noqa: E402
+from aiterlite import demo, envs  # noqa: E402
 from aiterlite.cli import main  # noqa: E402
+from aiterlite.emulator import library, use_library  # noqa: E402
 from aiterlite.errors import ArgumentError  # noqa: E402
+from aiterlite.kernel import launch_unit  # noqa: E402
 from aiterlite.models import deepseek  # noqa: E402
 from aiterlite.models.deepseek import plan  # noqa: E402
 
@@ -321,6 +323,25 @@ def test_a_manifest_of_this_cpu_serves_another_target(tmp_path: Path, emulator_l
     cache |= {"AITERLITE_TARGET": "gfx942", "AITERLITE_JIT": "require-cache", "PYTHONPATH": str(Path(__file__).parent)}
     there = finish(start(SERVED, emulator_library, **cache), 120)["result"]
     assert [len(made) for made in there] == [3, 3] and there[0][0] == tokens[0][0]
+
+
+@pytest.mark.emulated
+def test_the_demonstration(
+    emulator_library: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use_library(emulator_library)
+    monkeypatch.setattr(library, "unit", lambda: launch_unit())  # it is here
+    monkeypatch.setattr(demo, "MODEL", {**demo.MODEL, **SMALL, "num_hidden_layers": 2, "n_routed_experts": 16})
+    monkeypatch.setattr(demo, "STEPS", 6)
+    with threads(1):
+        assert main(["demo", "--json", "--target", "mi300x"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["distance"]["agreement"] == 1.0 and 0 < data["distance"]["mean_difference"] < DIFFERENCE
+    (step,) = data["emulated"]
+    assert step["target"] == "mi300x" and step["distance"]["agreement"] == 1.0
+    assert 0 < step["distance"]["mean_difference"] < DIFFERENCE
+    assert [len(made) for made in data["tokens"]] == [6] * 4
+    assert all(rate > 0 for rate in (*data["rates"].values(), *data["prompt_rates"].values()))
 
 
 def test_a_request_does_not_know_its_neighbours() -> None:

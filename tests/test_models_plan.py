@@ -156,7 +156,7 @@ def test_explain_shows_a_layer(run: Run, config: str) -> None:
         (["build", "--model", "{}", "--ops", "linear"], "give one of"),
         (["build", "--model", "nowhere"], "nowhere"),
         (["explain", "--model", "{}", "linear"], "leave out 'linear'"),
-        (["explain", "--model", "{}", "--context", "25"], "1 to 24"),
+        (["explain", "--model", "{}", "--context", "25"], "1 to max_position_embeddings, 24"),
     ],
 )
 def test_what_is_no_server_is_told(words: list[str], said: str, config: str, run: Run) -> None:

@@ -384,16 +384,17 @@ def test_compiled_with_dynamic_shapes_it_gives_the_same_outputs(op: str) -> None
 # The shared files know no family -------------------------------------------------------------------------------------
 
 PACKAGE = Path(aiterlite.__file__).parent
+# A model's own, as a demonstration is.
+OF_MODELS = ("demo.py", "model.py")
 SHARED = [
-    *(PACKAGE / "cli").glob("*.py"),
+    *(path for path in (PACKAGE / "cli").glob("*.py") if path.name not in OF_MODELS),
     *(PACKAGE / "launch").glob("*.py"),
-    *(PACKAGE / name for name in ("demo.py", "dispatch.py", "kernel.py", "wishes.py")),
+    *(PACKAGE / name for name in ("dispatch.py", "kernel.py", "wishes.py")),
     *(PACKAGE / "benchmark" / name for name in ("operator.py", "options.py", "timing.py")),
     *(PACKAGE / "ops" / name for name in ("operator.py", "operands.py", "calls.py", "samples/__init__.py")),
     *(PACKAGE / "tables" / name for name in ("family.py", "problems.py", "asm.py", "asm_check.py")),
 ]
-# What demo.py demonstrates; and of `asm.py` the requirements that every manifest's rows may have.
-OWN_LINES = {"demo.py": {"OP", "CALLS", "FIELDS", "KNOBS"}}
+# Of `asm.py` the requirements that every manifest's rows may have.
 OWN_WORDS = {"asm.py": {"n", "heads", "tokens"}}
 # Words that a problem's field shares with all tensors, with the words that make one, and with errors and objects.
 COMMON = {"dtype", "fp8", "code"}
@@ -422,12 +423,6 @@ def _any(names: set[str]) -> str:
 def findings(path: Path) -> list[str]:
     """Where a file imports a family, reads a field of its problems, or says its name or theirs in a string."""
     tree = ast.parse(path.read_text())
-    own = OWN_LINES.get(path.name, set())
-    tree.body = [
-        node
-        for node in tree.body
-        if not (isinstance(node, ast.Assign) and {t.id for t in node.targets if isinstance(t, ast.Name)} & own)
-    ]
     docstrings = {
         id(node.body[0].value)
         for node in ast.walk(tree)

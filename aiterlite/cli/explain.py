@@ -29,15 +29,13 @@ def add(commands: Commands) -> None:
     )
     parser.usage = (
         f"aiterlite explain [--json] (OP | build NAME) [--target T,T] [{words.HELP}]...\n"
-        "       aiterlite explain [--json] --model FILE [--tp N] [--ep N] [--batch N] [--context N] [--target T,T]"
+        f"       aiterlite explain [--json] --model FILE {model.STEP} [--target T,T]"
     )
     parser.add_argument("what", nargs="*", help=f"an operator ({', '.join(TABLES)}), or `build` and a unit's name")
     parser.add_argument(
         "--estimate", action="store_true", help=f"{estimates.HELP}, where `emulate --estimate` has counted the call"
     )
-    model.add_options(parser)
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="of a model: requests of the step")
-    parser.add_argument("--context", type=int, default=4096, metavar="N", help="of a model: tokens of each request")
+    model.add_options(parser, step=True)
     targets.add_target_option(parser, "decide for these (default: AITERLITE_TARGET, else this CPU)")
 
 
@@ -46,7 +44,7 @@ def _run(args: argparse.Namespace) -> Report:
     if args.model:
         if given:
             raise UsageError(f"--model explains all that a layer calls: leave out {given[0]!r}")
-        return _explain_model(args)
+        return model.explain(args)
     if alone := model.given(args):
         raise UsageError(f"{alone[0]} is of a model: give --model")
     shape = words.read(word for word in given if "=" in word or word.startswith("-"))
@@ -68,15 +66,6 @@ def _run(args: argparse.Namespace) -> Report:
         data["estimates"] = [estimate for estimate, _ in told]
         lines = [f"{line}\n  {text}" for line, (_, text) in zip(lines, told, strict=True)]
     return Report(data, "\n".join(lines))
-
-
-def _explain_model(args: argparse.Namespace) -> Report:
-    server = model.server_of(args)
-    most = server.config.max_position_embeddings
-    if args.batch < 1 or not 1 <= args.context <= most:
-        raise UsageError(f"--batch {args.batch} --context {args.context}; allowed: 1 or more, and 1 to {most}")
-    found = model.explained(server, model.names_of(args.target), args.batch, args.context)
-    return Report({"models": found}, model.render(found))
 
 
 def _explain_build(name: str, lists: list[str], shape: Sequence[Word]) -> Report:

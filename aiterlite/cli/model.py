@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aiterlite.cli import output, plan, targets
-from aiterlite.cli.command import UsageError, path
+from aiterlite.cli.command import Report, UsageError, path
 from aiterlite.dispatch import Decision
 from aiterlite.errors import ArgumentError
 from aiterlite.jit import progress
@@ -23,8 +23,12 @@ _OPTIONS = ("tp", "ep", "max_batch", "chunk", "page_size", "drafts", "batch_inva
 _HEADERS = ("operator", "shape", "kernel", "why", "bytes", "floor")
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The model, and how it is served; defaults are those of `Server`."""
+# What a usage line says of a step.
+STEP = "[--tp N] [--ep N] [--batch N] [--context N]"
+
+
+def add_options(parser: argparse.ArgumentParser, step: bool = False) -> None:
+    """The model, and how it is served; defaults are those of `Server`. With `step` also which step is meant."""
     group = parser.add_argument_group("a model")
     group.add_argument("--model", type=path, metavar="FILE", help="its config.json, or the folder of that")
     group.add_argument("--tp", type=_count, metavar="N", help="ranks that share heads and features (default: 1)")
@@ -34,6 +38,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--page-size", type=_count, metavar="N", help="tokens of a page of the cache (default: 16)")
     group.add_argument("--drafts", action="store_true", default=None, help="guess a token ahead with its own head")
     group.add_argument("--batch-invariant", action="store_true", default=None, help="a request's bits are its own")
+    if step:
+        group.add_argument("--batch", type=_count, default=1, metavar="N", help="requests of the step (default: 1)")
+        group.add_argument(
+            "--context", type=_count, default=4096, metavar="N", help="tokens of each request (default: 4096)"
+        )
 
 
 def _count(text: str) -> int:
@@ -127,6 +136,15 @@ def render_comparison(data: Mapping[str, Any]) -> str:
 
 
 # explain --------------------------------------------------------------------------------------------------------------
+
+
+def explain(args: argparse.Namespace) -> Report:
+    server = server_of(args)
+    most = server.config.max_position_embeddings
+    if args.context > most:
+        raise UsageError(f"--context {args.context}; allowed: 1 to max_position_embeddings, {most}")
+    found = explained(server, names_of(args.target), args.batch, args.context)
+    return Report({"models": found}, render(found))
 
 
 def explained(server: Server, names: Mapping[str, Persona], batch: int, context: int) -> list[dict[str, Any]]:
