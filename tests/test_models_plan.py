@@ -71,7 +71,8 @@ def test_a_plan_holds_every_context_and_a_rank_s_share() -> None:
     assert layers == {(8, 16, True)}
     parts = models.everything(server(given, tensor_parallel=2, max_batch=1, chunk=1), "mi300x").decisions
     layers = {(d.problem.experts, d.problem.inter, d.problem.masked) for d in parts if d.op == "fused_moe"}
-    assert layers == {(16, 64, False)}
+    # The shared expert is one more of them.
+    assert layers == {(17, 64, False)}
     assert {d.problem.m for d in found if d.op == "linear"} > {32}  # half of the vocabulary
 
 
@@ -140,7 +141,8 @@ def test_explain_shows_a_layer(run: Run, config: str) -> None:
     assert attention["floor_us"] == pytest.approx(expected / 5.3e6, rel=1e-3)
     assert "mla_decode_bf16" in attention["kernel"] and "not mfma: " in attention["why"]
     # Of 8 experts with 2 for each token, 1 - (3/4)^2 on average.
-    weights = 3 * 8 * 128 * 128 * 2 * (1 - 0.75**2)
+    # 8 routed experts as often as they are chosen, and the shared one.
+    weights = 3 * (8 * (1 - 0.75**2) + 1) * 128 * 128 * 2
     assert calls["fused_moe"]["bytes"] == pytest.approx(weights, rel=0.01)
     assert calls["embedding"]["kernel"] == "torch"
     assert second["persona"] == str(target.host_persona()) and second["calls"][0]["floor_us"] is None

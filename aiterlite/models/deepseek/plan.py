@@ -133,7 +133,7 @@ def one_chunk(server: Server, target: str, tokens: int, history: int) -> Planner
 
 def step(model: DeepSeek, place: Step) -> None:
     """A decode step, with its draft where the model has one."""
-    tokens = [0] * place.positions.shape[0]
+    tokens = _longs(place.positions.shape[0])
     hidden = model.run(tokens, place)
     model.logits(hidden)
     if model.draft is not None:
@@ -144,7 +144,7 @@ def prompt(model: DeepSeek, tokens: int, history: int) -> None:
     """A part of a prompt, the last `tokens` of `history`: logits follow the last token alone."""
     slots = _longs(history)
     place = Chunk(_longs(tokens), slots[history - tokens :], slots)
-    ids = [0] * tokens
+    ids = _longs(tokens)
     hidden = model.run(ids, place)
     model.logits(hidden[-1:])
     if model.draft is not None:
@@ -156,14 +156,21 @@ def bytes_of(server: Server, call: Planned, batch: int, context: int) -> int:
     is read of (a cache, tables of positions, experts that no token has) that part, and of experts what it is on average
     where all are as likely."""
     rows = batch * (2 if server.drafts else 1)
-    chosen = 1 - (1 - server.config.num_experts_per_tok / server.config.n_routed_experts) ** rows
+    routed = server.config.n_routed_experts
+    chosen = 1 - (1 - server.config.num_experts_per_tok / routed) ** rows
+
+    def hit(t: Tensor) -> float:
+        # A shared expert among the others is each token's.
+        shared = max(0, t.shape[0] - routed)
+        return (chosen * (t.shape[0] - shared) + shared) / t.shape[0]
+
     read: dict[tuple[str, str], Callable[[Tensor], float]] = {
         ("embedding", "weight"): lambda t: rows / t.shape[0],
         ("mla_decode_fwd", "kv_buffer"): lambda t: batch * context / (t.shape[0] * t.shape[1]),
         ("fused_qk_rope_concat_and_cache_mla", "kv_cache"): lambda t: rows / (t.shape[0] * t.shape[1]),
         ("fused_qk_rope_concat_and_cache_mla", "cos_cache"): lambda t: rows / t.shape[0],
         ("fused_qk_rope_concat_and_cache_mla", "sin_cache"): lambda t: rows / t.shape[0],
-        **{("fused_moe", name): lambda t: chosen for name in ("w1", "w2", "w1_scale", "w2_scale")},
+        **{("fused_moe", name): hit for name in ("w1", "w2", "w1_scale", "w2_scale")},
     }
     moved = 0.0
     for name, tensor in call.tensors.items():
