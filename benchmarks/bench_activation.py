@@ -126,6 +126,8 @@ def agreement(call: Call, form: str, given: Operands) -> float:
 
 
 def measure(kind: str, n: int, device: torch.device, samples: int) -> dict[str, Any]:
+    # Each kind and size is code of its own, of which torch keeps eight.
+    torch.compiler.reset()
     form, _, given = kind.rpartition("_")
     width = int(given)
     operands = operands_of(form, width, n, device)
