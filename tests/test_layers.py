@@ -28,7 +28,7 @@ LAYERS = (
     ("launch",),
     ("reference",),
     ("ops",),
-    ("operators", "activation", "cache", "gemm", "mla", "moe", "norm", "quant", "rope"),
+    ("operators", "activation", "cache", "gemm", "mla", "moe", "mxfp4", "norm", "quant", "rope"),
     ("compat",),
     ("models",),
     ("benchmark",),

@@ -141,11 +141,12 @@ REFUSED = {
         OUT[:, :128].contiguous(), torch.cat([X, X], 1)[:, ::4], TOKENS[:1]
     ),
     "out` is of dtype torch.float8_e5m2": lambda: _token(OUT.view(torch.float8_e5m2), X, TOKENS),
-    "out` is of dtype torch.uint8.*MXFP4 has no kernel yet": lambda: _group(OUT.view(torch.uint8), X, GROUPS, 128),
+    "out` is of dtype torch.uint8.*MXFP4 is per_1x32": lambda: _token(OUT.view(torch.uint8), X, TOKENS),
+    "group_size` is 128; allowed: 32. A scale of MXFP4": lambda: _group(OUT.view(torch.uint8), X, GROUPS, 128),
     r"out` is of shape \[4, 128\]; allowed: 1024 elements": lambda: _token(OUT[:, :128], X, TOKENS),
     r"out` is of strides \[1, 4\]; allowed: contiguous": lambda: _token(OUT.view(256, 4).T, X, TOKENS),
     "scales` is of dtype torch.float64": lambda: _token(OUT, X, TOKENS.double()),
-    "scales` is of dtype torch.uint8.*of MXFP4 and MXFP8": lambda: _group(OUT, X, GROUPS.byte(), 128),
+    "scales` is of dtype torch.uint8.*MXFP8, have no kernel": lambda: _group(OUT, X, GROUPS.byte(), 128),
     r"scales` is of shape \[4, 2\]; allowed: 4 elements": lambda: _token(OUT, X, GROUPS),
     r"scales` is of shape \[4, 1\]; allowed: 8 elements": lambda: _group(OUT, X, TOKENS, 128),
     r"scales` is of strides \[1, 4\]; allowed: contiguous": lambda: _group(OUT, X, GROUPS.view(2, 4).T, 128),
@@ -158,7 +159,9 @@ REFUSED = {
     "num_rows` is of dtype torch.int64": _counted(torch.zeros(1, dtype=torch.int64)),
     r"num_rows` is of shape \[2\]": _counted(torch.zeros(2, dtype=torch.int32)),
     "num_rows_factor` is 0; allowed: at least 1": lambda: _token(OUT, X, TOKENS, num_rows_factor=0),
-    "qType` is per_1x32.*MXFP4 has no kernel yet: quantise per_1x128": lambda: quant.get_hip_quant(3)(X),
+    "quant_dtype` is torch.float8_e4m3fn; allowed.*MXFP8": lambda: quant.get_hip_quant(3)(
+        X, quant_dtype=torch.float8_e4m3fn
+    ),
     "qType` is per_128x128.*kind of weights": lambda: quant.get_torch_quant(QuantType.per_128x128)(X),
     "quant_dtype` is of dtype torch.float8_e5m2": lambda: quant.per_token_quant_hip(X, None, torch.float8_e5m2),
     "per_token_quant_hip: argument `scale` is a tensor.*per_Tensor": lambda: quant.per_token_quant_hip(X, TOKENS),
@@ -179,12 +182,13 @@ def test_what_does_not_fit_is_refused_in_words(said: str) -> None:
 
 @pytest.mark.parametrize("target", ["gfx942", "gfx950", "sm_90a", "cpu-x86-64-v3"])
 @pytest.mark.parametrize("table", [tables.GROUP, tables.TOKEN])
-def test_mxfp4_has_a_place_in_the_tables_and_no_kernel(target: str, table: dispatch.Table) -> None:
-    problem = QuantProblem(4, 256, 32, out_dtype="e2m1", scale_dtype="e8m0")
-    decision = dispatch.decide(table, problem, resolve(target))
-    assert decision.row is None
-    with pytest.raises(DispatchError, match=r"per_1x32, have no kernel yet \(quantise per_1x128"):
-        dispatch.require(decision, dispatch.Wishes())
+def test_mxfp4_is_another_operator_s_and_mxfp8_none_s(target: str, table: dispatch.Table) -> None:
+    for code, said in (("e2m1", r"\(call quant_mxfp4\)"), ("e4m3fn", r"MXFP8 has no kernel \(quantise per_1x128")):
+        problem = QuantProblem(4, 256, 32, out_dtype=code, scale_dtype="e8m0")
+        decision = dispatch.decide(table, problem, resolve(target))
+        assert decision.row is None
+        with pytest.raises(DispatchError, match=said):
+            dispatch.require(decision, dispatch.Wishes())
 
 
 def test_operators_are_traced_with_their_writes() -> None:

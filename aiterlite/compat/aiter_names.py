@@ -51,6 +51,8 @@ _OPS, _TRITON = "aiter.ops.", "aiter.ops.triton."
 _NORM = _OPS + "rmsnorm"
 _PAIR = _OPS + "fused_qk_rmsnorm_group_quant"
 _FP8_QUANT = f"{_TRITON}fused_fp8_quant {_TRITON}quant.fused_fp8_quant {_TRITON}quant"
+_MXFP4, _FP4_UTILS, _MX_TYPES = "aiterlite.mxfp4", "aiter.utility.fp4_utils", "aiter.utility.mx_types"
+_MX_FUSED = f"{_TRITON}fused_mxfp4_quant {_TRITON}quant.fused_mxfp4_quant {_TRITON}quant"
 _QUANT, _MLA, _MHA = _OPS + "quant", _OPS + "attention", _OPS + "mha"
 _TOPK, _MOE, _CHIP = _OPS + "topk", _OPS + "moe_op", "aiter.jit.utils.chip_info"
 _GEMM, _CACHE, _GRADLIB = _OPS + "gemm_op_a8w8", _OPS + "cache", _OPS + "gradlib"
@@ -65,6 +67,7 @@ _KINDS_OF_ROPE = tuple(
     for in_place in ("", "_inplace")
 )
 _GROUPS = "d is a multiple of the group"
+_WHOLE = "rows of a multiple of 32"
 _LATER = "no kernel here"
 _BLOCK = "imported in one block with MLA; a call raises NotOfferedError"
 
@@ -141,17 +144,35 @@ NAMES = (
     Name("dynamic_per_token_scaled_quant", _QUANT, "aiterlite.quant"),
     Name("dynamic_per_tensor_quant", _QUANT, "aiterlite.quant"),
     Name("static_per_tensor_quant", _QUANT, "aiterlite.quant"),
-    Name("get_hip_quant", _QUANT, "aiterlite.quant", "per_1x32 raises when it is called"),
-    Name("get_torch_quant", _QUANT, "aiterlite.quant", "per_1x32 raises when it is called"),
+    Name("get_hip_quant", _QUANT, "aiterlite.quant", "per_1x32 has 4-bit results"),
+    Name("get_torch_quant", _QUANT, "aiterlite.quant"),
     Name("per_token_quant_hip", _QUANT, "aiterlite.quant"),
     Name("per_group_quant_hip", _QUANT, "aiterlite.quant", "float32 scales"),
     Name("per_tensor_quant_hip", _QUANT, "aiterlite.quant"),
     Name("pertoken_quant", _QUANT, "aiterlite.quant", "8-bit results"),
     Name("per_tensor_quant", _QUANT, "aiterlite.quant"),
     Name("per_block_quant_wrapper", _QUANT, "aiterlite.quant"),
-    Name("get_triton_quant", _QUANT, NOT, _LATER),
+    Name("get_triton_quant", _QUANT, "aiterlite.quant"),
     Name("fused_flatten_fp8_group_quant", _FP8_QUANT, "aiterlite.quant", _GROUPS),
-    Name("dynamic_mxfp4_quant", _TRITON + "quant", NOT, "4-bit results have no kernel here"),
+    Name("per_1x32_f4_quant", _QUANT, _MXFP4),
+    Name("per_1x32_f4_quant_hip", _QUANT, _MXFP4),
+    Name("per_1x32_f4_quant_triton", _QUANT, _MXFP4),
+    Name("per_1x32_mx_quant_hip", _QUANT, _MXFP4, "4-bit results"),
+    Name("dynamic_per_group_scaled_quant_fp4", _QUANT, _MXFP4),
+    Name("quant_mxfp4", _QUANT, _MXFP4, "no a16w4_shuffle"),
+    Name("quant_mxfp4_hip", _QUANT, _MXFP4, "no a16w4_shuffle"),
+    Name("dynamic_mxfp4_quant", f"{_TRITON}quant {_TRITON}quant.quant", _MXFP4, _WHOLE),
+    Name("dynamic_mxfp4_quant", _FP4_UTILS, _MXFP4, _WHOLE, "utility_dynamic_mxfp4_quant"),
+    Name("fused_flatten_mxfp4_quant", _MX_FUSED, _MXFP4, _WHOLE),
+    Name("act_mul_and_mxfp4_quant", _TRITON + "activation", _MXFP4, _WHOLE),
+    Name("e8m0_shuffle", _FP4_UTILS, _MXFP4),
+    Name("shuffle_scale", _OPS + "shuffle", _MXFP4, "no interleaved gates"),
+    Name("mxfp4_to_f32", _FP4_UTILS, _VALUES),
+    Name("f32_to_mxfp4", _FP4_UTILS, _VALUES),
+    Name("e8m0_to_f32", _FP4_UTILS, _VALUES),
+    Name("MxScaleRoundMode", _MX_TYPES, _MXFP4),
+    Name("MxScaleRoundModeInt", _MX_TYPES, _MXFP4, source="MxScaleRoundMode"),
+    Name("MX_DEFAULT_ROUND_MODE", _MX_TYPES, _MXFP4),
     Name("silu_and_mul", _OPS + "activation", "aiterlite.activation"),
     Name("gelu_and_mul", _OPS + "activation", "aiterlite.activation"),
     Name("gelu_tanh_and_mul", _OPS + "activation", "aiterlite.activation"),

@@ -19,6 +19,7 @@ from aiterlite.gemm import gemm_a8w8_blockscale
 from aiterlite.ops import operands
 from aiterlite.ops.linear import linear
 from aiterlite.ops.mla_query import persona_here
+from aiterlite.reference import mxfp4
 
 logger = logging.getLogger("aiter")
 
@@ -85,6 +86,25 @@ DTYPES: dict[str, torch.dtype] = {
     "u32": torch.uint32,
     "u64": torch.uint64,
 }
+
+
+# MXFP4 ----------------------------------------------------------------------------------------------------------------
+
+
+def f32_to_mxfp4(x: Tensor) -> Tensor:
+    """e2m1 codes float4_e2m1fn_x2 [..., K / 2] of numbers that are divided by their scales already."""
+    one = torch.full((1,) * x.dim(), 127, dtype=torch.uint8, device=x.device)
+    return mxfp4.pack(mxfp4.encode(x.float(), one)).view(DTYPES["fp4x2"])
+
+
+def mxfp4_to_f32(x: Tensor) -> Tensor:
+    """float32 [..., K] of e2m1 codes [..., K / 2]."""
+    return mxfp4.numbers(x).float()
+
+
+def e8m0_to_f32(scale_e8m0_biased: Tensor) -> Tensor:
+    """float32 of the bytes of scales; of 255, NaN."""
+    return mxfp4.scale_value(scale_e8m0_biased).float()
 
 
 # GEMMs ----------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from torch import Tensor
 from aiterlite.dispatch import Table
 from aiterlite.errors import ArgumentError
 from aiterlite.launch import calls as launches
-from aiterlite.ops import arguments, calls, operands
+from aiterlite.ops import arguments, calls, mxfp4, operands
 from aiterlite.ops.calls import Run
 from aiterlite.ops.operator import register
 from aiterlite.reference import quant as reference
@@ -74,6 +74,7 @@ def dynamic_per_group_scaled_quant(
     scale_layout_m32k4: bool = False,
 ) -> None:
     """Quantise groups of `group_size` neighbouring elements of each row, a scale for each; writes `out` and `scales`.
+    Where `out` is of float4_e2m1fn_x2 or uint8, to MXFP4: `dynamic_per_group_scaled_quant_fp4`.
 
     Args are those of `dynamic_per_token_scaled_quant`, and:
         scales: float32, contiguous, [..., K / group_size] or any shape of as many elements.
@@ -82,12 +83,17 @@ def dynamic_per_group_scaled_quant(
             the rows of a group follow each other without a gap.
         scale_layout_m32k4: has no kernel here.
 
-    4-bit outputs and scales of float8_e8m0fnu (MXFP4, MXFP8) have no kernel yet, and are refused.
+    8-bit outputs with scales of float8_e8m0fnu (MXFP8) have no kernel, and are refused.
 
     Source of the semantics: `aiter.dynamic_per_group_scaled_quant`. Raises as `dynamic_per_token_scaled_quant`.
     """
     if scale_layout_m32k4:
         raise ArgumentError(_GROUP, "scale_layout_m32k4", True, "False", "Scales are rows of float32.")
+    if out.dtype in mxfp4.CODES:
+        mxfp4.dynamic_per_group_scaled_quant_fp4(
+            out, input, scales, group_size, shuffle_scale, num_rows, num_rows_factor
+        )
+        return
     GROUP(out, input, scales, group_size, shuffle_scale, num_rows, num_rows_factor)
 
 
@@ -115,7 +121,7 @@ def static_per_tensor_quant(out: Tensor, input: Tensor, scale: Tensor) -> None:
 
 def check_code(op: str, name: str, dtype: torch.dtype) -> None:
     if dtype not in CODES.values():
-        remedy = "MXFP4 has no kernel yet." if "float4" in str(dtype) or dtype == torch.uint8 else ""
+        remedy = "MXFP4 is per_1x32: aiterlite.mxfp4." if dtype in mxfp4.CODES else ""
         raise ArgumentError(op, name, f"of dtype {dtype}", ", ".join(map(str, CODES.values())), remedy)
 
 
@@ -131,7 +137,7 @@ def _check(op: str, out: Tensor, input: Tensor, scales: Tensor, count: int, name
     operands.check_dtype(op, "input", input, _INPUTS)
     check_code(op, "out", out.dtype)
     if scales.dtype != torch.float32:
-        remedy = "Scales of 8 bits, of MXFP4 and MXFP8, have no kernel yet." if scales.itemsize == 1 else ""
+        remedy = "8-bit codes with scales of 8 bits, MXFP8, have no kernel." if scales.itemsize == 1 else ""
         raise ArgumentError(op, name, f"of dtype {scales.dtype}", "torch.float32", remedy)
     if scales.numel() != count:
         raise ArgumentError(op, name, f"of shape {list(scales.shape)}", f"{count} element{'s' * (count != 1)}")

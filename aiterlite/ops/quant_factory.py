@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from aiterlite.errors import ArgumentError
-from aiterlite.ops import calls, operands
+from aiterlite.ops import calls, mxfp4_factory, operands
 from aiterlite.ops.quant import (
     check_code,
     dynamic_per_group_scaled_quant,
@@ -66,7 +66,7 @@ def per_group_quant_hip(
     if scale_type != torch.float32 or scale_layout_m32k4:
         name = "scale_layout_m32k4" if scale_layout_m32k4 else "scale_type"
         got = scale_layout_m32k4 or scale_type
-        remedy = "Scales of 8 bits, of MXFP4 and MXFP8, have no kernel yet."
+        remedy = "Scales of 8 bits are those of MXFP4: per_1x32."
         raise ArgumentError(op, name, got, "rows of torch.float32", remedy)
     y = torch.empty(x.shape, dtype=quant_dtype, device=x.device)
     scales = torch.empty((*x.shape[:-1], x.shape[-1] // group_size), dtype=torch.float32, device=x.device)
@@ -207,20 +207,25 @@ _HIP: dict[QuantType, Callable[..., Any]] = {
     QuantType.No: _as_it_is,
     QuantType.per_Tensor: per_tensor_quant_hip,
     QuantType.per_Token: per_token_quant_hip,
+    QuantType.per_1x32: mxfp4_factory.per_1x32_mx_quant_hip,
     QuantType.per_1x128: functools.partial(per_group_quant_hip, group_size=128),
 }
+# Kernels too, where upstream has Triton: MXFP4 by another mode.
+_TRITON: dict[QuantType, Callable[..., Any]] = {**_HIP, QuantType.per_1x32: mxfp4_factory.per_1x32_f4_quant_triton}
 _TORCH: dict[QuantType, Callable[..., Any]] = {
     QuantType.No: _as_it_is,
     QuantType.per_Tensor: per_tensor_quant,
     QuantType.per_Token: pertoken_quant,
+    QuantType.per_1x32: mxfp4_factory.per_1x32_f4_quant,
     QuantType.per_1x128: per_block_quant_wrapper((1, 128))(pertoken_quant),
 }
 
 
 def get_hip_quant(qType: QuantType | int) -> Callable[..., Any]:  # noqa: N803 (upstream's name)
     """The kernels' function of (x, scale=None, quant_dtype=..., ...) -> (codes, scales) for a kind of quantisation:
-    `per_tensor_quant_hip`, `per_token_quant_hip`, `per_group_quant_hip`; of `No`, (x, None). That of a kind without
-    kernels, per_1x32 among them, raises `ArgumentError` when it is called."""
+    `per_tensor_quant_hip`, `per_token_quant_hip`, `per_group_quant_hip`, and of per_1x32 `per_1x32_mx_quant_hip`, whose
+    quant_dtype is float4_e2m1fn_x2 by default; of `No`, (x, None). That of a kind without kernels raises
+    `ArgumentError` when it is called."""
     return _HIP.get(QuantType(qType)) or functools.partial(_refuse, "get_hip_quant", QuantType(qType))
 
 
@@ -229,10 +234,14 @@ def get_torch_quant(qType: QuantType | int) -> Callable[..., Any]:  # noqa: N803
     return _TORCH.get(QuantType(qType)) or functools.partial(_refuse, "get_torch_quant", QuantType(qType))
 
 
+def get_triton_quant(qType: QuantType | int) -> Callable[..., Any]:  # noqa: N803 (upstream's name)
+    """`get_hip_quant`, but for per_1x32: `per_1x32_f4_quant_triton`, whose mode is Even."""
+    return _TRITON.get(QuantType(qType)) or functools.partial(_refuse, "get_triton_quant", QuantType(qType))
+
+
 def _refuse(function: str, kind: QuantType, *_: Any, **__: Any) -> None:
     allowed = ", ".join(other.name for other in _HIP)
     remedies = {
-        QuantType.per_1x32: "MXFP4 has no kernel yet: quantise per_1x128 to an e4m3 type.",
         QuantType.per_128x128: "It is a kind of weights: activations beside them are per_1x128.",
     }
     raise ArgumentError(function, "qType", kind.name, allowed, remedies.get(kind, "Quantise per_1x128."))

@@ -75,11 +75,16 @@ def unpack(packed: Tensor) -> Tensor:
     return torch.stack((both & 15, both >> 4), -1).flatten(-2)
 
 
+def numbers(packed: Tensor) -> Tensor:
+    """float64 of codes, without their scales."""
+    each = torch.tensor([sign * number for sign in (1.0, -1.0) for number in NUMBERS], dtype=torch.float64)
+    return each.to(packed.device)[unpack(packed).long()]
+
+
 def dequantise(packed: Tensor, scale: Tensor) -> Tensor:
     """float32 [..., K] of codes [..., K / 2] and scales [..., K / 32], of these types or as uint8. Exact, but for what
     is beyond the range of float32."""
-    numbers = torch.tensor([sign * number for sign in (1.0, -1.0) for number in NUMBERS], dtype=torch.float64)
-    values = numbers.to(packed.device)[unpack(packed).long()]
+    values = numbers(packed)
     blocks = values.view(*values.shape[:-1], values.shape[-1] // BLOCK, BLOCK)
     return (blocks * scale_value(scale).unsqueeze(-1)).flatten(-2).float()
 

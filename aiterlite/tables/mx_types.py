@@ -19,3 +19,15 @@ class MxScaleRoundMode(IntEnum):
 MX_DEFAULT_ROUND_MODE = MxScaleRoundMode.RoundUp
 # Elements that share a scale.
 BLOCK = 32
+
+
+def rule(mode: int) -> dict[str, int]:
+    """A mode as kernels have it (csrc/include/aiterlite/numeric/mxfp4_encode.h): `carry` takes fractions of a float32
+    from the mode's limit on to the next exponent; `least` is the least byte of a block that is not all zeros."""
+    carry, least = {
+        MxScaleRoundMode.RoundDown: (0, 0),
+        MxScaleRoundMode.RoundUp: (0x3FFFFF, 1),
+        MxScaleRoundMode.Even: (0x200000, 0),
+        MxScaleRoundMode.Ceil: (0x7FFFFF, 1),
+    }[MxScaleRoundMode(mode)]
+    return {"carry": carry, "least": least}

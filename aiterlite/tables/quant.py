@@ -37,8 +37,10 @@ class FormatsFit:
         code, scale = problem.out_dtype, problem.scale_dtype
         if code in CODES and scale == "fp32":
             return None
-        if code == "e2m1" or scale == "e8m0":
-            given = f"{code} with scales of {scale}: MXFP4 and MXFP8, per_1x32, have no kernel yet"
+        if code == "e2m1":
+            return Refusal("the output is e2m1, MXFP4, which is another operator's", "call quant_mxfp4")
+        if scale == "e8m0":
+            given = f"{code} with scales of {scale}: MXFP8 has no kernel"
             return Refusal(given, "quantise per_1x128 to an e4m3 type, whose scales are float32")
         return Refusal(f"the output is {code} with scales of {scale}; there are {', '.join(CODES)} with fp32")
 

@@ -1,8 +1,7 @@
 // act(gate) * up on a CPU: activation/args.h. A task is some rows; a row is made in chunks that lie on the stack. What
 // is quantised is the rounded result, as on a GPU: a row with one scale is made twice where it is longer than a chunk.
 #include <aiterlite/activation/args.h>
-#include <aiterlite/cpu/activation.h>
-#include <aiterlite/cpu/quantise.h>
+#include <aiterlite/cpu/gated.h>
 #include <aiterlite/host_abi.h>
 
 namespace {
@@ -16,51 +15,11 @@ constexpr float kLeastMaximum = 1e-10f;
 constexpr int64_t kTask = 8192;
 // Elements made at once; whole groups of any size.
 constexpr int64_t kChunk = 4096;
-enum { kSilu, kGelu, kGeluTanh };  // args.activation
-
-template <int kActivation>
-f32v activate(f32v x) {
-  if constexpr (kActivation == kSilu) return silu(x);
-  if constexpr (kActivation == kGelu) return gelu(x);
-  if constexpr (kActivation == kGeluTanh) return gelu_tanh(x);
-}
-
-template <class In, int kActivation>
-void make_vector(uint16_t* to, const uint16_t* gate, const uint16_t* up, float limit) {
-  f32v x = widen_in_order(In{}, gate), y = widen_in_order(In{}, up);
-  // Without a limit it is infinite, and nothing is beyond it.
-  x = x > limit ? f32v{} + limit : x;
-  y = y > limit ? f32v{} + limit : y < -limit ? f32v{} - limit : y;
-  const f32v made = activate<kActivation>(x) * y;
-  for (int i = 0; i < kLanes; ++i) to[i] = In::from_float(made[i]);
-}
-
-template <class In, int kActivation>
-void make_chunk(uint16_t* to, const uint16_t* gate, const uint16_t* up, int64_t count, float limit) {
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) make_vector<In, kActivation>(to + i, gate + i, up + i, limit);
-  if (i == count) return;
-  uint16_t last[3][kLanes] = {};
-  const size_t bytes = (count - i) * sizeof *to;
-  memcpy(last[0], gate + i, bytes);
-  memcpy(last[1], up + i, bytes);
-  make_vector<In, kActivation>(last[2], last[0], last[1], limit);
-  memcpy(to + i, last[2], bytes);
-}
-
 // Elements `first` on of a row.
 template <class In>
-__attribute__((noinline)) void make(const Args& args, uint16_t* to, int64_t row, int64_t first, int64_t count) {
+void make(const Args& args, uint16_t* to, int64_t row, int64_t first, int64_t count) {
   const auto* gate = static_cast<const uint16_t*>(args.x) + row * args.stride_x + first;
-  const uint16_t* up = gate + args.width;
-  const float limit = args.limit > 0.0f ? args.limit : __builtin_inff();
-  if (args.activation == kGelu) {
-    make_chunk<In, kGelu>(to, gate, up, count, limit);
-  } else if (args.activation == kGeluTanh) {
-    make_chunk<In, kGeluTanh>(to, gate, up, count, limit);
-  } else {
-    make_chunk<In, kSilu>(to, gate, up, count, limit);
-  }
+  gate_elements<In>(args.activation, to, gate, gate + args.width, count, args.limit);
 }
 
 int64_t chunk_at(const Args& args, int64_t first) { return args.width - first < kChunk ? args.width - first : kChunk; }

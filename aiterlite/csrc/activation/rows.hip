@@ -16,10 +16,8 @@
 // A grid that is on the chip all at once (AITERLITE_EARLY) fetches its rows before its predecessors have ended, and
 // lets its successors do so at once.
 #include <aiterlite/activation/args.h>
-#include <aiterlite/fused_moe/activation.h>
-#include <aiterlite/numeric/pack.h>
+#include <aiterlite/activation/gated.h>
 #include <aiterlite/overlap.h>
-#include <aiterlite/quant/strip.h>
 
 namespace {
 
@@ -31,50 +29,17 @@ using Out = AITERLITE_CODE;
 constexpr uint32_t kThreads = AITERLITE_THREADS, kLanes = AITERLITE_LANES, kTeams = kThreads / kLanes,
                    kWaves = kThreads / kWaveSize;
 constexpr uint32_t kGroup = AITERLITE_GROUP;  // 0: not quantised; 1: a scale a row
-constexpr int kActivation = AITERLITE_ACTIVATION, kSilu = 0, kGelu = 1, kGeluTanh = 2;
+constexpr int kActivation = AITERLITE_ACTIVATION;
 constexpr bool kAligned = AITERLITE_ALIGNED, kLimited = AITERLITE_LIMITED, kTransposed = AITERLITE_TRANSPOSED,
                kTwoPasses = AITERLITE_PASSES == 2, kEarly = AITERLITE_EARLY;
 constexpr bool kIsWorkgroup = kLanes > kWaveSize, kCodes = kGroup != 0, kOfGroups = kGroup > 1;
 constexpr uint32_t kGroupLanes = kOfGroups ? kGroup / 8 : 1;
-static_assert(kActivation == kSilu || kActivation == kGelu || kActivation == kGeluTanh,
-              "AITERLITE_ACTIVATION must be 0 (silu), 1 (gelu) or 2 (gelu_tanh)");
 static_assert(kIsWorkgroup ? kTeams == 1 : (kLanes & (kLanes - 1)) == 0, "a team is a power of two, or the workgroup");
 static_assert(kLanes % kGroupLanes == 0, "a group lies in one part of a strip");
 static_assert(kGroup == 1 || !(kIsWorkgroup || kTwoPasses), "only a row with one scale has a workgroup");
 
 using Piece = Strip<In, Out, kLanes, kAligned>;
 constexpr uint32_t kHeld = Piece::kElements, kLineElements = 128 / sizeof(In);
-
-AITERLITE_DEVICE float activate(float x) {
-  if constexpr (kActivation == kSilu) {
-    return fused_moe::times_sigmoid(x, 1.0f);
-  } else if constexpr (kActivation == kGelu) {
-    return 0.5f * x * (1.0f + fused_moe::error_function(x * 0.70710678f));
-  } else {
-    // x/2 (1 + tanh(u)) is x / (1 + e^-2u), u = sqrt(2 / pi) (x + 0.044715 x^3), which does not cancel below zero.
-    return fused_moe::times_sigmoid(x, 1.59576912f * __builtin_fmaf(0.044715f * x, x, 1.0f));
-  }
-}
-
-AITERLITE_DEVICE Vector16 made_of(const Vector16& gate, const Vector16& up, float limit) {
-  float x[8], y[8];
-  widen(In{}, gate, x);
-  widen(In{}, up, y);
-  if constexpr (kLimited) {
-    // Selected, so that a NaN stays one.
-#pragma unroll
-    for (uint32_t i = 0; i < 8; ++i) {
-      x[i] = x[i] > limit ? limit : x[i];
-      y[i] = y[i] > limit ? limit : y[i] < -limit ? -limit : y[i];
-    }
-  }
-#pragma unroll
-  for (uint32_t i = 0; i < 8; ++i) x[i] = activate(x[i]) * y[i];
-  Vector16 made;
-#pragma unroll
-  for (uint32_t i = 0; i < 4; ++i) made.word[i] = pack_pair(In{}, x[2 * i], x[2 * i + 1]);
-  return made;
-}
 
 }  // namespace
 
@@ -112,7 +77,8 @@ aiterlite_activation_rows(aiterlite_activation_args args) {
       y[i] = load_eight<kAligned, Reuse::kRow>(up, at, left, args.x);
     }
 #pragma unroll
-    for (uint32_t i = 0; i < 2; ++i) piece.part[i] = made_of(x[i], y[i], args.limit);
+    for (uint32_t i = 0; i < 2; ++i)
+      piece.part[i] = activation::gated<In, kActivation, kLimited>(x[i], y[i], args.limit);
   };
   make(begin);
   if constexpr (!kEarly && !kTwoPasses) admit_successors();

@@ -22,6 +22,11 @@ uint32_t greater_pair_of(uint32_t a, uint32_t b, const Widen& widen) {
 inline uint32_t greater_bf16_pair(uint32_t a, uint32_t b) { return greater_pair_of(a, b, Bf16Operand::decode); }
 inline uint32_t greater_fp16_pair(uint32_t a, uint32_t b) { return greater_pair_of(a, b, Fp16Operand::decode); }
 
+inline uint32_t greater_u16_pair(uint32_t a, uint32_t b) {
+  const uint32_t low = (a & 0xffff) > (b & 0xffff) ? a : b, high = a >> 16 > b >> 16 ? a : b;
+  return (low & 0xffff) | (high & 0xffff0000u);
+}
+
 template <uint32_t a, uint32_t b, uint32_t c, uint32_t d>
 uint32_t pick_bytes(uint32_t low, uint32_t high) {
   const uint64_t all = static_cast<uint64_t>(high) << 32 | low;

@@ -53,6 +53,12 @@ WordHalves both_halves_word(uint32_t value) {
   return {value, operand.result};
 }
 
+template <uint32_t kMask>
+uint32_t word_in_quad(uint32_t value) {
+  static_assert(kMask >= 1 && kMask <= 3, "word_in_quad: the mask is that of one of four lanes");
+  return take("word_in_quad", value, 0, [](uint32_t lane) { return lane ^ kMask; });
+}
+
 inline float max_from_lanes(float a, float b) { return fmaxf(a, b); }
 
 template <uint32_t kStep>

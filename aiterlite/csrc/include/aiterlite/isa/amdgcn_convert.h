@@ -26,6 +26,13 @@ inline constexpr bool kPairMaxima = false;
 AITERLITE_ABSENT(greater_bf16_pair, "AMD has no maximum of bf16; widen, and take that of floats")
 AITERLITE_ABSENT(greater_fp16_pair, "widen, and take the maximum of floats, as for bf16")
 
+// Of two words of two 16-bit numbers without a sign, the greater in each half.
+AITERLITE_DEVICE uint32_t greater_u16_pair(uint32_t a, uint32_t b) {
+  using Pair = uint16_t __attribute__((ext_vector_type(2)));
+  return __builtin_bit_cast(uint32_t,
+                            __builtin_elementwise_max(__builtin_bit_cast(Pair, a), __builtin_bit_cast(Pair, b)));
+}
+
 // Bytes a, b, c and d, lowest first, of the eight of `low` (0 to 3) and `high` (4 to 7).
 template <uint32_t a, uint32_t b, uint32_t c, uint32_t d>
 AITERLITE_DEVICE uint32_t pick_bytes(uint32_t low, uint32_t high) {

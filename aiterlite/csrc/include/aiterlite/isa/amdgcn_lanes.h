@@ -6,8 +6,9 @@ namespace aiterlite {
 
 namespace amdgcn {
 // Codes of DPP, by which an instruction's operand comes from a lane of the same row of 16, or of the row before.
-inline constexpr int kQuadSwapOnes = 0xb1, kQuadSwapTwos = 0x4e, kRowShiftUp = 0x110, kWaveShiftUp = 0x138,
-                     kRowMirror = 0x140, kRowHalfMirror = 0x141, kRowBroadcast15 = 0x142, kRowBroadcast31 = 0x143;
+inline constexpr int kQuadSwapOnes = 0xb1, kQuadSwapTwos = 0x4e, kQuadReversed = 0x1b, kRowShiftUp = 0x110,
+                     kWaveShiftUp = 0x138, kRowMirror = 0x140, kRowHalfMirror = 0x141, kRowBroadcast15 = 0x142,
+                     kRowBroadcast31 = 0x143;
 // Lanes without a source, or in rows that the mask leaves out, keep `without`.
 template <int kControl, int kRows = 0xf>
 AITERLITE_DEVICE uint32_t move_lanes(uint32_t value, uint32_t without) {
@@ -64,6 +65,16 @@ AITERLITE_DEVICE WordHalves both_halves_word(uint32_t value) {
   }
   if constexpr (kStep == 32) return {value, shuffle(value, (thread_id() ^ 32) % kWaveSize)};
 #endif
+}
+
+// The value of the lane whose number differs in the bits of kMask, 1, 2 or 3: another one of the same four.
+template <uint32_t kMask>
+AITERLITE_DEVICE uint32_t word_in_quad(uint32_t value) {
+  static_assert(kMask >= 1 && kMask <= 3, "word_in_quad: the mask is that of one of four lanes");
+  constexpr int kControl = kMask == 1   ? amdgcn::kQuadSwapOnes
+                           : kMask == 2 ? amdgcn::kQuadSwapTwos
+                                        : amdgcn::kQuadReversed;
+  return amdgcn::exchange_lanes<kControl>(value);
 }
 
 // The greater of a value and what an instruction here made of it; a NaN gives way to any number. Written out, since the

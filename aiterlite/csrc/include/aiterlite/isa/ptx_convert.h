@@ -62,6 +62,13 @@ AITERLITE_DEVICE uint32_t greater_fp16_pair(uint32_t a, uint32_t b) {
   return most;
 }
 
+// Of two words of two 16-bit numbers without a sign, the greater in each half.
+AITERLITE_DEVICE uint32_t greater_u16_pair(uint32_t a, uint32_t b) {
+  uint32_t most;
+  asm("max.u16x2 %0, %1, %2;" : "=r"(most) : "r"(a), "r"(b));
+  return most;
+}
+
 // Bytes a, b, c and d, lowest first, of the eight of `low` (0 to 3) and `high` (4 to 7).
 template <uint32_t a, uint32_t b, uint32_t c, uint32_t d>
 AITERLITE_DEVICE uint32_t pick_bytes(uint32_t low, uint32_t high) {

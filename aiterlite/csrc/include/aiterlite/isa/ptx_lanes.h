@@ -29,6 +29,13 @@ AITERLITE_DEVICE WordHalves both_halves_word(uint32_t value) {
   return {value, __shfl_xor_sync(kAllLanes, value, static_cast<int>(kStep))};
 }
 
+// The value of the lane whose number differs in the bits of kMask, 1, 2 or 3: another one of the same four.
+template <uint32_t kMask>
+AITERLITE_DEVICE uint32_t word_in_quad(uint32_t value) {
+  static_assert(kMask >= 1 && kMask <= 3, "word_in_quad: the mask is that of one of four lanes");
+  return __shfl_xor_sync(kAllLanes, value, static_cast<int>(kMask));
+}
+
 // The greater of a value and what an instruction here made of it; a NaN gives way to any number.
 AITERLITE_DEVICE float max_from_lanes(float a, float b) { return fmaxf(a, b); }
 

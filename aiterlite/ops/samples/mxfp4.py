@@ -1,0 +1,81 @@
+"""Samples of quantisation to MXFP4: normal random numbers, of which every row has a few large ones and a zero block."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aiterlite.ops import mxfp4 as ops
+from aiterlite.ops import operands
+from aiterlite.ops.direct import call
+from aiterlite.ops.samples import Exact, Sample, Tensors
+from aiterlite.ops.shuffle import shuffle_scale
+from aiterlite.reference import activation as gated
+from aiterlite.reference import mxfp4 as reference
+from aiterlite.tables.activation import ACTIVATIONS
+from aiterlite.tables.mx_types import BLOCK, MX_DEFAULT_ROUND_MODE
+from aiterlite.tables.mxfp4_quant import ACT_QUANT, DTYPES, LAYOUTS, QUANT, MxActProblem, MxQuantProblem
+
+
+def _x(problem: MxQuantProblem, seed: int, width: int) -> Tensor:
+    operands.check_choice("sample", "dtype", problem.dtype, DTYPES)
+    operands.check_choice("sample", "layout", problem.layout, LAYOUTS)
+    operands.check_choice("sample", "parted", problem.parted, (False,))
+    if width % BLOCK:
+        operands.check_choice("sample", "row_width", width, (width // BLOCK * BLOCK or BLOCK,))
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(problem.row_count, width, generator=generator)
+    x[:, :: max(1, width // 3)] *= 30
+    x[:, :BLOCK] = 0
+    return x.to(operands.DTYPES[problem.dtype])
+
+
+def _sample(
+    problem: MxQuantProblem, x: Tensor, made: Callable[[Tensor], Tensor], bind: Callable[..., functools.partial[Any]]
+) -> Sample:
+    """A call that writes into tensors of ones what quantising `made` of x gives."""
+    codes, scales = reference.quantise(made(x), MX_DEFAULT_ROUND_MODE)
+    if problem.layout == "shuffled":
+        shuffled = shuffle_scale(scales)
+        assert shuffled is not None
+        scales = torch.zeros(problem.row_tiles * 32, shuffled.shape[1], dtype=torch.uint8)
+        count = min(scales.numel(), shuffled.numel())
+        scales.view(-1)[:count] = shuffled.view(-1)[:count]
+    elif problem.layout == "columns":
+        scales = scales.T.contiguous().T
+    inputs = {"x": x, "codes": torch.ones_like(codes), "scales": torch.ones_like(scales)}
+    outputs = {"codes": Exact(codes), "scales": Exact(scales)}
+    baseline = lambda given: reference.quantise(made(given["x"]), MX_DEFAULT_ROUND_MODE)  # noqa: E731
+    return Sample(inputs, bind, (), outputs, baseline)
+
+
+def _quant(problem: MxQuantProblem, seed: int) -> Sample:
+    def bind(given: Tensors) -> functools.partial[Any]:
+        written = given["x"], given["codes"], given["scales"]
+        shuffled = problem.layout == "shuffled"
+        return functools.partial(ops.quantise, *written, MX_DEFAULT_ROUND_MODE, shuffled)
+
+    return _sample(problem, _x(problem, seed, problem.row_width), lambda x: x, bind)
+
+
+def _act(problem: MxActProblem, seed: int) -> Sample:
+    operands.check_choice("sample", "activation", problem.activation, ACTIVATIONS)
+
+    def bind(given: Tensors) -> functools.partial[Any]:
+        written = given["x"], given["codes"], given["scales"]
+        rest = problem.activation, int(MX_DEFAULT_ROUND_MODE), problem.layout == "shuffled"
+        return functools.partial(call, ops.ACT_QUANT, (*written, *rest), ())
+
+    generator = torch.Generator().manual_seed(seed + 1)
+    # Gates of which activations are the gates themselves, so that no result is halfway between two codes.
+    gates = torch.exp2(torch.randint(5, 8, (problem.row_count, problem.row_width), generator=generator).float())
+    ups = _x(problem, seed, problem.row_width)
+    x = torch.cat((gates.to(ups.dtype), ups), 1)
+    return _sample(problem, x, lambda x: gated.act_and_mul(x, problem.activation), bind)
+
+
+SAMPLES: dict[str, Callable[[Any, int], Sample]] = {QUANT: _quant, ACT_QUANT: _act}
