@@ -22,6 +22,29 @@ uint32_t greater_pair_of(uint32_t a, uint32_t b, const Widen& widen) {
 inline uint32_t greater_bf16_pair(uint32_t a, uint32_t b) { return greater_pair_of(a, b, Bf16Operand::decode); }
 inline uint32_t greater_fp16_pair(uint32_t a, uint32_t b) { return greater_pair_of(a, b, Fp16Operand::decode); }
 
+// Rounded once: a sum of two bf16 that are 2^16 apart or less is exact in a float, and others round the same way twice.
+inline constexpr bool kBf16Pairs = AITERLITE_NVIDIA;
+template <class Op>
+uint32_t of_bf16_pair(uint32_t a, uint32_t b, const Op& op) {
+  uint32_t found = 0;
+  for (uint32_t shift = 0; shift < 32; shift += 16) {
+    const float x = Bf16Operand::decode(a >> shift & 0xffff), y = Bf16Operand::decode(b >> shift & 0xffff);
+    const auto bits = __builtin_bit_cast(uint32_t, op(x, y));
+    const uint32_t nearest = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    found |= ((bits & 0x7fffffff) > 0x7f800000 ? 0x7fff : nearest) << shift;
+  }
+  return found;
+}
+inline uint32_t multiply_bf16_pair(uint32_t a, uint32_t b) {
+  return of_bf16_pair(a, b, [](float x, float y) { return x * y; });
+}
+inline uint32_t add_bf16_pair(uint32_t a, uint32_t b) {
+  return of_bf16_pair(a, b, [](float x, float y) { return x + y; });
+}
+inline uint32_t lesser_bf16_pair(uint32_t a, uint32_t b) {
+  return of_bf16_pair(a, b, [](float x, float y) { return fminf(x, y); });
+}
+
 inline uint32_t greater_u16_pair(uint32_t a, uint32_t b) {
   const uint32_t low = (a & 0xffff) > (b & 0xffff) ? a : b, high = a >> 16 > b >> 16 ? a : b;
   return (low & 0xffff) | (high & 0xffff0000u);

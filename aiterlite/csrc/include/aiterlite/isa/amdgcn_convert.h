@@ -26,6 +26,11 @@ inline constexpr bool kPairMaxima = false;
 AITERLITE_ABSENT(greater_bf16_pair, "AMD has no maximum of bf16; widen, and take that of floats")
 AITERLITE_ABSENT(greater_fp16_pair, "widen, and take the maximum of floats, as for bf16")
 
+inline constexpr bool kBf16Pairs = false;
+AITERLITE_ABSENT(multiply_bf16_pair, "AMD has no arithmetic of bf16; widen")
+AITERLITE_ABSENT(add_bf16_pair, "AMD has no arithmetic of bf16; widen")
+AITERLITE_ABSENT(lesser_bf16_pair, "AMD has no arithmetic of bf16; widen")
+
 // Of two words of two 16-bit numbers without a sign, the greater in each half.
 AITERLITE_DEVICE uint32_t greater_u16_pair(uint32_t a, uint32_t b) {
   using Pair = uint16_t __attribute__((ext_vector_type(2)));

@@ -62,6 +62,25 @@ AITERLITE_DEVICE uint32_t greater_fp16_pair(uint32_t a, uint32_t b) {
   return most;
 }
 
+// Products, sums and the lesser of two bf16, in each half of a word; products and sums are rounded to nearest even.
+// Subnormal numbers count; in the lesser a NaN gives way to any number.
+inline constexpr bool kBf16Pairs = true;
+AITERLITE_DEVICE uint32_t multiply_bf16_pair(uint32_t a, uint32_t b) {
+  uint32_t product;
+  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
+  return product;
+}
+AITERLITE_DEVICE uint32_t add_bf16_pair(uint32_t a, uint32_t b) {
+  uint32_t sum;
+  asm("add.rn.bf16x2 %0, %1, %2;" : "=r"(sum) : "r"(a), "r"(b));
+  return sum;
+}
+AITERLITE_DEVICE uint32_t lesser_bf16_pair(uint32_t a, uint32_t b) {
+  uint32_t least;
+  asm("min.bf16x2 %0, %1, %2;" : "=r"(least) : "r"(a), "r"(b));
+  return least;
+}
+
 // Of two words of two 16-bit numbers without a sign, the greater in each half.
 AITERLITE_DEVICE uint32_t greater_u16_pair(uint32_t a, uint32_t b) {
   uint32_t most;

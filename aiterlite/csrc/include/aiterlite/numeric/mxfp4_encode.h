@@ -61,9 +61,32 @@ AITERLITE_DEVICE uint32_t signs_of_eight(const Vector16& v) {
   return (low >> 4 & 0x08080808u) | (high & 0x80808080u);
 }
 
+// The same of two bf16, whose arithmetic has all the places that codes need; codes are at bits 0 and 16. A template,
+// since a target without these may not name them.
+template <class Word>
+AITERLITE_DEVICE Word encode_pair_e2m1(Word magnitudes, Word half_reciprocals) {
+  const Word value = lesser_bf16_pair(multiply_bf16_pair(magnitudes, half_reciprocals), Word{0x40404040u});
+  const Word binade = greater_bf16_pair(value, Word{0x3f003f00u}) & 0x7f807f80u;
+  const Word rounded = add_bf16_pair(value, binade + 0x03000300u);
+  return (rounded & 0x00070007u) + (rounded >> 6 & 0x00060006u);
+}
+
+template <class In>
+inline constexpr bool kInPairs = false;
+template <>
+inline constexpr bool kInPairs<bf16> = kBf16Pairs;
+
 // Eight elements as codes, the first in the lowest four bits.
 template <class In>
 AITERLITE_DEVICE uint32_t encode_eight_e2m1(const Vector16& v, float half_reciprocal) {
+  if constexpr (kInPairs<In>) {
+    const uint32_t upper = __builtin_bit_cast(uint32_t, half_reciprocal) >> 16, both = upper << 16 | upper;
+    uint32_t pair[4];
+#pragma unroll
+    for (uint32_t i = 0; i < 4; ++i) pair[i] = encode_pair_e2m1<uint32_t>(v.word[i] & 0x7fff7fffu, both);
+    const uint32_t first = pair[0] | pair[1] << 8, second = pair[2] | pair[3] << 8;
+    return pick_bytes<0, 1, 4, 5>(first, second) | pick_bytes<2, 3, 6, 7>(first, second) << 4 | signs_of_eight(v);
+  }
   uint32_t codes = 0;
 #pragma unroll
   for (uint32_t i = 8; i-- > 0;) {
