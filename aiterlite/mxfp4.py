@@ -17,6 +17,7 @@ from aiterlite.ops.mxfp4_factory import (
     quant_mxfp4_hip,
     utility_dynamic_mxfp4_quant,
 )
+from aiterlite.ops.mxfp4_norm import fused_rms_mxfp4_quant
 from aiterlite.ops.shuffle import e8m0_shuffle, shuffle_scale, shuffle_weight, unshuffle_scale, unshuffle_weight
 from aiterlite.tables.mx_types import MX_DEFAULT_ROUND_MODE, MxScaleRoundMode
 
@@ -28,6 +29,7 @@ __all__ = [
     "dynamic_per_group_scaled_quant_fp4",
     "e8m0_shuffle",
     "fused_flatten_mxfp4_quant",
+    "fused_rms_mxfp4_quant",
     "per_1x32_f4_quant",
     "per_1x32_f4_quant_hip",
     "per_1x32_f4_quant_triton",

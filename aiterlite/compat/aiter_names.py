@@ -164,6 +164,7 @@ NAMES = (
     Name("dynamic_mxfp4_quant", f"{_TRITON}quant {_TRITON}quant.quant", _MXFP4, _WHOLE),
     Name("dynamic_mxfp4_quant", _FP4_UTILS, _MXFP4, _WHOLE, "utility_dynamic_mxfp4_quant"),
     Name("fused_flatten_mxfp4_quant", _MX_FUSED, _MXFP4, _WHOLE),
+    Name("fused_rms_mxfp4_quant", _MX_FUSED, _MXFP4, _WHOLE),
     Name("act_mul_and_mxfp4_quant", _TRITON + "activation", _MXFP4, _WHOLE),
     Name("e8m0_shuffle", _FP4_UTILS, _MXFP4),
     Name("shuffle_scale", _OPS + "shuffle", _MXFP4, "no interleaved gates"),

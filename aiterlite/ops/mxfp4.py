@@ -157,7 +157,7 @@ def check_input(op: str, name: str, input: Tensor, halves: int = 1) -> None:
     operands.check_dense(op, **{name: input})
 
 
-def _check_results(op: str, input: Tensor, out: Tensor, scale: Tensor, rows: int, width: int, shuffle: bool) -> None:
+def check_results(op: str, input: Tensor, out: Tensor, scale: Tensor, rows: int, width: int, shuffle: bool) -> None:
     operands.check_dtype(op, "out_packed", out, CODES)
     operands.check_dtype(op, "out_scale", scale, SCALES)
     if out.numel() != rows * width // 2:
@@ -224,20 +224,17 @@ def _prepare(
     if not rows or not width:
         return None
     blocks = width // BLOCK
-    strides = (scale.stride(0), scale.stride(1)) if scale.dim() == 2 and not shuffle else (blocks, 1)
-    columns = strides[0] == 1 and blocks > 1 and rows > 1
+    layout, scale_rows, strides = lying(table.op, scale, blocks, shuffle)
     apart = x.stride(0) % 8 == 0 or rows == 1
     values: dict[str, Any] = {
         "row_count": rows,
         "row_width": width,
         "dtype": operands.dtype_name(x.dtype),
-        "layout": "shuffled" if shuffle else "columns" if columns else "rows",
-        "scale_rows": scale.numel() // (-(-blocks // SCALE_BLOCKS) * SCALE_BLOCKS) if shuffle else 0,
+        "layout": layout,
+        "scale_rows": scale_rows,
         "parted": bool(parts),
         "aligned": apart and sizes.get("stride_part", 0) % 8 == 0 and x.data_ptr() % 16 == out.data_ptr() % 16 == 0,
     }
-    if shuffle and scale.data_ptr() % 16:
-        raise ArgumentError(table.op, "out_scale", "at no multiple of 16 bytes", "one that is", "Clone it.")
     problem = MxActProblem(**values, activation=activation) if activation else MxQuantProblem(**values)
     decision = calls.decide(table, problem, calls.persona_of(table.op, x.device))
     given = {
@@ -251,6 +248,17 @@ def _prepare(
         **sizes,
     }
     return launches.prepare(decision, x.device, _NAMES, given, absent)
+
+
+def lying(op: str, scale: Tensor, blocks: int, shuffle: bool) -> tuple[str, int, tuple[int, int]]:
+    """How scales lie: the layout, the rows of shuffled ones, padding included, and strides of a row and a block."""
+    if shuffle:
+        if scale.data_ptr() % 16:
+            raise ArgumentError(op, "out_scale", "at no multiple of 16 bytes", "one that is", "Clone it.")
+        return "shuffled", scale.numel() // (-(-blocks // SCALE_BLOCKS) * SCALE_BLOCKS), (0, 0)
+    strides = (scale.stride(0), scale.stride(1)) if scale.dim() == 2 else (blocks, 1)
+    columns = strides[0] == 1 and scale.dim() == 2 and min(scale.shape) > 1
+    return "columns" if columns else "rows", 0, strides
 
 
 def _parts(input: Tensor) -> dict[str, int]:
@@ -277,7 +285,7 @@ def _fake_quant(
         operands.check_dims(op, "input", input, 3, "[M, N1, N2]")
     rows = input.shape[0] if flatten else operands.rows_of(input)
     width = input.shape[1] * input.shape[2] if flatten else input.shape[-1]
-    _check_results(op, input, out_packed, out_scale, rows, width, shuffle)
+    check_results(op, input, out_packed, out_scale, rows, width, shuffle)
     _check_live(op, input, num_rows, num_rows_factor)
 
 
@@ -316,7 +324,7 @@ def _fake_act(
     check_input(op, "x", input, 2)
     operands.check_choice(op, "activation", activation, ACTIVATIONS)
     rows, width = operands.rows_of(input), input.shape[-1] // 2
-    _check_results(op, input, out_packed, out_scale, rows, width, shuffle)
+    check_results(op, input, out_packed, out_scale, rows, width, shuffle)
 
 
 def _prepare_act(

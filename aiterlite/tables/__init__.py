@@ -16,7 +16,7 @@ from aiterlite.tables.gemm_a8w8 import FAMILY as GEMM_A8W8
 from aiterlite.tables.gemm_family import FAMILY as GEMM
 from aiterlite.tables.mla_family import FAMILY as MLA
 from aiterlite.tables.moe_sorting import FAMILY as MOE_SORTING
-from aiterlite.tables.mxfp4_quant import FAMILY as MXFP4_QUANT
+from aiterlite.tables.mxfp4_family import FAMILY as MXFP4_QUANT
 from aiterlite.tables.norm import FAMILY as NORM
 from aiterlite.tables.norm_pair import FAMILY as NORM_PAIR
 from aiterlite.tables.quant_family import FAMILY as QUANT

@@ -15,7 +15,6 @@ from aiterlite.jit.arguments import ArgumentStruct
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel, Value, along_x, overlap_defines
 from aiterlite.tables.activation import ACTIVATIONS
-from aiterlite.tables.family import Family
 from aiterlite.tables.mx_types import BLOCK
 from aiterlite.tables.quant_plan import division
 from aiterlite.target import Persona
@@ -121,9 +120,10 @@ def _activation(problem: MxQuantProblem) -> int:
 
 
 def host_unit(target: str) -> Unit:
-    """The family's CPU implementation, a symbol for each type."""
-    symbols = tuple(f"aiterlite_mxfp4_quantise_cpu_{dtype}" for dtype in DTYPES)
-    return Unit("mxfp4", ("csrc/mxfp4/quantise.cpp",), target, symbols=symbols)
+    """The family's CPU implementation, a symbol for each kind and type."""
+    kinds = ("quantise", "norm")
+    symbols = tuple(f"aiterlite_mxfp4_{kind}_cpu_{dtype}" for kind in kinds for dtype in DTYPES)
+    return Unit("mxfp4", tuple(f"csrc/mxfp4/{kind}.cpp" for kind in kinds), target, symbols=symbols)
 
 
 def _cpu(problem: MxQuantProblem, persona: Persona, _: Any) -> tuple[Kernel, ...]:
@@ -183,11 +183,3 @@ def _table(op: str, problem: type, width: int, *extra: Any) -> Table:
 # DeepSeek-R1's hidden size and its shared expert, for decode, a batch of it, and prefill.
 QUANT_TABLE = _table(QUANT, MxQuantProblem, 7168)
 ACT_QUANT_TABLE = _table(ACT_QUANT, MxActProblem, 2048, OneOf("activation", ACTIVATIONS))
-
-FAMILY = Family(
-    name="mxfp4_quant",
-    tables=(QUANT_TABLE, ACT_QUANT_TABLE),
-    ops=("aiterlite.ops.mxfp4",),
-    samples="aiterlite.ops.samples.mxfp4",
-    public={"MxScaleRoundMode": "aiterlite.tables.mx_types"},
-)

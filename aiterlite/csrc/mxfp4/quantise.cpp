@@ -2,6 +2,7 @@
 // row is taken in chunks: blocks of it that lie beside each other, or what an activation makes of them, on the stack.
 #include <aiterlite/cpu/gated.h>
 #include <aiterlite/cpu/mxfp4.h>
+#include <aiterlite/cpu/mxfp4_scale.h>
 #include <aiterlite/host_abi.h>
 #include <aiterlite/mxfp4/quant_args.h>
 
@@ -13,26 +14,18 @@ using Args = aiterlite_mxfp4_quant_args;
 // Elements below which a thread of its own costs more than it saves.
 constexpr int64_t kTask = 32768;
 constexpr int64_t kChunk = 128;  // blocks
-constexpr int64_t kTileRows = 32, kTileBlocks = 8, kTileBytes = 256;
-enum { kShuffled = 2 };  // args.layout
 
 struct Call {
   const Args* args;
   int64_t live;
 };
 
-int64_t scale_at(const Args& args, int64_t row, int64_t block) {
-  if (args.layout != kShuffled) return row * args.stride_row + block * args.stride_block;
-  const int64_t tile = row / kTileRows * args.block_tiles + block / kTileBlocks;
-  const int64_t r = row % kTileRows, b = block % kTileBlocks;
-  return tile * kTileBytes + b % 4 * 64 + r % 16 * 4 + b / 4 * 2 + r / 16;
-}
-
 template <class In>
 void run_row(const Args& args, int64_t row) {
   const auto* x = static_cast<const uint16_t*>(args.x) + row * args.stride_x;
   auto* out = static_cast<uint8_t*>(args.out) + row * args.blocks * (kMxBlock / 2);
   auto* scales = static_cast<uint8_t*>(args.scales);
+  const MxScalePlaces places = {args.layout == kShuffledScales, args.stride_row, args.stride_block, args.block_tiles};
   uint8_t bytes[kChunk];
   uint16_t made[kChunk * kMxBlock];
   int64_t count = 0;
@@ -46,7 +39,7 @@ void run_row(const Args& args, int64_t row) {
       from = made;
     }
     encode_blocks<In>(out + block * (kMxBlock / 2), bytes, from, count, args.carry, args.least);
-    for (int64_t i = 0; i < count; ++i) scales[scale_at(args, row, block + i)] = bytes[i];
+    for (int64_t i = 0; i < count; ++i) scales[places.at(row, block + i)] = bytes[i];
   }
 }
 
@@ -60,10 +53,10 @@ void run_rows(int64_t begin, int64_t end, void* context) {
 template <class In>
 void run_tiles(int64_t begin, int64_t end, void* context) {
   const auto& call = *static_cast<const Call*>(context);
-  const int64_t bytes = call.args->block_tiles * kTileBytes;
+  const int64_t bytes = call.args->block_tiles * kScaleTileBytes;
   memset(static_cast<uint8_t*>(call.args->scales) + begin * bytes, 0, (end - begin) * bytes);
-  const int64_t last = end * kTileRows < call.live ? end * kTileRows : call.live;
-  for (int64_t row = begin * kTileRows; row < last; ++row) run_row<In>(*call.args, row);
+  const int64_t last = end * kScaleTileRows < call.live ? end * kScaleTileRows : call.live;
+  for (int64_t row = begin * kScaleTileRows; row < last; ++row) run_row<In>(*call.args, row);
 }
 
 template <class In>
@@ -74,8 +67,8 @@ int32_t quantise(const Args& args, parallel_for_t parallel_for) {
     call.live = asked < 0 ? 0 : asked < args.rows ? asked : args.rows;
   }
   const int64_t width = int64_t{args.blocks} * kMxBlock, rows = width < kTask ? kTask / width : 1;
-  if (args.layout == kShuffled) {
-    return parallel_for(0, args.row_tiles, (rows + kTileRows - 1) / kTileRows, run_tiles<In>, &call);
+  if (args.layout == kShuffledScales) {
+    return parallel_for(0, args.row_tiles, (rows + kScaleTileRows - 1) / kScaleTileRows, run_tiles<In>, &call);
   }
   return call.live == 0 ? 0 : parallel_for(0, call.live, rows, run_rows<In>, &call);
 }

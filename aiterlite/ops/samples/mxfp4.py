@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from aiterlite.ops import mxfp4 as ops
+from aiterlite.ops import mxfp4_norm as norms
 from aiterlite.ops import operands
 from aiterlite.ops.direct import call
 from aiterlite.ops.samples import Exact, Sample, Tensors
@@ -18,7 +19,8 @@ from aiterlite.reference import activation as gated
 from aiterlite.reference import mxfp4 as reference
 from aiterlite.tables.activation import ACTIVATIONS
 from aiterlite.tables.mx_types import BLOCK, MX_DEFAULT_ROUND_MODE
-from aiterlite.tables.mxfp4_quant import ACT_QUANT, DTYPES, LAYOUTS, QUANT, MxActProblem, MxQuantProblem
+from aiterlite.tables.mxfp4_norm import RMS_QUANT, MxNormProblem
+from aiterlite.tables.mxfp4_quant import ACT_QUANT, DTYPES, LAYOUTS, QUANT, TILE_ROWS, MxActProblem, MxQuantProblem
 
 
 def _x(problem: MxQuantProblem, seed: int, width: int) -> Tensor:
@@ -39,18 +41,24 @@ def _sample(
 ) -> Sample:
     """A call that writes into tensors of ones what quantising `made` of x gives."""
     codes, scales = reference.quantise(made(x), MX_DEFAULT_ROUND_MODE)
-    if problem.layout == "shuffled":
-        shuffled = shuffle_scale(scales)
-        assert shuffled is not None
-        scales = torch.zeros(problem.row_tiles * 32, shuffled.shape[1], dtype=torch.uint8)
-        count = min(scales.numel(), shuffled.numel())
-        scales.view(-1)[:count] = shuffled.view(-1)[:count]
-    elif problem.layout == "columns":
-        scales = scales.T.contiguous().T
+    scales = _lying(problem, problem.row_tiles * TILE_ROWS, scales)
     inputs = {"x": x, "codes": torch.ones_like(codes), "scales": torch.ones_like(scales)}
     outputs = {"codes": Exact(codes), "scales": Exact(scales)}
     baseline = lambda given: reference.quantise(made(given["x"]), MX_DEFAULT_ROUND_MODE)  # noqa: E731
     return Sample(inputs, bind, (), outputs, baseline)
+
+
+def _lying(problem: MxQuantProblem | MxNormProblem, rows: int, scales: Tensor) -> Tensor:
+    """Scales as a problem's layout has them, shuffled in tiles of `rows` rows."""
+    if problem.layout == "columns":
+        return scales.T.contiguous().T
+    shuffled = shuffle_scale(scales) if problem.layout == "shuffled" else None
+    if shuffled is None:
+        return scales
+    found = torch.zeros(rows, shuffled.shape[1], dtype=torch.uint8)
+    count = min(found.numel(), shuffled.numel())
+    found.view(-1)[:count] = shuffled.view(-1)[:count]
+    return found
 
 
 def _quant(problem: MxQuantProblem, seed: int) -> Sample:
@@ -78,4 +86,32 @@ def _act(problem: MxActProblem, seed: int) -> Sample:
     return _sample(problem, x, lambda x: gated.act_and_mul(x, problem.activation), bind)
 
 
-SAMPLES: dict[str, Callable[[Any, int], Sample]] = {QUANT: _quant, ACT_QUANT: _act}
+def _rms(problem: MxNormProblem, seed: int) -> Sample:
+    """Rows whose roots are exact, of 1 and -1, and weights of few bits: no norm is near a rounding."""
+    generator = torch.Generator().manual_seed(seed)
+    dtype = operands.DTYPES[problem.dtype] if problem.dtype in DTYPES else torch.float32
+    shape = problem.row_count, problem.row_width
+    x = (torch.randint(0, 2, shape, generator=generator).float() * 2 - 1).to(dtype)
+    like = MxQuantProblem(1, problem.row_width, problem.dtype, problem.layout)
+    weight = _x(like, seed, problem.row_width)[0]
+    residual = torch.zeros_like(x) if problem.add else None
+    outputs: dict[str, Exact] = {}
+    if problem.add:
+        outputs["sum"] = Exact(x)
+    norm = (x.float() * weight.float()).to(dtype)
+    if problem.plain:
+        outputs["plain"] = Exact(norm)
+    codes, scales = reference.quantise(norm, MX_DEFAULT_ROUND_MODE)
+    outputs |= {"codes": Exact(codes), "scales": Exact(_lying(problem, problem.rows_of_scales, scales))}
+    inputs = {"x": x, "weight": weight, **({"residual": residual} if residual is not None else {})}
+    inputs |= {name: torch.ones_like(output.value) for name, output in outputs.items()}
+
+    def bind(given: Tensors) -> functools.partial[Any]:
+        written = [given.get(name) for name in ("residual", "sum", "plain")]
+        rest = given["codes"], given["scales"], int(MX_DEFAULT_ROUND_MODE), problem.layout == "shuffled"
+        return functools.partial(call, norms.QUANT, (given["x"], given["weight"], 0.0, *written, *rest), ())
+
+    return Sample(inputs, bind, (), outputs, lambda given: reference.quantise(norm, MX_DEFAULT_ROUND_MODE))
+
+
+SAMPLES: dict[str, Callable[[Any, int], Sample]] = {QUANT: _quant, ACT_QUANT: _act, RMS_QUANT: _rms}

@@ -65,6 +65,7 @@ AITERLITE_ABSENT(native_unpack_fp8_to_fp16, "the simulation has no such instruct
 
 inline float clamp(float x, float least, float most) { return fminf(fmaxf(x, least), most); }
 
+inline float product_apart(float product) { return product; }
 inline uint32_t native_pack_fp16(float a, float b) {
   return float_to_half_bits(a) | static_cast<uint32_t>(float_to_half_bits(b)) << 16;
 }

@@ -42,7 +42,7 @@ AITERLITE_DEVICE Vector16 gated(const Vector16& gate, const Vector16& up, [[mayb
   for (uint32_t i = 0; i < 8; ++i) x[i] = activate<kActivation>(x[i]) * y[i];
   Vector16 made;
 #pragma unroll
-  for (uint32_t i = 0; i < 4; ++i) made.word[i] = pack_pair(In{}, x[2 * i], x[2 * i + 1]);
+  for (uint32_t i = 0; i < 4; ++i) made.word[i] = pack_products(In{}, x[2 * i], x[2 * i + 1]);
   return made;
 }
 

@@ -88,6 +88,12 @@ AITERLITE_DEVICE uint32_t native_pack_bf16(float a, float b) {
   return __builtin_bit_cast(uint32_t, __builtin_convertvector(Floats2{a, b}, Bfloats2));
 }
 #endif
+// A product that is not converted in one instruction with its multiplication: the compiler has that one add +0, which
+// makes 0 of -0.
+AITERLITE_DEVICE float product_apart(float product) {
+  asm("" : "+v"(product));
+  return product;
+}
 AITERLITE_DEVICE uint32_t native_pack_fp16(float a, float b) {
   return float_to_half_bits(a) | static_cast<uint32_t>(float_to_half_bits(b)) << 16;
 }

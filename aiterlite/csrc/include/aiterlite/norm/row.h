@@ -41,13 +41,13 @@ AITERLITE_DEVICE Vector16 normalised(const Vector16& h, const Vector16& weight, 
   for (float& one : value) one *= by;
   if constexpr (kSensitive) {
 #pragma unroll
-    for (uint32_t i = 0; i < 4; ++i) result.word[i] = pack_pair(In{}, value[2 * i], value[2 * i + 1]);
+    for (uint32_t i = 0; i < 4; ++i) result.word[i] = pack_products(In{}, value[2 * i], value[2 * i + 1]);
     quant::widen(In{}, result, value);
   }
 #pragma unroll
   for (uint32_t i = 0; i < 8; ++i) value[i] *= kGemma ? factor[i] + 1.0f : factor[i];
 #pragma unroll
-  for (uint32_t i = 0; i < 4; ++i) result.word[i] = pack_pair(In{}, value[2 * i], value[2 * i + 1]);
+  for (uint32_t i = 0; i < 4; ++i) result.word[i] = pack_products(In{}, value[2 * i], value[2 * i + 1]);
   return result;
 }
 

@@ -21,4 +21,10 @@ AITERLITE_DEVICE uint32_t pack_pair(bf16, float low, float high) {
 #endif
 }
 
+// Of two products, whose zeros keep their signs.
+AITERLITE_DEVICE uint32_t pack_products(fp16, float low, float high) {
+  return native_pack_fp16(product_apart(low), product_apart(high));
+}
+AITERLITE_DEVICE uint32_t pack_products(bf16, float low, float high) { return pack_pair(bf16{}, low, high); }
+
 }  // namespace aiterlite

@@ -1,0 +1,14 @@
+"""Quantisation to MXFP4 as a family: of rows, of gated activations, of RMSNorm."""
+
+from __future__ import annotations
+
+from aiterlite.tables import mxfp4_norm, mxfp4_quant
+from aiterlite.tables.family import Family
+
+FAMILY = Family(
+    name="mxfp4_quant",
+    tables=(mxfp4_quant.QUANT_TABLE, mxfp4_quant.ACT_QUANT_TABLE, mxfp4_norm.RMS_QUANT_TABLE),
+    ops=("aiterlite.ops.mxfp4", "aiterlite.ops.mxfp4_norm"),
+    samples="aiterlite.ops.samples.mxfp4",
+    public={"MxScaleRoundMode": "aiterlite.tables.mx_types"},
+)
