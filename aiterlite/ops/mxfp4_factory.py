@@ -140,7 +140,7 @@ def dynamic_mxfp4_quant(x: Tensor, scaling_mode: str = "even") -> Quantised:
     power of two. `utility_dynamic_mxfp4_quant` is the function of the same name in `aiter.utility.fp4_utils`.
     """
     op = "dynamic_mxfp4_quant"
-    mode = _scaling(op, scaling_mode)
+    mode = scaling(op, scaling_mode)
     operands.check_dims(op, "x", x, 2, "[M, K]")
     check_input(op, "x", x)
     codes = torch.empty((x.shape[0], x.shape[1] // 2), dtype=torch.uint8, device=x.device)
@@ -156,7 +156,7 @@ def utility_dynamic_mxfp4_quant(x: Tensor, scaling_mode: str = "even", shuffle: 
     Source of the semantics: `aiter.utility.fp4_utils.dynamic_mxfp4_quant`.
     """
     op = "dynamic_mxfp4_quant"
-    mode = _scaling(op, scaling_mode)
+    mode = scaling(op, scaling_mode)
     operands.check_dims(op, "x", x, 2, "[M, K]")
     return _quantised(op, x, FP4, E8M0, mode, shuffle)
 
@@ -209,7 +209,7 @@ def act_mul_and_mxfp4_quant(
     Source of the semantics: `aiter.ops.triton.activation.act_mul_and_mxfp4_quant`, which quantises before it rounds.
     """
     op = tables.ACT_QUANT
-    mode = _scaling(op, scaling_mode)
+    mode = scaling(op, scaling_mode)
     operands.check_dims(op, "x", x, 2, "[M, 2 d]")
     check_input(op, "x", x, 2)
     width = x.shape[1] // 2
@@ -264,6 +264,6 @@ def _check_kind(op: str, scale: Tensor | None, quant_dtype: torch.dtype) -> None
         raise ArgumentError(op, "quant_dtype", quant_dtype, f"{FP4}, torch.uint8", remedy)
 
 
-def _scaling(op: str, scaling_mode: str) -> int:
+def scaling(op: str, scaling_mode: str) -> int:
     operands.check_choice(op, "scaling_mode", scaling_mode, tuple(SCALING_MODES))
     return int(SCALING_MODES[scaling_mode])

@@ -123,15 +123,16 @@ def host_unit(target: str) -> Unit:
     """The family's CPU implementation, a symbol for each kind and type."""
     kinds = ("quantise", "norm")
     symbols = tuple(f"aiterlite_mxfp4_{kind}_cpu_{dtype}" for kind in kinds for dtype in DTYPES)
-    return Unit("mxfp4", tuple(f"csrc/mxfp4/{kind}.cpp" for kind in kinds), target, symbols=symbols)
+    sources = tuple(f"csrc/mxfp4/{kind}.cpp" for kind in (*kinds, "sort"))
+    return Unit("mxfp4", sources, target, symbols=(*symbols, "aiterlite_mxfp4_sort_cpu"))
 
 
-def _cpu(problem: MxQuantProblem, persona: Persona, _: Any) -> tuple[Kernel, ...]:
+def cpu_kernels(problem: MxQuantProblem, persona: Persona, _: Any) -> tuple[Kernel, ...]:
     symbol = f"aiterlite_mxfp4_quantise_cpu_{problem.dtype}"
     return (Kernel(host_unit(persona.target), symbol, ARGS, args=_args(problem)),)
 
 
-def _gpu(problem: MxQuantProblem, persona: Persona, plan: MxQuantPlan) -> tuple[Kernel, ...]:
+def gpu_kernels(problem: MxQuantProblem, persona: Persona, plan: MxQuantPlan) -> tuple[Kernel, ...]:
     overlaps = overlap_defines(persona.target)
     activation = _activation(problem)
     values: dict[str, object] = {
@@ -171,9 +172,9 @@ def _table(op: str, problem: type, width: int, *extra: Any) -> Table:
         op,
         problem,
         (
-            Row("cpu", "host", (Targets(("cpu-*",)), *requires), kernels=_cpu),
-            Row("lanes", "hip", (Targets(("gfx942", "gfx950")), *requires), 0, plan, _gpu),
-            Row("warps", "cuda", (Targets(("sm_90a",)), *requires), 0, plan, _gpu),
+            Row("cpu", "host", (Targets(("cpu-*",)), *requires), kernels=cpu_kernels),
+            Row("lanes", "hip", (Targets(("gfx942", "gfx950")), *requires), 0, plan, gpu_kernels),
+            Row("warps", "cuda", (Targets(("sm_90a",)), *requires), 0, plan, gpu_kernels),
         ),
         (one_axis("row_count", 1, 16, 256, 4096), one_axis("row_width", width), one_axis("layout", "rows", "shuffled")),
         derive,

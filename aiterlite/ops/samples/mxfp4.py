@@ -11,6 +11,7 @@ from torch import Tensor
 
 from aiterlite.ops import mxfp4 as ops
 from aiterlite.ops import mxfp4_norm as norms
+from aiterlite.ops import mxfp4_sort as sorts
 from aiterlite.ops import operands
 from aiterlite.ops.direct import call
 from aiterlite.ops.samples import Exact, Sample, Tensors
@@ -21,6 +22,7 @@ from aiterlite.tables.activation import ACTIVATIONS
 from aiterlite.tables.mx_types import BLOCK, MX_DEFAULT_ROUND_MODE
 from aiterlite.tables.mxfp4_norm import RMS_QUANT, MxNormProblem
 from aiterlite.tables.mxfp4_quant import ACT_QUANT, DTYPES, LAYOUTS, QUANT, TILE_ROWS, MxActProblem, MxQuantProblem
+from aiterlite.tables.mxfp4_sort import MOST_TOPK, QUANT_SORT, SORT, MxQuantSortProblem, MxSortProblem
 
 
 def _x(problem: MxQuantProblem, seed: int, width: int) -> Tensor:
@@ -114,4 +116,62 @@ def _rms(problem: MxNormProblem, seed: int) -> Sample:
     return Sample(inputs, bind, (), outputs, lambda given: reference.quantise(norm, MX_DEFAULT_ROUND_MODE))
 
 
-SAMPLES: dict[str, Callable[[Any, int], Sample]] = {QUANT: _quant, ACT_QUANT: _act, RMS_QUANT: _rms}
+def _entries(problem: MxSortProblem, seed: int) -> tuple[Tensor, Tensor]:
+    """Pairs of tokens and slots in some order, one entry in three of none, as many as there is room for but a few."""
+    operands.check_choice("sample", "topk", problem.topk, tuple(range(1, MOST_TOPK + 1)))
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, problem.tokens, (problem.entries,), generator=generator)
+    if problem.topk > 1:
+        ids |= torch.randint(0, problem.topk, ids.shape, generator=generator) << 24
+    ids[::3] = problem.tokens
+    return ids.int(), torch.tensor([max(1, problem.entries - 5)], dtype=torch.int32)
+
+
+def sorted_scales(scales: Tensor, ids: Tensor, valid: int, tokens: int, topk: int) -> Tensor:
+    """What sorting makes of scales [rows, blocks]."""
+    token, slot = ids & 0xFFFFFF, ids >> 24
+    there = (torch.arange(len(ids)) < valid) & (token < tokens) & ((slot < topk) | (topk == 1))
+    rows = torch.where(there, token if topk == 1 else token * topk + slot, 0)
+    taken = torch.where(there.unsqueeze(1), scales[rows.long()], 0)
+    found = shuffle_scale(taken)
+    assert found is not None
+    return found[: -(-len(ids) // TILE_ROWS) * TILE_ROWS]
+
+
+def _sort(problem: MxSortProblem, seed: int) -> Sample:
+    ids, valid = _entries(problem, seed)
+    rows = problem.tokens * problem.topk
+    generator = torch.Generator().manual_seed(seed)
+    scales = torch.randint(1, 255, (rows, problem.blocks), generator=generator).to(torch.uint8)
+    wanted = sorted_scales(scales, ids, int(valid), problem.tokens, problem.topk)
+
+    def bind(given: Tensors) -> functools.partial[Any]:
+        given_ids = given["scale"], given["sorted_ids"], given["num_valid_ids"]
+        return functools.partial(sorts.SORT, *given_ids, problem.tokens, problem.row_width)
+
+    inputs = {"scale": scales, "sorted_ids": ids, "num_valid_ids": valid}
+    return Sample(inputs, bind, ("scales",), {"scales": Exact(wanted)})
+
+
+def _quant_sort(problem: MxQuantSortProblem, seed: int) -> Sample:
+    ids, valid = _entries(problem, seed)
+    x = _x(problem.rows, seed, problem.row_width)
+    codes, scales = reference.quantise(x, MX_DEFAULT_ROUND_MODE)
+    wanted = sorted_scales(scales, ids, int(valid), problem.tokens, problem.topk)
+
+    def bind(given: Tensors) -> functools.partial[Any]:
+        entries = given["sorted_ids"], given["num_valid_ids"], problem.tokens, problem.topk
+        return functools.partial(sorts.QUANT_SORT, given["x"], *entries, int(MX_DEFAULT_ROUND_MODE))
+
+    inputs = {"x": x, "sorted_ids": ids, "num_valid_ids": valid}
+    outputs = {"codes": Exact(codes), "scales": Exact(wanted)}
+    return Sample(inputs, bind, ("codes", "scales"), outputs)
+
+
+SAMPLES: dict[str, Callable[[Any, int], Sample]] = {
+    QUANT: _quant,
+    ACT_QUANT: _act,
+    RMS_QUANT: _rms,
+    SORT: _sort,
+    QUANT_SORT: _quant_sort,
+}
