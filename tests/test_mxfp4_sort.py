@@ -47,7 +47,12 @@ def wanted(scales: Any, sorted_ids: Any, valid: int, tokens: int, topk: int) -> 
         token, slot = found & 0xFFFFFF, found >> 24
         if token < tokens and (topk == 1 or slot < topk):
             rows[entry] = scales[token if topk == 1 else token * topk + slot]
-    return shuffled(rows, -(-len(sorted_ids) // 32) * 32)
+    return shuffled(rows, -(-len(sorted_ids) // 32) * 32)[: -(-valid // 32) * 32]
+
+
+def in_use(found: Any, valid: Any) -> Any:
+    """The rows of tiles that an entry in use is of."""
+    return found[: -(-int(valid[0]) // 32) * 32]
 
 
 # tokens, slots, experts, elements of a row.
@@ -67,9 +72,9 @@ def test_scales_follow_their_rows(tokens: int, topk: int, experts: int, width: i
             found = mxfp4.mxfp4_moe_sort_fwd(scales.to(device), *given, tokens, width)
             both = mxfp4.fused_dynamic_mxfp4_quant_moe_sort(x.to(device), *given, tokens, topk, 32)
         assert found.dtype == both[1].dtype == torch.float8_e8m0fnu and both[0].dtype == torch.float4_e2m1fn_x2
-        assert_codes(found, right, "sorted")
+        assert_codes(in_use(found, valid), right, "sorted")
         assert_codes(both[0], codes, "codes")
-        assert_codes(both[1], right, "scales")
+        assert_codes(in_use(both[1], valid), right, "scales")
 
 
 def test_each_name_has_its_mode_and_its_forms() -> None:
@@ -79,10 +84,11 @@ def test_each_name_has_its_mode_and_its_forms() -> None:
     right = wanted(scales, sorted_ids, int(valid[0]), 7, 3)
     found = mxfp4.triton_fused_dynamic_mxfp4_quant_moe_sort(x.view(7, 3, 96), sorted_ids, valid, 7, 3)
     assert_codes(found[0], codes, "codes")
-    assert_codes(found[1], right, "scales")
-    assert_codes(mxfp4.moe_mxfp4_sort(scales.view(7, 3, 3), sorted_ids, valid, 7), right, "of slots")
+    assert_codes(in_use(found[1], valid), right, "scales")
+    found = mxfp4.moe_mxfp4_sort(scales.view(7, 3, 3), sorted_ids, valid, 7)
+    assert_codes(in_use(found, valid), right, "of slots")
     columns = scales.T.contiguous().T.view(torch.float8_e8m0fnu)
-    assert_codes(mxfp4.mxfp4_moe_sort_fwd(columns, sorted_ids, valid, 7, 96), right, "by columns")
+    assert_codes(in_use(mxfp4.mxfp4_moe_sort_fwd(columns, sorted_ids, valid, 7, 96), valid), right, "by columns")
     live = torch.tensor([4], dtype=torch.int32)
     found = mxfp4.fused_dynamic_mxfp4_quant_moe_sort(x, sorted_ids, valid, 7, 3, 64, live)
     assert_codes(found[0][:12], reference.quantise(x[:12], 1)[0], "live rows")
@@ -104,12 +110,13 @@ def test_nothing_to_sort() -> None:
 def test_on_the_host_as_hopper_would(tmp_path: Path) -> None:
     sorted_ids, valid = entries(6, 2, 3)
     scales = torch.randint(1, 255, (12, 9), dtype=torch.uint8)
-    problem = tables.MxSortProblem(len(sorted_ids), 288, 6, 2)
+    problem = tables.MxSortProblem(6, 288, 2, len(sorted_ids))
     out = torch.full((problem.row_tiles * 32, 16), 7, dtype=torch.uint8)
     tensors = {"row_scales": scales, "scales": out, "sorted_ids": sorted_ids, "num_valid_ids": valid}
     for kernel in dispatch.decide(tables.SORT_TABLE, problem, resolve("h100")).kernels:
         simulate(kernel, tensors, {"stride_row": 9, "stride_block": 1}, tmp_path)
-    assert_codes(out, wanted(scales, sorted_ids, int(valid[0]), 6, 2), "sorted")
+    assert_codes(in_use(out, valid), wanted(scales, sorted_ids, int(valid[0]), 6, 2), "sorted")
+    assert bool((out[len(in_use(out, valid)) :] == 7).all()) and len(out) > len(in_use(out, valid))
 
 
 SIGNATURES = {
@@ -158,8 +165,8 @@ def test_what_does_not_fit_is_refused_in_words(said: str) -> None:
 
 def test_what_no_kernel_serves_is_refused_in_words() -> None:
     for problem, said in (
-        (tables.MxQuantSortProblem(64, 100, 4), "row_width, 100, is no multiple of the block, 32"),
-        (tables.MxSortProblem(2**31 - 1, 2**20, 4), "more than 2\\^30 tiles"),
+        (tables.MxQuantSortProblem(4, 100, entries=64), "row_width, 100, is no multiple of the block, 32"),
+        (tables.MxSortProblem(4, 2**20, entries=2**31 - 1), "more than 2\\^30 tiles"),
     ):
         table = tables.QUANT_SORT_TABLE if "Quant" in type(problem).__name__ else tables.SORT_TABLE
         decision = dispatch.decide(table, problem, resolve("h200"))

@@ -29,8 +29,8 @@ _ALL = (*_NAMES, "x", "out", "num_rows")
 
 def mxfp4_moe_sort_fwd(scale: Tensor, sorted_ids: Tensor, num_valid_ids: Tensor, token_num: int, cols: int) -> Tensor:
     """Scales float8_e8m0fnu [entries up to a multiple of 32, cols / 32 up to one of 8] of sorted entries, as
-    `shuffle_scale` makes them lie; the row of an entry is its place. Zero where there is no token, no slot or no block,
-    and behind the entries in use.
+    `shuffle_scale` makes them lie; the row of an entry is its place. In each 32 rows of which one is of an entry in
+    use, what is of no token, no slot or no block is zero; other rows hold anything.
 
     Args:
         scale: of float8_e8m0fnu or uint8, [token_num, cols / 32], or as many for each slot, [token_num * topk, cols /
@@ -40,8 +40,8 @@ def mxfp4_moe_sort_fwd(scale: Tensor, sorted_ids: Tensor, num_valid_ids: Tensor,
         token_num: at most 2^24 - 1.
         cols: elements of a row.
 
-    Source of the semantics: `aiter.mxfp4_moe_sort_fwd`, whose other bytes are not written. Not differentiable. Raises
-    `ArgumentError`, `DispatchError` or a `JitError`.
+    Source of the semantics: `aiter.mxfp4_moe_sort_fwd`, whose padding of blocks is not always written. Not
+    differentiable. Raises `ArgumentError`, `DispatchError` or a `JitError`.
     """
     arguments.check_tensors(tables.SORT, scale=scale, sorted_ids=sorted_ids, num_valid_ids=num_valid_ids)
     result: Tensor = SORT(bytes_of(scale), sorted_ids, num_valid_ids, token_num, cols)
@@ -195,7 +195,7 @@ def _prepare_sort(scale: Tensor, sorted_ids: Tensor, num_valid_ids: Tensor, toke
     launch: Any = None
     if out.numel() and scale.numel() and token_num:
         rows = _flat(scale)
-        problem = MxSortProblem(sorted_ids.shape[0], cols, token_num, rows.shape[0] // token_num)
+        problem = MxSortProblem(token_num, cols, rows.shape[0] // token_num, sorted_ids.shape[0])
         decision = calls.decide(tables.SORT_TABLE, problem, calls.persona_of(tables.SORT, scale.device))
         sizes = {"stride_row": rows.stride(0), "stride_block": rows.stride(1)}
         launch = launches.prepare(decision, scale.device, _NAMES, sizes)
@@ -252,7 +252,7 @@ def _prepare_quant(
         slots = rows // token_num
         aligned = operands.is_aligned(x, 8)
         name = operands.dtype_name(x.dtype)
-        problem = MxQuantSortProblem(sorted_ids.shape[0], width, token_num, slots, name, aligned)
+        problem = MxQuantSortProblem(token_num, width, slots, sorted_ids.shape[0], name, aligned)
         decision = calls.decide(tables.QUANT_SORT_TABLE, problem, calls.persona_of(tables.QUANT_SORT, x.device))
         sizes = {
             "stride_x": x.stride(0),

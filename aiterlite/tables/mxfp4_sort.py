@@ -21,6 +21,7 @@ from aiterlite.target import Persona
 
 ARGS = ArgumentStruct("aiterlite_mxfp4_sort_args", "aiterlite/mxfp4/sort_args.h")
 SORT, QUANT_SORT, KERNEL = "mxfp4_moe_sort_fwd", "fused_dynamic_mxfp4_quant_moe_sort", "aiterlite_mxfp4_sort"
+_SPAN = 4
 _THREADS, _INT32_MAX, _MOST_TILES = TILE_ROWS * TILE_BLOCKS, 2**31 - 1, 2**30
 # What an entry has room for.
 MOST_TOKENS, MOST_TOPK = 2**24 - 1, 127
@@ -30,10 +31,10 @@ MOST_TOKENS, MOST_TOPK = 2**24 - 1, 127
 class MxSortProblem:
     """Scales of `tokens` rows, or `topk` for each, of `row_width` elements, for `entries` sorted entries."""
 
-    entries: int
-    row_width: int
     tokens: int
+    row_width: int
     topk: int = 1
+    entries: int = 0
 
     @property
     def blocks(self) -> int:
@@ -47,6 +48,11 @@ class MxSortProblem:
     @property
     def block_tiles(self) -> int:
         return -(-self.blocks // TILE_BLOCKS)
+
+    @property
+    def spans(self) -> int:
+        """Of tiles beside each other, which a workgroup has."""
+        return -(-self.block_tiles // _SPAN)
 
 
 @dataclass(frozen=True)
@@ -83,13 +89,13 @@ _FIT = mxfp4_quant.BlocksFit()
 
 @dataclass(frozen=True)
 class MxSortPlan:
-    """A workgroup of mxfp4/sort.hip for each tile."""
+    """A workgroup of mxfp4/sort.hip for each span of tiles."""
 
     grid: int
 
 
 def plan(problem: MxSortProblem, persona: Persona) -> MxSortPlan:
-    return MxSortPlan(problem.row_tiles * problem.block_tiles)
+    return MxSortPlan(problem.row_tiles * problem.spans)
 
 
 def _sort(problem: MxSortProblem, persona: Persona) -> Kernel:
@@ -100,13 +106,15 @@ def _sort(problem: MxSortProblem, persona: Persona) -> Kernel:
         "blocks": problem.blocks,
         "row_tiles": problem.row_tiles,
         "block_tiles": problem.block_tiles,
-        **division(problem.block_tiles),
+        "spans": problem.spans,
+        "reserved": 0,
+        **division(problem.spans),
     }
     if persona.target.startswith("cpu"):
         return Kernel(host_unit(persona.target), "aiterlite_mxfp4_sort_cpu", ARGS, args=args)
     defines = tuple(overlap_defines(persona.target).items())
     unit = Unit("mxfp4/sort", ("csrc/mxfp4/sort.hip",), persona.target, defines, symbols=(KERNEL,))
-    grid = problem.row_tiles * problem.block_tiles
+    grid = plan(problem, persona).grid
     return Kernel(unit, KERNEL, ARGS, along_x(grid), along_x(_THREADS), args=args)
 
 

@@ -18,8 +18,11 @@ void run_tiles(int64_t begin, int64_t end, void* context) {
   auto* scales = static_cast<uint8_t*>(args.scales);
   const auto* row_scales = static_cast<const uint8_t*>(args.row_scales);
   const int64_t bytes = args.block_tiles * kScaleTileBytes;
-  memset(scales + begin * bytes, 0, (end - begin) * bytes);
   const int64_t valid = *args.num_valid_ids < args.entries ? *args.num_valid_ids : args.entries;
+  const int64_t used = valid > 0 ? (valid + kScaleTileRows - 1) / kScaleTileRows : 0;
+  end = end < used ? end : used;
+  if (begin >= end) return;
+  memset(scales + begin * bytes, 0, (end - begin) * bytes);
   const int64_t last = end * kScaleTileRows < valid ? end * kScaleTileRows : valid;
   for (int64_t entry = begin * kScaleTileRows; entry < last; ++entry) {
     const auto id = static_cast<uint32_t>(args.sorted_ids[entry]);

@@ -5,8 +5,8 @@
 
 // Scale bytes of rows, `blocks` of each, at row_scales[row * stride_row + block * stride_block], in the order of the
 // entries that moe_sorting makes, slot << 24 | token: row token * topk + slot, or, where topk is 1, row token. `scales`
-// are whole tiles (tile/mx_scale_tile.h), `row_tiles` by `block_tiles`, of `entries` entries; entries from
-// num_valid_ids on, of no token and of no slot, and what is padding, are zero.
+// are whole tiles (tile/mx_scale_tile.h), `row_tiles` by `block_tiles`, of `entries` entries. In tiles of which an
+// entry is in use, before num_valid_ids, what is of no token, no slot or no block is zero; others are not written.
 struct aiterlite_mxfp4_sort_args {
   const void* row_scales;
   void* scales;
@@ -20,6 +20,8 @@ struct aiterlite_mxfp4_sort_args {
   int32_t blocks;
   int32_t row_tiles;
   int32_t block_tiles;
+  int32_t spans;  // of four tiles beside each other; numbers are divided by them
+  int32_t reserved;
   uint32_t multiplier;
   int32_t shift;
 };
