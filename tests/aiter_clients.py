@@ -353,6 +353,29 @@ def vllm_activation(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 # Mixture of experts ---------------------------------------------------------------------------------------------------
 
 
+def sglang_mxfp4(
+    x: Tensor, residual: Tensor, weight: Tensor, eps: float, k: Tensor, heads: Tensor
+) -> tuple[tuple[Tensor, Tensor], ...]:
+    """What its linears of MXFP4 take: an input norm with a residual, beside the norm of the latents; heads on their way
+    to the output projection; and an activation by itself."""
+    from aiter.ops.triton.fused_mxfp4_quant import fused_flatten_mxfp4_quant, fused_rms_mxfp4_quant
+    from aiter.ops.triton.quant import dynamic_mxfp4_quant
+
+    given = k, weight[: k.shape[-1]], eps
+    normed, *_, total = fused_rms_mxfp4_quant(x, weight, eps, *given, residual)
+    q_quantized, _, k_normed, _ = fused_rms_mxfp4_quant(x, weight, eps, *given)
+    return normed, (total, k_normed), q_quantized, fused_flatten_mxfp4_quant(heads), dynamic_mxfp4_quant(x)
+
+
+def vllm_mxfp4(x: Tensor, weight_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What AiterMxfp4LinearKernel makes of a weight's scales at load, and of an activation at each call."""
+    from aiter.ops.quant import per_1x32_f4_quant_hip
+    from aiter.utility.fp4_utils import e8m0_shuffle
+
+    x_q, x_s = per_1x32_f4_quant_hip(x, shuffle=True)
+    return x_q, x_s, e8m0_shuffle(weight_scale)
+
+
 def sglang_route(gating: Tensor, bias: Tensor, topk: int, groups: int, topk_group: int) -> tuple[Tensor, Tensor]:
     from aiter import biased_grouped_topk as aiter_biased_grouped_topk
 

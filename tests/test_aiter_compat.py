@@ -26,13 +26,14 @@ from mla_cases import Batch, assert_right, batch  # noqa: E402
 from norm_cases import Case, operands_of  # noqa: E402
 from quant_cases import CODES, same  # noqa: E402
 
-from aiterlite import activation, envs, linear, mla, moe, norm  # noqa: E402
+from aiterlite import activation, envs, linear, mla, moe, mxfp4, norm  # noqa: E402
 from aiterlite.compat import aiter as compat  # noqa: E402
 from aiterlite.compat import aiter_names as names  # noqa: E402
 from aiterlite.errors import AiterliteError, ArgumentError, EnvironmentValueError, NotOfferedError, ShadowError  # noqa: E402
 from aiterlite.jit import toolchain  # noqa: E402
 from aiterlite.reference import cache as cache_reference  # noqa: E402
 from aiterlite.reference import gemm_a8w8 as gemm_reference  # noqa: E402
+from aiterlite.reference import mxfp4 as mxfp4_reference  # noqa: E402
 from aiterlite.reference import norm as norm_reference  # noqa: E402
 from aiterlite.reference import quant as quant_reference  # noqa: E402
 from aiterlite.reference import rope as rope_reference  # noqa: E402
@@ -345,6 +346,30 @@ def test_quantisation_and_activations(aiter: Any, target: str) -> None:
         wanted = quant_reference.per_group(heads.transpose(0, 1).reshape(5, 384), code, 128)
         codes, scales = clients.sglang_flatten(heads.to(device), code)
         assert same(codes, wanted[0]) and same(scales, wanted[1])
+
+
+@where
+def test_quantisation_to_mxfp4(aiter: Any, target: str) -> None:
+    with on(target) as device:
+        x, residual, weight = (torch.randn(shape).bfloat16() for shape in ((5, 512), (5, 512), (512,)))
+        k, heads = torch.randn(5, 64).bfloat16(), torch.randn(3, 5, 128).bfloat16().transpose(0, 1)
+        given = (tensor.to(device) for tensor in (x, residual, weight))
+        x_, residual_, weight_ = given
+        out, total = torch.empty_like(x_), torch.empty_like(x_)
+        norm.rmsnorm2d_fwd_with_add(out, x_, residual_, total, weight_, 1e-6)
+        plain, latent = norm.rms_norm(x_, weight_, 1e-6), norm.rms_norm(k.to(device), weight_[:64], 1e-6)
+        found = clients.sglang_mxfp4(x_, residual_, weight_, 1e-6, k.to(device), heads.to(device))
+        assert same(found[1][0], total) and same(found[1][1], latent)
+        for (codes, scales), made in zip(
+            (found[0], *found[2:]), (out.cpu(), plain.cpu(), heads.reshape(5, 384), x), strict=True
+        ):
+            wanted = mxfp4_reference.quantise(made, 2)
+            assert same(codes, wanted[0]) and same(scales, wanted[1])
+        scale = torch.randint(1, 255, (64, 16), dtype=torch.uint8)
+        codes, scales, shuffled = clients.vllm_mxfp4(x_, scale.to(device))
+        wanted = mxfp4_reference.quantise(x, 1)
+        assert same(codes.view(torch.uint8), wanted[0]) and same(shuffled, mxfp4.shuffle_scale(scale))
+        assert same(mxfp4.unshuffle_scale(scales, 5).view(torch.uint8), wanted[1])
 
 
 # Client calls: mixture of experts -------------------------------------------------------------------------------------
