@@ -75,7 +75,7 @@ aiterlite_mxfp4_norm(aiterlite_mxfp4_norm_args args) {
   // From element `first` of the row on; what is not wanted is read of the weights, which nothing writes.
   Vector16 piece[2];
   const auto load = [&](const In* from, uint32_t first, uint32_t i) {
-    return quant::load_eight<kAligned, Reuse::kNone>(from, first + place_of(i, lane), left, weight);
+    return quant::load_eight<kAligned, Reuse::kRow>(from, first + place_of(i, lane), left, weight);
   };
   float squares = 0.0f;
 #pragma unroll 1

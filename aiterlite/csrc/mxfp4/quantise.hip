@@ -96,8 +96,8 @@ aiterlite_mxfp4_quantise(aiterlite_mxfp4_quant_args args) {
 #pragma unroll
   for (uint32_t u = 0; u < kUnits; ++u) {
     const uint32_t left = first + u * kStep < live && block < blocks ? kBlock : 0;
-    value[u] = quant::load_eight<kAligned, Reuse::kNone>(at(u), part * 8, left, x);
-    if constexpr (kGated) up[u] = quant::load_eight<kAligned, Reuse::kNone>(at(u) + to_up, part * 8, left, x);
+    value[u] = quant::load_eight<kAligned, Reuse::kRow>(at(u), part * 8, left, x);
+    if constexpr (kGated) up[u] = quant::load_eight<kAligned, Reuse::kRow>(at(u) + to_up, part * 8, left, x);
   }
   if constexpr (kGated) {
 #pragma unroll
