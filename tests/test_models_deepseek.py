@@ -30,6 +30,8 @@ pytestmark = pytest.mark.compile
 
 # What is measured is 0.003, and a page's last token left out makes 0.0079 of it.
 AGREEMENT, DIFFERENCE, QUANTISED = 0.99, 0.006, 0.02
+# Each rank rounds its part of a sum.
+RANKED = 0.01
 PROMPT, DECODED, CHUNK = 100, 32, 48
 
 # Another model of the family: no low-rank queries, no yarn, halves as pairs, weights of experts as they are.
@@ -48,7 +50,7 @@ OTHER = {
 SMALL = {"hidden_size": 128, "intermediate_size": 128, "moe_intermediate_size": 128, "vocab_size": 64}
 
 # A process that imports torch once, and forks the ranks.
-GROUPS = (2, 4)
+GROUPS = (2, 4, 8)
 PARENT = """
 sys.path[:0] = [sys.argv[1]]
 import multiprocessing
@@ -207,7 +209,9 @@ def test_chunks_and_steps_are_one_model() -> None:
 
 def shared_models(parallel: deepseek.Parallel) -> list[Any]:
     """Logits of a model of bf16, of one of block scales, and of one whose ranks have experts whole."""
-    fields, (tokens,) = cases.fields(), cases.prompts(20, seed=6)
+    # Eighths of features are whole blocks.
+    fields = cases.fields(moe_intermediate_size=1024, intermediate_size=1024)
+    (tokens,) = cases.prompts(20, seed=6)
     plain = cases.weights(fields, 4)
     scaled = {**fields, "quantization_config": cases.FP8}
     whole = dataclasses.replace(parallel, experts_whole=parallel.world > 1)
@@ -236,7 +240,7 @@ def test_ranks_agree_with_one_process(tmp_path: Path) -> None:
     for ranks in GROUPS:
         first, *others = (torch.load(tmp_path / f"{ranks}-{rank}") for rank in range(ranks))
         for index, (logits, expected) in enumerate(zip(first, one, strict=True)):
-            hold(logits, expected, QUANTISED if index == 1 else DIFFERENCE)
+            hold(logits, expected, QUANTISED if index == 1 else RANKED)
             assert all(torch.equal(logits, other[index]) for other in others)
 
 
