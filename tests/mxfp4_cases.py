@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from quant_cases import Ringed, strided_like
 from torch import Tensor
@@ -16,6 +17,15 @@ from aiterlite.reference import mxfp4 as reference
 MODES = (0, 1, 2, 3)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _E2M1 = np.array([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+
+
+def in_turns(count: int) -> list[Any]:
+    """Parameters number and target: every number on a CPU and a GPU, and, as each is a kernel to build, on the two
+    emulated targets by turns."""
+    amd = {"gfx942": 0, "gfx950": 1}
+    chosen = [(number, target) for number in range(count) for target in ("cpu", *amd, "cuda")]
+    marks = {"cpu": (), "cuda": (pytest.mark.gpu,), **dict.fromkeys(amd, (pytest.mark.emulated,))}
+    return [pytest.param(n, t, marks=marks[t]) for n, t in chosen if t not in amd or n % 2 == amd[t]]
 
 
 def scale_exponent(maximum: float, mode: int) -> int:

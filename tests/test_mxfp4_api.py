@@ -4,6 +4,7 @@ the order of weights and scales."""
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,10 +17,13 @@ import aiterlite  # noqa: E402
 from aiterlite import dispatch, mxfp4, quant  # noqa: E402
 from aiterlite.compat import aiter_values  # noqa: E402
 from aiterlite.errors import ArgumentError  # noqa: E402
+from aiterlite.jit import engine, toolchain  # noqa: E402
 from aiterlite.ops import mxfp4 as ops  # noqa: E402
 from aiterlite.reference import mxfp4 as reference  # noqa: E402
 from aiterlite.tables import mx_types  # noqa: E402
+from aiterlite.tables import mxfp4_norm as norms  # noqa: E402
 from aiterlite.tables import mxfp4_quant as tables  # noqa: E402
+from aiterlite.tables import mxfp4_sort as sorts  # noqa: E402
 from aiterlite.target import resolve  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.compile]
@@ -279,3 +283,59 @@ def test_what_no_kernel_serves_is_refused_in_words() -> None:
             assert decision.row is None
             with pytest.raises(aiterlite.errors.DispatchError, match=said):
                 dispatch.require(decision, dispatch.Wishes())
+
+
+SPILLS: list[tuple[Any, Any]] = [
+    (tables.QUANT_TABLE, tables.MxQuantProblem(4096, 7168, "fp16", "columns")),
+    (tables.QUANT_TABLE, tables.MxQuantProblem(4096, 7168, layout="shuffled")),
+    (tables.ACT_QUANT_TABLE, tables.MxActProblem(4096, 2048, activation="gelu")),
+    (norms.RMS_QUANT_TABLE, norms.MxNormProblem(4096, 7168, add=True, plain=True)),
+    (sorts.SORT_TABLE, sorts.MxSortProblem(4096, 7168, entries=8192)),
+]
+
+
+@pytest.mark.parametrize(
+    "chip",
+    [
+        pytest.param("gfx942", marks=pytest.mark.skipif(toolchain.find("amd") is None, reason="no AMDGPU clang")),
+        pytest.param("gfx950", marks=pytest.mark.skipif(toolchain.find("amd") is None, reason="no AMDGPU clang")),
+        pytest.param("sm_90a", marks=pytest.mark.nvcc),
+    ],
+)
+def test_nothing_goes_through_scratch(chip: str) -> None:
+    for table, problem in SPILLS if chip == "sm_90a" else SPILLS[1::2]:
+        for kernel in dispatch.decide(table, problem, resolve(chip)).kernels:
+            used = engine.obtain(kernel.unit, build=True).entry.meta["resources"][kernel.symbol]
+            spilled = ("vgpr_spills", "scratch_bytes", "spill_store_bytes", "spill_load_bytes", "stack_bytes")
+            assert used and not any(used.get(name) for name in spilled), f"{kernel}: {used}"
+
+
+GOLDEN = Path(__file__).parent / "golden" / "mxfp4.txt"
+
+
+def golden_text() -> str:
+    """What each persona takes: for a token and a prefill, of each operator, and what is refused."""
+    lines = []
+    for chip in ("mi300x", "mi308x", "mi355x", "h200", "h100", "cpu-x86-64-v4", "a100"):
+        for rows in (1, 4096):
+            problems = [
+                (tables.QUANT_TABLE, tables.MxQuantProblem(rows, 7168, layout=layout))
+                for layout in ("rows", "columns", "shuffled")
+            ]
+            problems += [
+                (tables.ACT_QUANT_TABLE, tables.MxActProblem(rows, 2048)),
+                (norms.RMS_QUANT_TABLE, norms.MxNormProblem(rows, 7168, add=True)),
+                (norms.RMS_QUANT_TABLE, norms.MxNormProblem(rows, 1536, layout="shuffled")),
+                (sorts.QUANT_SORT_TABLE, sorts.MxQuantSortProblem(rows, 7168, entries=8192)),
+            ]
+            for table, problem in problems:
+                decision = dispatch.decide(table, problem, resolve(chip))
+                told = "; ".join(str(kernel) for kernel in decision.kernels) or str(decision).partition("\n")[2].strip()
+                row = decision.row.name if decision.row else "none"
+                lines.append(f"{chip} {problem}: {row}, {told}")
+    return "\n".join(lines) + "\n"
+
+
+def test_decisions_are_the_golden_ones() -> None:
+    """After a change of a table or a plan, read the difference, then write `golden_text()` to the file."""
+    assert golden_text().splitlines() == GOLDEN.read_text().splitlines()

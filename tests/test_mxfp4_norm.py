@@ -11,9 +11,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from gemm_operands import TARGETS, on  # noqa: E402
+from gemm_operands import on  # noqa: E402
 from hostsim_launch import simulate  # noqa: E402
-from mxfp4_cases import assert_codes, shuffled  # noqa: E402
+from mxfp4_cases import assert_codes, in_turns, shuffled  # noqa: E402
 from quant_cases import Ringed, strided_like  # noqa: E402
 
 from aiterlite import dispatch, mxfp4, norm  # noqa: E402
@@ -57,8 +57,7 @@ CASES: list[tuple[int, int, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("number", range(len(CASES)))
+@pytest.mark.parametrize(("number", "target"), in_turns(len(CASES)))
 def test_a_call_has_the_bits_of_its_parts(number: int, target: str) -> None:
     rows, width, given = CASES[number]
     dtype, mode = (torch.float16 if number == 3 else torch.bfloat16), number % 4

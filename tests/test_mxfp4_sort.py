@@ -11,9 +11,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from gemm_operands import TARGETS, on  # noqa: E402
+from gemm_operands import on  # noqa: E402
 from hostsim_launch import simulate  # noqa: E402
-from mxfp4_cases import assert_codes, rows_of, shuffled  # noqa: E402
+from mxfp4_cases import assert_codes, in_turns, rows_of, shuffled  # noqa: E402
 
 from aiterlite import dispatch, moe, mxfp4  # noqa: E402
 from aiterlite.errors import ArgumentError, DispatchError  # noqa: E402
@@ -59,9 +59,9 @@ def in_use(found: Any, valid: Any) -> Any:
 CASES = [(1, 2, 4, 64), (19, 3, 5, 544), (40, 8, 9, 96)]
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize(("tokens", "topk", "experts", "width"), CASES)
-def test_scales_follow_their_rows(tokens: int, topk: int, experts: int, width: int, target: str) -> None:
+@pytest.mark.parametrize(("number", "target"), in_turns(len(CASES)))
+def test_scales_follow_their_rows(number: int, target: str) -> None:
+    tokens, topk, experts, width = CASES[number]
     sorted_ids, valid = entries(tokens, topk, experts)
     for slots in (1, topk):
         x = rows_of(tokens * slots, width, torch.bfloat16, slots)
