@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from aiterlite.ops.gemm_fp8 import wvSplitKQ
     from aiterlite.ops.gemm_rc import wvSplitKrc, wvSplitKrc_workspace_size
     from aiterlite.ops.linear import linear
+    from aiterlite.tables.mx_types import MxScaleRoundMode
     from aiterlite.tables.quant_types import ActivationType, QuantType
 
 __all__ = [
     "ActivationType",
     "LLMM1",
+    "MxScaleRoundMode",
     "QuantType",
     "linear",
     "recording",

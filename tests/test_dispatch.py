@@ -46,6 +46,9 @@ from aiterlite.tables.gemm_a8w8_problem import BatchedProblem, BlockScaleProblem
 from aiterlite.tables.gemm_args import GEMM_ARGS
 from aiterlite.tables.gemm_rc_plan import REDUCTIONS
 from aiterlite.tables.moe_sorting import AlignProblem, SortProblem, SumProblem
+from aiterlite.tables.mxfp4_norm import MxNormProblem
+from aiterlite.tables.mxfp4_quant import MxActProblem, MxQuantProblem
+from aiterlite.tables.mxfp4_sort import MxQuantSortProblem, MxSortProblem
 from aiterlite.tables.norm import NormProblem, QuantNormProblem
 from aiterlite.tables.norm_pair import PairNormProblem
 from aiterlite.tables.quant_plan import QuantProblem
@@ -407,6 +410,20 @@ acts = {
     "limited": st.booleans(),
     "aligned": st.booleans(),
 }
+mx_rows: dict[str, Any] = {
+    "row_count": st.integers(-1, 1 << 31),
+    "row_width": st.sampled_from([0, 1, 32, 100, 7168, 1 << 31]),
+    "dtype": st.sampled_from(["bf16", "fp16", "fp32"]),
+    "layout": st.sampled_from(["rows", "columns", "shuffled", "tiles"]),
+    "scale_rows": st.sampled_from([0, 32, 256, 1 << 20]),
+    "aligned": st.booleans(),
+}
+mx_entries: dict[str, Any] = {
+    "tokens": st.integers(-1, 1 << 25),
+    "row_width": st.sampled_from([0, 1, 32, 100, 7168, 1 << 31]),
+    "topk": st.integers(0, 200),
+    "entries": st.integers(-1, 1 << 31),
+}
 PROBLEMS = {
     RopeProblem: st.builds(
         RopeProblem,
@@ -480,6 +497,11 @@ PROBLEMS = {
         transposed=st.booleans(),
         aligned=st.booleans(),
     ),
+    MxQuantProblem: st.builds(MxQuantProblem, **mx_rows, parted=st.booleans()),
+    MxActProblem: st.builds(MxActProblem, **mx_rows, activation=st.sampled_from(["silu", "gelu", "relu"])),
+    MxNormProblem: st.builds(MxNormProblem, **mx_rows, add=st.booleans(), plain=st.booleans()),
+    MxSortProblem: st.builds(MxSortProblem, **mx_entries),
+    MxQuantSortProblem: st.builds(MxQuantSortProblem, **mx_entries, dtype=st.sampled_from(["bf16", "fp32"])),
     ActProblem: st.builds(ActProblem, **acts),
     QuantActProblem: st.builds(
         QuantActProblem,
