@@ -177,6 +177,11 @@ OVERLAP = _choice(
     "nothing before that one has ended. 0 launches it afterwards.",
 )
 STRICT = _flag("AITERLITE_STRICT", "A fallback that the caller may not expect is an error instead of a log line.")
+ENGINES = _flag(
+    "AITERLITE_ENGINES",
+    "Put this package under vLLM and SGLang, in each of their processes: it answers to the name aiter where there is "
+    "none, and on MI300X vLLM's skinny GEMMs are its own. A line of the log says what was replaced.",
+)
 LOG = _choice(
     "AITERLITE_LOG",
     "info",

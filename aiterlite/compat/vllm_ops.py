@@ -1,13 +1,17 @@
-"""The skinny GEMMs of vLLM's ROCm backend by the names and argument orders of `vllm._custom_ops`.
+"""Operators by the names and argument orders of `vllm._custom_ops`.
 
-The first operand `a` is the weight [M, K], the second `b` the activation rows [N, K]. vLLM has swapped the two of
-`wvSplitKrc`: 0.15.0 to 0.17.1 pass (weight, x), later versions (x, weight). The function of this module follows the
-vLLM that is installed, and the newest order where none is; `for_version` gives the functions of any version. Operands
-that fit only the other order are an error.
+Of the skinny GEMMs of vLLM's ROCm backend, the first operand `a` is the weight [M, K], the second `b` the activation
+rows [N, K]. vLLM has swapped the two of `wvSplitKrc`: 0.15.0 to 0.17.1 pass (weight, x), later versions (x, weight).
+The function of this module follows the vLLM that is installed, and the newest order where none is; `for_version` gives
+the functions of any version. Operands that fit only the other order are an error.
 
 Only names and order differ from the operators of this package, which take more than upstream; their docstrings say
 what. A bias may also be [N, 1], strided, or of another float dtype: torch expands, copies and converts it before the
 launch, which costs a call one more kernel. A bias without elements counts as none, as upstream has it.
+
+The others take and write what vLLM's do. Where those can do what is not here (see each), the argument is refused by
+name. Quantisation with scales that are made in the call is left out: vLLM's have another least scale, and on gfx942
+another largest number.
 """
 
 from __future__ import annotations
@@ -23,7 +27,10 @@ import torch
 from torch import Tensor
 
 from aiterlite.errors import ArgumentError
-from aiterlite.ops import gemm, gemm_fp8, gemm_rc
+from aiterlite.ops import activation, cache, gemm, gemm_fp8, gemm_rc, norm, operands, quant, rope, routing
+from aiterlite.ops import moe_sorting as sorting
+from aiterlite.ops import moe_sum as sums
+from aiterlite.ops.calls import fp8_of
 from aiterlite.tables.gemm_rc_plan import MAX_TOKENS
 
 # The arguments of this package's operators as the callers of these functions know them.
@@ -136,9 +143,126 @@ def _bias_of(bias: Tensor | None, x: Tensor, weight: Tensor, dtype: torch.dtype)
     return bias.to(dtype).contiguous() if bias.stride(-1) != 1 else bias.to(dtype)
 
 
+# The others -----------------------------------------------------------------------------------------------------------
+
+
+def rms_norm(out: Tensor, input: Tensor, weight: Tensor, epsilon: float) -> None:
+    """out becomes the RMSNorm of rows: `aiterlite.norm.rms_norm_cu`. vLLM's weight may be None; here it may not."""
+    norm.rms_norm_cu(out, input, weight, epsilon)
+
+
+def fused_add_rms_norm(input: Tensor, residual: Tensor, weight: Tensor, epsilon: float) -> None:
+    """In place, residual becomes the sum, input its RMSNorm: `aiterlite.norm.fused_add_rms_norm_cu`."""
+    norm.fused_add_rms_norm_cu(input, residual, weight, epsilon)
+
+
+def silu_and_mul(out: Tensor, input: Tensor) -> None:
+    """`torch.ops._C.silu_and_mul`: `aiterlite.activation.silu_and_mul`."""
+    activation.silu_and_mul(out, input)
+
+
+def rotary_embedding(
+    positions: Tensor,
+    query: Tensor,
+    key: Tensor | None,
+    head_size: int,
+    cos_sin_cache: Tensor,
+    is_neox: bool,
+    rope_dim_offset: int = 0,
+    inverse: bool = False,
+) -> None:
+    """Heads of query and key rotated in place: `aiterlite.rope.rotary_embedding_fwd`. A row of cos_sin_cache has all
+    cosines before all sines. Of the offset, 0 is here, and what lies behind all that is not rotated; no inverse is."""
+    rotated = cos_sin_cache.shape[-1]
+    if rope_dim_offset not in (0, head_size - rotated):
+        allowed = f"0 or {head_size - rotated}, head_size less what is rotated"
+        raise ArgumentError("rotary_embedding", "rope_dim_offset", rope_dim_offset, allowed)
+    if inverse:
+        raise ArgumentError("rotary_embedding", "inverse", True, "False", "Negate the sines of the cache.")
+    cos, sin = cos_sin_cache.chunk(2, -1)
+    nope_first = bool(rope_dim_offset)
+    rope.rotary_embedding_fwd(positions, query, key, head_size, cos, sin, is_neox, nope_first)
+
+
+def concat_and_cache_mla(
+    kv_c: Tensor, k_pe: Tensor, kv_cache: Tensor, slot_mapping: Tensor, kv_cache_dtype: str, scale: Tensor
+) -> None:
+    """Latents and rotated keys to their slots: `aiterlite.cache.concat_and_cache_mla`."""
+    cache.concat_and_cache_mla(kv_c, k_pe, kv_cache, slot_mapping, kv_cache_dtype, scale)
+
+
+def topk_softmax(
+    topk_weights: Tensor,
+    topk_ids: Tensor,
+    token_expert_indices: Tensor,
+    gating_output: Tensor,
+    renormalize: bool = False,
+    e_score_correction_bias: Tensor | None = None,
+) -> None:
+    """The greatest of each row's softmax: `aiterlite.moe.topk_softmax`. No bias is here."""
+    if e_score_correction_bias is not None:
+        remedy = "Call aiterlite.moe.biased_grouped_topk for sigmoids with a bias."
+        raise ArgumentError("topk_softmax", "e_score_correction_bias", "a tensor", "None", remedy)
+    routing.topk_softmax(topk_weights, topk_ids, token_expert_indices, gating_output, renormalize)
+
+
+def moe_sum(input: Tensor, output: Tensor) -> None:
+    """output becomes the sum of input over its second dimension: `aiterlite.moe.moe_sum`."""
+    sums.moe_sum(input, output)
+
+
+def moe_align_block_size(
+    topk_ids: Tensor,
+    num_experts: int,
+    block_size: int,
+    sorted_token_ids: Tensor,
+    experts_ids: Tensor,
+    num_tokens_post_pad: Tensor,
+    expert_map: Tensor | None = None,
+) -> None:
+    """Places of ids sorted by experts, in whole blocks: `aiterlite.moe.moe_align_block_size`, and entries behind those
+    in use filled as vLLM has them. No map of experts is here."""
+    if expert_map is not None:
+        remedy = "Look the ids up in the map before, as vLLM did; ids below 0 are skipped."
+        raise ArgumentError("moe_align_block_size", "expert_map", "a tensor", "None", remedy)
+    sorted_token_ids.fill_(topk_ids.numel())
+    experts_ids.fill_(-1)
+    counts = torch.empty_like(experts_ids)
+    sorting.moe_align_block_size(
+        topk_ids, num_experts, block_size, sorted_token_ids, experts_ids, counts, num_tokens_post_pad
+    )
+
+
+def scaled_fp8_quant(
+    input: Tensor,
+    scale: Tensor,
+    num_token_padding: int | None = None,
+    scale_ub: Tensor | None = None,
+    use_per_token_if_dynamic: bool = False,
+    output: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(codes of the device's e4m3 type, scale) by a scale that is given: `aiterlite.quant.static_per_tensor_quant`.
+    vLLM makes one where it is None; here that is refused, and scale_ub and use_per_token_if_dynamic are of that."""
+    if not isinstance(scale, Tensor) or scale.numel() != 1:
+        got = "None" if scale is None else f"of shape {list(scale.shape)}" if isinstance(scale, Tensor) else scale
+        remedy = (
+            "Call aiterlite.quant.dynamic_per_tensor_quant, or dynamic_per_token_scaled_quant, for one that is made."
+        )
+        raise ArgumentError("scaled_fp8_quant", "scale", got, "float32 of one element", remedy)
+    rows = max(num_token_padding or 0, input.shape[0])
+    if output is None:
+        dtype = operands.FP8_DTYPES[fp8_of(input.device)]
+        output = torch.empty((rows, *input.shape[1:]), dtype=dtype, device=input.device)
+    quant.static_per_tensor_quant(output[: input.shape[0]], input, scale)
+    return output, scale
+
+
+# Versions -------------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class VllmOps:
-    """The functions of this module in the orders of one version of vLLM."""
+    """The skinny GEMMs in the orders of one version of vLLM."""
 
     LLMM1: Callable[..., Tensor]
     wvSplitK: Callable[..., Tensor]  # noqa: N815
