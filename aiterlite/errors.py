@@ -82,8 +82,11 @@ class BuildError(JitError):
     """A compile failed.
 
     Attributes: `unit` (its name), `diagnostic` (the first real error line), `hint`, `log` (path of the whole
-    output), `command` (one shell line that repeats the compile).
+    output), `command` (one shell line that repeats the compile), `lasting` (the sources are to blame, so that the same
+    compile ends the same).
     """
+
+    lasting = False
 
     def __init__(self, unit: str, diagnostic: str, hint: str = "", log: str = "", command: str = "") -> None:
         self.unit, self.diagnostic, self.hint, self.log, self.command = unit, diagnostic, hint, log, command

@@ -31,7 +31,9 @@ from support import (
 )
 
 from aiterlite import envs
-from aiterlite.errors import MissingArtifactError
+from aiterlite.cli import main
+from aiterlite.errors import BuildError, BuildTimeoutError, MissingArtifactError
+from aiterlite.jit import engine
 from aiterlite.jit.engine import obtain
 from aiterlite.jit.sources import SourceTree
 from aiterlite.jit.store import open_store
@@ -322,6 +324,114 @@ def test_every_waiter_gets_the_builder_s_error_at_once(source_tree: SourceTree, 
     assert len({result["text"] for result in results}) == 1 and "first_problem" in results[0]["text"]
     ended = [result["at"] for result in results]
     assert max(ended) - min(ended) < AT_ONCE
+
+
+BROKEN = "first_problem;\nout[0] ="
+
+
+def broken(tree: SourceTree, tmp_path: Path, said: str = "") -> tuple[Wrapper, dict[str, str]]:
+    """A unit that does not compile, by what its source has, or by what a compiler says that ends with status 1."""
+    if not said:
+        edit(tree, "csrc/toy/toy.hip", "out[0] =", BROKEN)
+    before = f"echo '{said}'; exit 1" if said else ""
+    wrapper = wrap_compiler("amd", tmp_path / "wrapper", before=before)
+    return wrapper, {"AITERLITE_AMDGPU_CLANG": str(wrapper.path), "AITERLITE_LOG": "info"}
+
+
+def test_a_failed_build_is_remembered_by_every_process(source_tree: SourceTree, tmp_path: Path) -> None:
+    wrapper, changes = broken(source_tree, tmp_path)
+    arguments = obtain_arguments(UNIT, source_tree)
+    first = child(catching(OBTAIN), *arguments, **changes)
+    code = catching(OBTAIN) + "result['seconds'] = time.time() - started\n"
+    ranks = [child(f"started = time.time()\n{code}", *arguments, **changes) for _ in range(2)]
+    assert wrapper.compiles() == 1
+    assert {rank["result"]["text"] for rank in ranks} == {first["result"]["text"]}
+    assert first["result"]["type"] == "BuildError" and "first_problem" in first["result"]["text"]
+    assert all(rank["result"]["seconds"] < 2 for rank in ranks)
+    for rank in ranks:
+        assert "failed to build on 20" in rank["stderr"] and "aiterlite build --retry" in rank["stderr"]
+    assert "not compiled again" not in first["stderr"]
+
+
+def test_a_remembered_failure_costs_no_compile_in_the_same_process(source_tree: SourceTree, tmp_path: Path) -> None:
+    wrapper, changes = broken(source_tree, tmp_path)
+    with envs.override(**changes):
+        texts = set()
+        for _ in range(3):
+            with pytest.raises(BuildError) as caught:
+                obtain(UNIT, tree=source_tree)
+            texts.add(str(caught.value))
+        assert len(texts) == 1 and wrapper.compiles() == 1
+        began = time.monotonic()
+        with pytest.raises(BuildError):
+            obtain(UNIT, tree=source_tree)
+        assert time.monotonic() - began < 1  # what a compile takes at least, and mostly a fiftieth of that
+        with pytest.raises(BuildError):
+            obtain(UNIT, tree=source_tree, retry=True)
+        assert wrapper.compiles() == 2
+
+
+def test_what_changed_is_compiled_again(source_tree: SourceTree, tmp_path: Path) -> None:
+    """A header that may or may not be read, a source, the compiler; and what was repaired is forgotten."""
+    wrapper, changes = broken(source_tree, tmp_path)
+
+    def fails() -> int:
+        with envs.override(**changes), pytest.raises(BuildError):
+            obtain(UNIT, tree=source_tree)
+        return wrapper.compiles()
+
+    assert (fails(), fails()) == (1, 1)
+    (source_tree.include / "aiterlite" / "other.h").write_text("// new\n")
+    assert (fails(), fails()) == (2, 2)
+    edit(source_tree, "csrc/toy/toy.hip", "first_problem", "second_problem")
+    assert (fails(), fails()) == (3, 3)
+    other = wrap_compiler("amd", tmp_path / "other", before=": another compiler")
+    changes["AITERLITE_AMDGPU_CLANG"] = str(other.path)
+    assert fails() == 3 and other.compiles() == 1
+    edit(source_tree, "csrc/toy/toy.hip", "second_problem;\n", "")
+    with envs.override(**changes):
+        assert obtain(UNIT, tree=source_tree).built
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "toy.hip:3:1: error: x\nKilled",
+        "toy.hip:3:1: fatal error: missing.h: No such file or directory",
+        "toy.hip:3:1: error: x\nNo space left on device",
+        "toy.hip:3:1: error: x\nResource temporarily unavailable",
+        "clang: error: unable to execute command: Segmentation fault",
+        "it did not say why",
+    ],
+)
+def test_what_may_pass_is_not_remembered(source_tree: SourceTree, tmp_path: Path, said: str) -> None:
+    wrapper, changes = broken(source_tree, tmp_path, said)
+    with envs.override(**changes):
+        for count in (1, 2):
+            with pytest.raises(BuildError):
+                obtain(UNIT, tree=source_tree)
+            assert wrapper.compiles() == count
+
+
+def test_a_timeout_is_not_remembered(source_tree: SourceTree, tmp_path: Path) -> None:
+    wrapper = slow_compiler(tmp_path / "wrapper", 60)
+    with envs.override(AITERLITE_AMDGPU_CLANG=str(wrapper.path), AITERLITE_BUILD_TIMEOUT="0.3"):
+        for count in (1, 2):
+            with pytest.raises(BuildTimeoutError):
+                obtain(UNIT, tree=source_tree)
+            assert wrapper.compiles() == count
+
+
+def test_build_takes_retry(
+    source_tree: SourceTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrapper, changes = broken(source_tree, tmp_path)
+    monkeypatch.setattr(engine, "package_tree", lambda: source_tree)
+    words = ["build", "--json", "--unit", json.dumps(UNIT.to_json())]
+    with envs.override(**changes):
+        assert [main(words), main(words), wrapper.compiles()] == [1, 1, 1]
+        assert [main([*words, "--retry"]), wrapper.compiles()] == [1, 2]
+    assert "first_problem" in capsys.readouterr().out
 
 
 def test_a_later_process_tries_again(source_tree: SourceTree, tmp_path: Path) -> None:

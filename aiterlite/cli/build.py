@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -55,6 +56,9 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--check", action="store_true", help="build nothing; exit 1 if anything would be built")
     parser.add_argument(
+        "--retry", action="store_true", help="compile also what failed before, though nothing changed since"
+    )
+    parser.add_argument(
         "--check-asm", action="store_true", help="assemble every assembly kernel and compare it with its declaration"
     )
     model.add_options(parser)
@@ -80,16 +84,8 @@ def _unit(text: str) -> Unit:
 
 def _run(args: argparse.Namespace) -> Report:
     if args.check_asm:
-        if (
-            args.check
-            or args.manifest
-            or args.unit
-            or args.ops
-            or args.words
-            or args.jobs
-            or args.emulator
-            or args.model
-        ):
+        others = (args.check, args.manifest, args.unit, args.ops, args.words, args.jobs, args.emulator, args.model)
+        if any(others) or args.retry:
             raise UsageError("--check-asm takes --target only: it assembles every row of the manifest")
         return check_asm.run({persona.target for persona in personas(args.target)})
     if not args.model and (alone := model.given(args)):
@@ -100,7 +96,8 @@ def _run(args: argparse.Namespace) -> Report:
     store = open_store()
     count = args.jobs or jobs.count()
     started = time.monotonic()
-    act: Callable[[Unit], Outcome] = (lambda unit: _check(unit, store)) if args.check else _build
+    build = functools.partial(_build, retry=True) if args.retry else _build
+    act: Callable[[Unit], Outcome] = (lambda unit: _check(unit, store)) if args.check else build
     # The longest first, or it would run alone at the end.
     units = sorted(todo.units, key=lambda unit: -len(unit.sources))
     workers = 1 if args.check else max(1, min(count, len(units)))
@@ -171,10 +168,10 @@ def _each(title: str, units: list[Unit], act: Callable[[Unit], Outcome], workers
     return done
 
 
-def _build(unit: Unit) -> Outcome:
+def _build(unit: Unit, retry: bool = False) -> Outcome:
     started = time.monotonic()
     try:
-        artifact = engine.obtain(unit, build=True)
+        artifact = engine.obtain(unit, build=True, retry=retry)
     except (AiterliteError, OSError) as error:
         return Outcome("failed", time.monotonic() - started, error=str(error))
     return Outcome("built" if artifact.built else "cached", time.monotonic() - started, artifact.entry)

@@ -217,8 +217,11 @@ def build_error(unit: Unit, failure: _CommandError, staging: Path, log: list[str
         fallback = f"the compiler {diagnose.ended(failure.status)}"
     diagnostic = diagnose.first_error(failure.output, fallback)
     kind = BuildTimeoutError if failure.status is None else BuildError
-    hint = diagnose.hint(failure.output, failure.status, _is_full(staging))
-    return kind(unit.label, diagnostic, hint, str(path), failure.command)
+    full = _is_full(staging)
+    hint = diagnose.hint(failure.output, failure.status, full)
+    made = kind(unit.label, diagnostic, hint, str(path), failure.command)
+    made.lasting = diagnose.is_lasting(failure.output, failure.status, full)
+    return made
 
 
 def _is_full(folder: Path) -> bool:

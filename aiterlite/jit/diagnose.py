@@ -95,6 +95,24 @@ def first_error(output: str, fallback: str) -> str:
     return told or fallback
 
 
+# What may be otherwise by the next call, whatever else was said.
+_PASSING = re.compile(
+    r"No such file|file not found|cannot find|cannot open|[Pp]ermission denied|[Tt]imed out|Input/output error"
+    r"|No module named|internal compiler error|Stale file handle"
+)
+_PASSING_HINTS = (OUT_OF_MEMORY, DISK_FULL, CRASHED)
+
+
+def is_lasting(output: str, status: int | None, disk_full: bool = False) -> bool:
+    """Whether a compiler named what is wrong with what it was given, and nothing hints at a cause that passes."""
+    said = _said(output)
+    named = any(kind.search(line) for kind in _KINDS[:2] for line in said)
+    if status is None or signal_of(status) is not None or disk_full or not named:
+        return False
+    found = hint(output, status)
+    return found not in _PASSING_HINTS and "process could be started" not in found and not _PASSING.search(output)
+
+
 def _said(output: str) -> list[str]:
     """The lines without those that echo a command, which hold the names of its flags."""
     lines: list[str] = []

@@ -179,12 +179,13 @@ def obtain(
     capturing: Callable[[], bool] = lambda: False,
     excluded: Mapping[Path, str] = MappingProxyType({}),
     build: bool | None = None,
+    retry: bool = False,
 ) -> Artifact:
     """The verified artifact of a unit; built here if no layer has it and the mode allows that.
 
     `capturing` tells whether a GPU graph is being captured, where a build is refused. `build` overrides the mode of
     AITERLITE_JIT: True builds what is missing, False never does. `excluded` are leaves that must not serve, each with
-    the reason. Raises a `JitError`.
+    the reason. `retry` compiles also what failed before and would fail the same again. Raises a `JitError`.
     """
     mode = envs.JIT.get()
     if build is None:
@@ -208,7 +209,7 @@ def obtain(
             f"{unit.label} would be built while a graph is captured; call the operator once before the capture, or "
             f"prebuild: {prebuild_command(unit)}"
         )
-    return _build(want, store, excluded)
+    return _build(want, store, excluded, retry)
 
 
 def _hit(unit: Unit, found: Lookup) -> Artifact:
@@ -227,7 +228,7 @@ def prebuild_command(unit: Unit) -> str:
     return f"{shlex.quote(sys.executable)} -m aiterlite build --unit {shlex.quote(text)}"
 
 
-def _build(want: Wanted, store: Store, excluded: Mapping[Path, str]) -> Artifact:
+def _build(want: Wanted, store: Store, excluded: Mapping[Path, str], retry: bool) -> Artifact:
     from aiterlite.jit import failures, locks, progress
 
     # A unit that cannot be read back would end `export`, `verify` and a recording much later, far from its author.
@@ -236,6 +237,8 @@ def _build(want: Wanted, store: Store, excluded: Mapping[Path, str]) -> Artifact
     if want.unit.kind == HOST and (why := store.writable.noexec):
         raise CacheDirectoryError(f"{want.unit.label} is not built: {why}")
     root = store.prepare()
+    if not retry:
+        failures.raise_remembered(root, want.key, want.unit, want.tree)
     failed_before = failures.last(root, want.key)
     with _thread_turn(want), locks.build_lock(root / "locks", want.key, want.unit.label):
         found = lookup(want, store, excluded)
@@ -281,6 +284,7 @@ def _compile_and_publish(
 
     store.sweep()
     made_in: list[Path] = []
+    before = failures.state(want.unit, want.tree, local.fingerprint)
     try:
         made_in += [store.staging(want.unit.name), store.staging(want.unit.name)]
         staging, leaf = made_in
@@ -290,12 +294,14 @@ def _compile_and_publish(
         meta = _describe(want, local, made, data)
         entry = store.publish(leaf, meta, want.key, keys.leaf_id(want.key, made.headers, local.fingerprint))
     except BuildError as error:
-        raise failures.keep(store, want.key, made_in[0], error) from None
+        same = before == failures.state(want.unit, want.tree, local.fingerprint)
+        raise failures.keep(store, want.key, made_in[0], error, before if same and error.lasting else None) from None
     except OSError as error:
         raise BuildError(want.unit.label, str(error), diagnose.hint(str(error), 1)) from error
     finally:
         for directory in made_in:
             shutil.rmtree(directory, ignore_errors=True)
+    failures.forget(store.writable.root, want.key)
     # The first publisher wins: these may be another process's bytes, so they are verified like any hit.
     return Artifact(want.unit, entry, read_verified(entry), built=True)
 
