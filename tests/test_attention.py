@@ -92,6 +92,18 @@ def test_a_given_result_is_written_whole_and_the_scale_is_of_the_width() -> None
     assert not out[6].any() and torch.equal(out, flash_attn_varlen_func(**given, softmax_scale=192**-0.5))
 
 
+def test_a_tracer_takes_it_as_one_operator() -> None:
+    given = operands([3, 4], [3, 9])
+    expected = flash_attn_varlen_func(**given, causal=True, return_lse=True)
+
+    def call(given: dict[str, Any]) -> Any:
+        return flash_attn_varlen_func(**given, causal=True, return_lse=True)
+
+    made = torch.compile(call, fullgraph=True, backend="aot_eager")(given)
+    assert all(torch.equal(got, wanted) for got, wanted in zip(made, expected, strict=True))
+    assert torch.equal(torch.compile(call, fullgraph=True, backend="aot_eager")(given)[0], expected[0])
+
+
 def test_what_is_refused() -> None:
     given = operands([3, 4], [3, 9])
     wrong: list[tuple[str, dict[str, Any]]] = [

@@ -329,6 +329,34 @@ def test_a_manifest_of_this_cpu_serves_another_target(tmp_path: Path, emulator_l
     assert [len(made) for made in there] == [3, 3] and there[0][0] == tokens[0][0]
 
 
+@pytest.mark.parametrize("scaled", [False, True], ids=["bf16", "fp8"])
+def test_a_layer_compiles_as_one_graph(scaled: bool) -> None:
+    """Decode and prefill, dense and of experts: the same bits, and `fullgraph` lets no break pass."""
+    fields = cases.fields(**SMALL)
+    weights = cases.weights(fields, 2)
+    if scaled:
+        fields, weights = {**fields, "quantization_config": cases.FP8}, cases.quantised(weights)[0]
+    with threads(1), torch.inference_mode():
+        model = model_of(fields, weights)
+        requests = [deepseek.Request() for _ in range(3)]
+        for request, prompt in zip(requests, cases.prompts(5, 18, 9, vocabulary=64), strict=True):
+            model.prefill(request, prompt)
+        places = [(3, model.cache.step(requests)), (7, model.cache.chunk(deepseek.Request(), 7))]
+        for layer in model.layers:
+            for rows, place in places:
+                # What torch has of its own to compile is mostly the same in all of them.
+                whole = not scaled and layer.index == 1 and rows == 3
+                x = model.embed(torch.arange(rows))
+                residual = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(x.dtype)
+                attend = model.attend(place)
+                expected = layer(x, residual, attend)
+                torch._dynamo.reset()
+                compiled = torch.compile(layer.__call__, fullgraph=True, backend="inductor" if whole else "aot_eager")
+                for got, wanted in zip(compiled(x, residual, attend), expected, strict=True):
+                    assert torch.equal(got, wanted)
+    torch._dynamo.reset()
+
+
 @pytest.mark.emulated
 def test_the_demonstration(
     emulator_library: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -83,25 +83,62 @@ def flash_attn_varlen_func(
         if not as_default:
             raise ArgumentError(_OP, name, got, "its default alone", "Call torch's attention for it.")
     _check(q, k, v, out)
+    scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
+    result = q.new_empty((*q.shape[:2], v.shape[-1])) if out is None else out
+    # What the offsets are is not known to a tracer, which takes all of it as one operator.
+    attend = _OPERATOR if torch.compiler.is_compiling() else _attend_each
+    lse = attend(q, k, v, cu_seqlens_q, cu_seqlens_k, scale, causal, return_lse, result)
+    return (result, lse) if return_lse else result
+
+
+def _attend_each(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    scale: float,
+    causal: bool,
+    with_lse: bool,
+    out: Tensor,
+) -> Tensor:
+    """Writes out, one request after the other; returns log-sums, of no element where none were asked for."""
     rows = _offsets("cu_seqlens_q", cu_seqlens_q, q.shape[0], "rows of q")
     tokens = _offsets("cu_seqlens_k", cu_seqlens_k, k.shape[0], "rows of k")
     if len(rows) != len(tokens):
         raise ArgumentError(_OP, "cu_seqlens_k", f"of {len(tokens)} entries", f"{len(rows)}, those of cu_seqlens_q")
-    scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
-    shape = (*q.shape[:2], v.shape[-1])
     # Rows of no request are zeros too.
-    result = q.new_zeros(shape) if out is None else out.zero_()
-    lse = q.new_full((q.shape[1], q.shape[0]), -torch.inf, dtype=torch.float32) if return_lse else None
+    out.zero_()
+    lse = _fake(q, k, v, cu_seqlens_q, cu_seqlens_k, scale, causal, with_lse, out).fill_(-torch.inf)
     for (first, last), (begin, end) in zip(pairwise(rows), pairwise(tokens), strict=True):
         # The first rows of a causal request with more rows than tokens see none.
         first = max(first, last - (end - begin)) if causal else first
         if first == last or begin == end:
             continue
         query, key, value = (t.transpose(0, 1) for t in (q[first:last], k[begin:end], v[begin:end]))
-        result[first:last] = _attend(query, key, value, scale, causal).transpose(0, 1)
-        if lse is not None:
+        out[first:last] = _attend(query, key, value, scale, causal).transpose(0, 1)
+        if with_lse:
             lse[:, first:last] = _log_sums(query, key, scale, causal)
-    return result if lse is None else (result, lse)
+    return lse
+
+
+def _fake(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    scale: float,
+    causal: bool,
+    with_lse: bool,
+    out: Tensor,
+) -> Tensor:
+    return q.new_empty((q.shape[1], q.shape[0]) if with_lse else (0,), dtype=torch.float32)
+
+
+# For tracers alone: torch attends, so there is nothing to decide, to build or to log.
+_OPERATOR = torch.library.custom_op(f"aiterlite::{_OP}", _attend_each, mutates_args=("out",))
+_OPERATOR.register_fake(_fake)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, out: Tensor | None) -> None:
