@@ -71,6 +71,17 @@ aiterlite_mxfp4_norm(aiterlite_mxfp4_norm_args args) {
     }
   }
   await_predecessors();
+  const uint32_t blocks = width / kBlock, part = lane % 4;
+  auto* scales = static_cast<uint8_t*>(args.scales);
+  // A row of padding; the same for all threads of a workgroup that is a team.
+  if constexpr (kShuffled && kIsWorkgroup) {
+    if (row >= rows) {
+      for (uint32_t block = lane; block < static_cast<uint32_t>(args.scale_blocks); block += kLanes) {
+        store_u8(scales + scale_at(args, row, block), 0);
+      }
+      return;
+    }
+  }
 
   // From element `first` of the row on; what is not wanted is read of the weights, which nothing writes.
   Vector16 piece[2];
@@ -104,8 +115,6 @@ aiterlite_mxfp4_norm(aiterlite_mxfp4_norm_args args) {
   const float root = fast_reciprocal_sqrt(__builtin_fmaf(squares, args.inverse_width, args.epsilon));
 
   const MxScaleRule rule = {args.carry, args.least};
-  const uint32_t blocks = width / kBlock, part = lane % 4;
-  auto* scales = static_cast<uint8_t*>(args.scales);
   auto* codes = static_cast<uint8_t*>(args.out) + int64_t{row} * (width / 2);
 #pragma unroll 1
   for (uint32_t first = 0; first < (kTwoPasses ? width : 1); first += kHeld) {
@@ -124,7 +133,7 @@ aiterlite_mxfp4_norm(aiterlite_mxfp4_norm_args args) {
 #pragma unroll
     for (uint32_t i = 0; i < 2; ++i) {
       byte[i] = mx_scale_byte(float_bits_of<In>(i == 0 ? most & 0xffffu : most >> 16), rule);
-      word.word[i] = encode_eight_e2m1<In>(piece[i], mx_half_reciprocal(byte[i]));
+      word.word[i] = encode_eight_by<In>(piece[i], byte[i]);
     }
     word = transpose_in_quad(word, part);
     // Lanes 0 and 1 of four have the block of that part.

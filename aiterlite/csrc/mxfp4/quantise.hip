@@ -90,6 +90,16 @@ aiterlite_mxfp4_quantise(aiterlite_mxfp4_quant_args args) {
   }
   await_predecessors();
   const uint32_t live = live_rows(args);
+  auto* scales = static_cast<uint8_t*>(args.scales);
+  const auto store_tile = [&](const Vector16& part_of_tile) {
+    auto* to = scales + int64_t{tile} * kScaleTileBytes + thread * 16;
+    store_quad(reinterpret_cast<float*>(to), __builtin_bit_cast(Quad, part_of_tile));
+  };
+  // A tile of padding alone, which of few rows are most; the same for all threads.
+  if (row_tile * kScaleTileRows >= live) {
+    if (kLayout == kShuffled && thread < kScaleTileBytes / 16) store_tile(Vector16{});
+    return;
+  }
 
   Vector16 value[kUnits];
   [[maybe_unused]] Vector16 up[kUnits];
@@ -118,7 +128,7 @@ aiterlite_mxfp4_quantise(aiterlite_mxfp4_quant_args args) {
 #pragma unroll
   for (uint32_t u = 0; u < kUnits; ++u) {
     byte[u] = mx_scale_byte(float_bits_of<In>(u % 2 == 0 ? most[u / 2] & 0xffffu : most[u / 2] >> 16), rule);
-    codes.word[u] = encode_eight_e2m1<In>(value[u], mx_half_reciprocal(byte[u]));
+    codes.word[u] = encode_eight_by<In>(value[u], byte[u]);
   }
 
   // From here on a lane has one block, that of its own unit.
@@ -138,12 +148,8 @@ aiterlite_mxfp4_quantise(aiterlite_mxfp4_quant_args args) {
   }
 
   workgroup_barrier();
-  auto* scales = static_cast<uint8_t*>(args.scales);
   if constexpr (kLayout == kShuffled) {
-    if (thread < kScaleTileBytes / 16) {
-      auto* to = scales + int64_t{tile} * kScaleTileBytes + thread * 16;
-      store_quad(reinterpret_cast<float*>(to), __builtin_bit_cast(Quad, shared[thread]));
-    }
+    if (thread < kScaleTileBytes / 16) store_tile(shared[thread]);
   } else {
     const Place place = stored_by(thread);
     const uint32_t r = row_tile * kScaleTileRows + place.row, b = block_tile * kScaleTileBlocks + place.block;

@@ -71,4 +71,8 @@ inline uint32_t native_pack_fp16(float a, float b) {
 }
 inline uint32_t pack_exact_fp16(float a, float b) { return native_pack_fp16(a, b); }
 
+inline constexpr bool kNativeFp4 = false;
+AITERLITE_ABSENT(native_pack_fp4_of_bf16, "the simulation has no such instruction")
+AITERLITE_ABSENT(native_pack_fp4_of_fp16, "the simulation has no such instruction")
+
 }  // namespace aiterlite

@@ -102,4 +102,35 @@ AITERLITE_DEVICE uint32_t pack_exact_fp16(float a, float b) {
   return __builtin_bit_cast(uint32_t, __builtin_amdgcn_cvt_pkrtz(a, b));
 }
 
+// Eight 16-bit floats to e2m1 codes, the first in the lowest four bits, divided by 2^(byte - 127), four instructions;
+// to nearest even, beyond the largest that. Of byte 255, which is no power of two for them, anything. Each writes a
+// byte of the word, and whatever takes the register next has to wait, which the compiler does not see of the lowest
+// byte's.
+#if defined(__gfx950__)
+inline constexpr bool kNativeFp4 = true;
+#define AITERLITE_PACK_FP4(type)                                                                  \
+  AITERLITE_DEVICE uint32_t native_pack_fp4_of_##type(const uint32_t (&pair)[4], uint32_t byte) { \
+    uint32_t codes;                                                                               \
+    asm("v_cvt_scalef32_pk_fp4_" AITERLITE_FP4_##type                                             \
+        " %0, %1, %5\n\ts_nop 0\n\t"                                                              \
+        "v_cvt_scalef32_pk_fp4_" AITERLITE_FP4_##type                                             \
+        " %0, %2, %5 op_sel:[0,0,1,0]\n\ts_nop 0\n\t"                                             \
+        "v_cvt_scalef32_pk_fp4_" AITERLITE_FP4_##type                                             \
+        " %0, %3, %5 op_sel:[0,0,0,1]\n\ts_nop 0\n\t"                                             \
+        "v_cvt_scalef32_pk_fp4_" AITERLITE_FP4_##type " %0, %4, %5 op_sel:[0,0,1,1]\n\ts_nop 0"   \
+        : "=&v"(codes)                                                                            \
+        : "v"(pair[0]), "v"(pair[1]), "v"(pair[2]), "v"(pair[3]), "v"(byte << 23));               \
+    return codes;                                                                                 \
+  }
+#define AITERLITE_FP4_bf16 "bf16"
+#define AITERLITE_FP4_fp16 "f16"
+AITERLITE_PACK_FP4(bf16)
+AITERLITE_PACK_FP4(fp16)
+#undef AITERLITE_PACK_FP4
+#else
+inline constexpr bool kNativeFp4 = false;
+AITERLITE_ABSENT(native_pack_fp4_of_bf16, "gfx942 converts no 4-bit floats; numeric/mxfp4_encode.h does by arithmetic")
+AITERLITE_ABSENT(native_pack_fp4_of_fp16, "gfx942 converts no 4-bit floats; numeric/mxfp4_encode.h does by arithmetic")
+#endif
+
 }  // namespace aiterlite

@@ -150,4 +150,8 @@ AITERLITE_DEVICE uint32_t native_pack_fp16(float a, float b) {
 }
 AITERLITE_DEVICE uint32_t pack_exact_fp16(float a, float b) { return native_pack_fp16(a, b); }
 
+inline constexpr bool kNativeFp4 = false;
+AITERLITE_ABSENT(native_pack_fp4_of_bf16, "sm_90 converts no 4-bit floats; numeric/mxfp4_encode.h does by arithmetic")
+AITERLITE_ABSENT(native_pack_fp4_of_fp16, "sm_90 converts no 4-bit floats; numeric/mxfp4_encode.h does by arithmetic")
+
 }  // namespace aiterlite

@@ -97,4 +97,25 @@ AITERLITE_DEVICE uint32_t encode_eight_e2m1(const Vector16& v, float half_recipr
   return codes | signs_of_eight(v);
 }
 
+// By instruction, which a template asks for, since a target without it may not name it.
+template <class Pairs>
+AITERLITE_DEVICE uint32_t native_pack_fp4(bf16, const Pairs& pairs, uint32_t byte) {
+  return native_pack_fp4_of_bf16(pairs, byte);
+}
+template <class Pairs>
+AITERLITE_DEVICE uint32_t native_pack_fp4(fp16, const Pairs& pairs, uint32_t byte) {
+  return native_pack_fp4_of_fp16(pairs, byte);
+}
+
+// The same by the byte of their scale, in the target's way.
+template <class In>
+AITERLITE_DEVICE uint32_t encode_eight_by(const Vector16& v, uint32_t byte) {
+  if constexpr (kNativeFp4) {
+    const uint32_t codes = native_pack_fp4(In{}, v.word, byte);
+    return byte == 255 ? 0x77777777u | signs_of_eight(v) : codes;
+  } else {
+    return encode_eight_e2m1<In>(v, mx_half_reciprocal(byte));
+  }
+}
+
 }  // namespace aiterlite
