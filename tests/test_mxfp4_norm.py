@@ -181,4 +181,8 @@ def test_padding_has_teams_too(chip: str) -> None:
         plan = dispatch.decide(
             tables.RMS_QUANT_TABLE, tables.MxNormProblem(rows, width, layout="shuffled"), resolve(chip)
         ).plan
-        assert plan.batch == 1 and plan.grid * (plan.threads // plan.lanes) >= -(-rows // 256) * 256
+        assert plan.grid * (plan.threads // plan.lanes) >= -(-rows // 256) * 256
+    # Where rows are more than the chip holds, each is alone, too.
+    crowded = tables.MxNormProblem(4096, 7168)
+    plan = dispatch.decide(tables.RMS_QUANT_TABLE, crowded, resolve(chip)).plan
+    assert plan.batch == 1 and plan.grid == 4096
