@@ -4,7 +4,8 @@
 
 Points are rows of a CSV file (aiterlite/benchmark/calibration.py): a published time, and the emulator's counters of one
 workgroup. Without --points they are those of tests/data/amd-points.csv, a sample of what the package's calibration was
-fitted to. Several files are put together. --judge takes points that no fit sees: families are left out in turn all the
+fitted to, and of amd-compiled-points.csv beside it, which benchmarks/compiled_points.py makes. Several files are put
+together. --judge takes points that no fit sees: families are left out in turn all the
 same. --write replaces the calibration file of the package, --sample writes the sample. Takes seconds of one core.
 """
 
@@ -29,9 +30,11 @@ from aiterlite.benchmark import calibration_report as reporting  # noqa: E402
 from aiterlite.emulator.calibration import SHIPPED  # noqa: E402
 
 SAMPLE = ROOT / "tests" / "data" / "amd-points.csv"
+COMPILED = ROOT / "tests" / "data" / "amd-compiled-points.csv"
 SOURCE = (
     "ROCm/aiter (MIT licence), aiter/configs/**/*.csv, of today and of earlier commits that the points do not name: "
-    "times that AMD measured, of kernels in its hsa/gfx942 and hsa/gfx950; counters by this package's emulator"
+    "times that AMD measured, of kernels in its hsa/gfx942 and hsa/gfx950, and (commit e4048607) of compiled ones, "
+    "whose sources were built here; counters by this package's emulator"
 )
 _OF_KERNEL = 16
 
@@ -58,7 +61,7 @@ def sample(files: Sequence[Path], to: Path) -> int:
     for file in files:
         with gzip.open(file, "rt") if file.suffix == ".gz" else file.open() as opened:
             for row in csv.DictReader(opened):
-                cells = tuple(_short(name, row[name]) for name in fitting.COLUMNS)
+                cells = tuple(_short(name, row.get(name) or "") for name in fitting.COLUMNS)
                 if cells not in seen:
                     seen.add(cells)
                     rows.append(dict(zip(fitting.COLUMNS, cells, strict=True)))
@@ -94,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--svg", type=Path, help="draw estimates of what was left out against published times there")
     asked = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    files = asked.points or [SAMPLE]
+    files = asked.points or [SAMPLE, COMPILED]
     if asked.sample:
         print(f"{sample(files, asked.sample)} points written to {asked.sample}")
     points = [point for file in files for point in fitting.read(file)]

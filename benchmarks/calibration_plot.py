@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from aiterlite.benchmark.calibration import Fit, Point
 from aiterlite.benchmark.calibration_report import Guess, chips_of
 
-_COLORS = ("#1b6ca8", "#d1495b", "#3a7d44", "#e3a008", "#6c4f9c", "#555555")
-_SIDE, _LEFT, _TOP, _GAP, _BOTTOM = 340, 56, 40, 40, 96
-_LEAST, _MOST, _TWICE = 3.0, 10_000.0, 2.0
+_COLORS = ("#1b6ca8", "#d1495b", "#3a7d44", "#e3a008", "#6c4f9c", "#17a2a2", "#555555")
+_SIDE, _LEFT, _TOP, _GAP, _BOTTOM = 340, 56, 40, 40, 118
+_LEAST, _MOST, _TWICE = 2.5, 10_000.0, 2.0
 
 
 def draw(unseen: Sequence[Guess], points: Sequence[Point]) -> str:
@@ -38,7 +38,7 @@ def draw(unseen: Sequence[Guess], points: Sequence[Point]) -> str:
         _text(_LEFT, y - 20, "across: published us; up: estimated over published (past 2 or 0.5: on the edge)")
     )
     for place, (name, color) in enumerate([*zip(families, _COLORS, strict=False), ("seen by the fit", "#c8c8c8")]):
-        x = _LEFT + 215 * place
+        x, y = _LEFT + 290 * (place % 4), _TOP + _SIDE + 62 + 22 * (place // 4)
         parts.append(f'<circle cx="{x + 4}" cy="{y}" r="4" fill="{color}"/>')
         parts.append(_text(x + 14, y + 4, name if color == "#c8c8c8" else f"{name}, left out"))
     parts.append(_text(_LEFT, y + 24, "Estimate, calibrated on published times, not measured here. Times: ROCm/aiter."))

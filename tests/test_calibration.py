@@ -25,12 +25,13 @@ from aiterlite.target import resolve  # noqa: E402
 
 pytestmark = pytest.mark.torch
 SAMPLE = Path(__file__).parent / "data" / "amd-points.csv"
+COMPILED = Path(__file__).parent / "data" / "amd-compiled-points.csv"
 
 
 @pytest.fixture(scope="module")
 def points() -> list[Point]:
     torch.set_num_threads(1)
-    return fitting.possible(fitting.read(SAMPLE))
+    return fitting.possible(fitting.read(SAMPLE) + fitting.read(COMPILED))
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +42,31 @@ def unseen(points: list[Point]) -> list[reporting.Guess]:
 def test_families_that_no_fit_has_seen(unseen: list[reporting.Guess]) -> None:
     told = reporting.score(unseen)
     assert told["points"] > 900
-    assert {guess.point.family for guess in unseen} == {"bf16gemm", "f4gemm", "fmoe", "fp8gemm_blockscale"}
+    shipped_objects, compiled = (
+        {"bf16gemm", "f4gemm", "fmoe", "fp8gemm_blockscale"},
+        {"opus_bf16", "opus_fp8", "skinny"},
+    )
+    assert {guess.point.family for guess in unseen} == shipped_objects | compiled
     assert told["median"] <= 12
     assert told["p90"] <= 30
     assert told["covered"] >= 0.75
+
+
+def test_compiled_kernels_of_several_waves_that_no_fit_has_seen() -> None:
+    """A fit to AMD's own objects alone, which have one wave a SIMD, on kernels that a compiler here built."""
+    objects, compiled = fitting.possible(fitting.read(SAMPLE)), fitting.possible(fitting.read(COMPILED))
+    assert {point.waves for point in objects} == {1.0} and max(point.waves for point in compiled) == 4.0
+    told = reporting.score(reporting.left_out(objects, reporting.by_family, compiled))
+    assert told["points"] > 190
+    assert told["median"] <= 12 and told["p90"] <= 25
+    assert told["covered"] >= 0.78
+
+
+def test_a_few_points_widen_no_range_of_what_was_seen(points: list[Point]) -> None:
+    odd = dataclasses.replace(points[0], family="odd", waves=16.0, counters={**points[0].counters, "mfma": 1e9})
+    assert reporting.seen([*points, *[odd] * 29]) == reporting.seen(points)
+    widened = reporting.seen([*points, *[odd] * 30])
+    assert widened["waves"][1] == 16.0 and widened["mfma"][1] > 2 * reporting.seen(points)["mfma"][1]
 
 
 def test_a_fit_to_shuffled_times_is_told(points: list[Point]) -> None:

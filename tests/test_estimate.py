@@ -94,11 +94,18 @@ def test_what_is_unlike_the_published_kernels_says_so(points: dict[str, fitting.
         assert found.kind == "extrapolated" and found.high / found.us > 1.1 * usual.high / usual.us
         return found
 
-    assert kind(lambda c: c.update(waves=8 * c["workgroups"])).why == ("2 waves a SIMD",)
+    assert kind(lambda c: c.update(waves=32 * c["workgroups"])).why == ("8 waves a SIMD",)
     assert "workgroups of 1 waves" in kind(lambda c: c.update(waves=c["workgroups"])).why
     assert "scratch" in kind(lambda c: c["bytes"]["scratch"].update(read=64)).why
     many = kind(lambda c: c["issue_cycles"].update(valu=c["issue_cycles"]["total"]))
     assert many.why == ("more vector ALU work than seen",)
+
+
+def test_as_many_waves_as_published_kernels_have_are_no_reason(points: dict[str, fitting.Point]) -> None:
+    counters = counted(points["mi300x"], waves=16)
+    assert shipped().seen["waves"] == (1.0, 4.0)
+    found = estimate([counters], resolve("mi300x"))
+    assert (found.kind, found.why) == ("calibrated", ())
 
 
 def test_several_workgroups_on_a_cu_share_it(points: dict[str, fitting.Point]) -> None:
@@ -119,7 +126,7 @@ def test_several_workgroups_on_a_cu_share_it(points: dict[str, fitting.Point]) -
     for part in ("matrix", "issue", "caches", "LDS"):
         assert b.parts[part] == pytest.approx(2 * a.parts[part])
     assert b.parts["latency"] == pytest.approx(a.parts["latency"])
-    assert b.kind == "extrapolated" and a.kind == "calibrated"
+    assert b.kind == a.kind == "calibrated"
 
 
 def test_the_largest_workgroup_decides_where_each_has_a_cu(points: dict[str, fitting.Point]) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from aiterlite.emulator.calibration import CHIP_FITTED, SHARED_FITTED, ChipNumbers, SharedNumbers, Work, parts
-from aiterlite.emulator.estimate import work_of
+from aiterlite.emulator.estimate import waves_per_simd, work_of
 from aiterlite.errors import ArgumentError
 from aiterlite.hardware import CHIPS
 from aiterlite.target import Persona
@@ -76,13 +76,15 @@ class Point:
     zero: float
     memset: float
     counters: dict[str, float]
+    # Waves that a SIMD has at once.
+    waves: float = 1.0
 
 
 def read(path: Path) -> list[Point]:
     """The points of a CSV file, packed or not, each once."""
     data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     rows = list(csv.DictReader(line for line in data.decode().splitlines() if not line.startswith("#")))
-    found: dict[Point | tuple[Any, ...], Point] = {}
+    found: dict[tuple[Any, ...], Point] = {}
     for row in rows:
         point = _point(row)
         found[point.family, point.chip, point.kernel, point.problem, point.split, point.us, point.bytes] = point
@@ -93,6 +95,7 @@ def read(path: Path) -> list[Point]:
 COLUMNS = (
     *("family", "chip", "kernel", "M", "N", "K", "split", "E", "topk", "us", "wgs", "bytes", "memset"),
     *_COUNTERS,
+    "waves",
 )
 # Families of points that were timed with this package's kernels begin so. What is shipped is fitted to none of them.
 OWN = "aiterlite/"
@@ -125,6 +128,7 @@ def own_row(
         "atom": work.atomic,
         "vmem": work.vector / 4,
         "mfma": work.matrix,
+        "waves": waves_per_simd(counted, persona.target, persona.cu_count),
     }
 
 
@@ -153,6 +157,7 @@ def _point(row: dict[str, str]) -> Point:
         2.0 * m * columns if memset else 0.0,
         memset,
         {name: float(row[name]) for name in _COUNTERS},
+        float(row.get("waves") or 1),  # of the study's points: one
     )
 
 

@@ -7,7 +7,7 @@ factors of the intervals, which come from leaving out the other groups in turn.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +23,8 @@ APART = 1.16
 _TAIL = 0.06
 _FOLDS = 5
 _PARTS = ("mfma", "valu", "ldsmin", "read", "vmem")
+# Families of fewer points are fitted to, and widen no range of what was seen.
+_FEW = 30
 
 
 class Guess(NamedTuple):
@@ -160,8 +162,12 @@ def mix(point: Point) -> dict[str, float]:
 
 
 def seen(points: Sequence[Point]) -> dict[str, tuple[float, float]]:
-    mixes = [mix(p) for p in points]
-    return {name: (min(m[name] for m in mixes), max(m[name] for m in mixes)) for name in _PARTS}
+    """The ranges of the mixes, and of the waves a SIMD, of families that have enough points to say how far a fit is
+    off on their like."""
+    count = Counter(p.family for p in points)
+    many = [p for p in points if count[p.family] >= _FEW] or points
+    mixes = [{**mix(p), "waves": p.waves} for p in many]
+    return {name: (min(m[name] for m in mixes), max(m[name] for m in mixes)) for name in (*_PARTS, "waves")}
 
 
 def calibrate(points: Sequence[Point], source: str, date: str) -> dict[str, Any]:

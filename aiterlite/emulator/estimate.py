@@ -3,8 +3,8 @@
 Nothing here was measured by this project: calibration.py has the model and the numbers, which were fitted to times that
 AMD published for other kernels. An estimate is of one of three classes:
 
-    calibrated     the chip, one wave a SIMD and the mix of work are like those of the published kernels
-    extrapolated   the chip is, the kernel is not: several waves a SIMD, an unseen mix, uneven workgroups, under 15 us
+    calibrated     the chip, the waves a SIMD and the mix of work are like those of the published kernels
+    extrapolated   the chip is, the kernel is not: more waves a SIMD, an unseen mix, uneven workgroups, under 15 us
     uncalibrated   no published times of this chip: the numbers of another one of its architecture, scaled
 
 The interval of a calibrated estimate holds four of five published times of families that were left out. Nobody can say
@@ -81,7 +81,8 @@ def estimate(
     unlike: list[str] = []
     for index, counted in enumerate(counters):
         work, valu = work_of(counted, persona.target, chip.compute_units)
-        strange = _unlike(counted, persona.target, chip.compute_units) + _strange_mix(work, valu, calibration)
+        strange = _unlike(counted, persona.target, chip.compute_units, calibration)
+        strange += _strange_mix(work, valu, calibration)
         unlike += [reason for reason in strange if reason not in unlike]
         found = parts(work, chip, calibration.shared)
         # A kernel behind another one costs less than a first one: as a memset before a kernel does.
@@ -249,13 +250,19 @@ def work_of(counted: Mapping[str, Any], target: str, compute_units: int) -> tupl
     return work, issue["valu"] / ran * each
 
 
-def _unlike(counted: Mapping[str, Any], target: str, compute_units: int) -> list[str]:
+def waves_per_simd(counted: Mapping[str, Any], target: str, compute_units: int) -> float:
+    """Waves that a SIMD has at once; where a workgroup leaves SIMDs without one, 1."""
+    waves = counted["waves"] / counted["workgroups"] * _together(counted, compute_units)
+    return max(1.0, float(waves / architecture(target).simds))
+
+
+def _unlike(counted: Mapping[str, Any], target: str, compute_units: int, calibration: Calibration) -> list[str]:
     """In what the shape of a launch is unlike that of published times."""
-    simds, together = architecture(target).simds, _together(counted, compute_units)
+    simds, on_simd = architecture(target).simds, waves_per_simd(counted, target, compute_units)
     waves = counted["waves"] / counted["workgroups"]
     unlike = []
-    if waves * together > simds:
-        unlike.append(f"{waves * together / simds:g} waves a SIMD")
+    if on_simd > calibration.seen["waves"][1]:
+        unlike.append(f"{on_simd:g} waves a SIMD")
     if waves < simds:
         unlike.append(f"workgroups of {waves:g} waves")
     if _largest(counted) > 1:
