@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 from aiterlite.cli import main
 from aiterlite.tables import gemm_crossover as crossover
 from aiterlite.tables import gemm_plan, gemm_rc_plan
-from aiterlite.tables.gemm_crossover import BUCKETS, ESTIMATED, MEASURED, CrossoverTable, Point
+from aiterlite.tables.gemm_crossover import BUCKETS, CALIBRATED, ESTIMATED, MEASURED, PUBLISHED, CrossoverTable, Point
 from aiterlite.target import resolve
 
 Both = Callable[..., tuple[str, Any, int]]
@@ -26,6 +28,7 @@ POINTS = (
     Point(400, 100, 1, "wvSplitKrc"),
     Point(400, 400, 16, "wvSplitKrc"),
 )
+TIMES = Path(__file__).parent / "data" / "amd-library-times.csv"
 TABLE = CrossoverTable("gfx942", "mi300x", 304, MEASURED, "a test", POINTS)
 
 
@@ -51,6 +54,21 @@ def test_the_nearest_point_of_the_bucket_decides(bucket: int, m: int, k: int, wi
     for points in (POINTS, POINTS[::-1]):
         verdict = crossover.decide(dataclasses.replace(TABLE, points=points), bucket, m, k)
         assert verdict is not None and verdict.winner == winner
+
+
+def test_a_point_of_a_published_time_counts_for_its_own_shape_and_chip() -> None:
+    table = dataclasses.replace(TABLE, points=(*POINTS, Point(200, 300, 1, "torch", PUBLISHED)))
+    told = crossover.decide(table, 1, 200, 300)
+    assert told is not None and told.winner == "torch" and told.why.startswith("torch at the time that AMD published")
+    for own, m in ((None, 201), (("mi300x", 152), 200), (("mi325x", 304), 200)):
+        other = crossover.decide(table, 1, m, 300, own)
+        assert other is not None and other.winner == "wvSplitK" and other.why.startswith("measured: ")
+    assert crossover.decide(table, 1, 200, 300, ("mi300x", 304)) == told
+
+
+def test_a_corrected_point_says_what_it_stands_on() -> None:
+    told = crossover.decide(dataclasses.replace(TABLE, points=(Point(1, 1, 1, "wvSplitK", CALIBRATED),)), 1, 1, 1)
+    assert told is not None and told.why.startswith("estimated from counters, calibrated on published times")
 
 
 def test_a_bucket_without_points_decides_nothing() -> None:
@@ -98,12 +116,18 @@ def test_a_chip_takes_the_table_of_its_size() -> None:
 
 points = st.dictionaries(
     st.tuples(st.integers(1, 10**6), st.integers(1, 10**6), st.sampled_from(BUCKETS)),
-    st.sampled_from(list(crossover.CONTENDERS.values())),
+    st.sampled_from(
+        [
+            *((name, "") for name in crossover.CONTENDERS.values()),
+            *((name, CALIBRATED) for name in ("wvSplitK", "wvSplitKrc")),
+            ("torch", PUBLISHED),
+        ]
+    ),
     max_size=8,
 )
 tables = st.builds(
     lambda chip, units, source, how, found: CrossoverTable(
-        "gfx942", chip, units, source, how, tuple(Point(*key, found[key]) for key in sorted(found))
+        "gfx942", chip, units, source, how, tuple(Point(*key, *found[key]) for key in sorted(found))
     ),
     st.text(max_size=5),
     st.integers(0, 400),
@@ -127,7 +151,7 @@ def test_the_shipped_file_is_in_the_form_that_is_written() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda data: data.update(format=2),
+        lambda data: data.update(format=1),
         lambda data: data.update(buckets=[1, 2]),
         lambda data: data["tables"][0].pop("how"),
         lambda data: data["tables"][0].update(source="guessed"),
@@ -156,21 +180,65 @@ def test_every_shipped_winner_takes_the_tokens_of_its_bucket_and_says_how_it_is_
         assert resolve(table.chip).cu_count == table.compute_units
         assert {point.bucket for point in table.points} == set(BUCKETS)
         assert all(point.winner != "wvSplitK" or point.bucket <= 16 for point in table.points)
-        # The cost models know nothing of torch.
-        assert table.source == MEASURED or all(point.winner != "torch" for point in table.points)
+        # The cost models and the estimates know nothing of torch.
+        said = {point.ground for point in table.points if point.winner == "torch"}
+        assert table.source == MEASURED or said <= {PUBLISHED}
 
 
 def test_estimated_points_are_what_the_cost_models_say() -> None:
     """Points of the shipped tables against the plans of today; after a change of these, run bench --tune again."""
     for table in crossover.shipped():
         if table.source == ESTIMATED:
-            for point in table.points[::37]:
+            for point in [point for point in table.points if not point.ground][::37]:
                 where = (point.m, point.k, table.compute_units)
                 rc = gemm_rc_plan.estimated_time(table.target, point.bucket, *where, "deterministic")
                 times = {"wvSplitKrc": rc}
                 if point.bucket <= 16:
                     times["wvSplitK"] = gemm_plan.estimated_time(table.target, point.bucket, *where)
                 assert point.winner == crossover.fastest(times), point
+
+
+def test_torch_serves_where_its_time_is_published_and_below_ours() -> None:
+    """Each point of torch on an AMD chip stands on a time in the file of published ones, at its own shape."""
+    rows = [line for line in TIMES.read_text().splitlines() if not line.startswith("#")]
+    published = {tuple(row[name] for name in ("chip", "m", "k")) for row in csv.DictReader(rows)}
+    told = [(table, point) for table in crossover.shipped() for point in table.points if point.ground == PUBLISHED]
+    assert told
+    for table, point in told:
+        assert point.winner == "torch" and (table.chip, str(point.m), str(point.k)) in published
+        persona = resolve(table.chip)
+        own = crossover.verdict(persona, point.bucket, point.m, point.k)
+        assert own is not None and own.winner == "torch" and "that AMD published" in own.why
+        other = crossover.verdict(persona, point.bucket, point.m + 16, point.k)
+        assert other is not None and other.winner != "torch"
+        part = crossover.verdict(persona.with_compute_units(persona.cu_count // 2), point.bucket, point.m, point.k)
+        assert part is not None and part.winner != "torch"
+
+
+@pytest.mark.torch
+@pytest.mark.emulated
+@pytest.mark.compile
+def test_corrected_points_are_what_estimates_say_today(emulator_library: str) -> None:
+    """Two of them: after a change of kernels, plans or calibration, run benchmarks/estimate_linear.py again."""
+    import torch
+
+    from aiterlite import emulator, envs
+    from aiterlite.emulator.estimate import estimate, faster
+    from aiterlite.ops import gemm, gemm_rc
+
+    emulator.use_library(emulator_library)
+    tables = {table.chip: {point[:3]: point for point in table.points} for table in crossover.shipped()}
+    for chip, key, answer in (("mi308x", (64, 12288, 16), "wvSplitKrc"), ("mi308x", (64, 2048, 1), "wvSplitK")):
+        point = tables[chip][key]
+        assert (point.winner, point.ground) == (answer, CALIBRATED)
+        x, w = (torch.zeros(rows, key[1], dtype=torch.bfloat16) for rows in (key[2], key[0]))
+        held = []
+        with envs.override(AITERLITE_TARGET=chip):
+            for call in (gemm.wvSplitK, functools.partial(gemm_rc.wvSplitKrc, reduction="deterministic")):
+                with emulator.watching(sanitize=False, counters=True) as seen:
+                    call(x, w)
+                held.append(estimate(seen.counters, resolve(chip)))
+        assert faster(*held) == ("A" if answer == "wvSplitK" else "B")
 
 
 def test_a_verdict_is_quick() -> None:
@@ -217,13 +285,17 @@ def test_tune_estimates_for_chips_that_are_not_here(tmp_path: Path, capsys: pyte
     path = tmp_path / "crossover.json"
     words = ["bench", "--tune", "--target", "mi355x", "--write", str(path)]
     whole = crossover.shipped()
-    path.write_text(crossover.dump([dataclasses.replace(t, points=()) if t.chip == "mi355x" else t for t in whole]))
+    corrected = {t.chip: tuple(point for point in t.points if point.ground) for t in whole}
+    assert corrected["mi355x"] and corrected["mi308x"]
+    path.write_text(
+        crossover.dump([dataclasses.replace(t, points=corrected[t.chip]) if t.chip == "mi355x" else t for t in whole])
+    )
     assert main(words) == 0
     assert "estimated from the cost model, not measured" in capsys.readouterr().out
     assert path.read_text() == crossover.SHIPPED.read_text()
     assert main([*words, "--shape", "8,8"]) == 0
     found = {table.chip: len(table.points) for table in crossover.load(path)}
-    assert found["mi355x"] == len(BUCKETS) and found["mi308x"] > len(BUCKETS)
+    assert found["mi355x"] == len(BUCKETS) + len(corrected["mi355x"]) and found["mi308x"] > len(BUCKETS)
 
 
 @pytest.mark.torch

@@ -1,7 +1,8 @@
 """`aiterlite bench --tune`: who is fastest of wvSplitK, wvSplitKrc and torch, as a table that `linear` goes by.
 
 It measures this device; with --target, it asks the plans' own cost models about AMD chips that are not here. These know
-nothing of torch, so there wvSplitK competes only with wvSplitKrc, up to the 128 tokens that the latter takes.
+nothing of torch, so there wvSplitK competes only with wvSplitKrc, up to the 128 tokens that the latter takes. What
+benchmarks/estimate_linear.py has corrected in a file of tables stays.
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ def run(arguments: argparse.Namespace, shapes: Sequence[tuple[int, int]], tokens
     for persona, source, how, times in made:
         points = tuple(Point(*key, crossover.fastest(found)) for key, found in times.items())
         fresh = CrossoverTable(persona.target, persona.chip, persona.cu_count, source, how, points)
+        if source == crossover.ESTIMATED:
+            fresh = crossover.corrected(fresh, kept)
         kept = crossover.merged(kept, fresh)
         tables.append({**asdict(fresh), "points": [_row(point, times) for point in points]})
     if arguments.write:
@@ -130,6 +133,13 @@ def _amd(text: str) -> tuple[Persona, ...]:
     return personas
 
 
+def estimated_table(persona: Persona) -> CrossoverTable:
+    """What the cost models alone say of an AMD chip, as a table; `how` says what may have corrected it."""
+    _, source, how, times = _estimated(persona, ESTIMATED_SHAPES, BUCKETS)
+    points = tuple(Point(*key, crossover.fastest(found)) for key, found in times.items())
+    return CrossoverTable(persona.target, persona.chip, persona.cu_count, source, how, points)
+
+
 def _estimated(persona: Persona, shapes: Sequence[tuple[int, int]], buckets: Sequence[int]) -> Made:
     times: Times = {}
     where = (persona.target, persona.cu_count)
@@ -139,7 +149,11 @@ def _estimated(persona: Persona, shapes: Sequence[tuple[int, int]], buckets: Seq
             if n <= MAX_TOKENS:
                 found["wvSplitK"] = gemm_plan.estimated_time(where[0], n, m, k, where[1])
             times[m, k, n] = found
-    how = f"aiterlite {__version__} bench --tune --target {persona.chip}; torch is not modelled and takes no part"
+    how = (
+        f"aiterlite {__version__} bench --tune --target {persona.chip}; small letters: benchmarks/estimate_linear.py, "
+        "estimates that can tell, and torch where AMD published its library's time (ROCm/aiter e4048607, MIT licence), "
+        "which takes no part elsewhere"
+    )
     return persona, crossover.ESTIMATED, how, times
 
 

@@ -1,13 +1,15 @@
 """Which of wvSplitK, wvSplitKrc and torch serves a skinny GEMM fastest: measured or estimated points, as data.
 
-The data is gemm_crossover.json, which `aiterlite bench --tune` writes (docs/cli.md): tables of points, each table for
-one chip. A point is (m, k) and a token bucket, and says who was fastest there. A problem is decided so:
+The data is gemm_crossover.json, which `aiterlite bench --tune` writes (docs/cli.md) and benchmarks/estimate_linear.py
+corrects: tables of points, each table for one chip. A point is (m, k) and a token bucket, and says who was fastest
+there; a small letter, that something else than the table's source says so. A problem is decided so:
 
 1. Among the tables of its target, the one with the nearest number of compute units counts (by ratio); among equals, the
    one of the chip's name, then the first in the file. So a partition of a chip takes the table of a chip of its size.
 2. Its tokens belong to the smallest bucket that holds them.
 3. Among the table's points in that bucket, the nearest one decides, by the distance of (log m, log k); among equals,
-   the one of the least m, then of the least k.
+   the one of the least m, then of the least k. A point that stands on a time that AMD published for its own library
+   (`PUBLISHED`) counts for its own (m, k) and its own chip alone: nothing is said of others.
 
 Contenders of equal time at a point: wvSplitK before wvSplitKrc before torch (the order of `CONTENDERS`).
 """
@@ -18,28 +20,35 @@ import functools
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from aiterlite.target import Persona
 
 SHIPPED = Path(__file__).with_name("gemm_crossover.json")
-FORMAT = 1
+FORMAT = 2
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 CONTENDERS = {"K": "wvSplitK", "R": "wvSplitKrc", "T": "torch"}
 _LETTERS = {name: letter for letter, name in CONTENDERS.items()}
 _NOTHING = "."
 MEASURED, ESTIMATED = "measured", "estimated from the cost model, not measured"
+# What a point may stand on besides the source of its table.
+CALIBRATED = "estimated from counters, calibrated on published times, not measured"
+PUBLISHED = "torch at the time that AMD published for its library, the others estimated from counters, not measured"
+_SMALL = {"k": ("wvSplitK", CALIBRATED), "r": ("wvSplitKrc", CALIBRATED), "t": ("torch", PUBLISHED)}
+_SMALL_LETTERS = {named: letter for letter, named in _SMALL.items()}
 
 
 class Point(NamedTuple):
-    """Who was fastest for weights [m, k] and the tokens of a bucket."""
+    """Who was fastest for weights [m, k] and the tokens of a bucket. `ground`: what says so, where it is not what the
+    source of the table says: CALIBRATED or PUBLISHED."""
 
     m: int
     k: int
     bucket: int
     winner: str
+    ground: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,7 @@ def verdict(persona: Persona, n: int, m: int, k: int) -> Verdict | None:
 @functools.lru_cache(maxsize=4096)
 def _verdict(target: str, chip: str, units: int, bucket: int | None, m: int, k: int) -> Verdict | None:
     table = choose(shipped(target), target, chip, units)
-    return None if table is None or bucket is None else decide(table, bucket, m, k)
+    return None if table is None or bucket is None else decide(table, bucket, m, k, own=(chip, units))
 
 
 @functools.cache
@@ -104,18 +113,25 @@ def choose(tables: Iterable[CrossoverTable], target: str, chip: str, units: int)
     return min(same, key=distance, default=None)
 
 
-def decide(table: CrossoverTable, bucket: int, m: int, k: int) -> Verdict | None:
-    """The contender that the nearest point of a table's bucket names (rule 3); None where the bucket has no point."""
+def decide(table: CrossoverTable, bucket: int, m: int, k: int, own: tuple[str, int] | None = None) -> Verdict | None:
+    """The contender that the nearest point of a table's bucket names (rule 3); None where the bucket has no point.
+
+    `own`: the name and compute units of the chip that asks, the table's where they are left out.
+    """
+    is_own = own in (None, (table.chip, table.compute_units))
+
+    def counts(point: Point) -> bool:
+        return point.ground != PUBLISHED or (is_own and (point.m, point.k) == (m, k))
 
     def distance(point: Point) -> tuple[float, int, int]:
         # Rounded, so that the last bits of the logarithms break no tie.
         return round(math.log(point.m / m) ** 2 + math.log(point.k / k) ** 2, 9), point.m, point.k
 
-    point = min((p for p in table.points if p.bucket == bucket), key=distance, default=None)
+    point = min((p for p in table.points if p.bucket == bucket and counts(p)), key=distance, default=None)
     if point is None:
         return None
     where = f"{table.chip} at m {point.m}, k {point.k}, n {point.bucket}, the nearest point"
-    return Verdict(point.winner, f"{table.source}: {where}")
+    return Verdict(point.winner, f"{point.ground or table.source}: {where}")
 
 
 # The file -------------------------------------------------------------------------------------------------------------
@@ -140,7 +156,9 @@ def _table(item: Mapping[str, Any]) -> CrossoverTable:
         if m < 1 or k < 1 or len(letters) != len(BUCKETS):
             raise ValueError(f"{shape}: {letters}")
         for bucket, letter in zip(BUCKETS, letters, strict=True):
-            if letter != _NOTHING:
+            if letter in _SMALL:
+                points.append(Point(m, k, bucket, *_SMALL[letter]))
+            elif letter != _NOTHING:
                 points.append(Point(m, k, bucket, CONTENDERS[letter]))
     texts = [item[name] for name in ("target", "chip", "source", "how")]
     units = item["compute_units"]
@@ -152,7 +170,8 @@ def _table(item: Mapping[str, Any]) -> CrossoverTable:
 
 
 def dump(tables: Iterable[CrossoverTable]) -> str:
-    """The text of a file: one line for each (m, k), with a letter for each bucket, `.` where nothing is known."""
+    """The text of a file: one line for each (m, k), with a letter for each bucket, `.` where nothing is known, a small
+    one where a point has a ground of its own."""
     head = {"format": FORMAT, "buckets": list(BUCKETS), "contenders": CONTENDERS}
     lines = ["{", *(f' "{name}": {json.dumps(value)},' for name, value in head.items()), ' "tables": [']
     blocks = [_block(table) for table in tables]
@@ -162,7 +181,8 @@ def dump(tables: Iterable[CrossoverTable]) -> str:
 def _block(table: CrossoverTable) -> str:
     letters: dict[tuple[int, int], dict[int, str]] = {}
     for point in table.points:
-        letters.setdefault((point.m, point.k), {})[point.bucket] = _LETTERS[point.winner]
+        small = _SMALL_LETTERS[point.winner, point.ground] if point.ground else ""
+        letters.setdefault((point.m, point.k), {})[point.bucket] = small or _LETTERS[point.winner]
     fields = ("target", "chip", "compute_units", "source", "how")
     lines = [f'   "{name}": {json.dumps(getattr(table, name))},' for name in fields]
     shapes = [
@@ -174,13 +194,22 @@ def _block(table: CrossoverTable) -> str:
 
 def merged(tables: Iterable[CrossoverTable], fresh: CrossoverTable) -> tuple[CrossoverTable, ...]:
     """Tables with a fresh one, in place of the one of the same target, chip and size, or behind them."""
-
-    def same(table: CrossoverTable) -> bool:
-        return (table.target, table.chip, table.compute_units) == (fresh.target, fresh.chip, fresh.compute_units)
-
     kept = list(tables)
-    found = [index for index, table in enumerate(kept) if same(table)]
+    found = [index for index, table in enumerate(kept) if _same(table, fresh)]
     if not found:
         return (*kept, fresh)
     kept[found[0]] = fresh
     return tuple(kept)
+
+
+def corrected(fresh: CrossoverTable, tables: Iterable[CrossoverTable]) -> CrossoverTable:
+    """A table with the points of its own that stood in `tables` on grounds of their own."""
+    points = {point[:3]: point for point in fresh.points}
+    for table in tables:
+        if _same(table, fresh):
+            points |= {point[:3]: point for point in table.points if point.ground}
+    return replace(fresh, points=tuple(points[key] for key in sorted(points)))
+
+
+def _same(a: CrossoverTable, b: CrossoverTable) -> bool:
+    return (a.target, a.chip, a.compute_units) == (b.target, b.chip, b.compute_units)
