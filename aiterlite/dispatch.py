@@ -140,7 +140,8 @@ class Holds:
 class Row:
     """One implementation of an operator.
 
-    Higher `preference` wins; ties are decided by the order of the table. `plan` gives the tiling and geometry of a
+    Higher `preference` wins; ties are decided by the order of the table. `favour` adds to it where data speaks for the
+    row and a problem. `plan` gives the tiling and geometry of a
     problem's launches, `kernels` the launches themselves in their order (None for torch), and `workspace` the memory
     that they need besides the operands. `vskip` marks kernels that use s_setvskip; the table holds others for the same
     problems. `fallback` marks what AITERLITE_STRICT=1 refuses. `accuracy` says how exact a problem's results are, where
@@ -157,6 +158,10 @@ class Row:
     vskip: bool = False
     fallback: bool = False
     accuracy: Callable[[Any], Any] | None = None
+    favour: Callable[[Any, Persona], int] | None = None
+
+    def preferred(self, problem: Any, persona: Persona) -> int:
+        return self.preference + (self.favour(problem, persona) if self.favour is not None else 0)
 
 
 @dataclass(frozen=True)
@@ -299,7 +304,7 @@ def decide(table: Table, problem: Any, persona: Persona, wishes: Wishes = Wishes
         key=lambda row: (
             -(wishes.vskip is True and row.vskip),
             -(row.backend in KINDS and row.backend == wishes.prefer),
-            -row.preference,
+            -row.preferred(problem, persona),
         ),
     )
     chosen = ranked[0] if ranked else None

@@ -744,7 +744,8 @@ MEASURED = crossover.CrossoverTable(
         crossover.Point(256, 7168, 64, "torch"),
     ),
 )
-ESTIMATED = "wvSplitKrc is faster: estimated from the cost model, not measured: mi300x at m 256, k 7168, n 16"
+FROM_COUNTERS = "estimated from counters, calibrated on published times, not measured: "
+ESTIMATED = f"wvSplitKrc is faster: {FROM_COUNTERS}mi300x at m 256, k 7168, n 16"
 
 
 @pytest.fixture
@@ -769,7 +770,8 @@ def with_points(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("a100", 17, 64, 512, "torch", "rc_mma_sync", "torch is faster: nothing was measured on sm_80, so beyond 16"),
         ("mi300x", 16, 256, 7168, "rc_mfma", "mfma", ESTIMATED),
         ("mi325x", 9, 250, 7168, "rc_mfma", "mfma_asm", ESTIMATED),
-        ("mi308x", 16, 256, 7168, "mfma", "rc_mfma", "wvSplitK is faster: estimated from the cost model, not measured"),
+        ("mi308x", 16, 256, 7168, "rc_mfma", "mfma", f"wvSplitKrc is faster: {FROM_COUNTERS}mi308x"),
+        ("mi308x", 16, 256, 1024, "mfma", "rc_mfma", "wvSplitK is faster: estimated from the cost model, not measured"),
         ("mi355x", 100, 4096, 4096, "rc_mfma", "mfma", "n must be 1 to 16, it is 100"),
         ("mi355x", 129, 4096, 4096, "torch", "rc_mfma", "n must be 1 to 128, it is 129"),
         ("cpu-x86-64-v4", 16, 64, 512, "cpu", "rc_cpu", "wvSplitK is faster: on CPUs up to 16 tokens"),

@@ -17,7 +17,7 @@ from aiterlite.hardware import CHIPS
 from aiterlite.kernel import Kernel, Operand, Value, Workspace, along_x
 from aiterlite.tables import moe_sorting, quant
 from aiterlite.tables.asm import PREFERENCE, AsmKernel, AsmVariant
-from aiterlite.tables.fused_moe_parts import NativeWeights, Places, clear_kernel, sum_kernel
+from aiterlite.tables.fused_moe_parts import NativeWeights, Places, clear_kernel, favoured, sum_kernel
 from aiterlite.tables.fused_moe_problem import ARGS, BLOCK, FmoeProblem, MoeProblem
 from aiterlite.tables.moe_sorting import SortProblem
 from aiterlite.tables.quant_plan import QuantProblem
@@ -239,6 +239,7 @@ def _row(name: str, vskip: bool, requires: tuple[Any, ...], preference: int) -> 
         kernels=_kernels,
         workspace=_workspace,
         vskip=vskip,
+        favour=None if vskip else favoured("one_stage"),
     )
 
 

@@ -3,18 +3,32 @@ buffers lie in a workspace, and what kernels of all GPUs need."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from aiterlite.dispatch import Refusal, Wishes
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import WORKSPACE, Kernel, Operand, Value, along_x, overlap_defines
+from aiterlite.tables import estimated
 from aiterlite.tables.fused_moe_problem import ARGS, NATIVE, FmoeProblem, MoeProblem
 from aiterlite.target import Persona
 
 SUM, CLEAR = "aiterlite_fused_moe_sum", "aiterlite_fused_moe_clear"
 _LINE, _CLEAR_THREADS, _ELEMENTS = 256, 256, 8
+
+
+def favoured(kind: str) -> Callable[[MoeProblem | FmoeProblem, Persona], int]:
+    """What a row of a kind of kernels gains where estimates tell that it is the fastest (tables/estimated.py): of
+    weights that they were made for, and with all experts here."""
+
+    def favour(problem: MoeProblem | FmoeProblem, persona: Persona) -> int:
+        if not isinstance(problem, MoeProblem) or problem.quant != "block" or problem.masked:
+            return 0
+        layer = (problem.experts, problem.topk, problem.width, problem.inter)
+        return estimated.FAVOUR if estimated.fused_moe(persona, problem.tokens, layer) == kind else 0
+
+    return favour
 
 
 class Places:

@@ -26,7 +26,7 @@ from aiterlite.dispatch import (
 from aiterlite.jit.arguments import ArgumentStruct
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel, Value, along_x, overlap_defines
-from aiterlite.tables import asm, mla_accuracy, mla_asm, mla_heads, mla_sm90
+from aiterlite.tables import asm, estimated, mla_accuracy, mla_asm, mla_heads, mla_sm90
 from aiterlite.target import Persona
 
 _HEADER = "aiterlite/mla/args.h"
@@ -129,7 +129,10 @@ def splits_of(persona: Persona, problem: MlaProblem, threads: int = 0) -> int:
     if persona.target == "sm_90a":
         rows, types = problem.q_len * problem.heads, (problem.q_dtype, problem.kv_dtype)
         return mla_sm90.unasked_splits(units, batch, rows, context, *types)
-    return unasked_splits(units, batch, context)
+    told = 0
+    if persona.family == "amd" and mla_asm.is_one_tile(problem):
+        told = estimated.mla_splits(persona, problem.kv_dtype, context, batch)
+    return told or unasked_splits(units, batch, context)
 
 
 def unasked_splits(cu_count: int, batch: int, context: float | None) -> int:
@@ -397,6 +400,15 @@ def derive(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**derived, **values}
 
 
+def _tiles_told(problem: MlaProblem, persona: Persona) -> int:
+    """What assembly for several tiles of rows of q gains where estimates tell that it is faster, though each of its
+    workgroups reads KV again: of no more pieces than where they were made."""
+    if problem.plan_units or problem.splits > _MOST_UNASKED:
+        return 0
+    told = estimated.mla_tiles(persona, mla_asm.tiles(problem, persona), problem.context, problem.batch)
+    return estimated.FAVOUR if told == "asm" else 0
+
+
 def _asm_row(name: str, kv_bytes: int, preference: int, *more: Requirement) -> Row:
     return Row(
         name=name,
@@ -409,6 +421,7 @@ def _asm_row(name: str, kv_bytes: int, preference: int, *more: Requirement) -> R
         plan=mla_asm.plan_one_part if name == mla_asm.FP8_ONE else mla_asm.plan,
         kernels=_asm_kernels,
         accuracy=mla_accuracy.ASM_ONE_PART if name == mla_asm.FP8_ONE else mla_accuracy.ASM,
+        favour=_tiles_told if name == mla_asm.BF16_TILES else None,
     )
 
 

@@ -41,6 +41,13 @@ def _suffix(kind: str) -> str:
     return "" if kind == OWN else f"_{kind}"
 
 
+def is_one_tile(problem: MlaProblem) -> bool:
+    """Whether a kernel of this file takes a call without a plan, of one tile of rows of q a piece."""
+    types = (problem.q_dtype, problem.kv_dtype, problem.out_dtype)
+    own = types[2] == "bf16" and types[0] == types[1] and types[1] in ("bf16", *_FP8_OF.values())
+    return own and not problem.plan_units and problem.q_len * -(-problem.heads // ROWS_OF_TILE) == 1
+
+
 @dataclass(frozen=True)
 class AsmPlan:
     """One launch: `column_groups` workgroups of one tile of rows of q, or of four where they share tokens (`kind`),
@@ -72,7 +79,7 @@ class AsmPlan:
         )
 
 
-def _tiles(problem: MlaProblem, persona: Persona) -> int:
+def tiles(problem: MlaProblem, persona: Persona) -> int:
     """Tiles of rows of q of a piece."""
     heads = problem.heads
     if problem.plan_units:
@@ -82,9 +89,9 @@ def _tiles(problem: MlaProblem, persona: Persona) -> int:
 
 
 def plan(problem: MlaProblem, persona: Persona, parts: int = 2) -> AsmPlan:
-    tiles, kv_bytes = _tiles(problem, persona), 2 if problem.kv_dtype == "bf16" else 1
-    kind = WIDE if kv_bytes == 1 and tiles > 1 else SHARED if persona.target == "gfx950" else OWN
-    groups = -(-tiles // 4) if kind == WIDE else tiles
+    count, kv_bytes = tiles(problem, persona), 2 if problem.kv_dtype == "bf16" else 1
+    kind = WIDE if kv_bytes == 1 and count > 1 else SHARED if persona.target == "gfx950" else OWN
+    groups = -(-count // 4) if kind == WIDE else count
     pieces = problem.plan_units or problem.batch * problem.splits
     return AsmPlan(kv_bytes, parts, problem.plan_units > 0, kind, groups, pieces * groups)
 
@@ -165,12 +172,12 @@ class OneTile:
 
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
         try:
-            tiles = _tiles(problem, persona)
+            count = tiles(problem, persona)
         except mla_heads.NotPlannedError as error:
             return Refusal(error.reason, error.remedy)
-        if tiles == 1:
+        if count == 1:
             return None
-        return Refusal(f"a piece has {tiles} tiles of {ROWS_OF_TILE} rows of q, and each reads KV again")
+        return Refusal(f"a piece has {count} tiles of {ROWS_OF_TILE} rows of q, and each reads KV again")
 
     def __str__(self) -> str:
         return f"at most {ROWS_OF_TILE} rows of q a piece"
