@@ -141,7 +141,7 @@ class Row:
     """One implementation of an operator.
 
     Higher `preference` wins; ties are decided by the order of the table. `favour` adds to it where data speaks for the
-    row and a problem. `plan` gives the tiling and geometry of a
+    row and a problem, and `favoured_by` says which data. `plan` gives the tiling and geometry of a
     problem's launches, `kernels` the launches themselves in their order (None for torch), and `workspace` the memory
     that they need besides the operands. `vskip` marks kernels that use s_setvskip; the table holds others for the same
     problems. `fallback` marks what AITERLITE_STRICT=1 refuses. `accuracy` says how exact a problem's results are, where
@@ -159,9 +159,10 @@ class Row:
     fallback: bool = False
     accuracy: Callable[[Any], Any] | None = None
     favour: Callable[[Any, Persona], int] | None = None
+    favoured_by: str = ""
 
-    def preferred(self, problem: Any, persona: Persona) -> int:
-        return self.preference + (self.favour(problem, persona) if self.favour is not None else 0)
+    def favoured(self, problem: Any, persona: Persona) -> int:
+        return self.favour(problem, persona) if self.favour is not None else 0
 
 
 @dataclass(frozen=True)
@@ -304,11 +305,12 @@ def decide(table: Table, problem: Any, persona: Persona, wishes: Wishes = Wishes
         key=lambda row: (
             -(wishes.vskip is True and row.vskip),
             -(row.backend in KINDS and row.backend == wishes.prefer),
-            -row.preferred(problem, persona),
+            -row.preference - row.favoured(problem, persona),
         ),
     )
     chosen = ranked[0] if ranked else None
-    rejected += [Rejected(row.name, (_outranked(row, ranked[0], wishes),)) for row in ranked[1:]]
+    by = chosen.favoured_by if chosen is not None and chosen.favoured(problem, persona) else ""
+    rejected += [Rejected(row.name, (_outranked(row, ranked[0], by, wishes),)) for row in ranked[1:]]
     notes = []
     if wishes.vskip is True and chosen is not None and not chosen.vskip and any(row.vskip for row in table.rows):
         notes.append(f"AITER_ENABLE_VSKIP=1 has no row for this problem; took {chosen.name}")
@@ -323,9 +325,11 @@ def decide(table: Table, problem: Any, persona: Persona, wishes: Wishes = Wishes
     return Decision(table.op, problem, persona, chosen, plan, tuple(rejected), tuple(notes))
 
 
-def _outranked(row: Row, chosen: Row, wishes: Wishes) -> Refusal:
+def _outranked(row: Row, chosen: Row, by: str, wishes: Wishes) -> Refusal:
     other_kind = {row.backend, chosen.backend} == set(KINDS) and wishes.prefer != row.backend
-    return Refusal(f"{chosen.name} is preferred", f"AITERLITE_PREFER={row.backend}" if other_kind else "")
+    return Refusal(
+        f"{chosen.name} is preferred{f', {by}' if by else ''}", f"AITERLITE_PREFER={row.backend}" if other_kind else ""
+    )
 
 
 def _environment_refusals(row: Row, persona: Persona, wishes: Wishes) -> list[Refusal]:

@@ -97,7 +97,9 @@ def test_a_row_that_data_favours_goes_first_and_a_wish_before_it() -> None:
     anywhere = (Targets(("*",)),)
     rows = (
         Row("first", "hip", anywhere, 5),
-        Row("favoured", "asm", anywhere, favour=lambda problem, persona: 10 * (problem.size > 1)),
+        Row(
+            "favoured", "asm", anywhere, favour=lambda problem, persona: 10 * (problem.size > 1), favoured_by="a guess"
+        ),
     )
     table = Table("toy", Problem, rows)
 
@@ -106,6 +108,8 @@ def test_a_row_that_data_favours_goes_first_and_a_wish_before_it() -> None:
         return row.name if row else None
 
     assert [taken(1), taken(2)] == ["first", "favoured"]
+    rejected = [dispatch.decide(table, Problem(size), resolve("mi300x")).rejected[0].refusals[0] for size in (1, 2)]
+    assert [item.reason for item in rejected] == ["first is preferred", "favoured is preferred, a guess"]
     assert [taken(1, prefer="asm"), taken(2, prefer="hip")] == ["favoured", "first"]
 
 
@@ -138,7 +142,8 @@ def test_few_tokens_of_a_layer_on_80_compute_units() -> None:
     """What a CU does limits the kernel for few tokens there, and not on chips with 256 or 304 of the same memory."""
     assert [layer("mi308x", tokens=n) for n in (2, 3, 4)] == ["two_stage_80"] * 3
     assert [layer(chip, tokens=2) for chip in ("mi300x", "mi355x")] == ["gemv"] * 2
-    for fields in ({"quant": "none", "code": ""}, {"quant": "token"}, {"masked": True, "global_experts": 512}):
+    others = ({"quant": "none", "code": ""}, {"quant": "token"}, {"masked": True, "global_experts": 512})
+    for fields in (*others, {"shuffled": False}):
         assert layer("mi308x", tokens=2, **fields) == "gemv"
     assert layer("mi308x", Wishes(prefer="asm"), tokens=2) == "one_stage_novs"
     assert layer("mi308x", Wishes(vskip=True), tokens=2) == "one_stage_vs"

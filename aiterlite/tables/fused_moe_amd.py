@@ -16,6 +16,7 @@ from aiterlite.dispatch import Between, ComputeUnits, Holds, Refusal, Row, Targe
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import WORKSPACE, Kernel, Operand, Value, Workspace, along_x
 from aiterlite.tables import moe_sorting, quant
+from aiterlite.tables.estimated import WHY
 from aiterlite.tables.fused_moe_parts import NativeWeights, Places, clear_kernel, favoured, sum_kernel
 from aiterlite.tables.fused_moe_problem import ACTIVATIONS, ARGS, BLOCK, FmoeProblem, MoeProblem
 from aiterlite.tables.moe_sorting import SortProblem
@@ -335,11 +336,11 @@ _FEW = (Between("tokens", 1, FEW_TOKENS), Between("pairs", 1, FEW_PAIRS, "tokens
 
 def _two_stage_row(name: str, units: tuple[Any, ...], preference: int, plan: Any) -> Row:
     requires = (*units, *_MOE, CountsFit(plan))
-    of_call: dict[str, Any] = {"accuracy": _two_stage_accuracy, "favour": favoured("two_stage")}
+    of_call: dict[str, Any] = {"accuracy": _two_stage_accuracy, "favour": favoured("two_stage"), "favoured_by": WHY}
     return Row(name, "hip", requires, preference, plan, _two_stage_kernels, _workspace, **of_call)
 
 
-_OF_FEW: dict[str, Any] = {"accuracy": _few_accuracy, "favour": favoured("gemv")}
+_OF_FEW: dict[str, Any] = {"accuracy": _few_accuracy, "favour": favoured("gemv"), "favoured_by": WHY}
 ROWS = (
     Row("gemv", "hip", (_AMD, *_MOE, *_FEW), 30, plan_few, _few, _few_workspace, **_OF_FEW),
     _two_stage_row("two_stage_304", (GFX942, ComputeUnits(304, 304)), 10, plan_two_stage),

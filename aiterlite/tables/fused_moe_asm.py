@@ -17,6 +17,7 @@ from aiterlite.hardware import CHIPS
 from aiterlite.kernel import Kernel, Operand, Value, Workspace, along_x
 from aiterlite.tables import moe_sorting, quant
 from aiterlite.tables.asm import PREFERENCE, AsmKernel, AsmVariant
+from aiterlite.tables.estimated import WHY
 from aiterlite.tables.fused_moe_parts import NativeWeights, Places, clear_kernel, favoured, sum_kernel
 from aiterlite.tables.fused_moe_problem import ARGS, BLOCK, FmoeProblem, MoeProblem
 from aiterlite.tables.moe_sorting import SortProblem
@@ -240,6 +241,7 @@ def _row(name: str, vskip: bool, requires: tuple[Any, ...], preference: int) -> 
         workspace=_workspace,
         vskip=vskip,
         favour=None if vskip else favoured("one_stage"),
+        favoured_by=WHY,
     )
 
 

@@ -23,7 +23,7 @@ def favoured(kind: str) -> Callable[[MoeProblem | FmoeProblem, Persona], int]:
     weights that they were made for, and with all experts here."""
 
     def favour(problem: MoeProblem | FmoeProblem, persona: Persona) -> int:
-        if not isinstance(problem, MoeProblem) or problem.quant != "block" or problem.masked:
+        if not isinstance(problem, MoeProblem) or problem.quant != "block" or not problem.shuffled or problem.masked:
             return 0
         layer = (problem.experts, problem.topk, problem.width, problem.inter)
         return estimated.FAVOUR if estimated.fused_moe(persona, problem.tokens, layer) == kind else 0

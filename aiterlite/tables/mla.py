@@ -422,6 +422,7 @@ def _asm_row(name: str, kv_bytes: int, preference: int, *more: Requirement) -> R
         kernels=_asm_kernels,
         accuracy=mla_accuracy.ASM_ONE_PART if name == mla_asm.FP8_ONE else mla_accuracy.ASM,
         favour=_tiles_told if name == mla_asm.BF16_TILES else None,
+        favoured_by=estimated.WHY,
     )
 
 
