@@ -119,6 +119,21 @@ def test_block_scales_are_those_of_the_dequantised_model() -> None:
     hold(logits, expected, QUANTISED, 0.97)
 
 
+def test_a_cache_of_8_bits_says_nearly_the_same() -> None:
+    fields = cases.fields()
+    weights = cases.weights(fields, 4)
+    (tokens,) = cases.prompts(PROMPT + DECODED, seed=5)
+    with threads(1):
+        expected = teacher_forced(model_of(fields, weights), tokens)
+        model = model_of(fields, weights, kv_cache="fp8")
+        logits = teacher_forced(model, tokens)
+    assert model.cache.latents.dtype == torch.float8_e4m3fn
+    hold(logits, expected, QUANTISED, 0.97)
+    assert cases.distance(logits, expected)[1] > 0
+    with pytest.raises(ArgumentError, match="`kv_cache`"):
+        model_of(fields, weights, kv_cache="int4")
+
+
 def test_greedy_decoding_repeats_itself_and_gives_pages_back() -> None:
     fields = cases.fields()
     weights, prompts = cases.weights(fields, 2), cases.prompts(9, 60, 33)
@@ -273,7 +288,7 @@ def calls_of(problems: Iterable[tuple[str, dict[str, Any]]]) -> set[str]:
     return {json.dumps([op, problem], sort_keys=True) for op, problem in problems}
 
 
-@pytest.mark.parametrize("kind", ["plain", "drafts of block scales", "batch-invariant"])
+@pytest.mark.parametrize("kind", ["plain", "drafts of block scales", "batch-invariant", "cache of 8 bits"])
 def test_a_plan_is_what_a_run_calls_and_no_more(kind: str, tmp_path: Path) -> None:
     """Every batch and every length of a chunk of a server that is small enough for that."""
     drafts = kind.startswith("drafts")
@@ -282,6 +297,7 @@ def test_a_plan_is_what_a_run_calls_and_no_more(kind: str, tmp_path: Path) -> No
     if drafts:
         given, weights = {**given, "quantization_config": cases.FP8}, cases.quantised(weights)[0]
     config, options = deepseek.Config.read(given), {"batch_invariant": kind == "batch-invariant", "drafts": drafts}
+    options["kv_cache"] = "fp8" if kind == "cache of 8 bits" else "auto"
     # Another environment than that of other tests, whose calls are prepared already.
     with threads(1), envs.override(AITERLITE_BUILD_TIMEOUT="1234"):
         with aiterlite.recording(tmp_path / "run.json") as manifest:

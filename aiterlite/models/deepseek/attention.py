@@ -26,9 +26,20 @@ from aiterlite.rope import rope_cached_positions_2c_fwd_inplace
 _NEOX, _NEIGHBOURS = 0, 1
 
 
+def _is_coded(latents: Tensor) -> bool:
+    """Whether a cache has codes of 8 bits. Their scale is 1: latents are normalised, and keys are as large."""
+    return latents.element_size() == 1
+
+
+def _rows(latents: Tensor, slots: Tensor) -> Tensor:
+    flat = latents.view(-1, latents.shape[-1])
+    # torch picks no rows of 8-bit floats, but of their bytes.
+    return flat.view(torch.uint8)[slots].view(latents.dtype) if _is_coded(latents) else flat[slots]
+
+
 @dataclass(frozen=True)
 class Rope:
-    """The tables of all layers, and the scale that caches of 16 bits do not use."""
+    """The tables of all layers, and the scale of caches of 8 bits, which others do not use."""
 
     cos: Tensor
     sin: Tensor
@@ -104,6 +115,7 @@ class Attention:
             *(step.most_rows, latents.shape[1]),
             sm_scale=self.config.softmax_scale,
             num_kv_splits=self.splits,
+            kv_scale=self.rope.one if _is_coded(latents) else None,
         )
         values = self._by_heads(out, self.w_uv)
         return self.parallel.sum(self.out(values.reshape(q.shape[0], -1)))
@@ -116,8 +128,9 @@ class Attention:
         q_pe, rotated = q[..., nope:].unsqueeze(1), k_pe[:, None, None]
         positions = chunk.positions.unsqueeze(1)
         rope_cached_positions_2c_fwd_inplace(q_pe, rotated, self.rope.cos, self.rope.sin, positions, style, True, False)
-        concat_and_cache_mla(kv_c, k_pe, latents, chunk.slots, "auto", self.rope.one)
-        seen = latents.view(-1, latents.shape[-1])[chunk.history]
+        kind = "fp8" if _is_coded(latents) else "auto"
+        concat_and_cache_mla(kv_c, k_pe, latents, chunk.slots, kind, self.rope.one)
+        seen = _rows(latents, chunk.history).to(q.dtype)
         heads = q.shape[1]
         # [heads, tokens, ...] from here on.
         shared = seen[:, latent:].expand(heads, -1, -1)

@@ -19,6 +19,7 @@ from aiterlite.models.deepseek.draft import Draft
 from aiterlite.models.deepseek.layer import Attend, Layer
 from aiterlite.models.deepseek.parallel import Parallel
 from aiterlite.models.deepseek.projections import Projection, Reader, Rows
+from aiterlite.target import persona_for
 
 _NAME = "aiterlite.models.deepseek"
 
@@ -26,7 +27,9 @@ _NAME = "aiterlite.models.deepseek"
 class DeepSeek:
     """A rank of a DeepSeek-V3 model with its cache. Make one with `load`."""
 
-    def __init__(self, reader: Reader, pages: int, page_size: int, chunk: int, drafts: bool) -> None:
+    def __init__(
+        self, reader: Reader, pages: int, page_size: int, chunk: int, drafts: bool, kv_cache: torch.dtype
+    ) -> None:
         self.config, self.parallel, self.chunk = reader.config, reader.parallel, chunk
         config = reader.config
         cos, sin = rope.tables(config, reader.dtype, reader.device)
@@ -39,7 +42,7 @@ class DeepSeek:
         name = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
         self.head = Projection(reader.tensor(name, words), reduction=reader.reduction)
         width = config.kv_lora_rank + config.qk_rope_head_dim
-        self.cache = LatentCache(len(self.layers) + drafts, width, pages, page_size, reader.dtype, reader.device)
+        self.cache = LatentCache(len(self.layers) + drafts, width, pages, page_size, kv_cache, reader.device)
 
     @torch.inference_mode()
     def prefill(self, request: Request, tokens: Sequence[int], every: bool = False) -> Tensor:
@@ -138,6 +141,7 @@ def load(
     chunk: int = 512,
     batch_invariant: bool = False,
     drafts: bool = False,
+    kv_cache: str = "auto",
 ) -> DeepSeek:
     """A model of bfloat16 from a folder with config.json and safetensors, as Hugging Face has them.
 
@@ -149,6 +153,7 @@ def load(
         pages, page_size: the cache: pages of so many tokens, for all requests together.
         chunk: the most tokens of a prompt that go through the model at once.
         batch_invariant: a request's bits do not depend on the others of a step, at some cost.
+        kv_cache: "auto" for latents of bfloat16, "fp8" for the device's e4m3 codes, which take half the memory.
         drafts: read the head of the checkpoint that predicts one token more, for `generate_with_drafts`.
     """
     config = config or Config.read(folder)
@@ -158,7 +163,16 @@ def load(
     reduction = "batch_invariant" if batch_invariant else None
     reader = Reader(checkpoint, config, parallel or Parallel(), torch.device(device), reduction=reduction)
     with torch.inference_mode():
-        return DeepSeek(reader, pages, page_size, chunk, drafts)
+        return DeepSeek(reader, pages, page_size, chunk, drafts, _cache_type(reader, kv_cache))
+
+
+def _cache_type(reader: Reader, kind: str) -> torch.dtype:
+    if kind not in ("auto", "fp8"):
+        raise ArgumentError(_NAME, "kv_cache", repr(kind), "'auto' or 'fp8'")
+    if kind == "auto":
+        return reader.dtype
+    fnuz = persona_for(reader.device.type, reader.device.index).fp8 == "e4m3fnuz"
+    return torch.float8_e4m3fnuz if fnuz else torch.float8_e4m3fn
 
 
 def likeliest(logits: Tensor) -> list[int]:

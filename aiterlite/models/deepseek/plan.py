@@ -41,6 +41,7 @@ class Server:
     page_size: int = 16
     drafts: bool = False
     batch_invariant: bool = False
+    kv_cache: str = "auto"
 
     def __post_init__(self) -> None:
         ranks = self.tensor_parallel
@@ -84,6 +85,7 @@ class Server:
             chunk=self.chunk,
             batch_invariant=self.batch_invariant,
             drafts=self.drafts,
+            kv_cache=self.kv_cache,
         )
 
 
