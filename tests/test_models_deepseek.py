@@ -134,6 +134,22 @@ def test_a_cache_of_8_bits_says_nearly_the_same() -> None:
         model_of(fields, weights, kv_cache="int4")
 
 
+def test_planned_attention_says_the_same() -> None:
+    """Of requests of several lengths, with drafts and without; a plan is of all of a step."""
+    fields = cases.fields(num_nextn_predict_layers=1)
+    weights, prompts = cases.weights(fields, 4), cases.prompts(9, 60, 33)
+    (tokens,) = cases.prompts(PROMPT + DECODED, seed=5)
+    with threads(1):
+        model = model_of(fields, weights, drafts=True)
+        planned = model_of(fields, weights, drafts=True, persistent=True)
+        hold(teacher_forced(planned, tokens)[PROMPT:], teacher_forced(model, tokens)[PROMPT:])
+        expected = model.generate(prompts, 8)
+        assert planned.generate(prompts, 8) == expected
+        assert deepseek.generate_with_drafts(planned, prompts, 8).tokens == expected
+    with pytest.raises(ArgumentError, match="`persistent`"):
+        model_of(fields, weights, persistent=True, batch_invariant=True)
+
+
 def test_greedy_decoding_repeats_itself_and_gives_pages_back() -> None:
     fields = cases.fields()
     weights, prompts = cases.weights(fields, 2), cases.prompts(9, 60, 33)
@@ -288,7 +304,7 @@ def calls_of(problems: Iterable[tuple[str, dict[str, Any]]]) -> set[str]:
     return {json.dumps([op, problem], sort_keys=True) for op, problem in problems}
 
 
-@pytest.mark.parametrize("kind", ["plain", "drafts of block scales", "batch-invariant", "cache of 8 bits"])
+@pytest.mark.parametrize("kind", ["plain", "drafts of block scales", "batch-invariant", "8 bits, persistent"])
 def test_a_plan_is_what_a_run_calls_and_no_more(kind: str, tmp_path: Path) -> None:
     """Every batch and every length of a chunk of a server that is small enough for that."""
     drafts = kind.startswith("drafts")
@@ -296,19 +312,21 @@ def test_a_plan_is_what_a_run_calls_and_no_more(kind: str, tmp_path: Path) -> No
     weights = cases.weights(given, 2)
     if drafts:
         given, weights = {**given, "quantization_config": cases.FP8}, cases.quantised(weights)[0]
-    config, options = deepseek.Config.read(given), {"batch_invariant": kind == "batch-invariant", "drafts": drafts}
-    options["kv_cache"] = "fp8" if kind == "cache of 8 bits" else "auto"
+    config = deepseek.Config.read(given)
+    options: dict[str, Any] = {"batch_invariant": kind == "batch-invariant", "drafts": drafts}
+    if kind == "8 bits, persistent":
+        options |= {"kv_cache": "fp8", "persistent": True}
     # Another environment than that of other tests, whose calls are prepared already.
     with threads(1), envs.override(AITERLITE_BUILD_TIMEOUT="1234"):
         with aiterlite.recording(tmp_path / "run.json") as manifest:
-            model = deepseek.load("", weights=weights, config=config, chunk=4, page_size=4, **options)  # type: ignore[arg-type]
+            model = deepseek.load("", weights=weights, config=config, chunk=4, page_size=4, **options)
             for batch in range(1, 4):
                 prompts = cases.prompts(*[4 + batch] * batch, vocabulary=64)
                 if drafts:
                     deepseek.generate_with_drafts(model, prompts, 4)
                 else:
                     model.generate(prompts, 2)
-        server = plan.Server(config, max_batch=3, chunk=4, page_size=4, **options)  # type: ignore[arg-type]
+        server = plan.Server(config, max_batch=3, chunk=4, page_size=4, **options)
         found = plan.everything(server, "cpu").decisions
     called = calls_of((call["op"], call["problem"]) for call in manifest.calls.values())
     planned = calls_of((decision.op, asdict(decision.problem)) for decision in found)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from aiterlite.models.deepseek.plan import Server
     from aiterlite.ops.planning import Planned
 
-_OPTIONS = ("tp", "ep", "max_batch", "chunk", "page_size", "drafts", "batch_invariant", "kv_cache")
+_OPTIONS = ("tp", "ep", "max_batch", "chunk", "page_size", "drafts", "batch_invariant", "kv_cache", "persistent")
 _HEADERS = ("operator", "shape", "kernel", "why", "bytes", "floor")
 
 
@@ -38,6 +38,7 @@ def add_options(parser: argparse.ArgumentParser, step: bool = False) -> None:
     group.add_argument("--page-size", type=_count, metavar="N", help="tokens of a page of the cache (default: 16)")
     group.add_argument("--drafts", action="store_true", default=None, help="guess a token ahead with its own head")
     group.add_argument("--batch-invariant", action="store_true", default=None, help="a request's bits are its own")
+    group.add_argument("--persistent", action="store_true", default=None, help="plan the attention of each step")
     group.add_argument("--kv-cache", choices=("auto", "fp8"), help="what the cache holds (default: auto, bf16)")
     if step:
         group.add_argument("--batch", type=_count, default=1, metavar="N", help="requests of the step (default: 1)")

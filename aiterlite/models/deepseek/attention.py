@@ -17,6 +17,7 @@ from torch import Tensor
 
 from aiterlite.cache import concat_and_cache_mla, fused_qk_rope_concat_and_cache_mla
 from aiterlite.mla import flash_attn_varlen_func, mla_decode_fwd
+from aiterlite.models.deepseek import persistent
 from aiterlite.models.deepseek.cache import Chunk, Step
 from aiterlite.models.deepseek.config import Config
 from aiterlite.models.deepseek.parallel import Parallel
@@ -62,6 +63,7 @@ class Attention:
     out: Projection
     rope: Rope
     splits: int | None = None
+    persistent: bool = False
 
     @classmethod
     def read(cls, reader: Reader, name: str, rope: Rope) -> Attention:
@@ -92,6 +94,7 @@ class Attention:
             rope,
             # A number of splits that goes by batch and context would let bits depend on them.
             1 if reader.reduction == "batch_invariant" else None,
+            reader.persistent,
         )
 
     @property
@@ -110,12 +113,16 @@ class Attention:
             *(step.positions, self.rope.cos, self.rope.sin, not self.config.rope_interleave, True),
         )
         out = q.new_empty(q.shape[0], heads, latent)
+        if self.persistent and not step.plan:
+            requests = step.rows, step.page_rows, step.last_lengths, step.most_rows
+            step.plan.update(persistent.plan(heads, query.dtype, latents, *requests))
         mla_decode_fwd(
             *(query, latents.unsqueeze(2), out, step.rows, step.page_rows, step.pages, step.last_lengths),
             *(step.most_rows, latents.shape[1]),
             sm_scale=self.config.softmax_scale,
             num_kv_splits=self.splits,
             kv_scale=self.rope.one if _is_coded(latents) else None,
+            **step.plan,
         )
         values = self._by_heads(out, self.w_uv)
         return self.parallel.sum(self.out(values.reshape(q.shape[0], -1)))

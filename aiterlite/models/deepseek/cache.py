@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,8 @@ class Places:
 
 @dataclass(frozen=True)
 class Step:
-    """Where the tokens of a decode step are and go, as the operators take it."""
+    """Where the tokens of a decode step are and go, as the operators take it. `plan`: the work of its attention, which
+    the first layer makes that needs it."""
 
     positions: Tensor
     slots: Tensor
@@ -46,6 +48,7 @@ class Step:
     pages: Tensor
     last_lengths: Tensor
     most_rows: int
+    plan: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,7 @@ def load(
     batch_invariant: bool = False,
     drafts: bool = False,
     kv_cache: str = "auto",
+    persistent: bool = False,
 ) -> DeepSeek:
     """A model of bfloat16 from a folder with config.json and safetensors, as Hugging Face has them.
 
@@ -154,14 +155,19 @@ def load(
         chunk: the most tokens of a prompt that go through the model at once.
         batch_invariant: a request's bits do not depend on the others of a step, at some cost.
         kv_cache: "auto" for latents of bfloat16, "fp8" for the device's e4m3 codes, which take half the memory.
+        persistent: plan the attention of each decode step, for workgroups that each do a share of all requests.
         drafts: read the head of the checkpoint that predicts one token more, for `generate_with_drafts`.
     """
     config = config or Config.read(folder)
     if drafts and not config.num_nextn_predict_layers:
         raise ArgumentError(_NAME, "drafts", True, "False, since num_nextn_predict_layers is 0")
+    if persistent and batch_invariant:
+        raise ArgumentError(_NAME, "persistent", True, "False with batch_invariant: a plan goes by all requests")
     checkpoint = Checkpoint(folder if weights is None else weights)
     reduction = "batch_invariant" if batch_invariant else None
-    reader = Reader(checkpoint, config, parallel or Parallel(), torch.device(device), reduction=reduction)
+    reader = Reader(
+        checkpoint, config, parallel or Parallel(), torch.device(device), reduction=reduction, persistent=persistent
+    )
     with torch.inference_mode():
         return DeepSeek(reader, pages, page_size, chunk, drafts, _cache_type(reader, kv_cache))
 

@@ -42,6 +42,7 @@ class Server:
     drafts: bool = False
     batch_invariant: bool = False
     kv_cache: str = "auto"
+    persistent: bool = False
 
     def __post_init__(self) -> None:
         ranks = self.tensor_parallel
@@ -86,6 +87,7 @@ class Server:
             batch_invariant=self.batch_invariant,
             drafts=self.drafts,
             kv_cache=self.kv_cache,
+            persistent=self.persistent,
         )
 
 

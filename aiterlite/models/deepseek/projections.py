@@ -160,6 +160,7 @@ class Reader:
     device: torch.device
     dtype: torch.dtype = torch.bfloat16
     reduction: str | None = None
+    persistent: bool = False
 
     def tensor(self, name: str, rows: slice = ALL, dtype: torch.dtype | None = None) -> Tensor:
         return self.checkpoint.read(name, rows).to(self.device, dtype or self.dtype).contiguous()
