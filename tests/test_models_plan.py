@@ -89,6 +89,16 @@ def test_kinds_of_layers_and_targets_are_told_apart() -> None:
         assert {d.problem.fp8 for d in found.decisions if d.op == "gemm_a8w8_blockscale"} == {flavour}
 
 
+def test_attention_may_be_planned_over_latents_of_8_bits() -> None:
+    given = server(fields(), max_batch=2, chunk=1, persistent=True, kv_cache="fp8")
+    for name, flavour in (("mi300x", "e4m3fnuz"), ("h200", "e4m3fn")):
+        found = models.everything(given, name)
+        attended = [d.problem for d in found.decisions if d.op == "mla_decode_fwd"]
+        assert not found.unserved and attended
+        assert all(problem.plan_units > 0 and problem.kv_dtype == flavour for problem in attended)
+        assert {d.problem.batch for d in found.decisions if d.op == "mla_plan"} == {1, 2}
+
+
 def test_planning_leaves_no_trace(tmp_path: Path) -> None:
     with aiterlite.recording(tmp_path / "run.json") as manifest:
         models.everything(server(fields(), max_batch=1, chunk=1), "mi300x")
