@@ -5,7 +5,7 @@
 A call has n tokens, weights [m, k] in bf16 and no bias. Both operators that `linear` chooses from run in the emulator,
 in HIP and in assembly where there are both; the table has the one of the least estimate, or --all. Published are
 the fastest times of ROCm/aiter's bf16 GEMMs of the shape among the points. Nothing in the table was measured here.
---choices holds choices that are made otherwise against estimates: which operator `linear` takes, and HIP or assembly.
+--choices holds choices against estimates: which operator `linear` takes, and HIP or assembly, of 8-bit floats too.
 """
 
 from __future__ import annotations
@@ -37,13 +37,16 @@ from aiterlite.wishes import wishes  # noqa: E402
 SAMPLE = ROOT / "tests" / "data" / "amd-points.csv"
 CALLS = ((4, 128, 2880), (16, 64, 4096), (64, 256, 6144), (4, 256, 4096), (4, 384, 7168), (4, 2112, 7168))
 OPERATORS = ("wvSplitK", "wvSplitKrc")
+EIGHT_BITS = "wvSplitKQ"
 
 
-def estimates(call: tuple[int, int, int], chip: str) -> Iterator[tuple[str, Estimate, float]]:
+def estimates(
+    call: tuple[int, int, int], chip: str, operators: Sequence[str] = OPERATORS
+) -> Iterator[tuple[str, Estimate, float]]:
     """Each operator and back end that serves a call on a chip: its name, estimate and floor."""
     n, m, k = call
     persona = resolve(chip)
-    for op in OPERATORS:
+    for op in operators:
         for prefer in ("hip", "asm"):
             with envs.override(AITERLITE_TARGET=chip, AITERLITE_PREFER=prefer):
                 problem = words.problems_of(TABLES[op], words.read([f"n={n}", f"m={m}", f"k={k}", "dtype=bf16"]))[0]
@@ -60,8 +63,8 @@ def choices(chip: str) -> Counter[str]:
     """How often the estimates say of 27 calls what `linear`'s points say, and which of HIP and assembly is faster."""
     told: Counter[str] = Counter()
     for n, m, k in itertools.product((1, 4, 16), (64, 256, 1024), (1024, 2880, 7168)):
-        found = {name: held for name, held, _ in estimates((n, m, k), chip)}
-        one, other, assembly = (found[name] for name in ("wvSplitK, hip", "wvSplitKrc, hip", "wvSplitK, asm"))
+        found = {name: held for name, held, _ in estimates((n, m, k), chip, (*OPERATORS, EIGHT_BITS))}
+        one, other = found["wvSplitK, hip"], found["wvSplitKrc, hip"]
         answer = {"A": "wvSplitK", "B": "wvSplitKrc"}.get(faster(one, other), CANNOT_TELL)
         table = verdict(resolve(chip), n, m, k)
         assert table is not None
@@ -69,7 +72,8 @@ def choices(chip: str) -> Counter[str]:
         told["linear: cannot tell" if answer == CANNOT_TELL else same] += 1
         if answer not in (CANNOT_TELL, table.winner):
             print(f"{chip} at {n}, {m}, {k}: wvSplitK {one.us:.1f} us, wvSplitKrc {other.us:.1f} us")
-        told[f"HIP (A) or assembly (B): {faster(one, assembly)}"] += 1
+        for op in ("wvSplitK", EIGHT_BITS):
+            told[f"{op}, HIP (A) or assembly (B): {faster(found[f'{op}, hip'], found[f'{op}, asm'])}"] += 1
     return told
 
 
