@@ -42,7 +42,7 @@ from aiterlite.target import resolve  # noqa: E402
 CALIBRATED = ("mi300x", "mi308x", "mi355x")
 # Workgroups that run of a launch whose workgroups are alike.
 _ONLY = 4
-_BF16 = "opus::tuple<opus::bf16_t, opus::bf16_t, opus::bf16_t, opus::fp32_t"
+BF16 = "opus::tuple<opus::bf16_t, opus::bf16_t, opus::bf16_t, opus::fp32_t"
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Kind:
 
 
 _A16 = "gfx942/a16w16/opus_gemm_pipeline_a16w16_"
-_TRAITS942 = (
-    "opus_gemm_a16w16_traits<{i.BLOCK_SIZE}, opus::seq<{i.B_M}, {i.B_N}, {i.B_K}>, " + _BF16 + ">, "
+GFX942_TRAITS = (
+    "opus_gemm_a16w16_traits<{i.BLOCK_SIZE}, opus::seq<{i.B_M}, {i.B_N}, {i.B_K}>, " + BF16 + ">, "
     "opus::seq<{i.VEC_A}, {i.VEC_B}, {i.VEC_C}>, opus::seq<{i.T_M}, {i.T_N}, {t_k}>, "
     "opus::seq<{i.W_M}, {i.W_N}, {i.W_K}>{depth}>"
 )
@@ -75,21 +75,23 @@ _FP8_TRAITS942 = (
     "opus::seq<{i.T_M}, {i.T_N}, 1>, opus::seq<{i.W_M}, {i.W_N}, {i.W_K}>>"
 )
 _TRAITS950 = (
-    "opus_gemm_a16w16_traits_gfx950<{i.BLOCK_SIZE}, opus::seq<{i.B_M}, {i.B_N}, {i.B_K}>, " + _BF16 + ">, "
+    "opus_gemm_a16w16_traits_gfx950<{i.BLOCK_SIZE}, opus::seq<{i.B_M}, {i.B_N}, {i.B_K}>, " + BF16 + ">, "
     "opus::seq<{i.VEC_A}, {i.VEC_B}, {i.VEC_C}>"
 )
 _NOSCALE = "opus_gemm_noscale_kargs"
 KINDS = {
-    "a16w16_wave_k_coop": Kind(_A16 + "wave_k_coop.cuh", "gemm_a16w16_wave_k_coop_kernel<{traits}>", _TRAITS942, "n,m"),
+    "a16w16_wave_k_coop": Kind(
+        _A16 + "wave_k_coop.cuh", "gemm_a16w16_wave_k_coop_kernel<{traits}>", GFX942_TRAITS, "n,m"
+    ),
     "a16w16_wave_k_coop_accum": Kind(
-        _A16 + "wave_k_coop.cuh", "gemm_a16w16_wave_k_coop_accum_kernel<{traits}>", _TRAITS942, "8n,m", adds=True
+        _A16 + "wave_k_coop.cuh", "gemm_a16w16_wave_k_coop_accum_kernel<{traits}>", GFX942_TRAITS, "8n,m", adds=True
     ),
     "a16w16_kbuf1_large_tile": Kind(
-        _A16 + "kbuf1_large_tile.cuh", "gemm_a16w16_kbuf1_large_tile_kernel<{traits}>", _TRAITS942
+        _A16 + "kbuf1_large_tile.cuh", "gemm_a16w16_kbuf1_large_tile_kernel<{traits}>", GFX942_TRAITS
     ),
-    "a16w16_kbuf2v": Kind(_A16 + "kbuf2v.cuh", "gemm_a16w16_kbuf2v_kernel<{traits}, " + _NOSCALE + ">", _TRAITS942),
+    "a16w16_kbuf2v": Kind(_A16 + "kbuf2v.cuh", "gemm_a16w16_kbuf2v_kernel<{traits}, " + _NOSCALE + ">", GFX942_TRAITS),
     "a16w16_kbuf2v_bk128": Kind(
-        _A16 + "kbuf2v_bk128.cuh", "gemm_a16w16_kbuf2v_bk128_kernel<{traits}, " + _NOSCALE + ">", _TRAITS942
+        _A16 + "kbuf2v_bk128.cuh", "gemm_a16w16_kbuf2v_bk128_kernel<{traits}, " + _NOSCALE + ">", GFX942_TRAITS
     ),
     "a8w8_blockscale_bpreshuffle_singlebuf": Kind(
         "gfx942/a8w8/opus_gemm_pipeline_a8w8_blockscale_bpreshuffle.cuh",
