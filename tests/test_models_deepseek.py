@@ -398,6 +398,7 @@ def test_the_demonstration(
     use_library(emulator_library)
     monkeypatch.setattr(library, "unit", lambda: launch_unit())  # it is here
     monkeypatch.setattr(demo, "MODEL", {**demo.MODEL, **SMALL, "num_hidden_layers": 2, "n_routed_experts": 16})
+    monkeypatch.setattr(demo, "PROMPT", 64)
     monkeypatch.setattr(demo, "STEPS", 6)
     with threads(1):
         assert main(["demo", "--json", "--target", "mi300x"]) == 0
