@@ -43,6 +43,15 @@ def test_every_count_of_heads_types_and_pages(heads: int) -> None:
         assert_right(run(case.to("cuda"), causal=causal, **moved(given)), case.exact(causal))
 
 
+@pytest.mark.parametrize("types", [("bf16", "bf16"), ("fp16", "fp16")])
+def test_workgroups_of_64_rows_without_a_plan(types: tuple[str, str]) -> None:
+    """As many requests as fill the GPU: of fewer, each workgroup has fewer rows."""
+    lengths, counts = [1 + 37 * i % 330 for i in range(150)], [1 + i % 2 for i in range(150)]
+    for page_size, splits in ((64, 1), (16, 2), (1, 2)):
+        case = batch(lengths, counts, 64, types=types, page_size=page_size, seed=page_size)
+        assert_right(run(case.to("cuda"), num_kv_splits=splits), case.exact())
+
+
 @pytest.mark.parametrize("q_len", [1, 4])
 @pytest.mark.parametrize("fold", [1, 4])
 def test_64_heads_of_8_bits_by_either_plan(fold: int, q_len: int) -> None:

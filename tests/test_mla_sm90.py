@@ -24,12 +24,28 @@ def test_every_call_is_cut_so_that_it_fits() -> None:
             continue
         for heads in range(1, 129):
             for q_len, page_size in itertools.product((1, 3), (1, 16, 64)):
-                problem = tables.MlaProblem(2, heads, 64, q_len, page_size, q, kv, out)
-                cut = mla_sm90.plan_decode(problem, H200)
-                assert cut.boxes == (page_size > 1)
-                assert cut.shared_bytes <= H200.lds_bytes
-                assert (cut.column_groups - 1) * cut.columns < heads * q_len <= cut.column_groups * cut.columns
-                assert cut.wide == (heads * q_len > 32 and q == kv != "e4m3fn")
+                for given in ({"splits": 1}, {"splits": 5}, {"splits": 0, "plan_units": 132}):
+                    problem = tables.MlaProblem(2, heads, 64, q_len, page_size, q, kv, out, **given)
+                    cut = mla_sm90.plan_decode(problem, H200)
+                    assert cut.boxes == (page_size > 1)
+                    assert cut.shared_bytes <= H200.lds_bytes
+                    assert (cut.column_groups - 1) * cut.columns < heads * q_len <= cut.column_groups * cut.columns
+                    assert not cut.wide or (heads * q_len > 32 and q == kv != "e4m3fn")
+                    assert cut.wide or not problem.plan_units or heads * q_len <= 32 or kv == "e4m3fn"
+
+
+def test_rows_are_spread_where_that_fills_the_multiprocessors() -> None:
+    def cut(heads: int, batch: int, context: int, types: tuple[str, str] = ("bf16", "bf16")) -> tuple[int, int]:
+        given = {"batch": batch, "heads": heads, "context": context, "q_dtype": types[0], "kv_dtype": types[1]}
+        problem = tables.MlaProblem(**tables.derive({**given, "page_size": 64, "splits": 1}))
+        splits = tables.splits_of(H200, problem)
+        return mla_sm90.plan_decode(replace(problem, splits=splits), H200).columns, splits
+
+    assert [cut(64, 1, 1024), cut(64, 8, 1024), cut(64, 1, 8192)] == [(16, 16), (16, 4), (16, 32)]
+    assert [cut(64, 32, 8192), cut(64, 128, 1024), cut(128, 128, 8192)] == [(64, 4), (64, 1), (64, 1)]
+    assert [cut(128, 1, 1024), cut(128, 32, 1024)] == [(16, 8), (32, 1)]
+    assert cut(32, 1, 1024) == (32, 16), "few rows have what was measured for them"
+    assert cut(64, 1, 1024, ("bf16", "e4m3fn")) == (16, 16)
 
 
 @pytest.mark.parametrize(("given", "boxes"), [({}, True), ({"page_size": 48}, True), ({"page_size": 24}, False)])
@@ -62,12 +78,20 @@ def test_splits_fill_the_multiprocessors_and_not_more() -> None:
         (32, ("bf16", "e4m3fn"), True, 64),
         (16, ("e4m3fn", "e4m3fn"), False, 1),
         (64, ("bf16", "bf16"), True, 1),
+        (64, ("bf16", "bf16"), True, 64),
+        (64, ("fp16", "fp16"), True, 64),
         (64, ("bf16", "bf16"), False, 64),
     ],
 )
 def test_nothing_is_spilled(heads: int, types: tuple[str, str], planned: bool, page_size: int) -> None:
     """A register that is spilled costs every tile."""
-    given = {"batch": 2, "heads": heads, "context": 64, "q_dtype": types[0], "kv_dtype": types[1]}
+    given = {
+        "batch": 2 if heads < 64 else 140,
+        "heads": heads,
+        "context": 64,
+        "q_dtype": types[0],
+        "kv_dtype": types[1],
+    }
     given |= {"page_size": page_size}
     given |= {"plan_units": 132} if planned else {"splits": 2}
     problem = tables.MlaProblem(**tables.derive(given))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from aiterlite.jit.arguments import ArgumentStruct
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import TensorMap, overlap_defines
+from aiterlite.tables import mla_heads
 from aiterlite.target import Persona
 
 if TYPE_CHECKING:
@@ -23,14 +24,20 @@ _THREADS, _THREADS_FEW = 512, 384
 BOX_TOKENS = 16
 KV_DTYPES = ("bf16", "fp16", "e4m3fn")
 _KEY_DIM, _VALUE_DIM, _TOKENS, _PADDING = 576, 512, 64, 16
-# Packed rows of q that a workgroup has.
+# Packed rows of q that a workgroup has: as columns, and of 16-bit KV as rows.
 COLUMNS = (16, 32)
 WIDE_ROWS = 64
 # More stages than this are no faster, and fewer than two leave a warpgroup without a tile.
 _MOST_STAGES, _LEAST_STAGES = 4, 2
-# Measured on an H200: a token of 16-bit and of 8-bit KV while all multiprocessors read, a piece without its tokens, a
-# merge without its parts, a part. Pieces are multiples of so many tokens (mla/work.h).
+# A model of an H200. A token of 16-bit and of 8-bit KV while all multiprocessors read; a piece of few rows without its
+# tokens; a merge without its parts, a part. Of more rows than columns, by those that a workgroup has: what a lone
+# workgroup takes without its tiles, what it takes longer where all multiprocessors have one, a tile (fitted to 80
+# measured calls, within 4 to 15 %; 16 columns of 8-bit KV from calls of 16 heads).
 _TOKEN_US, _PIECE_US, _MERGE_US, _PART_US = (0.036, 0.021), 5.0, 2.0, 0.02
+_WORKGROUP_US = (
+    {16: (4.2, 3.6, 1.38), 32: (6.3, 6.6, 1.9), WIDE_ROWS: (7.0, 9.0, 3.2)},
+    {16: (5.2, 3.3, 1.25), 32: (7.5, 4.9, 1.2)},
+)
 MOST_SPLITS = 64
 
 
@@ -75,37 +82,57 @@ def _aligned(size: int) -> int:
     return -(-size // 1024) * 1024
 
 
-def _is_wide(rows: int, q_dtype: str, kv_dtype: str) -> bool:
-    return rows > COLUMNS[-1] and q_dtype == kv_dtype != "e4m3fn"
+def _cuts(rows: int, q_dtype: str, kv_dtype: str) -> tuple[int, ...]:
+    """The rows of q that a workgroup may have where a piece has `rows`."""
+    if rows <= COLUMNS[-1]:
+        return (next(count for count in COLUMNS if count >= rows),)
+    return (*COLUMNS, WIDE_ROWS) if q_dtype == kv_dtype != "e4m3fn" else COLUMNS
+
+
+def _microseconds(cut: int, units: int, batch: int, rows: int, context: float, kv_dtype: str, splits: int) -> float:
+    """What a call takes: rounds of workgroups, and a merge. Workgroups that share a piece read its KV once."""
+    eight_bits, groups = kv_dtype == "e4m3fn", -(-rows // cut)
+    workgroups, tiles = batch * groups * splits, -(-context // (splits * _TOKENS))
+    read = _TOKENS * _TOKEN_US[eight_bits]
+    if rows <= COLUMNS[-1]:
+        of_round = _PIECE_US + tiles * read
+    else:
+        busy = min(1.0, workgroups / units)
+        alone, crowded, tile = _WORKGROUP_US[eight_bits][cut]
+        of_round = alone + crowded * busy + tiles * max(tile, read * busy / groups)
+    return -(-workgroups // units) * of_round + (_MERGE_US + splits * _PART_US if splits > 1 else 0.0)
 
 
 def plan_decode(problem: MlaProblem, persona: Persona) -> Sm90Plan:
-    """64 rows where there are more than 32 and KV has 16 bits. Else the fewest columns that hold all rows of a piece,
-    or the most; then as many stages as fit. Boxes where pages are made of them."""
+    """The rows of q a workgroup that are done first: few where that fills the multiprocessors, many where KV is read
+    again for each group of them. With a plan, which was made for a piece a workgroup, the fewest that hold all rows of
+    a piece, or the most. Then as many stages as fit. Boxes where pages are made of them."""
     rows, boxes = problem.q_len * problem.heads, problem.pages_exist and problem.page_size % BOX_TOKENS == 0
     pieces = problem.plan_units or problem.batch * problem.splits
-    if _is_wide(rows, problem.q_dtype, problem.kv_dtype):
-        groups, size = -(-rows // WIDE_ROWS), wide_shared_bytes(problem.kv_dtype)
-        return Sm90Plan(True, boxes, WIDE_ROWS, groups, _LEAST_STAGES, size, pieces * groups)
-    columns = next((count for count in COLUMNS if count >= rows), COLUMNS[-1])
+    cuts = _cuts(rows, problem.q_dtype, problem.kv_dtype)
+    columns = cuts[-1]
+    if not problem.plan_units:
+        units, context = max(1, mla_heads.compute_units(persona)), max(1, problem.context)
+        given = (units, problem.batch, rows, context, problem.kv_dtype, problem.splits)
+        columns = min(reversed(cuts), key=lambda cut: _microseconds(cut, *given))
+    groups = -(-rows // columns)
+    if columns == WIDE_ROWS:
+        size = wide_shared_bytes(problem.kv_dtype)
+        return Sm90Plan(True, boxes, columns, groups, _LEAST_STAGES, size, pieces * groups)
     stages = _MOST_STAGES
     while stages > _LEAST_STAGES and shared_bytes(columns, stages, problem.kv_dtype, boxes) > persona.lds_bytes:
         stages -= 1
-    groups = -(-rows // columns)
     size = shared_bytes(columns, stages, problem.kv_dtype, boxes)
     return Sm90Plan(False, boxes, columns, groups, stages, size, pieces * groups)
 
 
 def unasked_splits(cu_count: int, batch: int, rows: int, context: float, q_dtype: str, kv_dtype: str) -> int:
-    """The count of pieces of a request, of `rows` packed rows of q, that is done first by a model of an H200: rounds of
-    workgroups, each of which starts, runs over its tokens and ends, and a merge. The lowest of equals."""
-    groups = batch * -(-rows // (WIDE_ROWS if _is_wide(rows, q_dtype, kv_dtype) else COLUMNS[-1]))
-    token_us = _TOKEN_US[kv_dtype == "e4m3fn"]
+    """The count of pieces of a request, of `rows` packed rows of q, that is done first by the model above. The lowest
+    of equals."""
 
     def microseconds(splits: int) -> float:
-        rounds = -(-groups * splits // max(1, cu_count))
-        tokens = -(-context // (splits * _TOKENS)) * _TOKENS
-        return rounds * (_PIECE_US + tokens * token_us) + (_MERGE_US + splits * _PART_US if splits > 1 else 0.0)
+        given = (max(1, cu_count), batch, rows, context, kv_dtype, splits)
+        return min(_microseconds(cut, *given) for cut in _cuts(rows, q_dtype, kv_dtype))
 
     return min(range(1, MOST_SPLITS + 1), key=microseconds)
 
