@@ -27,6 +27,7 @@ _MAIN = """
 #include <hostsim/isa.h>
 #include <stdio.h>
 #include <vector>
+#include <aiterlite/tile/sm90_copy.h>
 %s
 static FILE* file;
 static uint64_t next() {

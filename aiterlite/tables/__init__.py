@@ -14,6 +14,7 @@ from aiterlite.tables.family import Family
 from aiterlite.tables.fused_moe import FAMILY as FUSED_MOE
 from aiterlite.tables.gemm_a8w8 import FAMILY as GEMM_A8W8
 from aiterlite.tables.gemm_family import FAMILY as GEMM
+from aiterlite.tables.gemm_mxfp4 import FAMILY as GEMM_MXFP4
 from aiterlite.tables.mla_family import FAMILY as MLA
 from aiterlite.tables.moe_sorting import FAMILY as MOE_SORTING
 from aiterlite.tables.mxfp4_family import FAMILY as MXFP4_QUANT
@@ -71,3 +72,4 @@ register(NORM_PAIR)
 register(ACTIVATION)
 register(FUSED_MOE)
 register(GEMM_A8W8)
+register(GEMM_MXFP4)

@@ -1,0 +1,40 @@
+// The end of an output: alpha, then beta times the bias, at float, then one rounding.
+#pragma once
+#include <aiterlite/gemm_mxfp4/args.h>
+#include <aiterlite/numeric/pack.h>
+
+namespace aiterlite::gemm_mxfp4 {
+
+// Result: bf16, fp16 or float.
+template <class Result>
+struct Output {
+  const aiterlite_gemm_mxfp4_args& args;
+  uint32_t batch;
+
+  AITERLITE_DEVICE float finished(float sum, uint32_t n, uint32_t m) const {
+    float value = args.alpha * sum;
+    if (args.bias != nullptr) {
+      const int64_t at = n * args.stride_bias + m;
+      if (args.bias_is_float != 0) {
+        value = __builtin_fmaf(args.beta, load_f32(static_cast<const float*>(args.bias) + at), value);
+      } else if constexpr (sizeof(Result) == 2) {
+        const uint16_t bits = load_u16(static_cast<const Result*>(args.bias) + at);
+        value = __builtin_fmaf(args.beta, to_float(Result{bits}), value);
+      }
+    }
+    return value;
+  }
+  AITERLITE_DEVICE Result* at(uint32_t n, uint32_t m) const {
+    return static_cast<Result*>(args.y) + batch * args.stride_y_batch + n * args.stride_y + m;
+  }
+  AITERLITE_DEVICE void store(float sum, uint32_t n, uint32_t m) const {
+    const float value = finished(sum, n, m);
+    if constexpr (sizeof(Result) == 2) {
+      store_u16(at(n, m), from_float<Result>(value).bits);
+    } else {
+      store_u32(at(n, m), __builtin_bit_cast(uint32_t, value));
+    }
+  }
+};
+
+}  // namespace aiterlite::gemm_mxfp4

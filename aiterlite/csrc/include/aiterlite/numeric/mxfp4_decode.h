@@ -1,0 +1,72 @@
+// MXFP4 codes (e2m1) as 16-bit floats, and their scales (e8m0) as floats, in registers. All of it is exact.
+//
+// A code is a sign and three bits, which are an exponent and a fraction: in the place of a 16-bit float's lowest
+// exponent bits and its first fraction bit they are that number times a power of two, the subnormal 0.5 and zero
+// included. So eight codes of a word become four pairs by shifts and masks, and what multiplies them applies the power.
+// A pair is two codes that are 16 bits apart: codes i and i + 4, the first in the lower half.
+#pragma once
+#include <aiterlite/numeric/block_scale.h>
+#include <aiterlite/numeric/types.h>
+
+namespace aiterlite {
+
+// What decoded numbers are to be multiplied by: 2^126 in bf16, 2^14 in fp16.
+template <class Number>
+inline constexpr int kE2m1Exponent = 126;
+template <>
+inline constexpr int kE2m1Exponent<fp16> = 14;
+
+// Codes kPair and kPair + 4 of a word, times 2^-kE2m1Exponent<Number>.
+template <class Number, uint32_t kPair>
+AITERLITE_DEVICE uint32_t decode_e2m1_pair(uint32_t word) {
+  static_assert(kPair < 4, "decode_e2m1_pair: a word has four pairs");
+  constexpr uint32_t kSign = 0x80008000u;
+  if constexpr (kE2m1Exponent<Number> == 14) {
+    const uint32_t at_top = word << (12 - 4 * kPair);
+    return (at_top & kSign) | ((at_top >> 3) & 0x0e000e00u);
+  } else {
+#if AITERLITE_NVIDIA
+    // One multiplication, which has a pipe of its own, moves the code to both of its places.
+    const uint32_t lower = kPair < 2 ? word : word >> 8, nibble = 4 * (kPair % 2);
+    const uint32_t both = (lower & (0x000f000fu << nibble)) * ((1u << (12 - nibble)) + (1u << (6 - nibble)));
+    return both & (kSign | 0x01c001c0u);
+#else
+    const uint32_t at_top = word << (12 - 4 * kPair);
+    return (at_top & kSign) | ((at_top >> 6) & 0x01c001c0u);
+#endif
+  }
+}
+
+template <class Number>
+AITERLITE_DEVICE void decode_e2m1(Number, uint32_t word, uint32_t (&pair)[4]) {
+  pair[0] = decode_e2m1_pair<Number, 0>(word);
+  pair[1] = decode_e2m1_pair<Number, 1>(word);
+  pair[2] = decode_e2m1_pair<Number, 2>(word);
+  pair[3] = decode_e2m1_pair<Number, 3>(word);
+}
+
+// Four scales of a word, times 2^kShift each: what a finished sum is divided by again. Beyond the greatest power of a
+// float it is that one; 255 is NaN.
+template <int kShift>
+AITERLITE_DEVICE void decode_e8m0(uint32_t word, float (&scale)[4]) {
+  static_assert(kShift >= 0 && kShift < 32, "decode_e8m0: bytes from 224 on are looked at twice");
+  constexpr uint32_t kBias = static_cast<uint32_t>(kShift) << 23;
+  const uint32_t bits[4] = {
+      (word & 0xffu) * (1u << 23) + kBias,
+      (word & 0xff00u) * (1u << 15) + kBias,
+      (word & 0xff0000u) * (1u << 7) + kBias,
+      ((word >> 1) & 0x7f800000u) + kBias,
+  };
+#pragma unroll
+  for (uint32_t i = 0; i < 4; ++i) scale[i] = __builtin_bit_cast(float, bits[i]);
+  // The three highest bits of a byte are ones.
+  if ((word & (word << 1) & (word << 2) & 0x80808080u) == 0) return;
+#pragma unroll
+  for (uint32_t i = 0; i < 4; ++i) {
+    const uint32_t byte = (word >> (8 * i)) & 0xffu, field = byte + static_cast<uint32_t>(kShift);
+    const uint32_t finite = (field < 254 ? field : 254u) << 23;
+    scale[i] = __builtin_bit_cast(float, byte == 255 ? 0x7fc00000u : finite);
+  }
+}
+
+}  // namespace aiterlite

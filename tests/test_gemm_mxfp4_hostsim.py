@@ -1,0 +1,72 @@
+"""sm_90's GEMM of MXFP4 weights executed on the host, under the address sanitizer: rings, K waves, rounds of tokens,
+clusters and the exchange of their sums, in every layout of weights and scales."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from gemm_mxfp4_cases import Case, assert_near, operands, poisoned, shuffled_scale  # noqa: E402
+from hostsim_sm90 import simulate  # noqa: E402
+
+from aiterlite.ops.shuffle import shuffle_weight  # noqa: E402
+from aiterlite.tables import gemm_mxfp4_sm90 as sm90  # noqa: E402
+from aiterlite.tables.gemm_mxfp4_problem import MxGemmProblem  # noqa: E402
+from aiterlite.target import resolve  # noqa: E402
+
+pytestmark = [pytest.mark.torch, pytest.mark.compile]
+BATCHES = [f"stride_{name}_batch" for name in ("x", "w", "y", "x_scale", "w_scale")]
+
+
+def run(case: Case, cut: sm90.Cut, folder: Path, lay: str, shuffled: bool, seed: int = 0) -> Any:
+    made = operands(case, 1)
+    y = poisoned((case.n, case.m), torch.bfloat16, "cpu")
+    packed = case.x == "fp4"
+    tiles = lay == "shuffled"
+    problem = MxGemmProblem(case.n, case.m, case.k, case.x, "bf16", shuffled, lay, tiles and packed, True)
+    (kernel,) = sm90.kernels(problem, resolve("h200"), sm90.plan_of(cut, problem))
+    x, w, w_scale, x_scale = made.x.contiguous(), made.w.contiguous(), made.w_scale.contiguous(), made.x_scale
+    blocks = case.k // 32
+    sizes: dict[str, Any] = {**dict.fromkeys(BATCHES, 0), "stride_x": x.shape[1], "stride_w": w.shape[1]}
+    sizes |= {"stride_y": case.m, "stride_bias": case.m if made.bias.shape[0] > 1 else 0, "bias_is_float": 1}
+    sizes |= {"alpha": case.factors[0], "beta": case.factors[1]}
+    for name, scale in (("x_scale", x_scale), ("w_scale", w_scale)):
+        row, block = (32 * (-(-blocks // 8) * 8), 0) if tiles else (blocks, 1)
+        if lay == "strided" and name == "w_scale":
+            row, block = 1, case.m
+        sizes |= {f"stride_{name}": row, f"stride_{name}_block": block}
+    if tiles:
+        w_scale = shuffled_scale(w_scale)
+        x_scale = shuffled_scale(x_scale) if packed else None
+    elif lay == "strided":
+        w_scale = w_scale.t().contiguous()
+    given = {"x": x, "w": shuffle_weight(w) if shuffled else w, "y": y, "bias": made.bias.float()}
+    given |= {"x_scale": None if x_scale is None else x_scale.contiguous(), "w_scale": w_scale}
+    simulate(kernel, given, sizes, folder, seed)
+    assert_near(y, made.exact, made.magnitude)
+    return y
+
+
+# Parts of tiles of rows and of columns; K that is no multiple of a step; rings that wrap; K waves and ranks that do not
+# come out even; rounds of tokens; two tiles a warp.
+CASES = [
+    (Case(3, 48, 1280, bias="fp32", factors=(0.5, 2.0)), sm90.Cut(8, 32, 1, 2, 2, 2, 6)),
+    (Case(13, 80, 896, "fp4", bias="fp32"), sm90.Cut(16, 64, 2, 1, 2, 3, 4)),
+    (Case(20, 96, 1152, "fp16", bias="fp32"), sm90.Cut(32, 32, 2, 4, 1, 2, 2)),
+    (Case(70, 32, 320, bias="fp32"), sm90.Cut(64, 32, 1, 1, 1, 2, 1)),
+]
+
+
+@pytest.mark.parametrize("number", range(len(CASES)))
+def test_cuts(number: int, tmp_path: Path) -> None:
+    case, cut = CASES[number]
+    first = run(case, cut, tmp_path, "rows" if case.k % 128 == 0 else "strided", False)
+    lay = "shuffled" if number % 2 else "strided"
+    assert torch.equal(
+        run(case, replace(cut, early=0), tmp_path, lay, True, seed=5).view(torch.int16), first.view(torch.int16)
+    )
