@@ -35,7 +35,7 @@ def run(case: Case, cut: sm90.Cut, folder: Path, lay: str, shuffled: bool, seed:
     sizes: dict[str, Any] = {**dict.fromkeys(BATCHES, 0), "stride_x": x.shape[1], "stride_w": w.shape[1]}
     sizes |= {"stride_y": case.m, "stride_bias": case.m if made.bias.shape[0] > 1 else 0, "bias_is_float": 1}
     sizes |= {"alpha": case.factors[0], "beta": case.factors[1]}
-    for name, scale in (("x_scale", x_scale), ("w_scale", w_scale)):
+    for name in ("x_scale", "w_scale"):
         row, block = (32 * (-(-blocks // 8) * 8), 0) if tiles else (blocks, 1)
         if lay == "strided" and name == "w_scale":
             row, block = 1, case.m

@@ -12,8 +12,8 @@ from aiterlite.target import Persona
 
 OP = "gemm_mxfp4"
 KINDS, RESULTS = ("bf16", "fp16", "fp4"), ("bf16", "fp16", "fp32")
-# How scales of weights lie: in rows of which four at a multiple of 4 bytes are those of 128 k, in rows of any strides, or
-# shuffled.
+# How scales of weights lie: in rows, of which four at a multiple of 4 bytes are those of 128 k; in rows of any strides;
+# or shuffled.
 LAYS = ("rows", "strided", "shuffled")
 BLOCK, VECTOR, SHUFFLED_ROWS, SHUFFLED_K = 32, 16, 16, 64
 ARGS = ArgumentStruct("aiterlite_gemm_mxfp4_args", "aiterlite/gemm_mxfp4/args.h")

@@ -1,7 +1,7 @@
 """GEMM of MXFP4 weights on sm_90a: the kernel whose warps stream weights to themselves, and how problems are cut.
 
-Every cut that fits is given an estimated time, and the best is taken: by the bytes that memory and a multiprocessor take
-in, by the instructions that decoding takes, and by the steps that one warp does one after the other.
+Every cut that fits is given an estimated time, and the best is taken: by the bytes that memory and a multiprocessor
+take in, by the instructions that decoding takes, and by the steps that one warp does one after the other.
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ class Cost:
     memory: float = 4.4e6
     intake: float = 42e3
     base: float = 1.5
-    step: float = 0.2
+    step: float = 0.24
     product: float = 0.05
-    rate: float = 20.0
+    rate: float = 28.0
     exchange: float = 0.4
     doubling: float = 0.05
     wave: float = 1.0

@@ -1,0 +1,300 @@
+"""`gemm_a16wfp4` and `gemm_afp4wfp4` at DeepSeek-R1's projections, beside 16-bit linears and others' MXFP4 kernels
+where those can be called.
+
+In one run, graph-timed on a GPU, operands rotated through more than the L2. `floor` only reads the packed weights and
+their scales, `linear` is ours of bf16 weights, `torch` its own; `marlin` is vLLM's, `triton` triton_kernels'. Prints
+microseconds and the error over its bound; `--json FILE` writes them. On a CPU `--device cpu` times ours and `linear`.
+
+`--sweep N` measures cuts instead: for each shape the plan's, and of each size of a cluster the N that its estimate
+thinks best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench_quant import at, imported
+from torch import Tensor
+
+import aiterlite
+from aiterlite import dispatch, gemm
+from aiterlite.benchmark.floor import read_floor
+from aiterlite.benchmark.timing import Contender, compare, copies_for
+from aiterlite.jit import engine
+from aiterlite.ops import gemm_mxfp4 as ops
+from aiterlite.ops.shuffle import shuffle_scale, shuffle_weight
+from aiterlite.reference import gemm_mxfp4 as reference
+from aiterlite.reference import mxfp4
+from aiterlite.tables import gemm_mxfp4 as tables
+from aiterlite.tables import gemm_mxfp4_sm90 as sm90
+from aiterlite.tables.gemm_mxfp4_problem import MxGemmProblem
+from aiterlite.target import persona_for
+
+DTYPE = torch.bfloat16
+SHAPES = ("2112x7168", "7168x2048", "24576x1536", "4096x7168", "7168x16384")
+TOKENS = (1, 4, 16, 64)
+
+
+@dataclass(frozen=True)
+class Operands:
+    x: Tensor
+    w: Tensor
+    w_scale: Tensor
+    x_codes: Tensor
+    x_scale: Tensor
+    dense: Tensor | None
+
+
+Call = Callable[[Operands], Any]
+
+
+def operands_of(n: int, m: int, k: int, device: torch.device, with_dense: bool = True) -> list[Operands]:
+    def made() -> Operands:
+        w = torch.randint(0, 256, (m, k // 2), dtype=torch.uint8, device=device)
+        w_scale = torch.randint(115, 123, (m, k // 32), dtype=torch.uint8, device=device)
+        x = torch.randn(n, k, device=device).to(DTYPE)
+        codes, scale = mxfp4.quantise(x)
+        dense = mxfp4.dequantise(w, w_scale).to(DTYPE) if with_dense else None
+        return Operands(x, w, w_scale, codes, scale, dense)
+
+    count = copies_for(device, m * k * 17 // 32) if device.type == "cuda" else 4
+    return [made() for _ in range(min(count, 48))]
+
+
+def ours(o: Operands) -> Tensor:
+    return gemm.gemm_a16wfp4(o.x, o.w, o.w_scale)
+
+
+def ours_packed(o: Operands) -> Tensor:
+    return gemm.gemm_afp4wfp4(o.x_codes, o.w, o.x_scale, o.w_scale)
+
+
+def of_torch(o: Operands) -> Tensor:
+    assert o.dense is not None
+    return torch.nn.functional.linear(o.x, o.dense)
+
+
+def of_linear(o: Operands) -> Tensor:
+    assert o.dense is not None
+    return aiterlite.linear(o.x, o.dense)
+
+
+def shuffled_call(operands: list[Operands]) -> Call:
+    """Ours, of shuffled weights and scales, made once."""
+    made = {o.w.data_ptr(): (shuffle_weight(o.w), shuffle_scale(o.w_scale)) for o in operands}
+
+    def call(o: Operands) -> Tensor:
+        w, scale = made[o.w.data_ptr()]
+        result: Tensor = ops.FORWARD(o.x, w, None, scale, None, DTYPE, 1.0, 0.0, True, False, True)
+        return result
+
+    return call
+
+
+def peers(operands: list[Operands]) -> dict[str, Call]:
+    """Others' kernels of 16-bit x and MXFP4 weights, on weights in the order that they want."""
+    found: dict[str, Call] = {}
+    marlin = imported("vllm.model_executor.layers.quantization.utils.marlin_utils_fp4")
+    if marlin is not None:
+        found["marlin"] = _marlin(marlin, operands)
+    kernels = imported("triton_kernels.matmul_ogs")
+    if kernels is not None:
+        found["triton"] = _triton(kernels, operands)
+    return found
+
+
+def _marlin(marlin: Any, operands: list[Operands]) -> Call:
+    made: dict[int, Any] = {}
+    for o in operands:
+        layer = torch.nn.Module()
+        layer.params_dtype = DTYPE
+        layer.output_size_per_partition, layer.input_size_per_partition = o.w.shape[0], o.w.shape[1] * 2
+        layer.weight = torch.nn.Parameter(o.w, requires_grad=False)
+        layer.weight_scale = torch.nn.Parameter(o.w_scale, requires_grad=False)
+        marlin.prepare_fp4_layer_for_marlin(layer)
+        made[o.w.data_ptr()] = layer
+
+    def call(o: Operands) -> Any:
+        layer = made[o.w.data_ptr()]
+        sizes = layer.output_size_per_partition, layer.input_size_per_partition
+        return marlin.apply_fp4_marlin_linear(
+            input=o.x,
+            weight=layer.weight,
+            weight_scale=layer.weight_scale,
+            weight_global_scale=getattr(layer, "weight_global_scale", None),
+            workspace=layer.workspace,
+            size_n=sizes[0],
+            size_k=sizes[1],
+        )
+
+    return call
+
+
+def _triton(kernels: Any, operands: list[Operands]) -> Call:
+    from triton_kernels.tensor import FP4, convert_layout, wrap_torch_tensor  # type: ignore[import-not-found]
+    from triton_kernels.tensor_details import layout  # type: ignore[import-not-found]
+
+    made: dict[int, Any] = {}
+    for o in operands:
+        value, options = layout.make_default_matmul_mxfp4_w_layout(mx_axis=0)
+        w = convert_layout(wrap_torch_tensor(o.w.t(), dtype=FP4), value, **options)
+        lying, options = layout.make_default_matmul_mxfp4_w_scale_layout(mx_axis=0)
+        scale = convert_layout(wrap_torch_tensor(o.w_scale.t()), lying, **options)
+        made[o.w.data_ptr()] = w, kernels.PrecisionConfig(weight_scale=scale)
+
+    def call(o: Operands) -> Any:
+        w, precision = made[o.w.data_ptr()]
+        return kernels.matmul_ogs(o.x, w, None, precision_config=precision)
+
+    return call
+
+
+def of_bound(o: Operands, got: Tensor) -> float:
+    exact, magnitude = reference.product(o.x, mxfp4.dequantise(o.w, o.w_scale))
+    return float(((got.double() - exact).abs() / reference.error_bound(exact, magnitude, DTYPE)).max())
+
+
+def measure(n: int, m: int, k: int, device: torch.device, samples: int) -> dict[str, Any]:
+    operands = operands_of(n, m, k, device)
+    own = {"ours": ours, "shuffled": shuffled_call(operands), "a4w4": ours_packed}
+    calls: dict[str, Call] = {}
+    others: dict[str, Call] = {"linear": of_linear, "torch": of_torch}
+    if device.type == "cuda":
+        others |= peers(operands)
+    for name, call in {**own, **others}.items():
+        try:
+            for one in operands:
+                call(one)
+            calls[name] = call
+        except Exception as error:  # another package's
+            if name in own:
+                raise
+            print(f"{name}: not called ({type(error).__name__}: {str(error).partition(chr(10))[0]})", flush=True)
+    error = of_bound(operands[0], ours(operands[0]))
+    if device.type == "cuda":
+        contenders: dict[str, Contender] = {name: functools.partial(at, call, operands) for name, call in calls.items()}
+        size = m * k * 17 // 32
+        contenders["floor"] = read_floor(
+            [torch.zeros(-(-size // 16) * 8, dtype=torch.int16, device=device) for _ in operands]
+        )
+        times = {name: t.median * 1e6 for name, t in compare(contenders, len(operands), device, samples).items()}
+    else:
+        times = on_cpu(calls, operands, samples)
+    decision = dispatch.decide(tables.TABLE, MxGemmProblem(n, m, k), persona_for(device.type, device.index or 0))
+    plan = asdict(decision.plan) if decision.plan is not None else None
+    return {"n": n, "m": m, "k": k, "microseconds": times, "of_bound": error, "plan": plan, "copies": len(operands)}
+
+
+def on_cpu(calls: dict[str, Call], operands: list[Operands], samples: int) -> dict[str, float]:
+    """Medians of calls that take turns."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(4 * samples):
+        for one in operands:
+            for name, call in calls.items():
+                start = time.perf_counter()
+                call(one)
+                taken[name].append(time.perf_counter() - start)
+    return {name: sorted(times)[len(times) // 2] * 1e6 for name, times in taken.items()}
+
+
+def show(row: dict[str, Any]) -> None:
+    times = row["microseconds"]
+    listed = "  ".join(f"{name} {value:.2f}" for name, value in times.items())
+    of_floor = f"{times['ours'] / times['floor']:.2f} floors  " if "floor" in times else ""
+    cut = {name: value for name, value in row["plan"]["cut"].items() if name != "cols"} if row["plan"] else {}
+    head = f"({row['m']}, {row['k']}) {row['n']:>4}  {of_floor}"
+    print(f"{head}{listed}  error {row['of_bound']:.2f}  {cut}", flush=True)
+
+
+# The sweep ------------------------------------------------------------------------------------------------------------
+
+
+def chosen(n: int, m: int, k: int, units: int, count: int) -> list[sm90.Cut]:
+    """The plan's choice first; then, of each size of a cluster and each number of tiles, the best by the estimate, no
+    two of the same rows and K waves."""
+    first = sm90.cut_for(MxGemmProblem(n, m, k), units)
+    tiles = -(-n // first.cols)
+    ranked = sorted(sm90.candidates(first.cols, m, k), key=lambda cut: sm90.estimate(cut, tiles, m, k, 1, units))
+    found = [first]
+    for kind in dict.fromkeys((cut.cluster, cut.tiles) for cut in ranked):
+        of_kind = [cut for cut in ranked if (cut.cluster, cut.tiles) == kind]
+        shapes = list(dict.fromkeys((cut.rows, cut.k_waves) for cut in of_kind))[:count]
+        found += [next(cut for cut in of_kind if (cut.rows, cut.k_waves) == shape) for shape in shapes]
+    return list(dict.fromkeys(found))
+
+
+def sweep(n: int, m: int, k: int, device: torch.device, samples: int, count: int) -> list[dict[str, Any]]:
+    persona = persona_for(device.type, device.index or 0)
+    problem, planned = MxGemmProblem(n, m, k), sm90.cut_for
+    cuts = chosen(n, m, k, persona.cu_count, count)
+    units = [sm90.kernels(problem, persona, sm90.plan_of(cut, problem))[0].unit for cut in cuts]
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        list(pool.map(engine.obtain, units))
+    operands = operands_of(n, m, k, device, with_dense=False)
+    contenders: dict[str, Contender] = {}
+    errors: dict[str, float] = {}
+    for cut in cuts:
+        sm90.cut_for = lambda *_, cut=cut: cut  # type: ignore[misc]
+        first = operands[0]
+        args = (first.x, first.w, None, first.w_scale, None, DTYPE, 1.0, 0.0)
+        run = ops.FORWARD.prepare(*args)
+        sm90.cut_for = planned
+        name = f"r{cut.rows} t{cut.tiles} c{cut.cluster} w{cut.k_waves} s{cut.stages} x{cut.x_steps}"
+
+        def call(copy: int, run: Any = run) -> object:
+            o = operands[copy]
+            return run(o.x, o.w, None, o.w_scale, None)
+
+        contenders[name] = call
+        errors[name] = of_bound(first, run(*args))
+    size = -(-m * k * 17 // 32 // 16) * 8
+    contenders["floor"] = read_floor([torch.zeros(size, dtype=torch.int16, device=device) for _ in operands])
+    times = {name: t.median * 1e6 for name, t in compare(contenders, len(operands), device, samples).items()}
+    rows = []
+    for cut, name in zip(cuts, contenders, strict=False):
+        expected = sm90.estimate(cut, -(-n // cut.cols), m, k, 1, persona.cu_count)
+        row = {"n": n, "m": m, "k": k, "cut": asdict(cut), "us": times[name], "expected": expected}
+        rows.append({**row, "floor": times["floor"], "of_bound": errors[name]})
+        words = f"expected {expected:6.2f}, {times[name] / times['floor']:.2f} floors, error {errors[name]:.2f}"
+        planned_one = "  planned" if cut == cuts[0] else ""
+        print(f"({m}, {k}) {n:>4} {name:26} {times[name]:6.2f} us, {words}{planned_one}", flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="NxK")
+    parser.add_argument("--tokens", nargs="+", type=int, default=TOKENS)
+    parser.add_argument("--samples", type=int, default=11)
+    parser.add_argument("--sweep", type=int, default=0, metavar="N")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    rows: list[dict[str, Any]] = []
+    with torch.no_grad():
+        for shape in options.shapes:
+            m, k = map(int, shape.split("x"))
+            for n in options.tokens:
+                if options.sweep:
+                    rows += sweep(n, m, k, device, options.samples, options.sweep)
+                else:
+                    rows.append(measure(n, m, k, device, options.samples))
+                    show(rows[-1])
+    if options.json:
+        chip = persona_for(device.type, device.index or 0).chip
+        options.json.write_text(json.dumps({"chip": chip, "torch": torch.__version__, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
