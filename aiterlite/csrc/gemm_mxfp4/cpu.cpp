@@ -4,9 +4,13 @@
 // multiplied by their scales on the way, which is exact. Then each task has panels of 16 rows of weights, whose codes
 // go from memory to registers and are looked up there. Shuffled weights are put in rows first, 16 of them a strip.
 //
+// Where there is AMX, a panel's 16 rows and up to 16 tokens are multiplied in tiles (cpu/mxfp4_amx.h). Panels whose
+// scales or chunks whose tokens do not fit that are multiplied otherwise.
+//
 // With VDPBF16PS, which takes subnormal numbers for zero, tokens may have no number below 2^-110 but zero: products,
 // and sums of them, are then multiples of 2^-118. Where one has, multiply-adds serve that call's tokens.
 #include <aiterlite/cpu/memory.h>
+#include <aiterlite/cpu/mxfp4_amx.h>
 #include <aiterlite/cpu/mxfp4_tile.h>
 #include <aiterlite/gemm_mxfp4/cpu_args.h>
 #include <aiterlite/host_abi.h>
@@ -86,16 +90,39 @@ class Product {
         parallel_for_(parallel_for),
         threads_(threads),
         batch_(batch),
-        steps_(ceil_div(args_.k, kMxStep)) {}
+        steps_(ceil_div(args_.k, kMxStep)),
+        panels_(ceil_div(args_.m, kPanelRows)) {}
 
   int32_t run(int64_t first_token, int64_t tokens) {
     first_token_ = first_token;
     tokens_ = tokens;
     if (!x_.make(tokens * steps_ * kMxStep)) return kNoMemory;
     int32_t status = share(tokens, 16 * args_.k, &Product::pack);
-    if (status == 0) status = share(ceil_div(args_.m, kPanelRows), kPanelRows * tokens * args_.k, &Product::multiply);
+    if (status == 0) status = share(panels_, kPanelRows * tokens * args_.k, &Product::multiply);
     return status;
   }
+
+#if AITERLITE_CPU_AMX
+  // The same in tiles. `done` says whether it could be: where not, nothing has been written.
+  int32_t run_in_tiles(int64_t first_token, int64_t tokens, bool& done) {
+    first_token_ = first_token;
+    tokens_ = tokens;
+    done = false;
+    if (!words_.make(tokens * steps_ * MxAmx::kStepWords) || !left_.make(panels_)) return kNoMemory;
+    unfit_ = 0;
+    int32_t status = share(tokens, 16 * args_.k, &Product::pack_words);
+    if (status != 0 || unfit_ != 0) return status;
+    done = true;
+    status = share(panels_, kPanelRows * args_.k, &Product::multiply_in_tiles);
+    bool any = false;
+    for (int64_t panel = 0; panel < panels_; ++panel) any |= left_.at[panel] != 0;
+    if (status != 0 || !any) return status;
+    some_ = true;
+    status = run(first_token, tokens);
+    some_ = false;
+    return status;
+  }
+#endif
 
  private:
   int32_t share(int64_t tasks, int64_t work_each, Work work) {
@@ -131,6 +158,7 @@ class Product {
 
   void multiply(int64_t begin, int64_t end) {
     for (int64_t panel = begin; panel < end; ++panel) {
+      if (some_ && left_.at[panel] == 0) continue;
       for (int64_t t = 0; t < tokens_; t += kPanelTokens) {
         multiply_panel(panel * kPanelRows, t, min(kPanelTokens, tokens_ - t));
       }
@@ -196,6 +224,101 @@ class Product {
     }
   }
 
+#if AITERLITE_CPU_AMX
+  // Words of tokens in groups of as many as a tile takes: [group][step][word][token].
+  void pack_words(int64_t begin, int64_t end) {
+    const Tokens<kKind> tokens = {given_, batch_};
+    float values[kMxStep];
+    bool fits = true;
+    for (int64_t token = begin; token < end; ++token) {
+      const int64_t first = token / MxAmx::kMostTokens * MxAmx::kMostTokens;
+      const int64_t group = min(MxAmx::kMostTokens, tokens_ - first);
+      uint32_t* to = words_.at + first * steps_ * MxAmx::kStepWords + token - first;
+      for (int64_t step = 0; step < steps_; ++step) {
+        tokens.read(values, first_token_ + token, step * kMxStep, min(kMxStep, args_.k - step * kMxStep));
+        uint32_t found = 0;
+        for (const float value : values) {
+          const uint32_t magnitude = float_to_bits(value) & 0x7fffffffu;
+          found |= static_cast<uint32_t>(magnitude - 1 < float_to_bits(MxAmx::kLeast) - 1) |
+                   static_cast<uint32_t>(magnitude >= float_to_bits(MxAmx::kMost));
+        }
+        fits &= found == 0;
+        for (int64_t i = 0; i < MxAmx::kStepWords; ++i, to += group) *to = MxAmx::word(values, i);
+      }
+    }
+    if (!fits) __atomic_store_n(&unfit_, 1, __ATOMIC_RELAXED);
+  }
+
+  void multiply_in_tiles(int64_t begin, int64_t end) {
+    for (int64_t panel = begin; panel < end; ++panel) {
+      bool fits = true;
+      for (int64_t first = 0; first < tokens_ && fits; first += MxAmx::kMostTokens) {
+        // Lines of the next panel are asked for, but of a task's first one only its own could be.
+        const int64_t ahead = first > 0 ? 0 : panel == begin ? kAhead : kPanelRows * args_.stride_w;
+        fits = multiply_tiles(panel * kPanelRows, first, min(MxAmx::kMostTokens, tokens_ - first), ahead);
+      }
+      left_.at[panel] = fits ? 0 : 1;
+    }
+  }
+  bool multiply_tiles(int64_t first_row, int64_t first, int64_t count, int64_t ahead) {
+    const int64_t rows = min(kPanelRows, args_.m - first_row);
+    alignas(64) uint8_t held[kPanelRows][kMxStripSteps * kMxStep / 2];
+    alignas(64) uint16_t less[kPanelRows][kMxStripSteps * kMxStep / kBlock];
+    const auto* scales = static_cast<const uint8_t*>(args_.w_scale) + batch_ * args_.stride_w_scale_batch;
+    MxAmx tiles(static_cast<int>(count));
+    for (int64_t step = 0; step < steps_; step += kMxStripSteps) {
+      const int64_t strip = min(kMxStripSteps, steps_ - step), first_block = step * kMxStep / kBlock;
+      const int64_t blocks = min(strip * kMxStep, args_.k - step * kMxStep) / kBlock;
+      MxAmx::Strip w;
+      for (int64_t r = 0; r < kPanelRows; ++r) {
+        const int64_t row = first_row + min(r, rows - 1);
+        const ScaleRow scale =
+            ScaleRow::of(scales, row, args_.stride_w_scale, args_.stride_w_scale_block, given_.w_scale_shuffled != 0);
+        w.codes[r] = codes(held[r], row, step, strip);
+        if (!subtrahends(less[r], scale, first_block, blocks, strip * kMxStep / kBlock, w.codes[r])) return false;
+        w.less[r] = less[r];
+      }
+      tiles.add(w, words_.at + (first * steps_ + step * count) * MxAmx::kStepWords, strip, ahead);
+    }
+    alignas(64) float sums[MxAmx::kRows][MxAmx::kMostTokens];
+    tiles.finish(sums);
+    for (int64_t t = 0; t < count; ++t) {
+      for (int64_t r = 0; r < rows; ++r) finish(first_token_ + first + t, first_row + r, sums[r][t]);
+    }
+    return true;
+  }
+  // What scales take from exponents; false where one does not fit. A least one with codes of zeros does.
+  static bool subtrahends(uint16_t* to, const ScaleRow& scale, int64_t first, int64_t count, int64_t room,
+                          const uint8_t* codes) {
+    constexpr int64_t kBytes = 2 * kLanes;
+    typedef uint8_t bytes_v __attribute__((vector_size(kBytes)));
+    alignas(64) uint8_t held[kMxStripSteps * kMxStep / kBlock];
+    const uint8_t* bytes = held;
+    if (!scale.shuffled && scale.step == 1 && count % kBytes == 0) {
+      bytes = scale.at + first;
+    } else {
+      for (int64_t i = 0; i < count; ++i) held[i] = scale.byte(first + i);
+      memset(held + count, MxAmx::kMostScale, room - count);
+    }
+    memset(to + count, 0, (room - count) * sizeof(*to));
+    constexpr uint16_t kRange = MxAmx::kMostScale - MxAmx::kLeastScale;
+    u16v unfit = {};
+    for (int64_t i = 0; i < count; i += kBytes) {
+      const u16v byte = __builtin_convertvector(load<bytes_v>(bytes + i), u16v);
+      unfit |= (u16v)((u16v)(byte - MxAmx::kLeastScale) > kRange);
+      store(to + i, (u16v)((MxAmx::kMostScale - byte) << 7));
+    }
+    const bool fits = _mm512_test_epi16_mask((__m512i)unfit, (__m512i)unfit) == 0;
+    for (int64_t i = 0; i < count && !fits; ++i) {
+      if (MxAmx::fits(bytes[i])) continue;
+      uint8_t any = 0;
+      for (int64_t j = 0; j < kBlock / 2; ++j) any |= codes[i * kBlock / 2 + j] & 0x77;
+      if (bytes[i] != 0 || any != 0) return false;
+    }
+    return true;
+  }
+#endif
+
   void finish(int64_t token, int64_t row, float sum) const {
     float value = args_.alpha * sum;
     if (args_.bias != nullptr) {
@@ -223,7 +346,12 @@ class Product {
   int64_t threads_;
   int64_t batch_;
   int64_t steps_;
+  int64_t panels_;
   Memory<Number> x_;
+  Memory<uint32_t> words_;  // of tokens, as tiles take them
+  Memory<uint8_t> left_;    // panels that tiles did not take
+  bool some_ = false;       // only those are multiplied
+  int32_t unfit_ = 0;
   int64_t first_token_ = 0, tokens_ = 0;
   Work work_ = nullptr;
 };
@@ -236,6 +364,14 @@ int32_t run(const Args& args, parallel_for_t parallel_for, int32_t threads) {
     for (int64_t first = 0; first < gemm.n; first += kChunkTokens) {
       const int64_t count = min(kChunkTokens, gemm.n - first);
       int32_t status = 0;
+#if AITERLITE_CPU_AMX
+      if (kKind != Kind::kFp16 && has_bf16_dot() && has_amx()) {
+        bool done = false;
+        status = Product<kKind, MxFloatProducts>(args, parallel_for, threads, batch).run_in_tiles(first, count, done);
+        if (status != 0) return status;
+        if (done) continue;
+      }
+#endif
 #if AITERLITE_CPU_BF16_DOT
       // Halves have more bits than bf16.
       if (kKind != Kind::kFp16 && has_bf16_dot() && Tokens<kKind>{args, batch}.are_normal(first, count)) {

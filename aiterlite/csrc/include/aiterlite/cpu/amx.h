@@ -40,14 +40,18 @@ inline bool has_amx() {
   return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
 }
 
-// All eight registers as 16 rows of 64 bytes, and at the end as the thread had them: libraries keep theirs.
+// All eight registers as 16 rows of 64 bytes, and at the end as the thread had them: libraries keep theirs. With fewer
+// columns than 16 registers 0 to 3, sums, and 6 and 7, operands b, are as narrow.
 class Tiles {
  public:
-  Tiles() {
+  explicit Tiles(int columns = 16) {
     asm volatile("sttilecfg %0" : "=m"(before_));
     Layout layout = {};
     layout.palette = 1;
-    for (int i = 0; i < 8; ++i) layout.row_bytes[i] = kTileLine, layout.rows[i] = 16;
+    for (int i = 0; i < 8; ++i) {
+      layout.row_bytes[i] = static_cast<uint16_t>(i == 4 || i == 5 ? kTileLine : 4 * columns);
+      layout.rows[i] = 16;
+    }
     asm volatile("ldtilecfg %0" : : "m"(layout));
   }
   ~Tiles() { asm volatile("ldtilecfg %0" : : "m"(before_)); }
