@@ -28,8 +28,8 @@ MOST_WAVES, LEAST_WAVES, STAGES = 16, 4, (2, 3, 4, 6, 8, 12)
 _IN_CLUSTERS = {1: 132, 2: 132, 4: 120, 8: 120}
 # Registers of a thread, by columns and tiles, as ptxas has them.
 _REGISTERS = {
-    **{(8, 1): 96, (8, 2): 128, (16, 1): 112, (16, 2): 176},
-    **{(32, 1): 160, (32, 2): 240, (64, 1): 216},
+    **{(8, 1): 96, (8, 2): 128, (16, 1): 120, (16, 2): 176},
+    **{(32, 1): 160, (32, 2): 248, (64, 1): 216},
 }
 _ARCH = hardware.ARCHITECTURES[TARGET]
 
@@ -130,6 +130,8 @@ def candidates(cols: int, m: int, k: int) -> Iterator[Cut]:
     for row_waves, tiles, cluster, k_waves in itertools.product(ROW_WAVES, TILES, CLUSTERS, K_WAVES):
         rows, waves = row_waves * tiles * TILE_ROWS, row_waves * k_waves
         own = -(-steps // cluster)
+        if (cols, tiles) in _REGISTERS and _REGISTERS[cols, tiles] * 32 * waves > _ARCH.unit_registers:
+            continue
         small = rows >= 2 * m or waves < LEAST_WAVES
         if (cols, tiles) not in _REGISTERS or waves > MOST_WAVES or cluster > steps or (k_waves > 1 and k_waves > own):
             continue
@@ -202,10 +204,10 @@ def _unit(problem: MxGemmProblem, made: Plan) -> Unit:
         "COLS": cut.cols,
         "EARLY": cut.early,
         "K_WAVES": cut.k_waves,
-        "NUMBER": "aiterlite::fp16" if problem.x == "fp16" else "aiterlite::bf16",
+        "NUMBER": "fp16" if problem.x == "fp16" else "bf16",
         "PACKED": int(problem.is_packed),
         "RESIDENT": cut.resident,
-        "RESULT": {"bf16": "aiterlite::bf16", "fp16": "aiterlite::fp16", "fp32": "float"}[problem.dtype],
+        "RESULT": "float" if problem.dtype == "fp32" else problem.dtype,
         "ROWS": cut.rows,
         "SHARED_BYTES": made.shared_bytes,
         "SHUFFLED": int(problem.shuffled),

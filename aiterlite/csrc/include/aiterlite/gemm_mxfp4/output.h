@@ -35,6 +35,30 @@ struct Output {
       store_u32(at(n, m), __builtin_bit_cast(uint32_t, value));
     }
   }
+  // Whether four neighbouring rows, from a multiple of four on, exist together and can be stored as a vector.
+  AITERLITE_DEVICE bool comes_in_fours() const {
+    const auto y = reinterpret_cast<uintptr_t>(args.y);
+    return (y % (4 * sizeof(Result)) | (args.m | args.stride_y | args.stride_y_batch) % 4) == 0;
+  }
+  // Those of four neighbouring rows that exist.
+  AITERLITE_DEVICE void store_four(const float (&sums)[4], uint32_t n, uint32_t m, bool in_fours) const {
+    if (in_fours) {
+      if (m >= static_cast<uint32_t>(args.m)) return;
+      float value[4];
+#pragma unroll
+      for (uint32_t i = 0; i < 4; ++i) value[i] = finished(sums[i], n, m + i);
+      if constexpr (sizeof(Result) == 2) {
+        store_vector8(at(n, m), {{pack_pair(Result{}, value[0], value[1]), pack_pair(Result{}, value[2], value[3])}});
+      } else {
+        store_quad(at(n, m), {{value[0], value[1], value[2], value[3]}});
+      }
+      return;
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < 4; ++i) {
+      if (m + i < static_cast<uint32_t>(args.m)) store(sums[i], n, m + i);
+    }
+  }
 };
 
 }  // namespace aiterlite::gemm_mxfp4

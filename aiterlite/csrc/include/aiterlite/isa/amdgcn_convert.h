@@ -44,6 +44,11 @@ AITERLITE_DEVICE uint32_t pick_bytes(uint32_t low, uint32_t high) {
   return __builtin_amdgcn_perm(high, low, a | b << 8 | c << 16 | d << 24);
 }
 
+// Byte i is that of the eight of `low` (0 to 3) and `high` (4 to 7) which byte i of `which` numbers.
+AITERLITE_DEVICE uint32_t permute_bytes(uint32_t high, uint32_t low, uint32_t which) {
+  return __builtin_amdgcn_perm(high, low, which);
+}
+
 // The chip's own 8-bit format, e4m3fnuz on gfx942 and e4m3fn on gfx950; what rounds beyond the largest becomes a NaN.
 #if defined(__gfx950__)
 inline constexpr bool kNativeFnuz = false, kNativeFn = true;
@@ -74,6 +79,16 @@ AITERLITE_DEVICE void native_unpack_fp8_to_fp16(uint32_t word, uint32_t (&pair)[
 AITERLITE_DEVICE void native_unpack_fp8_to_bf16(uint32_t word, uint32_t (&pair)[2]) {
   pair[0] = __builtin_bit_cast(uint32_t, __builtin_amdgcn_cvt_scalef32_pk_bf16_fp8(word, 1.0f, false));
   pair[1] = __builtin_bit_cast(uint32_t, __builtin_amdgcn_cvt_scalef32_pk_bf16_fp8(word, 1.0f, true));
+}
+#endif
+
+#if defined(__gfx950__)
+// Eight e2m1 codes of a word, times a scale, to four words of two bf16, in order.
+AITERLITE_DEVICE void native_unpack_fp4_to_bf16(uint32_t word, float scale, uint32_t (&pair)[4]) {
+  pair[0] = __builtin_bit_cast(uint32_t, __builtin_amdgcn_cvt_scalef32_pk_bf16_fp4(word, scale, 0));
+  pair[1] = __builtin_bit_cast(uint32_t, __builtin_amdgcn_cvt_scalef32_pk_bf16_fp4(word, scale, 1));
+  pair[2] = __builtin_bit_cast(uint32_t, __builtin_amdgcn_cvt_scalef32_pk_bf16_fp4(word, scale, 2));
+  pair[3] = __builtin_bit_cast(uint32_t, __builtin_amdgcn_cvt_scalef32_pk_bf16_fp4(word, scale, 3));
 }
 #endif
 

@@ -37,6 +37,36 @@ AITERLITE_DEVICE uint32_t decode_e2m1_pair(uint32_t word) {
   }
 }
 
+#if AITERLITE_AMD
+// The numbers themselves, by look-ups of bytes, which AMD's permutation does by a byte each: pairs (0, 2), (4, 6), (1, 3)
+// and (5, 7) of a word. (Its matrix units need not know subnormal numbers for that.)
+AITERLITE_DEVICE void look_up_e2m1(bf16, uint32_t word, uint32_t (&pair)[4]) {
+  const uint32_t even = word & 0x07070707u, odd = (word >> 4) & 0x07070707u;
+  const uint32_t high_even = permute_bytes(0x40404040u, 0x3f3f3f00u, even) | ((word << 4) & 0x80808080u);
+  const uint32_t high_odd = permute_bytes(0x40404040u, 0x3f3f3f00u, odd) | (word & 0x80808080u);
+  const uint32_t low_even = permute_bytes(0xc0804000u, 0xc0800000u, even);
+  const uint32_t low_odd = permute_bytes(0xc0804000u, 0xc0800000u, odd);
+  pair[0] = pick_bytes<0, 4, 1, 5>(low_even, high_even);
+  pair[1] = pick_bytes<2, 6, 3, 7>(low_even, high_even);
+  pair[2] = pick_bytes<0, 4, 1, 5>(low_odd, high_odd);
+  pair[3] = pick_bytes<2, 6, 3, 7>(low_odd, high_odd);
+}
+AITERLITE_DEVICE void look_up_e2m1(fp16, uint32_t word, uint32_t (&pair)[4]) {
+  const uint32_t even = word & 0x07070707u, odd = (word >> 4) & 0x07070707u;
+  const uint32_t high_even = permute_bytes(0x46444240u, 0x3e3c3800u, even) | ((word << 4) & 0x80808080u);
+  const uint32_t high_odd = permute_bytes(0x46444240u, 0x3e3c3800u, odd) | (word & 0x80808080u);
+  pair[0] = pick_bytes<0, 4, 1, 5>(0, high_even);
+  pair[1] = pick_bytes<2, 6, 3, 7>(0, high_even);
+  pair[2] = pick_bytes<0, 4, 1, 5>(0, high_odd);
+  pair[3] = pick_bytes<2, 6, 3, 7>(0, high_odd);
+}
+// Eight 16-bit elements in that order.
+AITERLITE_DEVICE Vector16 in_looked_up_order(const Vector16& x) {
+  return {{pick_bytes<0, 1, 4, 5>(x.word[0], x.word[1]), pick_bytes<0, 1, 4, 5>(x.word[2], x.word[3]),
+           pick_bytes<2, 3, 6, 7>(x.word[0], x.word[1]), pick_bytes<2, 3, 6, 7>(x.word[2], x.word[3])}};
+}
+#endif
+
 template <class Number>
 AITERLITE_DEVICE void decode_e2m1(Number, uint32_t word, uint32_t (&pair)[4]) {
   pair[0] = decode_e2m1_pair<Number, 0>(word);
