@@ -111,7 +111,7 @@ def test_signatures_stay_those_of_the_functions(aiter: Any) -> None:
 def test_probes_of_clients(aiter: Any) -> None:
     assert importlib.util.find_spec("aiter") is not None and importlib.util.find_spec("aiter.mla") is not None
     assert importlib.util.find_spec("aiter.dist") is None
-    assert not hasattr(aiter, "qr_all_reduce_rmsnorm") and not hasattr(aiter, "gemm_a4w4")
+    assert not hasattr(aiter, "qr_all_reduce_rmsnorm") and not hasattr(aiter, "gemm_a4w4o4")
     with pytest.raises(ImportError):
         importlib.import_module("aiter.dist.device_communicators.custom_all_reduce")
     # vLLM: whether a GEMM of 8 bits has tuned shapes.

@@ -44,6 +44,7 @@ from aiterlite.tables.cache import ConcatProblem, FusedProblem
 from aiterlite.tables.fused_moe_problem import FmoeProblem, MoeProblem
 from aiterlite.tables.gemm_a8w8_problem import BatchedProblem, BlockScaleProblem, RowScaleProblem
 from aiterlite.tables.gemm_args import GEMM_ARGS
+from aiterlite.tables.gemm_mxfp4_problem import MxGemmProblem
 from aiterlite.tables.gemm_rc_plan import REDUCTIONS
 from aiterlite.tables.moe_sorting import AlignProblem, SortProblem, SumProblem
 from aiterlite.tables.mxfp4_norm import MxNormProblem
@@ -454,6 +455,18 @@ PROBLEMS = {
     BlockScaleProblem: st.builds(BlockScaleProblem, shuffled=st.booleans(), **products_of_8_bits),
     RowScaleProblem: st.builds(RowScaleProblem, shuffled=st.booleans(), bias=st.booleans(), **products_of_8_bits),
     BatchedProblem: st.builds(BatchedProblem, batch=_a8w8_sizes, bias=st.booleans(), **products_of_8_bits),
+    MxGemmProblem: st.builds(
+        MxGemmProblem,
+        n=_a8w8_sizes,
+        m=_a8w8_multiples,
+        k=_a8w8_multiples,
+        x=st.sampled_from(["bf16", "fp16", "fp4", "fp8"]),
+        dtype=st.sampled_from(["bf16", "fp16", "fp32", "fp64"]),
+        shuffled=st.booleans(),
+        w_scale=st.sampled_from(["rows", "strided", "shuffled", "other"]),
+        batch=_a8w8_sizes,
+        aligned=st.booleans(),
+    ),
     MoeProblem: moe_problems,
     FmoeProblem: st.builds(FmoeProblem, block_size=st.integers(0, 1100), **layers),
     SortProblem: sort_problems,

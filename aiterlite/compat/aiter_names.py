@@ -42,7 +42,16 @@ STARRED = tuple(
     f"aiter.ops.{name}"
     for name in (
         *("activation", "attention", "batched_gemm_op_bf16", "cache", "enum", "fused_qk_norm_rope_cache_quant"),
-        *("fused_qk_rmsnorm_group_quant", "gemm_op_a8w8", "gradlib", "mha", "moe_op", "moe_sorting", "pos_encoding"),
+        *(
+            "fused_qk_rmsnorm_group_quant",
+            "gemm_op_a4w4",
+            "gemm_op_a8w8",
+            "gradlib",
+            "mha",
+            "moe_op",
+            "moe_sorting",
+            "pos_encoding",
+        ),
         *("quant", "quick_all_reduce", "rmsnorm", "rope", "topk"),
     )
 )
@@ -58,6 +67,9 @@ _TOPK, _MOE, _CHIP = _OPS + "topk", _OPS + "moe_op", "aiter.jit.utils.chip_info"
 _GEMM, _CACHE, _GRADLIB = _OPS + "gemm_op_a8w8", _OPS + "cache", _OPS + "gradlib"
 _BMM = "batched_gemm_a8w8_a_per_token_group_prequant_w_per_batched_tensor_quant"
 _TRITON_GEMM = f"{_TRITON}gemm_a8w8_blockscale {_TRITON}gemm.basic.gemm_a8w8_blockscale"
+_FP4_GEMM = _OPS + "gemm_op_a4w4"
+_BIAS = "a bias is added whatever beta's default; apreshuffle and global scales are NVFP4's"
+_WHOLE = "config and skip_reduce are not read: sums are whole"
 _KV = f"{_TRITON}fused_kv_cache {_TRITON}fusions.fused_kv_cache"
 _TRITON_ROPE = _TRITON + "rope.rope"
 _KINDS_OF_ROPE = tuple(
@@ -198,6 +210,23 @@ NAMES = (
     Name("gemm_a8w8_blockscale_bpreshuffle", _GEMM, "aiterlite.gemm"),
     Name("gemm_a8w8_blockscale", _TRITON_GEMM, _VALUES, "config is not read", "triton_gemm_a8w8_blockscale"),
     Name(_BMM, f"{_TRITON}{_BMM} {_TRITON}gemm.batched.{_BMM}", "aiterlite.gemm"),
+    Name("gemm_a4w4", _FP4_GEMM, "aiterlite.gemm", _BIAS),
+    Name("gemm_a4w4_asm", _FP4_GEMM, "aiterlite.gemm"),
+    Name("gemm_a4w4_blockscale", _FP4_GEMM, "aiterlite.gemm"),
+    *(
+        Name(name, f"{_TRITON}{module} {_TRITON}gemm.basic.{module}", "aiterlite.gemm", _WHOLE)
+        for name, module in (
+            ("gemm_afp4wfp4", "gemm_afp4wfp4"),
+            ("gemm_afp4wfp4_preshuffle", "gemm_afp4wfp4"),
+            ("gemm_a16wfp4", "gemm_a16wfp4"),
+            ("gemm_a16wfp4_preshuffle", "gemm_a16wfp4"),
+            ("gemm_afp4wfp4_pre_quant", "gemm_afp4wfp4_pre_quant_atomic"),
+        )
+    ),
+    *(
+        Name(name, f"{_TRITON}{name} {_TRITON}gemm.batched.{name}", "aiterlite.gemm", _WHOLE)
+        for name in ("batched_gemm_a16wfp4", "batched_gemm_afp4wfp4_pre_quant")
+    ),
     Name("batched_gemm_bf16_CK", _OPS + "batched_gemm_op_bf16", NOT, _LATER),
     Name("hipb_mm", _GRADLIB, NOT, "hipBLASLt is torch's"),
     Name("hipb_create_extension", _GRADLIB, NOT, "hipBLASLt is torch's"),
