@@ -19,7 +19,16 @@ from aiterlite.ops import arguments, calls, operands, shuffle
 from aiterlite.ops.calls import Run
 from aiterlite.ops.operator import register
 from aiterlite.tables import gemm_mxfp4 as tables
-from aiterlite.tables.gemm_mxfp4_problem import BLOCK, KINDS, OP, RESULTS, SHUFFLED_K, SHUFFLED_ROWS, MxGemmProblem
+from aiterlite.tables.gemm_mxfp4_problem import (
+    BLOCK,
+    KINDS,
+    OP,
+    RESULTS,
+    SHUFFLED_K,
+    SHUFFLED_ROWS,
+    WHOLE_K,
+    MxGemmProblem,
+)
 
 PACKED = (torch.uint8, *((torch.float4_e2m1fn_x2,) if hasattr(torch, "float4_e2m1fn_x2") else ()))
 SCALES = (torch.uint8, torch.float8_e8m0fnu)
@@ -164,9 +173,9 @@ def _is_aligned(tensor: Tensor) -> bool:
 
 
 def _lay(scale: Tensor, k: int) -> str:
-    """Whether the four scales of 128 k are a word."""
+    """Whether scales are words of four, in whole steps of K."""
     outer = [stride for size, stride in zip(scale.shape[:-1], scale.stride()[:-1], strict=True) if size > 1]
-    whole = k % (4 * BLOCK) == 0 and scale.data_ptr() % 4 == 0 and all(stride % 4 == 0 for stride in outer)
+    whole = k % WHOLE_K == 0 and scale.data_ptr() % 4 == 0 and all(stride % 4 == 0 for stride in outer)
     return "rows" if whole and (scale.stride(-1) == 1 or scale.shape[-1] == 1) else "strided"
 
 

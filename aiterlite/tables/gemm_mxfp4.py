@@ -12,7 +12,7 @@ from aiterlite.kernel import Kernel
 from aiterlite.tables import gemm_mxfp4_amd as amd
 from aiterlite.tables import gemm_mxfp4_sm90 as sm90
 from aiterlite.tables.family import Family
-from aiterlite.tables.gemm_mxfp4_problem import KINDS, OP, REQUIRES, RESULTS, MxGemmProblem, sizes
+from aiterlite.tables.gemm_mxfp4_problem import KINDS, OP, REQUIRES, RESULTS, WHOLE_K, MxGemmProblem, sizes
 from aiterlite.target import Persona
 
 CPU_ARGS = ArgumentStruct("aiterlite_gemm_mxfp4_cpu_args", "aiterlite/gemm_mxfp4/cpu_args.h")
@@ -42,7 +42,7 @@ _CPU_ROW = Row("cpu", "host", (Targets(("cpu-*",)), *REQUIRES), kernels=_cpu_ker
 def _derive(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """Where they are not given: `aligned` and `w_scale` are what contiguous operands have."""
     k = values.get("k", 0)
-    return {"aligned": k % 32 == 0, "w_scale": "rows" if k % 128 == 0 else "strided", **values}
+    return {"aligned": k % 32 == 0, "w_scale": "rows" if k % WHOLE_K == 0 else "strided", **values}
 
 
 # DeepSeek-R1's projections on one GPU: fused q and kv, down of a shared expert, q, gate and up of a shared expert, and

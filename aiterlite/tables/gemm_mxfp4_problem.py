@@ -12,10 +12,10 @@ from aiterlite.target import Persona
 
 OP = "gemm_mxfp4"
 KINDS, RESULTS = ("bf16", "fp16", "fp4"), ("bf16", "fp16", "fp32")
-# How scales of weights lie: in rows, of which four at a multiple of 4 bytes are those of 128 k; in rows of any strides;
-# or shuffled.
+# How scales of weights lie: in rows of whole words, of which two are those of 256 k; in rows of any strides; or
+# shuffled.
 LAYS = ("rows", "strided", "shuffled")
-BLOCK, VECTOR, SHUFFLED_ROWS, SHUFFLED_K = 32, 16, 16, 64
+BLOCK, VECTOR, SHUFFLED_ROWS, SHUFFLED_K, WHOLE_K = 32, 16, 16, 64, 256
 ARGS = ArgumentStruct("aiterlite_gemm_mxfp4_args", "aiterlite/gemm_mxfp4/args.h")
 SIZE_MAX = 2**31 - 1
 
@@ -57,8 +57,8 @@ class LaysFit:
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
         if problem.k % BLOCK:
             return Refusal(f"k is {problem.k}, no multiple of {BLOCK}", "pad x and w with zeros")
-        if problem.w_scale == "rows" and problem.k % (4 * BLOCK):
-            return Refusal(f"k is {problem.k}; scales of whole words need a multiple of {4 * BLOCK}", "w_scale=strided")
+        if problem.w_scale == "rows" and problem.k % WHOLE_K:
+            return Refusal(f"k is {problem.k}; scales in rows need a multiple of {WHOLE_K}", "w_scale=strided")
         if not problem.shuffled or (problem.m % SHUFFLED_ROWS == 0 and problem.k % SHUFFLED_K == 0):
             return None
         got = f"shuffled weights of m {problem.m}, k {problem.k}"

@@ -21,15 +21,15 @@ from aiterlite.target import Persona
 
 TARGET = "sm_90a"
 KERNEL = "aiterlite_sm90_gemm_mxfp4"
-STEP_K, TILE_ROWS = 128, 16
+STEP_K, TILE_ROWS = 256, 16
 COLUMNS, TILES, CLUSTERS, K_WAVES, ROW_WAVES = (8, 16, 32, 64), (1, 2), (1, 2, 4, 8), (1, 2, 4, 8), (1, 2, 4, 8)
-MOST_WAVES, LEAST_WAVES, STAGES = 16, 4, (2, 3, 4, 6, 8, 12)
+MOST_WAVES, LEAST_WAVES, STAGES = 16, 4, (2, 3, 4, 6, 8)
 # Of 132 multiprocessors, how many can be in clusters of so many at once, asked of an H200's driver.
 _IN_CLUSTERS = {1: 132, 2: 132, 4: 120, 8: 120}
 # Registers of a thread, by columns and tiles, as ptxas has them.
 _REGISTERS = {
-    **{(8, 1): 96, (8, 2): 128, (16, 1): 120, (16, 2): 176},
-    **{(32, 1): 160, (32, 2): 248, (64, 1): 216},
+    **{(8, 1): 128, (8, 2): 184, (16, 1): 160, (16, 2): 240},
+    **{(32, 1): 200, (64, 1): 248},
 }
 _ARCH = hardware.ARCHITECTURES[TARGET]
 
@@ -37,7 +37,7 @@ _ARCH = hardware.ARCHITECTURES[TARGET]
 @dataclass(frozen=True)
 class Cut:
     """The defines of one variant: a cluster of `cluster` workgroups owns `rows` weight rows by `cols` tokens and splits
-    K. A warp has `tiles` tiles of 16 rows and every `k_waves`-th step of 128 k, `stages` of them under way. `x_steps`
+    K. A warp has `tiles` tiles of 16 rows and every `k_waves`-th step of 256 k, `stages` of them under way. `x_steps`
     steps of tokens are held at once."""
 
     cols: int
@@ -90,9 +90,9 @@ class Cost:
     memory: float = 4.4e6
     intake: float = 42e3
     base: float = 1.5
-    step: float = 0.24
-    product: float = 0.05
-    rate: float = 28.0
+    step: float = 0.42
+    product: float = 0.08
+    rate: float = 14.0
     exchange: float = 0.4
     doubling: float = 0.05
     wave: float = 1.0
@@ -149,8 +149,9 @@ def _filled(bare: Cut, own: int, room: int) -> Cut | None:
     """With all tokens of a workgroup held, or as many as fit, and as many stages as are left room for."""
     most = -(-own // bare.k_waves) * bare.k_waves
     each = -(-own // bare.k_waves)
-    for stages in (4, 2):
-        for x_steps in range(most, 0, -bare.k_waves):
+    for stages in (4, 3, 2):
+        # Each round of tokens begins with the ring's first stage.
+        for x_steps in (most, *range(most - most % (stages * bare.k_waves), 0, -stages * bare.k_waves)):
             if x_steps < most and x_steps > 16:
                 continue
             cut = Cut(bare.cols, bare.rows, bare.tiles, bare.cluster, bare.k_waves, stages, x_steps)
@@ -158,7 +159,7 @@ def _filled(bare: Cut, own: int, room: int) -> Cut | None:
                 continue
             for more in STAGES:
                 longer = Cut(bare.cols, bare.rows, bare.tiles, bare.cluster, bare.k_waves, more, x_steps)
-                if stages <= more <= max(2, each) and longer.shared_bytes <= room:
+                if x_steps == most and stages <= more <= max(2, each) and longer.shared_bytes <= room:
                     cut = longer
             return cut
     return None

@@ -61,6 +61,7 @@ inline void workgroup_barrier() {
 inline void schedule_barrier() {}
 
 inline uint16_t opaque(uint16_t value) { return value; }
+inline uint32_t opaque(uint32_t value) { return value; }
 
 inline constexpr bool kStreamsRows = AITERLITE_AMD;
 

@@ -1,5 +1,5 @@
-// A step of 128 k of MXFP4 weights times tokens, by a wave on AMD: what a lane loads of it, and how it is multiplied. By
-// what the operands are and what the target has:
+// A step of 128 k of MXFP4 weights times tokens, by a wave on AMD: what a lane loads of it, and how it is multiplied.
+// By what the operands are and what the target has:
 //
 //   gfx950, packed tokens   the matrix unit multiplies codes and scales: a lane has a block, 16 bytes, of a row
 //   gfx950, bf16 tokens     a block becomes bf16, its scale included, by conversions; then as above
@@ -39,8 +39,8 @@ struct ScaleRow {
 AITERLITE_DEVICE uint32_t lower(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
 // Where a lane's rows and tokens are.
-template <uint32_t kRowTiles, uint32_t kTokenTiles, bool kShuffled, bool kScaleTiles, bool kTokenScaleTiles, bool kPacked,
-          uint32_t kLaneRows>
+template <uint32_t kRowTiles, uint32_t kTokenTiles, bool kShuffled, bool kScaleTiles, bool kTokenScaleTiles,
+          bool kPacked, uint32_t kLaneRows>
 struct Source {
   const char* row[kRowTiles];
   ScaleRow<kScaleTiles> row_scale[kRowTiles][kLaneRows];
@@ -179,7 +179,8 @@ struct WordStep {
       }
     }
 #pragma unroll
-    for (uint32_t c = 0; kPacked && c < kTokenTiles; ++c) x_scale[c] = bytes(from.token_scale[kPacked ? c : 0], from, step);
+    for (uint32_t c = 0; kPacked && c < kTokenTiles; ++c)
+      x_scale[c] = bytes(from.token_scale[kPacked ? c : 0], from, step);
 #pragma unroll
     for (uint32_t t = 0; t < kRowTiles; ++t) {
 #pragma unroll

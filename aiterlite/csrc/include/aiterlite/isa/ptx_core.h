@@ -44,6 +44,10 @@ AITERLITE_DEVICE void launch_dependents() { asm volatile("griddepcontrol.launch_
 AITERLITE_ABSENT_FOR(uint32_t kPriority, set_wave_priority, "NVIDIA GPUs have no priorities of warps")
 
 // The value. The compiler cannot compute with it before this point.
+AITERLITE_DEVICE uint32_t opaque(uint32_t value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
 AITERLITE_DEVICE uint16_t opaque(uint16_t value) {
   asm volatile("" : "+h"(value));
   return value;

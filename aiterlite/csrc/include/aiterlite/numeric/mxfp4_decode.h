@@ -38,8 +38,8 @@ AITERLITE_DEVICE uint32_t decode_e2m1_pair(uint32_t word) {
 }
 
 #if AITERLITE_AMD
-// The numbers themselves, by look-ups of bytes, which AMD's permutation does by a byte each: pairs (0, 2), (4, 6), (1, 3)
-// and (5, 7) of a word. (Its matrix units need not know subnormal numbers for that.)
+// The numbers themselves, by look-ups of bytes, which AMD's permutation does by a byte each: pairs (0, 2), (4, 6), (1,
+// 3) and (5, 7) of a word. (Its matrix units need not know subnormal numbers for that.)
 AITERLITE_DEVICE void look_up_e2m1(bf16, uint32_t word, uint32_t (&pair)[4]) {
   const uint32_t even = word & 0x07070707u, odd = (word >> 4) & 0x07070707u;
   const uint32_t high_even = permute_bytes(0x40404040u, 0x3f3f3f00u, even) | ((word << 4) & 0x80808080u);
@@ -75,28 +75,25 @@ AITERLITE_DEVICE void decode_e2m1(Number, uint32_t word, uint32_t (&pair)[4]) {
   pair[3] = decode_e2m1_pair<Number, 3>(word);
 }
 
-// Four scales of a word, times 2^kShift each: what a finished sum is divided by again. Beyond the greatest power of a
-// float it is that one; 255 is NaN.
+// A scale times 2^kShift, which a finished sum is divided by again. Beyond the greatest power of a float it is that
+// one; 255 is NaN.
 template <int kShift>
-AITERLITE_DEVICE void decode_e8m0(uint32_t word, float (&scale)[4]) {
-  static_assert(kShift >= 0 && kShift < 32, "decode_e8m0: bytes from 224 on are looked at twice");
-  constexpr uint32_t kBias = static_cast<uint32_t>(kShift) << 23;
+AITERLITE_DEVICE float shifted_e8m0(uint32_t byte) {
+  const uint32_t field = byte + static_cast<uint32_t>(kShift), finite = (field < 254 ? field : 254u) << 23;
+  return __builtin_bit_cast(float, byte == 255 ? 0x7fc00000u : finite);
+}
+
+// Four scales of a word, all of them less than 2, times 2^kShift, which comes as `bias`, kShift << 23, in a register:
+// then each takes two instructions.
+AITERLITE_DEVICE void decode_small_e8m0(uint32_t word, uint32_t bias, float (&scale)[4]) {
   const uint32_t bits[4] = {
-      (word & 0xffu) * (1u << 23) + kBias,
-      (word & 0xff00u) * (1u << 15) + kBias,
-      (word & 0xff0000u) * (1u << 7) + kBias,
-      ((word >> 1) & 0x7f800000u) + kBias,
+      (word & 0xffu) * (1u << 23) + bias,
+      (word & 0xff00u) * (1u << 15) + bias,
+      (word & 0xff0000u) * (1u << 7) + bias,
+      ((word & 0xff000000u) >> 1) + bias,
   };
 #pragma unroll
   for (uint32_t i = 0; i < 4; ++i) scale[i] = __builtin_bit_cast(float, bits[i]);
-  // The three highest bits of a byte are ones.
-  if ((word & (word << 1) & (word << 2) & 0x80808080u) == 0) return;
-#pragma unroll
-  for (uint32_t i = 0; i < 4; ++i) {
-    const uint32_t byte = (word >> (8 * i)) & 0xffu, field = byte + static_cast<uint32_t>(kShift);
-    const uint32_t finite = (field < 254 ? field : 254u) << 23;
-    scale[i] = __builtin_bit_cast(float, byte == 255 ? 0x7fc00000u : finite);
-  }
 }
 
 }  // namespace aiterlite
