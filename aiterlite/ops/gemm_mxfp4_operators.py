@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from aiterlite.errors import ArgumentError
-from aiterlite.ops import arguments, operands
+from aiterlite.ops import arguments, mxfp4, operands
 from aiterlite.ops.gemm_mxfp4 import FORWARD, OUT, PACKED
-from aiterlite.reference import mxfp4
 from aiterlite.tables.mx_types import MxScaleRoundMode
 
 _A4W4, _BLOCK = "gemm_a4w4", 32
@@ -365,4 +364,8 @@ def _quantised(op: str, x: Tensor) -> tuple[Tensor, Tensor]:
         raise ArgumentError(op, "x", f"of dtype {x.dtype}", "torch.bfloat16, torch.float16", "Call gemm_afp4wfp4.")
     if x.shape[-1] % _BLOCK:
         raise ArgumentError(op, "x", f"of shape {list(x.shape)}", f"a K that is a multiple of {_BLOCK}", "Pad x and w.")
-    return mxfp4.quantise(x, MxScaleRoundMode.Even)
+    rows = operands.flatten(x)
+    codes = torch.empty((rows.shape[0], x.shape[-1] // 2), dtype=torch.uint8, device=x.device)
+    scales = torch.empty((rows.shape[0], x.shape[-1] // _BLOCK), dtype=torch.uint8, device=x.device)
+    mxfp4.quantise(rows, codes, scales, MxScaleRoundMode.Even)
+    return codes.view(*x.shape[:-1], -1), scales.view(*x.shape[:-1], -1)

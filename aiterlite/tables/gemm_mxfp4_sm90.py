@@ -28,8 +28,8 @@ MOST_WAVES, LEAST_WAVES, STAGES = 16, 4, (2, 3, 4, 6, 8)
 _IN_CLUSTERS = {1: 132, 2: 132, 4: 120, 8: 120}
 # Registers of a thread, by columns and tiles, as ptxas has them.
 _REGISTERS = {
-    **{(8, 1): 128, (8, 2): 184, (16, 1): 160, (16, 2): 240},
-    **{(32, 1): 200, (64, 1): 248},
+    **{(8, 1): 128, (8, 2): 184, (16, 1): 160, (16, 2): 248},
+    **{(32, 1): 216, (64, 1): 255},
 }
 _ARCH = hardware.ARCHITECTURES[TARGET]
 

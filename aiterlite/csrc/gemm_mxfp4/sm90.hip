@@ -227,11 +227,12 @@ struct Codes {
 #pragma unroll
     for (uint32_t b = 0; b < kBlocks; b += 2) at[b / 2] = piece_at(lane % 8 + matrix % 2 * 8, b + matrix / 2);
   }
-  AITERLITE_DEVICE void load(const Stage& stage, const uint32_t (&at)[kBlocks / 2]) {
+  // Blocks [first, first + count), and all scales.
+  AITERLITE_DEVICE void load(const Stage& stage, const uint32_t (&at)[kBlocks / 2], uint32_t first, uint32_t count) {
 #pragma unroll
     for (uint32_t t = 0; t < kTiles; ++t) {
 #pragma unroll
-      for (uint32_t b = 0; b < kBlocks; b += 2) {
+      for (uint32_t b = first; b < first + count; b += 2) {
         uint32_t all[4];
         load_matrices(all, stage.w + t * kTileBytes + at[b / 2]);
         word[t][b][0] = all[0], word[t][b][1] = all[1], word[t][b + 1][0] = all[2], word[t][b + 1][1] = all[3];
@@ -414,16 +415,23 @@ AITERLITE_DEVICE void run(const Args& args, Shared& shared) {
         await_copies<kStages - 1>();
         if (Stream::kBytes > 0 && unsettled) stream.settle(ring[(kSlot + kStages - 1) % kStages]);
         wave_barrier();
+        // Of many columns, sums need registers: then half of the codes wait in the ring while the others are
+        // multiplied.
+        constexpr uint32_t kAtOnce = kColumnTiles > 4 ? kBlocks / 2 : kBlocks;
+        const uint32_t here = at + kSlot * kKWaves * kStep * 2;
         Codes codes;
-        codes.load(ring[kSlot], places);
+        codes.load(ring[kSlot], places, 0, kAtOnce);
+        if constexpr (kAtOnce < kBlocks) {
+          add_half<0>(sums, codes, x, here, bias, codes.are_small());
+          codes.load(ring[kSlot], places, kAtOnce, kAtOnce);
+        }
         wave_barrier();
         const uint32_t next = own + kStages * kKWaves;
         unsettled = next < work.count;
         if (unsettled) stream.template ask<kSlot>(work.begin + next, ring[kSlot]);
         commit_copies();
-        const uint32_t here = at + kSlot * kKWaves * kStep * 2;
         const bool small = codes.are_small();
-        add_half<0>(sums, codes, x, here, bias, small);
+        if constexpr (kAtOnce == kBlocks) add_half<0>(sums, codes, x, here, bias, small);
         add_half<1>(sums, codes, x, here, bias, small);
       });
       stream.advance();

@@ -60,6 +60,12 @@ inline void workgroup_barrier() {
 }
 inline void schedule_barrier() {}
 
+inline uint32_t permute_bytes(uint32_t high, uint32_t low, uint32_t which) {
+  const uint64_t both = static_cast<uint64_t>(high) << 32 | low;
+  uint32_t made = 0;
+  for (int i = 0; i < 4; ++i) made |= static_cast<uint32_t>(both >> (which >> (8 * i) & 7) * 8 & 0xff) << (8 * i);
+  return made;
+}
 inline uint16_t opaque(uint16_t value) { return value; }
 inline uint32_t opaque(uint32_t value) { return value; }
 
