@@ -138,6 +138,24 @@ def test_the_bits_do_not_depend_on_threads() -> None:
     assert all(torch.equal(result, results[0]) for result in results)
 
 
+@pytest.mark.parametrize("number", range(3))
+def test_what_torch_computes_in_a_kernel_s_place(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sm_90's other row, in every layout: as the definition says."""
+    only = replace(sm90.DENSE_ROW, requires=())
+    monkeypatch.setattr(tables, "TABLE", replace(tables.TABLE, rows=(only,)))
+    case = [Case(5, 48, 384), Case(9, 32, 256, "fp4", "fp16", bias="fp32", factors=(0.5, 2.0)), Case(3, 7, 32, "fp16")][
+        number
+    ]
+    made = operands(case, number)
+    for prepared in (ops.FORWARD.prepared, ops.OUT.prepared):
+        monkeypatch.setattr(prepared, "find", lambda _: None)
+    run(case, seed=number)
+    if number == 0:
+        x, w, scale = (t[None].expand(2, *t.shape) for t in (made.x, made.w, made.w_scale))
+        got = gemm.batched_gemm_a16wfp4(x, w, scale, transpose_bm=True, prequant=False)
+        assert_near(got[:, 1], made.exact, made.magnitude)
+
+
 # Plans ----------------------------------------------------------------------------------------------------------------
 
 
@@ -164,6 +182,9 @@ def test_a_hopper_takes_every_launch() -> None:
             problem = random_problem(source)
             decision = dispatch.decide(tables.TABLE, problem, persona)
             assert decision.row is not None, decision
+            if problem.n > sm90.MOST_TOKENS:
+                assert decision.row.name == "dequantised" and not decision.kernels
+                continue
             plan, (kernel,) = decision.plan, decision.kernels
             cut, steps = plan.cut, -(-problem.k // 256)
             assert plan.shared_bytes <= 227 << 10 and plan.block <= 1024 and cut.stages >= 2
@@ -231,7 +252,7 @@ def test_the_table_refuses_in_words() -> None:
 
     assert "no multiple of 32 (pad x and w with zeros)" in said("mi300x", k=272)
     assert "shuffled weights of m 72" in said("cpu", m=72, shuffled=True)
-    assert "(copy them)" in said("h200", aligned=False)
+    assert "(copy them)" in said("h200", aligned=False) and "(copy them)" in said("mi300x", aligned=False)
 
 
 # The public names -----------------------------------------------------------------------------------------------------

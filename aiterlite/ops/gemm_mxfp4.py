@@ -15,7 +15,7 @@ from torch import Tensor
 from aiterlite.errors import ArgumentError
 from aiterlite.launch import calls as launches
 from aiterlite.launch import results
-from aiterlite.ops import arguments, calls, operands, shuffle
+from aiterlite.ops import arguments, calls, gemm_mxfp4_dense, operands, shuffle
 from aiterlite.ops.calls import Run
 from aiterlite.ops.operator import register
 from aiterlite.tables import gemm_mxfp4 as tables
@@ -162,6 +162,8 @@ def _prepare(
     }
     absent = tuple(name for name, given in (("bias", bias), ("x_scale", x_scale)) if given is None)
     decision = calls.decide(tables.TABLE, problem, calls.persona_of(OP, x.device))
+    if not decision.kernels:
+        return gemm_mxfp4_dense.prepare(factors, how, tokens_first, x.device)
     return launches.prepare(decision, x.device, _NAMES, sizes, absent)
 
 

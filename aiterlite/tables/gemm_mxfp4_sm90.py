@@ -23,6 +23,7 @@ TARGET = "sm_90a"
 KERNEL = "aiterlite_sm90_gemm_mxfp4"
 STEP_K, TILE_ROWS = 256, 16
 COLUMNS, TILES, CLUSTERS, K_WAVES, ROW_WAVES = (8, 16, 32, 64), (1, 2), (1, 2, 4, 8), (1, 2, 4, 8), (1, 2, 4, 8)
+MOST_TOKENS = 192
 MOST_WAVES, LEAST_WAVES, STAGES = 16, 4, (2, 3, 4, 6, 8)
 # Of 132 multiprocessors, how many can be in clusters of so many at once, asked of an H200's driver.
 _IN_CLUSTERS = {1: 132, 2: 132, 4: 120, 8: 120}
@@ -248,7 +249,11 @@ _REQUIRES = (
     Targets((TARGET,)),
     *REQUIRES,
     Holds("aligned", True, "x, w or their rows do not begin at multiples of 16 bytes", "copy them"),
+    Between("n", 1, MOST_TOKENS, "dequantised by torch, which is faster"),
     Between("k", 1, 2**24),
     GridFits(),
 )
 ROW = Row("mma", "cuda", _REQUIRES, 0, plan, kernels)
+# Weights dequantised by torch, and its product: of more tokens than that, decoding for each tile takes longer, by the
+# kernel's times and the bytes that dequantising moves; and of rows that the kernel does not read. No speed is claimed.
+DENSE_ROW = Row("dequantised", "torch", (Targets((TARGET,)), *REQUIRES), -1)
