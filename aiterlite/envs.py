@@ -169,6 +169,13 @@ GEMM_REDUCTION = _choice(
     "by atomics, batch_invariant keeps a row's bits also when the number of rows changes, for which linear takes "
     "wvSplitKrc alone. A call's own argument wins.",
 )
+MXFP4_ACTIVATIONS = _choice(
+    "AITERLITE_MXFP4_ACTIVATIONS",
+    "fp4",
+    ("fp4", "bf16"),
+    "What fused_moe multiplies weights of MXFP4 (per_1x32) by, for any number of tokens: fp4 quantises hidden states "
+    "and what is between the stages to MXFP4, as upstream does; bf16 keeps their 16 bits.",
+)
 OVERLAP = _choice(
     "AITERLITE_OVERLAP",
     "1",

@@ -494,7 +494,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"w2_scale": T.ones(8, 2, 1, dtype=T.float64)}, "w2_scale", "torch.float32"),
     ({"w2_scale": T.ones(8, 2, 2)[:, :, :1]}, "w2_scale", ".contiguous()"),
     ({"quant_type": QuantType.No}, "w1", "torch.bfloat16"),
-    ({"quant_type": QuantType.per_1x32}, "quant_type", "per_1x32, have no kernel yet"),
+    ({"quant_type": QuantType.per_1x32}, "w1", "two codes a byte"),
     ({"quant_type": QuantType.per_Tensor}, "quant_type", "per_Token (2)"),
     ({"quant_type": 77}, "quant_type", "per_128x128 (5)"),
     ({"quant_type": None}, "quant_type", "QuantType, or its number"),

@@ -12,15 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aiterlite import envs
 from aiterlite.errors import ArgumentError
 from aiterlite.launch import calls as launches
 from aiterlite.ops import arguments, calls, direct, operands
+from aiterlite.ops import fused_moe_mxfp4 as mxfp4
 from aiterlite.ops import fused_moe_operands as checks
 from aiterlite.ops.calls import Run
 from aiterlite.ops.operator import register
 from aiterlite.ops.shuffle import is_shuffled
 from aiterlite.tables import fused_moe as tables
-from aiterlite.tables.fused_moe_problem import BLOCK, OP, MoeProblem
+from aiterlite.tables.fused_moe_problem import BLOCK, MX_CODE, OP, PRECISIONS, MoeProblem
 from aiterlite.tables.quant_types import ActivationType, QuantType
 
 # Operands of the kernels that each call brings, in this order.
@@ -69,11 +71,10 @@ def fused_moe(
     """A layer of experts: the sum over a token's slots of weight * w2 (act(gate x) * up x), by the slot's expert.
 
     Args:
-        hidden_states: [tokens, width] bfloat16 or float16, rows may be strided; or codes of w1's 8-bit type, beside
-            a1_scale.
+        hidden_states: [tokens, width] bfloat16 or float16, rows may be strided; or codes of w1's type, beside a1_scale.
         w1: [experts, 2 * inter, width], contiguous: rows of gate before those of up, or as gate_mode says. Of
-            hidden_states' dtype, or codes of an e4m3 type. With the attribute `is_shuffled` on w1 or w2, both lie as
-            `shuffle_weight` puts them.
+            hidden_states' dtype, or codes of an e4m3 type, or of MXFP4, two a byte (float4_e2m1fn_x2, uint8). With the
+            attribute `is_shuffled` on w1 or w2, both lie as `shuffle_weight` puts them.
         w2: [experts, width, inter], of w1's dtype, contiguous.
         topk_weight: float32 [tokens, topk], rows may be strided.
         topk_ids: int32 or int64 [tokens, topk], rows may be strided. An id that is no expert's, such as -1, adds
@@ -83,12 +84,15 @@ def fused_moe(
         activation: Silu, Gelu (exact, by erf) or Swiglu, of `ActivationType`.
         quant_type: No; per_Token: a scale for each row of w1 and w2; per_1x128 or per_128x128, which are the same: one
             for each block of 128 x 128, and width and inter are multiples of 128. Hidden states, and what is between
-            the stages, are quantised in the call where a kernel multiplies 8-bit numbers.
+            the stages, are quantised in the call where a kernel multiplies 8-bit numbers. per_1x32: MXFP4, and both
+            become it for any number of tokens, or keep 16 bits by AITERLITE_MXFP4_ACTIVATIONS (docs/fused-moe.md).
         doweight_stage1: the routing weight goes on hidden_states, not on the result. (Upstream: topk 1 only.)
         w1_scale: float32 [experts, 2 * inter / 128, width / 128], or [experts, 2 * inter], contiguous or flattened; a
-            number is its code times its scale.
+            number is its code times its scale. Of MXFP4 float8_e8m0fnu or uint8 [experts, 2 * inter, width / 32]; of
+            weights that are shuffled what `shuffle_scale` makes of [experts * 2 * inter, width / 32].
         w2_scale: the same of w2: [experts, width / 128, inter / 128], or [experts, width].
-        a1_scale: float32 [tokens, width / 128], of any strides, where hidden_states are codes.
+        a1_scale: float32 [tokens, width / 128], of MXFP4 bytes [tokens, width / 32], of any strides, where
+            hidden_states are codes.
         block_size_M, moe_sorting_dispatch_policy: preferences; the table decides, with the same result.
         num_local_tokens: int32 [1], on the device: how many tokens there are; rows of the result behind them are 0.
         dtype: of the result: bfloat16 or float16, that of hidden_states unless those are codes.
@@ -136,7 +140,7 @@ def fused_moe(
         hidden_states, w1, w2, topk_weight, topk_ids, out, expert_mask, num_local_tokens, w1_scale, w2_scale, a1_scale,
         checks.number_of(OP, "activation", activation), checks.number_of(OP, "quant_type", quant_type),
         bool(doweight_stage1), mode, is_shuffled(w1, w2), swiglu_limit, beta,
-        linear_beta, deterministic,
+        linear_beta, deterministic, mxfp4.PRECISION_OF[envs.MXFP4_ACTIVATIONS.get()],
     )  # fmt: skip
     direct.call(OPERATOR, args, ())
     return out
@@ -199,10 +203,15 @@ class _Call:
     beta: float | None = None
     linear_beta: float | None = None
     deterministic: bool = True
+    precision: str = PRECISIONS[0]
 
     @property
     def quantised(self) -> bool:
         return self.hidden_states.itemsize == 1
+
+    @property
+    def is_mx(self) -> bool:
+        return checks.quant_name(OP, self.quant_type) == "mxfp4"
 
     @property
     def named(self) -> int:
@@ -214,14 +223,23 @@ class _Call:
         x, w1, w2, out = self.hidden_states, self.w1, self.w2, self.out
         quant = checks.quant_name(OP, self.quant_type)
         self.numbers()
-        checks.is_interleaved(OP, self.gate_mode)
-        checks.check_weights(OP, x, w1, w2, ("hidden_states", "w1", "w2"), self.shuffled)
+        interleaved = checks.is_interleaved(OP, self.gate_mode)
+        if self.is_mx:
+            mxfp4.check_gates(OP, interleaved, self.precision)
+            mxfp4.check_weights(OP, x, w1, w2, self.shuffled)
+        else:
+            checks.check_weights(OP, x, w1, w2, ("hidden_states", "w1", "w2"), self.shuffled)
         operands.check_dtype(OP, "out", out, checks.DTYPES)
         operands.check_shape(OP, "out", out, [[x.shape[0], w2.shape[1]]])
         operands.check_device(OP, "out", out, x, "hidden_states")
-        checks.check_codes(OP, quant, w1, out.dtype)
-        self._check_input(quant)
-        checks.check_scales(OP, quant, w1, w2, ("w1", "w2"), w1_scale=self.w1_scale, w2_scale=self.w2_scale)
+        scales = {"w1_scale": self.w1_scale, "w2_scale": self.w2_scale}
+        if self.is_mx:
+            mxfp4.check_input(OP, x, self.a1_scale, out.dtype, self.precision)
+            mxfp4.check_scales(OP, w1, w2, self.shuffled, **scales)
+        else:
+            checks.check_codes(OP, quant, w1, out.dtype)
+            self._check_input(quant)
+            checks.check_scales(OP, quant, w1, w2, ("w1", "w2"), **scales)
         checks.check_routing(OP, x, self.topk_ids, self.topk_weight)
         checks.check_counted(OP, x, w1.shape[0], self.expert_mask, self.num_local_tokens)
         operands.check_dense(OP, hidden_states=x, out=out)
@@ -258,10 +276,10 @@ class _Call:
             tokens=x.shape[0],
             experts=w1.shape[0],
             topk=self.topk_ids.shape[1],
-            width=w1.shape[2],
+            width=self.w2.shape[1],
             inter=w1.shape[1] // 2,
             dtype=operands.dtype_name(self.out.dtype),
-            code="" if quant == "none" else operands.dtype_name(w1.dtype),
+            code=MX_CODE if self.is_mx else "" if quant == "none" else operands.dtype_name(w1.dtype),
             quant=quant,
             activation=self.numbers()[0],
             shuffled=self.shuffled,
@@ -273,6 +291,7 @@ class _Call:
             aligned=checks.is_aligned(x, self.out, w1, self.w2),
             # Kernels that add to the result have the sorting clear it, which does not know of strides.
             deterministic=self.deterministic or not self.out.is_contiguous(),
+            precision=self.precision if self.is_mx else "",
         )
 
     @property
@@ -329,7 +348,7 @@ OPERATOR = register(
     f"{OP}(Tensor hidden_states, Tensor w1, Tensor w2, Tensor topk_weight, Tensor topk_ids, Tensor(a!) out, "
     "Tensor? expert_mask, Tensor? num_local_tokens, Tensor? w1_scale, Tensor? w2_scale, Tensor? a1_scale, "
     "int activation, int quant_type, bool doweight_stage1, str? gate_mode, bool shuffled, float? swiglu_limit, "
-    "float? beta, float? linear_beta, bool deterministic) -> ()",
+    "float? beta, float? linear_beta, bool deterministic, str precision='a4w4') -> ()",
     _prepare,
     _fake,
 )

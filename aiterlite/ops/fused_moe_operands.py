@@ -22,6 +22,7 @@ IDS = (torch.int32, torch.int64)
 # The names of problems for upstream's kinds.
 QUANTS = {QuantType.No: "none", QuantType.per_Token: "token", QuantType.per_1x128: "block"}
 QUANTS[QuantType.per_128x128] = QUANTS[QuantType.per_1x128]
+QUANTS[QuantType.per_1x32] = "mxfp4"
 ACTIVATIONS = {ActivationType.Silu: "silu", ActivationType.Gelu: "gelu", ActivationType.Swiglu: "swiglu"}
 GATE_MODES = {"separated": False, "interleave": True, "interleaved": True}
 # Upstream's swiglu where nothing else is asked for.
@@ -47,8 +48,7 @@ def quant_name(op: str, kind: Any) -> str:
     if kind in QUANTS:
         return QUANTS[kind]
     known = QuantType(kind).name if kind in list(QuantType) else kind
-    remedy = "MXFP4 and MXFP8, per_1x32, have no kernel yet. " if kind == QuantType.per_1x32 else ""
-    remedy += "Quantise weights by blocks of 128 x 128, or by rows."
+    remedy = "Quantise weights by blocks of 128 x 128, or by rows, or to MXFP4."
     allowed = ", ".join(f"QuantType.{item.name} ({item.value})" for item in QUANTS)
     raise ArgumentError(op, "quant_type", known, allowed, remedy)
 

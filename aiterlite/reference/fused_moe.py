@@ -9,6 +9,9 @@ Of token t and slot s whose id is an expert's that is here:
 silu is g * sigmoid(g), gelu g * Phi(g), by erf; swiglu, of gate at most `limit` and up within it, is
 gate * sigmoid(beta * gate) * (up + linear_beta). An id that is no expert's, or whose expert's mask is 0, adds nothing,
 and neither do tokens from `live` on; what their rows of x hold is not looked at.
+
+Weights of MXFP4 (reference/mxfp4.py) are multiplied by x and h as they are, or as MXFP4 has them, by RoundUp, h as what
+it is in bfloat16: `rounded=MXFP4`.
 """
 
 from __future__ import annotations
@@ -19,9 +22,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aiterlite.reference import quant
+from aiterlite.reference import mxfp4, quant
 
 GROUP = 128
+MXFP4 = "mxfp4"
 # Codes of an e4m3 type are 2^-4 of a number apart, which makes an rms error of some 0.026 of it.
 _CODE_ERROR = 0.026
 _UNIT = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2.0**-24}
@@ -30,7 +34,8 @@ _UNIT = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2.0**-
 @dataclass(frozen=True)
 class Weights:
     """Of a layer's experts, unshuffled: w1 [experts, 2 * inter, width], w2 [experts, width, inter], as codes and their
-    float32 scales: None, one a row ([experts, rows]), or one a block of 128 x 128."""
+    float32 scales: None, one a row ([experts, rows]), or one a block of 128 x 128. Of MXFP4 two codes a byte, and bytes
+    for scales, [experts, rows, columns / 32]."""
 
     w1: Tensor
     w2: Tensor
@@ -78,6 +83,8 @@ class Layer:
 
 def dequantised(codes: Tensor, scale: Tensor | None) -> Tensor:
     """A matrix as numbers: float64."""
+    if scale is not None and scale.itemsize == 1:
+        return mxfp4.dequantise(codes, scale).double()
     values: Tensor = codes.double()
     if scale is None:
         return values
@@ -87,8 +94,10 @@ def dequantised(codes: Tensor, scale: Tensor | None) -> Tensor:
     return values * blocks.repeat_interleave(GROUP, 0).repeat_interleave(GROUP, 1)
 
 
-def rounded_by_groups(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """x[..., K] as its 8-bit codes and their scales stand for: float64."""
+def rounded_by_groups(x: Tensor, dtype: torch.dtype | str) -> Tensor:
+    """x[..., K] as its 8-bit codes and their scales stand for, or those of MXFP4: float64."""
+    if isinstance(dtype, str):
+        return mxfp4.dequantise(*mxfp4.quantise(x)).double()
     codes, scales = quant.per_group(x, dtype, GROUP)
     return codes.double() * scales.double().repeat_interleave(GROUP, -1)
 
@@ -118,23 +127,25 @@ def fused_moe(
     mask: Tensor | None = None,
     live: int | None = None,
     weighted_input: bool = False,
-    rounded: torch.dtype | None = None,
+    rounded: torch.dtype | str | None = None,
     which: str = "xh",
 ) -> Layer:
-    """The layer. x is [tokens, width], or codes of `x_scale` [tokens, width / 128]. With `rounded`, those of x and h
-    that `which` names are rounded to codes of that type and a scale for each 128 elements; an x of codes is left as it
-    is."""
-    experts, width = weights.w1.shape[0], weights.w1.shape[2]
+    """The layer. x is [tokens, width], or codes of `x_scale` [tokens, width / 128], or MXFP4. With `rounded`, those of
+    x and h that `which` names are rounded to codes of that type and a scale for each 128 elements, or to MXFP4; an x of
+    codes is left as it is."""
+    experts, width = weights.w2.shape[:2]
     local = local_ids(topk_ids, experts, mask, live)
     routing = topk_weights.double()
-    out, square, terms = (x.new_zeros(len(x), width, dtype=torch.float64) for _ in range(3))
+    out, square, terms = (torch.zeros(len(x), width, dtype=torch.float64, device=x.device) for _ in range(3))
     for expert in sorted(set(local.flatten().tolist())):
         if expert < 0:
             continue
         tokens, slots = (local == expert).nonzero(as_tuple=True)
         weight = routing[tokens, slots].unsqueeze(1)
         given = x[tokens]
-        if x_scale is not None:
+        if x_scale is not None and x_scale.itemsize == 1:
+            given = mxfp4.dequantise(given, x_scale[tokens])
+        elif x_scale is not None:
             given = given.double() * x_scale[tokens].double().repeat_interleave(GROUP, -1)
         elif rounded is not None and "x" in which:
             given = rounded_by_groups(given, rounded)
@@ -146,7 +157,7 @@ def fused_moe(
         h_square = _square_of_h(gate, up, activation, numbers, gate_rows, up_rows, x_scale is None)
         h_square = h_square + (_CODE_ERROR * h) ** 2
         if rounded is not None and "h" in which:
-            h = rounded_by_groups(h.float(), rounded)
+            h = rounded_by_groups(h.bfloat16() if isinstance(rounded, str) else h.float(), rounded)
         down = weights.down(expert)
         made = h @ down.T * on_result
         out.index_add_(0, tokens, made)

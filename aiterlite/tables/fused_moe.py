@@ -23,8 +23,11 @@ from aiterlite.tables.fused_moe_problem import (
     ACTIVATIONS,
     BLOCK,
     FMOE_OP,
+    MX_BLOCK,
+    MX_CODE,
     NATIVE,
     OP,
+    PRECISIONS,
     QUANTS,
     FmoeProblem,
     MoeProblem,
@@ -48,14 +51,27 @@ class CodesFit:
     """Weights are of the problem's dtype where they have no scales, and else codes of an e4m3 type."""
 
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
-        allowed = ("",) if problem.quant == "none" else (*CODES, NATIVE)
+        allowed = {"none": ("",), "mxfp4": (MX_CODE,)}.get(problem.quant, (*CODES, NATIVE))
         if problem.code in allowed:
-            return None
+            return self._precision(problem)
         given = f"code is {problem.code or 'empty'} with quant={problem.quant}"
         return Refusal(f"{given}; allowed: {', '.join(code or 'empty' for code in allowed)}")
 
+    @staticmethod
+    def _precision(problem: Any) -> Refusal | None:
+        allowed = PRECISIONS if problem.is_mx else ("",)
+        if problem.precision not in allowed:
+            given = f"precision is {problem.precision or 'empty'} with quant={problem.quant}"
+            return Refusal(f"{given}; allowed: {', '.join(name or 'empty' for name in allowed)}")
+        if problem.precision == PRECISIONS[1]:
+            reason = "hidden states are quantised, and precision is a16w4"
+            return Refusal(reason, "precision=a4w4") if problem.quantised else None
+        reason = "interleaved gates of MXFP4 weights are multiplied by 8-bit numbers upstream (a8w4)"
+        interleaved = problem.is_mx and problem.interleaved
+        return Refusal(reason, "precision=a16w4, or rows of gate before those of up") if interleaved else None
+
     def __str__(self) -> str:
-        return f"weights of dtype, or {' or '.join(CODES)} with scales"
+        return f"weights of dtype, {' or '.join(CODES)} with scales, or MXFP4 and a precision"
 
 
 @dataclass(frozen=True)
@@ -63,8 +79,10 @@ class LayerFits:
     """Width and inter are whole blocks of scales where there are such, and whole tiles of shuffled weights."""
 
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
-        blocks = getattr(problem, "quant", "block") == "block"
-        step = BLOCK if blocks or getattr(problem, "quantised", False) else 32 if problem.shuffled else 1
+        quant = getattr(problem, "quant", "block")
+        step = BLOCK if quant == "block" or getattr(problem, "quantised", False) else 32 if problem.shuffled else 1
+        if quant == "mxfp4":
+            step = 2 * MX_BLOCK if problem.shuffled else MX_BLOCK
         if problem.width % step == 0 and problem.inter % step == 0:
             return None
         return Refusal(f"width and inter must be multiples of {step}, they are {problem.width} and {problem.inter}")
@@ -100,6 +118,7 @@ _FMOE = (
 # CPU ------------------------------------------------------------------------------------------------------------------
 
 _CPU_SYMBOL = "aiterlite_fused_moe_cpu_{dtype}_{code}"
+_MX_SYMBOLS = tuple(_CPU_SYMBOL.format(dtype=dtype, code=MX_CODE) for dtype in DTYPES)
 # What GPU kernels of several launches leave for each other; the CPU's is one, and sorts by itself.
 _BETWEEN = ("local_topk_ids", "h", "h_scale", "slots")
 _SORTED = ("sorted_ids", "sorted_weights", "sorted_expert_ids", "num_valid_ids")
@@ -111,10 +130,16 @@ def host_unit(target: str) -> Unit:
     return Unit("fused_moe", ("csrc/fused_moe/cpu.cpp",), target, symbols=tuple(symbols))
 
 
+def mxfp4_unit(target: str) -> Unit:
+    """The same of MXFP4 weights, a symbol for each type of hidden states."""
+    return Unit("fused_moe/mxfp4", ("csrc/fused_moe/mxfp4_cpu.cpp",), target, symbols=_MX_SYMBOLS)
+
+
 def _cpu_kernel(problem: Any, persona: Persona, **args: Value) -> tuple[Kernel, ...]:
     symbol = _CPU_SYMBOL.format(dtype=problem.dtype, code=problem.code or "none")
-    given = {**dict.fromkeys(_BETWEEN, 0), "activation": ACTIVATIONS.index(problem.activation), **args}
-    return (Kernel(host_unit(persona.target), symbol, CPU_ARGS, args=given),)
+    given = {**dict.fromkeys(_BETWEEN, 0), "activation": ACTIVATIONS.index(problem.activation), "unused": 0, **args}
+    unit = mxfp4_unit(persona.target) if symbol in _MX_SYMBOLS else host_unit(persona.target)
+    return (Kernel(unit, symbol, CPU_ARGS, args=given),)
 
 
 def _cpu(problem: MoeProblem, persona: Persona, plan: None) -> tuple[Kernel, ...]:
@@ -126,12 +151,13 @@ def _cpu(problem: MoeProblem, persona: Persona, plan: None) -> tuple[Kernel, ...
         shuffled=int(problem.shuffled),
         weighted_input=int(problem.weighted_input),
         quantised=int(problem.quantised),
+        rounded=int(problem.precision == PRECISIONS[0]),
     )
 
 
 def _fmoe_cpu(problem: FmoeProblem, persona: Persona, plan: None) -> tuple[Kernel, ...]:
     block = QUANTS.index("block")
-    return _cpu_kernel(problem, persona, quant=block, shuffled=1, weighted_input=0, quantised=1, add=1)
+    return _cpu_kernel(problem, persona, quant=block, shuffled=1, weighted_input=0, quantised=1, add=1, rounded=0)
 
 
 _CPU = Targets(("cpu-*",))
@@ -176,14 +202,15 @@ def _of_target(function: Callable[..., Any] | None) -> Callable[..., Any] | None
 
 
 def derive(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Ids name the experts that are here, weights have the target's code, or without scales none, and contiguous
-    operands are aligned as their rows are long."""
+    """Ids name the experts that are here, weights have the target's code, or without scales none, or that of MXFP4,
+    which hidden states become too; and contiguous operands are aligned as their rows are long."""
     quant = values.get("quant", "block")
-    bits = 16 if quant == "none" else 8
+    bits = {"none": 16, "mxfp4": 4}.get(quant, 8)
     rows = [values.get(name, default) for name, default in (("width", 7168), ("inter", 256))]
     return {
         "global_experts": values["experts"],
-        "code": "" if quant == "none" else NATIVE,
+        "code": {"none": "", "mxfp4": MX_CODE}.get(quant, NATIVE),
+        "precision": PRECISIONS[0] if quant == "mxfp4" else "",
         "aligned": all(row * bits % 128 == 0 for row in rows),
         **values,
     }

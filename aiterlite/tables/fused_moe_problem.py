@@ -11,9 +11,12 @@ from aiterlite.target import Persona
 OP, FMOE_OP = "fused_moe", "fmoe_fp8_blockscale_g1u1"
 ARGS = ArgumentStruct("aiterlite_fused_moe_args", "aiterlite/fused_moe/args.h")
 
-QUANTS = ("none", "token", "block")
+QUANTS = ("none", "token", "block", "mxfp4")
 ACTIVATIONS = ("silu", "gelu", "swiglu")
 BLOCK = 128
+# Of MXFP4 weights: elements that share a scale, their code, and what they are multiplied by, MXFP4 or 16 bits.
+MX_BLOCK, MX_CODE = 32, "e2m1"
+PRECISIONS = ("a4w4", "a16w4")
 # The code of a target's own 8-bit floats.
 NATIVE = "native"
 
@@ -23,9 +26,10 @@ class MoeProblem:
     """`tokens` of `width` elements, `topk` of `experts` each, whose layer is `inter` wide.
 
     `dtype` is that of hidden states and result, `code` that of the weights' elements (empty: as `dtype`; `native`: the
-    target's own). `quant`: weights have no scale (none), one a row (token), or one a block of 128 x 128 (block).
-    `quantised`: the hidden states come in `code` with a scale for each 128 elements of a token. `shuffled`: weights lie
-    as `shuffle_weight` puts them.
+    target's own). `quant`: weights have no scale (none), one a row (token), one a block of 128 x 128 (block), or are of
+    MXFP4 (mxfp4), which x and h become or do not (`precision`, of PRECISIONS; else empty). `quantised`: the
+    hidden states come in `code` with a scale for each 128 elements of a token, or 32 of MXFP4. `shuffled`: weights lie
+    as `shuffle_weight` puts them, and scales of MXFP4 as `shuffle_scale` does.
     `interleaved`: rows of gate and up take turns. `weighted_input`: the routing weight goes on x, not on the result.
     `masked`: ids are those of `global_experts`, of which a mask names the ones here.
     """
@@ -47,10 +51,15 @@ class MoeProblem:
     global_experts: int = 0
     aligned: bool = True
     deterministic: bool = True
+    precision: str = ""
 
     @property
     def pairs(self) -> int:
         return self.tokens * self.topk
+
+    @property
+    def is_mx(self) -> bool:
+        return self.quant == "mxfp4"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@
 //
 // Neither x nor h is rounded to 8 bits. Products and sums are fp32. With VDPBF16PS h is rounded to bf16; else it stays
 // fp32. Sums over slots are in the order of slots, so that bits do not depend on threads, nor on other tokens.
-#include <aiterlite/cpu/activation.h>
+#include <aiterlite/cpu/expert_activation.h>
 #include <aiterlite/cpu/expert_pairs.h>
 #include <aiterlite/cpu/expert_tile.h>
 #include <aiterlite/host_abi.h>
@@ -26,16 +26,6 @@ constexpr int64_t kSerialWork = 1 << 17;  // multiply-adds that are not worth wa
 constexpr int64_t kOutBytes = 128 << 10;  // of a task's results of w2
 constexpr int64_t kMostColumns = 128;
 enum { kNone, kToken, kBlock };  // args.quant
-enum { kSilu, kGelu, kSwiglu };  // args.activation
-
-inline f32v activate(const Args& args, f32v gate, f32v up) {
-  if (args.activation == kSilu) return silu(gate) * up;
-  if (args.activation == kGelu) return gelu(gate) * up;
-  const float limit = args.call.limit;
-  gate = gate > limit ? f32v{} + limit : gate;
-  up = up > limit ? f32v{} + limit : up < -limit ? f32v{} - limit : up;
-  return gate * sigmoid(gate * args.call.beta) * (up + args.call.linear_beta);
-}
 
 template <class In, class Arithmetic>
 class Layer {
@@ -201,7 +191,7 @@ class Layer {
   void store_h(Number* row, int64_t first, int64_t count, float* gate, float* up, float weight) {
     alignas(64) float h[kPanelRows];
     for (int i = 0; i < kPanelRows; i += kLanes) {
-      store(h + i, activate(args_, load<f32v>(gate + i) * weight, load<f32v>(up + i) * weight));
+      store(h + i, expert_activation(args_, load<f32v>(gate + i) * weight, load<f32v>(up + i) * weight));
     }
     for (int64_t i = 0; i < count; ++i) row[Arithmetic::place(first + i)] = Arithmetic::number(h[i]);
     if (first + count < call_.inter) return;

@@ -14,12 +14,22 @@ from aiterlite.errors import ArgumentError
 from aiterlite.ops import fmoe, fused_moe, operands
 from aiterlite.ops import fused_moe_operands as checks
 from aiterlite.ops.samples import Sample, Tensors, Within
-from aiterlite.ops.shuffle import shuffle_weight
+from aiterlite.ops.shuffle import shuffle_scale, shuffle_weight
 from aiterlite.reference import fused_moe as reference
 from aiterlite.reference import moe_sorting as sorting
-from aiterlite.reference import quant
+from aiterlite.reference import mxfp4, quant
 from aiterlite.reference.fused_moe import Activation, Weights
-from aiterlite.tables.fused_moe_problem import BLOCK, FMOE_OP, NATIVE, OP, FmoeProblem, MoeProblem, on
+from aiterlite.tables.fused_moe_problem import (
+    BLOCK,
+    FMOE_OP,
+    MX_CODE,
+    NATIVE,
+    OP,
+    PRECISIONS,
+    FmoeProblem,
+    MoeProblem,
+    on,
+)
 from aiterlite.tables.moe_sorting import capacity
 from aiterlite.target import persona_for
 
@@ -27,6 +37,8 @@ from aiterlite.target import persona_for
 _NONE_EACH = 29
 # What codes of weights are spread by: most of the range of both flavours is used.
 _SPREAD = 48.0
+# Those of weights that are not of 8 bits.
+_CODES = {"none": ("",), "mxfp4": (MX_CODE,)}
 # Codes that are looked up together, by four bytes each.
 _AT_ONCE = 1 << 24
 
@@ -69,6 +81,8 @@ class Operands:
     ids: Tensor
     routing: Tensor
     mask: Tensor | None
+    w1_scale: Tensor | None = None
+    w2_scale: Tensor | None = None
 
 
 def make(problem: MoeProblem, seed: int, ids: Tensor | None = None, device: torch.device | str = "cpu") -> Operands:
@@ -77,7 +91,8 @@ def make(problem: MoeProblem, seed: int, ids: Tensor | None = None, device: torc
         ("dtype", problem.dtype, ("bf16", "fp16")),
         ("quant", problem.quant, tuple(checks.QUANTS.values())),
         ("activation", problem.activation, tuple(checks.ACTIVATIONS.values())),
-        ("code", problem.code, ("",) if problem.quant == "none" else (NATIVE, *operands.FP8_DTYPES)),
+        ("code", problem.code, _CODES.get(problem.quant, (NATIVE, *operands.FP8_DTYPES))),
+        ("precision", problem.precision, PRECISIONS if problem.is_mx else ("",)),
     ):
         operands.check_choice("sample", name, value, allowed)
     if problem.topk > problem.experts:
@@ -92,7 +107,9 @@ def make(problem: MoeProblem, seed: int, ids: Tensor | None = None, device: torc
     dtype = dtype_of(problem.dtype)
     x: Tensor = normal(problem.tokens, width).to(dtype)
     x_scale = None
-    if problem.quantised:
+    if problem.quantised and problem.is_mx:
+        x, x_scale = mxfp4.quantise(x)
+    elif problem.quantised:
         # Codes of fnuz end at 240, and those below of e4m3fn are also its own, but for the least.
         least = "e4m3fnuz" if problem.code == NATIVE else problem.code
         x, x_scale = quant.per_group(x, dtype_of(least), BLOCK)
@@ -101,12 +118,18 @@ def make(problem: MoeProblem, seed: int, ids: Tensor | None = None, device: torc
     if problem.quant == "none":
         w1, w2 = ((normal(s) * s[2] ** -0.5).to(dtype) for s in shapes)
         weights = Weights(w1, w2, None, None, problem.interleaved)
+    elif problem.is_mx:
+        (w1, first), (w2, second) = (mxfp4.quantise((normal(s) * s[2] ** -0.5).to(dtype)) for s in shapes)
+        weights = Weights(w1, w2, first, second, problem.interleaved)
     else:
         w1, w2 = (codes(shape, dtype_of(problem.code), generator) for shape in shapes)
         first, second = (_scales(problem.quant, shape, generator) for shape in shapes)
         weights = Weights(w1, w2, first, second, problem.interleaved)
     if problem.shuffled:
         w1, w2 = shuffle_weight(w1), shuffle_weight(w2)
+    w1_scale, w2_scale = weights.w1_scale, weights.w2_scale
+    if problem.is_mx and problem.shuffled:
+        w1_scale, w2_scale = (shuffle_scale(s.flatten(0, 1)) for s in (w1_scale, w2_scale) if s is not None)
     if ids is None:
         ids = uniform(problem.tokens, named).topk(problem.topk, dim=1).indices.int()
         ids.view(-1)[_NONE_EACH - 1 :: _NONE_EACH] = -1
@@ -115,7 +138,7 @@ def make(problem: MoeProblem, seed: int, ids: Tensor | None = None, device: torc
     if problem.masked:
         mask = torch.zeros(named, dtype=torch.int32, device=device)
         mask[torch.randperm(named, generator=generator, device=device)[:experts]] = 1
-    return Operands(x, x_scale, weights, w1, w2, ids.to(device), routing, mask)
+    return Operands(x, x_scale, weights, w1, w2, ids.to(device), routing, mask, w1_scale, w2_scale)
 
 
 def _scales(kind: str, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
@@ -126,7 +149,7 @@ def _scales(kind: str, shape: tuple[int, int, int], generator: torch.Generator) 
     return made
 
 
-def layer_of(problem: MoeProblem, made: Operands, rounded: torch.dtype | None = None) -> reference.Layer:
+def layer_of(problem: MoeProblem, made: Operands, rounded: torch.dtype | str | None = None) -> reference.Layer:
     return reference.fused_moe(
         made.x, made.weights, made.ids, made.routing, activation_of(problem), made.x_scale, made.mask,
         weighted_input=problem.weighted_input, rounded=rounded,
@@ -139,16 +162,16 @@ def activation_of(problem: Any) -> Activation:
 
 def _fused_moe(problem: MoeProblem, seed: int) -> Sample:
     made = make(problem, seed)
-    layer = layer_of(problem, made)
+    layer = layer_of(problem, made, reference.MXFP4 if problem.precision == PRECISIONS[0] else None)
     dtype = dtype_of(problem.dtype)
     optional = {
         "expert_mask": made.mask,
-        "w1_scale": made.weights.w1_scale,
-        "w2_scale": made.weights.w2_scale,
+        "w1_scale": made.w1_scale,
+        "w2_scale": made.w2_scale,
         "a1_scale": made.x_scale,
     }
     inputs = {"hidden_states": made.x, "w1": made.w1, "w2": made.w2, "topk_weight": made.routing, "topk_ids": made.ids}
-    inputs["out"] = torch.zeros(made.x.shape, dtype=dtype)
+    inputs["out"] = torch.zeros(problem.tokens, problem.width, dtype=dtype)
     inputs |= {name: tensor for name, tensor in optional.items() if tensor is not None}
     kinds = (_key(checks.ACTIVATIONS, problem.activation), _key(checks.QUANTS, problem.quant))
     mode = "interleave" if problem.interleaved else "separated"
@@ -156,12 +179,13 @@ def _fused_moe(problem: MoeProblem, seed: int) -> Sample:
     def bind(given: Tensors) -> functools.partial[Any]:
         tensors = [_native(problem, given[name]) for name in list(inputs)[:6]]
         mask, w1_scale, w2_scale, a1_scale = (given.get(name) for name in optional)
-        options = (problem.weighted_input, mode, problem.shuffled, None, None, None, problem.deterministic)
+        precision = problem.precision or PRECISIONS[0]
+        options = (problem.weighted_input, mode, problem.shuffled, None, None, None, problem.deterministic, precision)
         return functools.partial(
             fused_moe.OPERATOR, *tensors, mask, None, w1_scale, w2_scale, a1_scale, *kinds, *options
         )
 
-    bound = reference.error_bound(layer, dtype, problem.quant != "none")
+    bound = reference.error_bound(layer, dtype, problem.quant in ("token", "block"))
     return Sample(inputs=inputs, bind=bind, results=(), outputs={"out": Within(layer.out, bound)})
 
 

@@ -6,6 +6,10 @@
 #pragma once
 #include <stdint.h>
 
+// Weights of MXFP4 are two codes a byte, with a scale byte (e8m0) for 32 elements of a row, [experts * rows, columns /
+// 32] or, beside shuffled weights, in tiles of 32 rows by 8 blocks (numeric/mxfp4_layout.h). So are x, where it comes
+// quantised, and h; their scales lie in rows, whose strides are in bytes.
+//
 // What may be null is not there: scales (operands that have none), expert_mask, num_local_tokens, what the sorting
 // makes (kernels that go by topk_ids), and the buffers that a kernel does not use.
 struct aiterlite_fused_moe_args {
@@ -55,9 +59,11 @@ struct aiterlite_fused_moe_args {
 struct aiterlite_fused_moe_cpu_args {
   struct aiterlite_fused_moe_args call;
   int32_t activation;      // 0 silu, 1 gelu, 2 swiglu
-  int32_t quant;           // scales of weights: 0 none, 1 one a row, 2 one a block of 128 x 128
+  int32_t quant;           // scales of weights: 0 none, 1 one a row, 2 one a block of 128 x 128, 3 MXFP4's
   int32_t shuffled;        // weights lie as shuffle_weight puts them, (16, 16)
   int32_t weighted_input;  // the routing weight goes on x, not on the result
-  int32_t quantised;       // x is of the weights' code, with x_scale for each 128 elements of a token
+  int32_t quantised;       // x is of the weights' code, with x_scale for each 128 elements of a token, or 32 of MXFP4
   int32_t add;
+  int32_t rounded;  // MXFP4: x, where it is not quantised, and h become MXFP4 too
+  int32_t unused;
 };
