@@ -17,6 +17,7 @@ from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel, Value
 from aiterlite.tables import fused_moe_amd as amd
 from aiterlite.tables import fused_moe_asm as asm
+from aiterlite.tables import fused_moe_mxfp4 as mxfp4
 from aiterlite.tables import fused_moe_sm90 as sm90
 from aiterlite.tables.family import Family
 from aiterlite.tables.fused_moe_problem import (
@@ -172,6 +173,8 @@ _BACK_ENDS: tuple[tuple[tuple[Row, ...], tuple[Row, ...]], ...] = (
     (amd.ROWS, amd.FMOE_ROWS),
     (asm.ROWS, asm.FMOE_ROWS),
     (sm90.ROWS, sm90.FMOE_ROWS),
+    (mxfp4.ROWS, ()),
+    (mxfp4.SM90_ROWS, ()),
 )
 
 

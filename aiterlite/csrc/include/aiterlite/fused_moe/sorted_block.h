@@ -52,8 +52,9 @@ struct Entries {
     const LaneMask exist = lanes_where(own < part.count && token < tokens && slot < topk);
     const uint32_t stand_in = exist == 0 ? 0 : first_lane(exist);
     const bool padding = (exist >> lane_id() & 1) == 0;
-    const uint32_t held_token = padding ? shuffle(token, stand_in) : token;
-    const uint32_t held_slot = padding ? shuffle(slot, stand_in) : slot;
+    // All lanes shuffle, as NVIDIA's must.
+    const uint32_t other_token = shuffle(token, stand_in), other_slot = shuffle(slot, stand_in);
+    const uint32_t held_token = padding ? other_token : token, held_slot = padding ? other_slot : slot;
     return {static_cast<int32_t>(uniform(static_cast<uint32_t>(here ? named : -1))), exist, held_token,
             held_token * topk + held_slot};
   }

@@ -1,0 +1,74 @@
+// Stage 2 of a mixture of experts of MXFP4 weights: slots[pair] = weight * h[pair] w2^T, rounded, for the pairs of a
+// sorted block, by the block's expert (fused_moe/args.h). A sum over the slots follows. gfx942, gfx950, sm_90.
+//
+// Tiling. A workgroup of four waves has AITERLITE_TOKENS entries of a block and 128 features of the result; a wave has
+// 32 of them, two tiles of rows of w2. The loop over k is fused_moe/mxfp4_product.h, with rows of h for tokens: bf16,
+// or MXFP4 with AITERLITE_PACKED. Results cross lanes by the wave's own shared memory, so that 16 bytes leave a lane.
+//
+// Traffic. w2 and its scales once a block of its expert; h once a wave, from caches; slots once. Padding reads the row
+// of an entry that is not, and writes nothing. Order: as in stage 1: same operands, same bits. Grid: parts of blocks
+// that there may be, times features / 128, rounded up.
+#include <aiterlite/fused_moe/mxfp4_product.h>
+#include <aiterlite/numeric/pack.h>
+#include <aiterlite/overlap.h>
+
+namespace {
+
+using namespace aiterlite;
+using namespace aiterlite::fused_moe;
+
+using Result = AITERLITE_RESULT;
+constexpr uint32_t kTokens = AITERLITE_TOKENS, kWaves = 4, kThreads = kWaves * kWaveSize;
+constexpr bool kShuffled = AITERLITE_SHUFFLED, kPacked = AITERLITE_PACKED, kWeighted = AITERLITE_WEIGHTED;
+constexpr uint32_t kWaveFeatures = 32, kFeatures = kWaves * kWaveFeatures, kPitch = kWaveFeatures + 4;
+
+using Product = MxProduct<bf16, kPacked, kShuffled, 2, kTokens>;
+
+}  // namespace
+
+AITERLITE_MX_KERNEL(kThreads) aiterlite_fused_moe_mxfp4_stage2(aiterlite_fused_moe_args args) {
+  AITERLITE_SHARED(float, sums, (kWaves * kTokens * kPitch));
+  AITERLITE_SHARED(int32_t, pair_of, kTokens);
+  AITERLITE_SHARED(float, weight_of, kTokens);
+  await_predecessors();
+  const auto width = static_cast<uint32_t>(args.width), inter = static_cast<uint32_t>(args.inter);
+  const uint32_t groups = (width + kFeatures - 1) / kFeatures, group = workgroup_id() % groups;
+  const auto part = Part<kTokens>::of(args, workgroup_id() / groups);
+  const Entries entries = Entries::of<true>(args, part);
+  if (!entries.any()) return;
+
+  const uint32_t lane = lane_id(), wave = wave_id();
+  // Waves behind the last feature make once more what the last one before it makes.
+  const uint32_t mine = group * kFeatures + wave * kWaveFeatures, first = mine < width ? mine : width - kWaveFeatures;
+  if (thread_id() < kTokens) {
+    pair_of[thread_id()] = entries.own_pair();
+    weight_of[thread_id()] = kWeighted ? 1.0f : load_f32(args.sorted_weights + part.index(thread_id()));
+  }
+  Product product;
+  const MxMatrix<kShuffled> w2(args.w2, args.w2_scale, inter, width, static_cast<uint32_t>(entries.expert));
+  product.set_rows(w2, [&](uint32_t t, uint32_t r) { return first + t * 16 + r; });
+  product.set_tokens(args.h, kPacked ? inter / 2 : 2 * inter, args.h_scale, inter / kMxBlock, 1,
+                     [&](uint32_t i) { return int64_t{entries.pair_of(i)}; });
+  float* own = sums + wave * kTokens * kPitch;
+  product.run([&](uint32_t t, uint32_t r, uint32_t i, float sum) { own[i * kPitch + t * 16 + r] = sum; });
+  workgroup_barrier();
+
+  constexpr uint32_t kAtOnce = kWaveSize / 4;
+#pragma unroll
+  for (uint32_t begin = 0; begin < kTokens; begin += kAtOnce) {
+    const uint32_t entry = begin + lane / 4, quarter = lane % 4;
+    if ((kTokens % kAtOnce != 0 && entry >= kTokens) || mine >= width) continue;
+    const int32_t pair = pair_of[entry];
+    if (pair < 0) continue;
+    const float* at = own + entry * kPitch + quarter * 8;
+    const float weight = weight_of[entry];
+    Vector16 made;
+#pragma unroll
+    for (uint32_t i = 0; i < 4; ++i) {
+      made.word[i] = pack_pair(Result{}, at[2 * i] * weight, at[2 * i + 1] * weight);
+    }
+    const uint64_t row = static_cast<uint32_t>(pair);
+    char* to = static_cast<char*>(args.slots) + (row * width + first + quarter * 8) * 2;
+    store_quad(reinterpret_cast<float*>(to), __builtin_bit_cast(Quad, made));
+  }
+}

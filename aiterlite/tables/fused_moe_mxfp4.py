@@ -1,0 +1,190 @@
+"""The fused mixture of experts with weights of MXFP4 on GPUs: kernels from one source for gfx942, gfx950 and sm_90a,
+which problems they serve, how they are cut.
+
+Hidden states become MXFP4 where the precision is a4w4, pairs of token and slot are sorted by experts in blocks, stage 1
+makes h, stage 2 a row for each slot, and a sum in the order of slots follows: the same bits in every launch, and those
+of a token do not depend on others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from aiterlite.dispatch import Holds, OneOf, Refusal, Row, Targets, Wishes
+from aiterlite.jit.spec import Unit
+from aiterlite.kernel import Kernel, Operand, Value, Workspace, along_x, overlap_defines
+from aiterlite.tables import moe_sorting, mxfp4_quant
+from aiterlite.tables.fused_moe_parts import Places, sum_kernel
+from aiterlite.tables.fused_moe_problem import ACTIVATIONS, ARGS, MX_BLOCK, PRECISIONS, MoeProblem
+from aiterlite.tables.moe_sorting import SortProblem
+from aiterlite.tables.mxfp4_quant import MxQuantProblem
+from aiterlite.target import Persona
+
+STAGE1, STAGE2 = "aiterlite_fused_moe_mxfp4_stage1", "aiterlite_fused_moe_mxfp4_stage2"
+_HOPPER = "sm_90a"
+_GROUP, _WAVES = 128, 4
+# How RoundUp chooses scales (csrc/include/aiterlite/numeric/mxfp4_encode.h).
+_CARRY, _LEAST = 0x3FFFFF, 1
+# A lane of the sum holds a slot.
+_MOST_TOPK = {_HOPPER: 32}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """At most `blocks` blocks of `entries`, which a workgroup of a stage has."""
+
+    entries: int
+    blocks: int
+
+
+def _named(problem: MoeProblem) -> int:
+    return problem.global_experts or problem.experts
+
+
+def plan(problem: MoeProblem, persona: Persona) -> Plan:
+    """Blocks that hold what nearly every expert has, so that its weights are read once; of as many entries as registers
+    have room for."""
+    most = min(problem.tokens, 2 * problem.pairs // _named(problem) + 4)
+    sizes: tuple[int, ...] = (16, 32)
+    if persona.target == _HOPPER:
+        sizes = (8, 16, 32) if _rounds(problem) else (8, 16)
+    entries = next((size for size in sizes if most <= size), sizes[-1])
+    capacity = moe_sorting.least_capacity(problem.pairs, _named(problem), entries)
+    return Plan(entries, max(1, capacity // entries))
+
+
+def _sorting(problem: MoeProblem, made: Plan) -> SortProblem:
+    return SortProblem(problem.tokens, _named(problem), problem.topk, made.entries)
+
+
+def _rounds(problem: MoeProblem) -> bool:
+    return problem.precision == PRECISIONS[0]
+
+
+@dataclass(frozen=True)
+class _Buffers:
+    """What kernels leave for each other in the workspace, as fields of their arguments."""
+
+    stages: Mapping[str, Value]
+    x: Mapping[str, Value]
+    scratch: int
+    total: int
+
+
+def _buffers(problem: MoeProblem, persona: Persona, made: Plan) -> _Buffers:
+    places, pairs, packed = Places(), problem.pairs, _rounds(problem)
+    stages: dict[str, Value] = {
+        "local_topk_ids": places.take(4 * pairs),
+        "block_size": made.entries,
+        "h": places.take(pairs * problem.inter // 2 if packed else 2 * pairs * problem.inter),
+        "h_scale": places.take(pairs * problem.inter // MX_BLOCK) if packed else 0,
+        "slots": places.take(2 * pairs * problem.width),
+        "sorted_ids": places.take(4 * made.blocks * made.entries),
+        "sorted_weights": places.take(4 * made.blocks * made.entries),
+        "sorted_expert_ids": places.take(4 * made.blocks),
+        "num_valid_ids": places.take(8),
+    }
+    scratch = places.take(moe_sorting.scratch_within(_sorting(problem, made), persona)).offset
+    x: dict[str, Value] = {}
+    if packed and not problem.quantised:
+        x["out"] = places.take(problem.tokens * problem.width // 2)
+        x["scales"] = places.take(problem.tokens * problem.width // MX_BLOCK)
+    return _Buffers(stages, x, scratch, places.bytes)
+
+
+def _unit(name: str, symbol: str, persona: Persona, defines: Mapping[str, int | str]) -> Unit:
+    spelled = {f"AITERLITE_{key}": str(value) for key, value in sorted(defines.items())}
+    spelled |= overlap_defines(persona.target)
+    source = f"csrc/fused_moe/mxfp4_{name}.hip"
+    return Unit(f"fused_moe/mxfp4_{name}", (source,), persona.target, tuple(spelled.items()), symbols=(symbol,))
+
+
+def _quantise(problem: MoeProblem, persona: Persona, into: Mapping[str, Value]) -> tuple[Kernel, ...]:
+    rows, blocks = MxQuantProblem(problem.tokens, problem.width, problem.dtype), problem.width // MX_BLOCK
+    given: dict[str, Value] = {
+        **into, "num_rows": Operand("num_local_tokens"), "num_rows_factor": 1, "carry": _CARRY, "least": _LEAST,
+        "stride_row": blocks, "stride_block": 1, "stride_part": 0, "part_blocks": blocks,
+    }  # fmt: skip
+    made = mxfp4_quant.gpu_kernels(rows, persona, mxfp4_quant.plan(rows, persona))
+    return tuple(replace(kernel, args={**kernel.args, **given}) for kernel in made)
+
+
+def kernels(problem: MoeProblem, persona: Persona, made: Plan) -> tuple[Kernel, ...]:
+    buffers, packed = _buffers(problem, persona, made), _rounds(problem)
+    first: dict[str, Value] = dict(buffers.stages)
+    before: tuple[Kernel, ...] = ()
+    if buffers.x:
+        before = _quantise(problem, persona, buffers.x)
+        first |= {"x": buffers.x["out"], "x_scale": buffers.x["scales"], "stride_x": problem.width // 2}
+        first |= {"stride_scale_token": problem.width // MX_BLOCK, "stride_scale_group": 1}
+    names = ("sorted_ids", "sorted_weights", "sorted_expert_ids", "num_valid_ids", "local_topk_ids")
+    results: dict[str, Value] = {name: buffers.stages[name] for name in names} | {"moe_buf": 0, "moe_buf_bytes": 0}
+    sort = moe_sorting.kernels_within(_sorting(problem, made), persona, problem.experts, results, buffers.scratch)
+    common: dict[str, int | str] = {
+        "PACKED": int(packed),
+        "SHUFFLED": int(problem.shuffled),
+        "TOKENS": made.entries,
+        "WEIGHTED": int(problem.weighted_input),
+    }
+    number = "bf16" if packed else problem.dtype
+    gate_up = {**common, "ACTIVATION": ACTIVATIONS.index(problem.activation), "NUMBER": number}
+    threads = along_x(_WAVES * (32 if persona.target == _HOPPER else 64))
+
+    def kernel(name: str, symbol: str, features: int, defines: Mapping[str, int | str], args: Any) -> Kernel:
+        grid = along_x(made.blocks * -(-features // _GROUP))
+        return Kernel(_unit(name, symbol, persona, defines), symbol, ARGS, grid, threads, args=args)
+
+    return (
+        *before,
+        *sort,
+        kernel("stage1", STAGE1, problem.inter, gate_up, first),
+        kernel("stage2", STAGE2, problem.width, {**common, "RESULT": problem.dtype}, buffers.stages),
+        sum_kernel(problem, persona, buffers.stages),
+    )
+
+
+def workspace(problem: MoeProblem, persona: Persona, made: Plan) -> Workspace:
+    return Workspace("fused_moe", 0, _buffers(problem, persona, made).total)
+
+
+def _accuracy(problem: MoeProblem) -> str:
+    how = "x and h are quantised to MXFP4" if _rounds(problem) else "x is not quantised; h is rounded to bf16"
+    return f"{how}; each slot's result is rounded to {problem.dtype}"
+
+
+@dataclass(frozen=True)
+class CountsFit:
+    """An expert's codes are at 32-bit offsets, workgroups number in 31 bits, slots are lanes of a wave."""
+
+    def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
+        if min(problem.tokens, problem.topk, problem.experts) < 1:
+            return None  # which others refuse
+        if problem.inter * problem.width >= 2**32:
+            return Refusal(f"an expert's w1 of {2 * problem.inter} x {problem.width} may have 4 GiB or more")
+        made = plan(problem, persona)
+        if made.blocks * -(-max(problem.width, problem.inter) // _GROUP) >= 2**31:
+            return Refusal(f"{problem.tokens} tokens make 2^31 workgroups or more", "split the tokens")
+        most = _MOST_TOPK.get(persona.target, 64)
+        return Refusal(f"topk is {problem.topk}; allowed: up to {most}") if problem.topk > most else None
+
+    def __str__(self) -> str:
+        return "experts of less than 4 GiB, fewer than 2^31 workgroups; on sm_90a at most 32 slots"
+
+
+_REQUIRES = (
+    OneOf("quant", ("mxfp4",)),
+    OneOf("activation", ACTIVATIONS),
+    Holds("aligned", True, "rows of x or a weight do not begin at multiples of 16 bytes", "copy them"),
+    CountsFit(),
+)
+
+
+def _row(back_end: str, *targets: str) -> Row:
+    requires = (Targets(targets), *_REQUIRES)
+    return Row("mxfp4", back_end, requires, 0, plan, kernels, workspace, accuracy=_accuracy)
+
+
+ROWS: tuple[Row, ...] = (_row("hip", "gfx942", "gfx950"),)
+SM90_ROWS: tuple[Row, ...] = (_row("cuda", _HOPPER),)

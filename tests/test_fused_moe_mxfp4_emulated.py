@@ -1,0 +1,98 @@
+"""Weights of MXFP4 in the mixture of experts on gfx942 and gfx950, emulated with all sanitizers, small: both
+precisions, every way that weights and scales lie, ids that are none, blocks of both sizes; and what each chip takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from fused_moe_cases import skewed_ids, threads  # noqa: E402
+from fused_moe_mxfp4_cases import case_of, check, first_stage, problem_of, run  # noqa: E402
+from gemm_operands import AMD, on  # noqa: E402
+from moe_layers import assert_nothing_spilled  # noqa: E402
+
+from aiterlite.dispatch import decide  # noqa: E402
+from aiterlite.emulator.observe import Recording  # noqa: E402
+from aiterlite.jit import toolchain  # noqa: E402
+from aiterlite.reference import fused_moe as reference  # noqa: E402
+from aiterlite.tables import fused_moe_mxfp4 as tables  # noqa: E402
+from aiterlite.tables.fused_moe import TABLE  # noqa: E402
+from aiterlite.target import resolve  # noqa: E402
+
+pytestmark = [
+    pytest.mark.torch,
+    pytest.mark.compile,
+    pytest.mark.skipif(toolchain.find("amd") is None, reason=toolchain.how_to_get("amd")),
+]
+each_target = pytest.mark.parametrize("target", AMD)
+# Steps that are not whole, waves behind the width and the inner width, a part of a block that has few entries.
+CASES: dict[str, dict[str, Any]] = {
+    "codes": {"tokens": 3, "width": 160, "inter": 96},
+    "codes that come": {"tokens": 3, "width": 160, "inter": 32, "quantised": True, "weighted_input": True},
+    "shuffled, fp16": {"tokens": 20, "topk": 1, "experts": 1, "width": 320, "inter": 64, "dtype": "fp16"},
+    "kept": {"tokens": 3, "width": 288, "inter": 96, "precision": "a16w4", "activation": "gelu"},
+    "kept, fp16": {
+        **{"tokens": 2, "width": 64, "inter": 64, "precision": "a16w4", "dtype": "fp16", "interleaved": True},
+        **{"activation": "swiglu", "masked": True, "global_experts": 11},
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    with threads(1):
+        yield
+
+
+@each_target
+@pytest.mark.parametrize("name", CASES)
+def test_layers(name: str, target: str, sanitized: Recording) -> None:
+    """Plain and shuffled operands give the same bits."""
+    problem = problem_of(**CASES[name])
+    live = 2 if name == "codes" else None
+    case = case_of(problem, 1, live=live)
+    with on(target):
+        got = run(case, spare=1)
+        names = [report["kernel"] for report in sanitized.launches]
+        check(case, got)
+        if problem.width % 64 == 0 and problem.inter % 64 == 0:
+            assert torch.equal(run(case_of(replace(problem, shuffled=True), 1, live=live)), got)
+    assert tables.STAGE1 in names and tables.STAGE2 in names
+
+
+@each_target
+def test_ids_of_every_kind(target: str, sanitized: Recording) -> None:
+    problem = problem_of(tokens=9, topk=3, experts=5, width=64, inter=32)
+    for kind in ("none", "strange"):
+        case = case_of(problem, 2, skewed_ids(kind, problem))
+        with on(target):
+            check(case, run(case))
+
+
+@each_target
+def test_the_first_stage(target: str, sanitized: Recording) -> None:
+    case, h = first_stage(problem_of(tokens=4, topk=1, experts=2, width=96, inter=96))
+    with on(target):
+        assert reference.relative_error(run(case), h) <= 5e-3
+
+
+@each_target
+def test_nothing_is_spilled(target: str) -> None:
+    persona = resolve(target)
+    for tokens in (16, 600):
+        for precision in ("a4w4", "a16w4"):
+            problem = problem_of(tokens=tokens, experts=8, width=7168, inter=256, precision=precision, shuffled=True)
+            assert_nothing_spilled(decide(TABLE, problem, persona).kernels)
+
+
+@each_target
+def test_blocks_hold_what_experts_have(target: str) -> None:
+    persona = resolve(target)
+    for tokens, entries in ((1, 16), (16, 16), (128, 16), (600, 32), (4096, 32)):
+        made = tables.plan(problem_of(tokens=tokens, experts=256, topk=8), persona)
+        assert made.entries == entries, tokens
