@@ -173,8 +173,8 @@ MXFP4_ACTIVATIONS = _choice(
     "AITERLITE_MXFP4_ACTIVATIONS",
     "fp4",
     ("fp4", "bf16"),
-    "What fused_moe multiplies weights of MXFP4 (per_1x32) by, for any number of tokens: fp4 quantises hidden states "
-    "and what is between the stages to MXFP4, as upstream does; bf16 keeps their 16 bits.",
+    "What fused_moe (per_1x32) and aiterlite.models multiply weights of MXFP4 by, for any number of tokens: fp4 "
+    "quantises hidden states and what is between the stages to MXFP4, as upstream does; bf16 keeps their 16 bits.",
 )
 OVERLAP = _choice(
     "AITERLITE_OVERLAP",

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from aiterlite.models import deepseek
+from aiterlite.reference import mxfp4
+from aiterlite.tables.mx_types import MxScaleRoundMode
 
 BLOCK = 128
 YARN = {
@@ -93,6 +95,31 @@ def quantised(given: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Te
         exact = (rounded.float() * scale[:, None, :, None]).view(padded.shape)[:rows, :columns]
         plain[name] = exact.to(torch.bfloat16).contiguous()
     return codes, plain
+
+
+def mxfp4_of(given: dict[str, Tensor], attention: bool = True) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(a checkpoint of MXFP4 as quark writes it, what its weights are as bfloat16); `attention`: of that too."""
+    codes, plain = {}, {}
+    for name, tensor in given.items():
+        if name.split(".")[-2] not in _SCALED or ("self_attn" in name and not attention):
+            codes[name] = plain[name] = tensor
+            continue
+        codes[name], codes[f"{name}_scale"] = mxfp4.quantise(tensor, MxScaleRoundMode.Even)
+        plain[name] = mxfp4.dequantise(codes[name], codes[f"{name}_scale"]).to(torch.bfloat16)
+    return codes, plain
+
+
+def quark(*exclude: str) -> dict[str, Any]:
+    """The quantization_config of such checkpoints."""
+    described = {"dtype": "fp4", "qscheme": "per_group", "group_size": 32, "scale_format": "e8m0"}
+    inputs = {**described, "is_dynamic": True}
+    return {
+        "quant_method": "quark",
+        "global_quant_config": {"weight": {**described, "is_dynamic": False}, "input_tensors": inputs},
+        "layer_quant_config": {},
+        "exclude": ["lm_head", *exclude],
+        "export": {"kv_cache_group": [], "pack_method": "reorder"},
+    }
 
 
 FP8 = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [BLOCK, BLOCK]}

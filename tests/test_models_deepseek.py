@@ -32,6 +32,8 @@ pytestmark = pytest.mark.compile
 AGREEMENT, DIFFERENCE, QUANTISED = 0.99, 0.006, 0.02
 # Each rank rounds its part of a sum.
 RANKED = 0.01
+# Hidden states of 4 bits: 0.07 is measured against the dequantised model.
+MXFP4 = 0.1
 PROMPT, DECODED, CHUNK = 100, 32, 48
 
 # Another model of the family: no low-rank queries, no yarn, halves as pairs, weights of experts as they are.
@@ -150,6 +152,22 @@ def test_planned_attention_says_the_same() -> None:
         model_of(fields, weights, persistent=True, batch_invariant=True)
 
 
+def test_mxfp4_is_that_of_the_dequantised_model() -> None:
+    """With hidden states as they are, and as MXFP4 too; with attention's projections, and with these left out."""
+    fields = cases.fields()
+    weights, (tokens,) = cases.weights(fields, 3), cases.prompts(PROMPT + 8, seed=4)
+    for attention, exclude in ((True, ()), (False, ("*self_attn*", "re:model.layers.9"))):
+        with threads(1):
+            codes, plain = cases.mxfp4_of(weights, attention)
+            expected = teacher_forced(model_of(fields, plain), tokens)
+            model = model_of({**fields, "quantization_config": cases.quark(*exclude)}, codes)
+            assert (model.layers[0].attention.out.scale is not None) == attention
+            if attention:
+                hold(teacher_forced(model, tokens), expected, MXFP4)
+            with envs.override(AITERLITE_MXFP4_ACTIVATIONS="bf16"):
+                hold(teacher_forced(model, tokens), expected)
+
+
 def test_greedy_decoding_repeats_itself_and_gives_pages_back() -> None:
     fields = cases.fields()
     weights, prompts = cases.weights(fields, 2), cases.prompts(9, 60, 33)
@@ -239,7 +257,7 @@ def test_chunks_and_steps_are_one_model() -> None:
 
 
 def shared_models(parallel: deepseek.Parallel) -> list[Any]:
-    """Logits of a model of bf16, of one of block scales, and of one whose ranks have experts whole."""
+    """Logits of a model of bf16, of one of block scales, of one whose ranks have experts whole, and of one of MXFP4."""
     # Eighths of features are whole blocks.
     fields = cases.fields(moe_intermediate_size=1024, intermediate_size=1024)
     (tokens,) = cases.prompts(20, seed=6)
@@ -250,6 +268,7 @@ def shared_models(parallel: deepseek.Parallel) -> list[Any]:
         model_of(fields, plain, parallel=parallel),
         model_of(scaled, cases.quantised(plain)[0], parallel=parallel),
         model_of(fields, plain, parallel=whole),
+        model_of({**fields, "quantization_config": cases.quark()}, cases.mxfp4_of(plain)[0], parallel=parallel),
     )
     return [teacher_forced(model, tokens, 12) for model in models]
 
@@ -271,7 +290,7 @@ def test_ranks_agree_with_one_process(tmp_path: Path) -> None:
     for ranks in GROUPS:
         first, *others = (torch.load(tmp_path / f"{ranks}-{rank}") for rank in range(ranks))
         for index, (logits, expected) in enumerate(zip(first, one, strict=True)):
-            hold(logits, expected, QUANTISED if index == 1 else RANKED)
+            hold(logits, expected, {1: QUANTISED, 3: MXFP4}.get(index, RANKED))
             assert all(torch.equal(logits, other[index]) for other in others)
 
 
@@ -446,6 +465,9 @@ def test_what_a_model_refuses(tmp_path: Path) -> None:
         ({"kv_lora_rank": 256}, "kv_lora_rank"),
         ({"rope_scaling": {"type": "linear", "factor": 2}}, "rope_scaling"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
+        ({"quantization_config": {**cases.quark(), "exclude": []}}, "lm_head is not excluded"),
+        ({"quantization_config": {**cases.quark(), "layer_quant_config": {"a": {}}}}, "layer_quant_config"),
+        ({"quantization_config": {**cases.quark(), "global_quant_config": {"weight": {"dtype": "fp8"}}}}, "dtype is"),
         ({"n_group": 3}, "n_group"),
         ({"q_lora_rank": 192, "quantization_config": cases.FP8}, "q_lora_rank"),
     ):

@@ -99,6 +99,21 @@ def test_attention_may_be_planned_over_latents_of_8_bits() -> None:
         assert {d.problem.batch for d in found.decisions if d.op == "mla_plan"} == {1, 2}
 
 
+@pytest.mark.parametrize("name", ["mi300x", "mi355x", "h200", "cpu"])
+def test_models_of_mxfp4_are_planned(name: str) -> None:
+    """Both published layouts: attention's projections too, or not."""
+    dense, attention = {(128, 128), (128, 64)}, {(704, 128), (1536, 128), (128, 1024)}
+    for exclude, products in (((), dense | attention), (("*self_attn*",), dense)):
+        given = {**fields(), "quantization_config": cases.quark(*exclude)}
+        two = server(given, tensor_parallel=2, max_batch=1, chunk=1)
+        found = models.everything(two, name)
+        assert not found.unserved
+        layers = {(d.problem.quant, d.problem.precision, d.problem.inter, d.problem.shuffled) for d in found.decisions
+                  if d.op == "fused_moe"}  # fmt: skip
+        assert layers == {("mxfp4", "a4w4", 64, name != "cpu")}
+        assert {(d.problem.m, d.problem.k) for d in found.decisions if d.op == "gemm_mxfp4"} == products
+
+
 def test_planning_leaves_no_trace(tmp_path: Path) -> None:
     with aiterlite.recording(tmp_path / "run.json") as manifest:
         models.everything(server(fields(), max_batch=1, chunk=1), "mi300x")

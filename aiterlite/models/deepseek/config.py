@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from aiterlite.errors import ArgumentError
+from aiterlite.models.deepseek import quark
+from aiterlite.models.deepseek.quark import Quark
 
 # What the operators of MLA are made for.
 LATENT, ROPE = 512, 64
@@ -33,7 +35,7 @@ class Yarn:
 @dataclass(frozen=True)
 class Config:
     """The fields of config.json that the decoder goes by, under their names; `block_scaled` says whether weights are
-    8-bit codes with a scale for each 128 x 128."""
+    8-bit codes with a scale for each 128 x 128, `quark` which of them are MXFP4, if any."""
 
     vocab_size: int
     hidden_size: int
@@ -62,6 +64,7 @@ class Config:
     num_nextn_predict_layers: int = 0
     yarn: Yarn | None = None
     block_scaled: bool = False
+    quark: Quark | None = None
 
     @classmethod
     def read(cls, source: str | Path | Mapping[str, Any]) -> Config:
@@ -73,13 +76,14 @@ class Config:
             path = Path(source)
             given = json.loads((path / "config.json" if path.is_dir() else path).read_text())
         _check(given)
-        names = {field.name for field in dataclasses.fields(cls)} - {"yarn", "block_scaled", "rope_theta"}
+        names = {field.name for field in dataclasses.fields(cls)} - {"yarn", "block_scaled", "quark", "rope_theta"}
         rope = {**(given.get("rope_scaling") or {}), **(given.get("rope_parameters") or {})}
         config = cls(
             **{name: given[name] for name in names if given.get(name) is not None or name == "q_lora_rank"},
             rope_theta=float(rope.get("rope_theta") or given.get("rope_theta") or 10000.0),
             yarn=_yarn(rope, given),
             block_scaled=_block_scaled(given.get("quantization_config")),
+            quark=_quark(given.get("quantization_config")),
         )
         config._check_sizes()
         return config
@@ -156,12 +160,22 @@ def _yarn(rope: Mapping[str, Any], given: Mapping[str, Any]) -> Yarn | None:
 
 
 def _block_scaled(quantisation: Mapping[str, Any] | None) -> bool:
-    if not quantisation:
+    if not quantisation or quantisation.get("quant_method") == "quark":
         return False
     blocks = list(quantisation.get("weight_block_size") or [])
     if quantisation.get("quant_method") != "fp8" or blocks != [BLOCK, BLOCK]:
-        raise _refused("quantization_config", dict(quantisation), f"fp8 with weight_block_size [{BLOCK}, {BLOCK}]")
+        allowed = f"fp8 with weight_block_size [{BLOCK}, {BLOCK}], or quark's MXFP4"
+        raise _refused("quantization_config", dict(quantisation), allowed)
     return True
+
+
+def _quark(quantisation: Mapping[str, Any] | None) -> Quark | None:
+    if not quantisation or quantisation.get("quant_method") != "quark":
+        return None
+    made = quark.read(quantisation)
+    if isinstance(made, str):
+        raise _refused("quantization_config", made, "fp4 per_group of 32 with scales of e8m0, lm_head excluded")
+    return made
 
 
 def _refused(name: str, got: object, allowed: str, remedy: str = "") -> ArgumentError:

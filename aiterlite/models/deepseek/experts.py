@@ -15,7 +15,9 @@ from torch.nn import functional
 from aiterlite.models.deepseek.config import BLOCK, Config
 from aiterlite.models.deepseek.parallel import Parallel
 from aiterlite.models.deepseek.projections import ALL, FeedForward, Projection, Reader, Rows
+from aiterlite.models.deepseek.quark import MX_BLOCK
 from aiterlite.moe import biased_grouped_topk, fused_moe, moe_fused_gate, shuffle_weight
+from aiterlite.mxfp4 import shuffle_scale
 from aiterlite.quant import QuantType
 from aiterlite.target import persona_for
 
@@ -41,7 +43,9 @@ class Experts:
     @classmethod
     def read(cls, reader: Reader, name: str) -> Experts:
         config, parallel = reader.config, reader.parallel
-        multiple = BLOCK if reader.scaled(f"{name}.experts.0.gate_proj") else 1
+        mx, one = reader.is_mx(f"{name}.experts.0.gate_proj"), f"{name}.experts.0.gate_proj"
+        # Shuffled weights of MXFP4 come in two blocks of scales.
+        multiple = BLOCK if reader.scaled(one) else 2 * MX_BLOCK if mx else 1
         here, features, mask = range(config.n_routed_experts), ALL, None
         if parallel.experts_whole:
             own = parallel.share("n_routed_experts", config.n_routed_experts)
@@ -51,7 +55,9 @@ class Experts:
         else:
             features = parallel.share("moe_intermediate_size", config.moe_intermediate_size, multiple)
         names, shared, extra = [f"{name}.experts.{e}" for e in here], None, f"{name}.shared_experts"
-        alike = config.n_shared_experts == 1 and reader.scaled(f"{extra}.gate_proj") == (multiple == BLOCK)
+        alike = config.n_shared_experts == 1 and (
+            (reader.scaled(f"{extra}.gate_proj"), reader.is_mx(f"{extra}.gate_proj")) == (multiple == BLOCK, mx)
+        )
         # Routing by `moe_fused_gate` divides weights by their sum.
         joined = alike and config.norm_topk_prob and not parallel.experts_whole
         names += [extra] * joined
@@ -65,8 +71,11 @@ class Experts:
         # cuBLAS has products of bf16 that stay float32.
         wide = reader.device.type == "cuda" and torch.version.hip is None
         w1, w2 = (_all([p.weight for p in each]) for each in (up, down))
+        w1_scale, w2_scale = _scales(up), _scales(down)
         if reorder:
             w1, w2 = shuffle_weight(w1), shuffle_weight(w2)
+            if mx and w1_scale is not None and w2_scale is not None:
+                w1_scale, w2_scale = (shuffle_scale(scale.flatten(0, 1)) for scale in (w1_scale, w2_scale))
         return cls(
             config,
             parallel,
@@ -74,8 +83,8 @@ class Experts:
             bias=reader.tensor(f"{name}.gate.e_score_correction_bias", dtype=torch.float32),
             w1=w1,
             w2=w2,
-            w1_scale=_scales(up),
-            w2_scale=_scales(down),
+            w1_scale=w1_scale,
+            w2_scale=w2_scale,
             mask=mask,
             shared=shared,
             joined=joined,
@@ -108,6 +117,8 @@ class Experts:
         else:
             biased_grouped_topk(*chosen, config.norm_topk_prob, config.routed_scaling_factor)
         kind = QuantType.No if self.w1_scale is None else QuantType.per_128x128
+        if self.w1_scale is not None and self.w1_scale.dtype == torch.uint8:
+            kind = QuantType.per_1x32
         return fused_moe(
             *(x, self.w1, self.w2, weights, ids, self.mask),
             quant_type=kind,

@@ -19,12 +19,14 @@ from aiterlite.models.deepseek.cache import Chunk, Step
 from aiterlite.models.deepseek.config import BLOCK, Config
 from aiterlite.models.deepseek.model import DeepSeek, load
 from aiterlite.models.deepseek.parallel import Parallel
+from aiterlite.models.deepseek.quark import MX_BLOCK, MX_PACK
 from aiterlite.models.deepseek.random import shapes
 from aiterlite.ops.planning import Planned, Planner
 from aiterlite.tables.mla_context import CONTEXTS
 
 _NAME = "aiterlite.models.deepseek"
-_UNSCALED = ("embed_tokens", "lm_head", "gate", "eh_proj")
+_NOT_LINEAR = ("embed_tokens", "lm_head", "gate")
+_UNSCALED = (*_NOT_LINEAR, "eh_proj")
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,12 @@ def _weights(config: Config) -> Mapping[str, Tensor]:
     for name, shape in shapes(config).items():
         kind = name.split(".")[-2]
         scaled = config.block_scaled and len(shape) == 2 and kind not in _UNSCALED
+        layer = name.removesuffix(".weight")
+        if config.quark is not None and len(shape) == 2 and kind not in _NOT_LINEAR and config.quark.has(layer):
+            for suffix, each in (("", MX_PACK), ("_scale", MX_BLOCK)):
+                part = shape[0], shape[1] // each
+                found[name + suffix] = torch.empty(part, dtype=torch.uint8, device="meta")
+            continue
         dtype = torch.float8_e4m3fn if scaled else torch.bfloat16
         found[name] = torch.empty(shape, dtype=dtype, device="meta")
         if scaled:

@@ -1,4 +1,4 @@
-"""Linear layers of bf16 weights, and of 8-bit codes with a scale for each 128 x 128, and how they are read."""
+"""Linear layers of bf16 weights, of 8-bit codes with a scale for each 128 x 128, of MXFP4, and how they are read."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aiterlite import envs
 from aiterlite.activation import silu_and_mul, silu_and_mul_quant
-from aiterlite.gemm import gemm_a8w8_blockscale
+from aiterlite.gemm import gemm_a8w8_blockscale, gemm_a16wfp4, gemm_afp4wfp4
 from aiterlite.models.deepseek.checkpoint import Checkpoint
 from aiterlite.models.deepseek.config import BLOCK, Config
 from aiterlite.models.deepseek.parallel import Parallel
+from aiterlite.models.deepseek.quark import MX_BLOCK, MX_PACK
+from aiterlite.mxfp4 import dynamic_mxfp4_quant
 from aiterlite.norm import (
     _fused_qk_rmsnorm,
     fused_qk_rmsnorm_group_quant,
@@ -23,6 +26,7 @@ from aiterlite.norm import (
 )
 from aiterlite.ops.linear import linear
 from aiterlite.quant import dynamic_per_group_scaled_quant
+from aiterlite.reference import mxfp4
 from aiterlite.target import persona_for
 
 # Hugging Face's models round a norm before its weights are multiplied.
@@ -58,7 +62,8 @@ Rows = Tensor | Codes
 @dataclass(frozen=True)
 class Projection:
     """y = x · weight^T. Weights in codes have scales, and meet rows in codes: those of a norm or a gate, or else
-    made here."""
+    made here. Those of MXFP4 have scales of bytes, and meet rows that become MXFP4 here, or keep their 16 bits by
+    AITERLITE_MXFP4_ACTIVATIONS."""
 
     weight: Tensor
     scale: Tensor | None = None
@@ -67,12 +72,22 @@ class Projection:
     @property
     def code(self) -> torch.dtype | None:
         """What rows are quantised to before they meet the weights, if they are."""
-        return None if self.scale is None else self.weight.dtype
+        return None if self.scale is None or self._is_mx else self.weight.dtype
+
+    @property
+    def _is_mx(self) -> bool:
+        return self.scale is not None and self.scale.dtype == torch.uint8
 
     def __call__(self, x: Rows) -> Tensor:
         if self.scale is None:
             assert isinstance(x, Tensor)
             return linear(x, self.weight, reduction=self.reduction)
+        if self._is_mx:
+            assert isinstance(x, Tensor)
+            if envs.MXFP4_ACTIVATIONS.get() == "bf16":
+                return gemm_a16wfp4(x, self.weight, self.scale, dtype=x.dtype)
+            codes, scales = dynamic_mxfp4_quant(x)
+            return gemm_afp4wfp4(codes, self.weight, scales, self.scale, x.dtype)
         if isinstance(x, Tensor):
             x = Codes.of(x, self.weight.dtype)
         return gemm_a8w8_blockscale(x.codes, self.weight, x.scales, self.scale, x.dtype)
@@ -169,7 +184,11 @@ class Reader:
         return Norm(self.tensor(f"{name}.weight"), self.config.rms_norm_eps)
 
     def weight(self, name: str, rows: slice = ALL, columns: slice = ALL) -> tuple[Tensor, Tensor | None]:
-        """(weights, None), or (codes of the device's 8-bit type, scales)."""
+        """(weights, None), or (codes of the device's 8-bit type, scales), or of MXFP4."""
+        if self.is_mx(name):
+            codes = self.checkpoint.read(f"{name}.weight", rows, _divided(columns, MX_PACK))
+            scale = self.checkpoint.read(f"{name}.weight_scale", rows, _divided(columns, MX_BLOCK))
+            return codes.to(self.device).view(torch.uint8), scale.to(self.device).view(torch.uint8)
         weight = self.checkpoint.read(f"{name}.weight", rows, columns).to(self.device)
         if not self.scaled(name):
             return weight.to(self.dtype), None
@@ -179,8 +198,16 @@ class Reader:
     def scaled(self, name: str) -> bool:
         return f"{name}.weight_scale_inv" in self.checkpoint
 
+    def is_mx(self, name: str) -> bool:
+        quark = self.config.quark
+        return quark is not None and (quark.has(name) or f"{name}.weight_scale" in self.checkpoint)
+
     def plain(self, name: str, rows: slice = ALL) -> Tensor:
         """Weights of the model's type, whether they are codes in the checkpoint or not."""
+        if self.is_mx(name):
+            codes, bytes_ = self.weight(name, rows)
+            assert bytes_ is not None
+            return mxfp4.dequantise(codes, bytes_).to(self.dtype)
         weight = self.checkpoint.read(f"{name}.weight", rows).to(self.device)
         if not self.scaled(name):
             return weight.to(self.dtype)
@@ -206,7 +233,7 @@ class Reader:
         return FeedForward(gate_up, self.projection(f"{name}.down_proj", columns=here))
 
     def _multiple(self, name: str) -> int:
-        return BLOCK if self.scaled(name) else 1
+        return BLOCK if self.scaled(name) else MX_BLOCK if self.is_mx(name) else 1
 
     def _native(self, codes: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """Checkpoints hold e4m3fn. The same bits are half as much in e4m3fnuz, whose NaN is e4m3fn's -0."""
@@ -223,6 +250,13 @@ def _stack(parts: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(parts))
     # torch puts no 8-bit floats side by side, but their bytes.
     return torch.cat([part.view(torch.uint8) for part in parts]).view(parts[0].dtype)
+
+
+def _divided(columns: slice, by: int) -> slice:
+    """A rank's columns of what holds `by` of them each; ranks have whole ones."""
+    if columns == ALL:
+        return ALL
+    return slice(columns.start // by, columns.stop // by)
 
 
 def _blocks(rows: slice) -> slice:
