@@ -47,9 +47,7 @@ def plan(problem: MoeProblem, persona: Persona) -> Plan:
     """Blocks that hold what nearly every expert has, so that its weights are read once; of as many entries as registers
     have room for."""
     most = min(problem.tokens, 2 * problem.pairs // _named(problem) + 4)
-    sizes: tuple[int, ...] = (16, 32)
-    if persona.target == _HOPPER:
-        sizes = (8, 16, 32) if _rounds(problem) else (8, 16)
+    sizes = (8, 16) if persona.target == _HOPPER else (16, 32)
     entries = next((size for size in sizes if most <= size), sizes[-1])
     capacity = moe_sorting.least_capacity(problem.pairs, _named(problem), entries)
     return Plan(entries, max(1, capacity // entries))

@@ -146,7 +146,7 @@ struct MxWarpStep {
   AITERLITE_DEVICE void add(float (&sums)[kRowTiles][kTokenTiles][4]) const {
     float scale[2 * kRowTiles][4];
 #pragma unroll
-    for (uint32_t i = 0; i < 2 * kRowTiles; ++i) decode_e8m0<kScaleExponent>(w_scale[i].word[0], scale[i]);
+    for (uint32_t i = 0; i < 2 * kRowTiles; ++i) decode(w_scale[i].word[0], scale[i]);
 #pragma unroll
     for (uint32_t b = 0; b < 4; ++b) {
       if (b >= left) break;
@@ -180,6 +180,16 @@ struct MxWarpStep {
           }
         }
       }
+    }
+  }
+
+ private:
+  // Four scales, times 2^kScaleExponent; beyond the greatest power of a float that one.
+  AITERLITE_DEVICE static void decode(uint32_t word, float (&scale)[4]) {
+#pragma unroll
+    for (uint32_t b = 0; b < 4; ++b) {
+      const uint32_t byte = (word >> (8 * b)) & 0xffu, field = byte + static_cast<uint32_t>(kScaleExponent);
+      scale[b] = __builtin_bit_cast(float, byte == 255 ? 0x7fc00000u : (field < 254 ? field : 254u) << 23);
     }
   }
 };
