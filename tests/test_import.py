@@ -82,6 +82,6 @@ except AttributeError as error:
 """
     names, missing, text = child(code)["result"]
     operators = ["LLMM1", "linear", "wvSplitK", "wvSplitKQ", "wvSplitKrc", "wvSplitKrc_workspace_size"]
-    kinds = ["ActivationType", "QuantType"]
+    kinds = ["ActivationType", "MxScaleRoundMode", "QuantType"]
     assert names == sorted([*operators, *kinds, "recording", "reserve", "seal", "unseal"]) and missing == []
     assert "nonsense" in text

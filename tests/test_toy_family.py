@@ -396,8 +396,9 @@ SHARED = [
 ]
 # Of `asm.py` the requirements that every manifest's rows may have.
 OWN_WORDS = {"asm.py": {"n", "heads", "tokens"}}
-# Words that a problem's field shares with all tensors, with the words that make one, and with errors and objects.
-COMMON = {"dtype", "fp8", "code"}
+# Words that a problem's field shares with all tensors, with the words that make one, with errors and objects, with
+# argument structs, sets and parsers, and with a sign between sizes.
+COMMON = {"dtype", "fp8", "code", "layout", "add", "x"}
 
 
 def family_modules() -> set[str]:

@@ -13,7 +13,6 @@ from aiterlite.ops import mxfp4 as ops
 from aiterlite.ops import mxfp4_norm as norms
 from aiterlite.ops import mxfp4_sort as sorts
 from aiterlite.ops import operands
-from aiterlite.ops.direct import call
 from aiterlite.ops.samples import Exact, Sample, Tensors
 from aiterlite.ops.shuffle import shuffle_scale
 from aiterlite.reference import activation as gated
@@ -44,8 +43,8 @@ def _sample(
     """A call that writes into tensors of ones what quantising `made` of x gives."""
     codes, scales = reference.quantise(made(x), MX_DEFAULT_ROUND_MODE)
     scales = _lying(problem, problem.row_tiles * TILE_ROWS, scales)
-    inputs = {"x": x, "codes": torch.ones_like(codes), "scales": torch.ones_like(scales)}
-    outputs = {"codes": Exact(codes), "scales": Exact(scales)}
+    inputs = {"x": x, "out_packed": torch.ones_like(codes), "out_scale": torch.ones_like(scales)}
+    outputs = {"out_packed": Exact(codes), "out_scale": Exact(scales)}
     baseline = lambda given: reference.quantise(made(given["x"]), MX_DEFAULT_ROUND_MODE)  # noqa: E731
     return Sample(inputs, bind, (), outputs, baseline)
 
@@ -65,7 +64,7 @@ def _lying(problem: MxQuantProblem | MxNormProblem, rows: int, scales: Tensor) -
 
 def _quant(problem: MxQuantProblem, seed: int) -> Sample:
     def bind(given: Tensors) -> functools.partial[Any]:
-        written = given["x"], given["codes"], given["scales"]
+        written = given["x"], given["out_packed"], given["out_scale"]
         shuffled = problem.layout == "shuffled"
         return functools.partial(ops.quantise, *written, MX_DEFAULT_ROUND_MODE, shuffled)
 
@@ -76,9 +75,9 @@ def _act(problem: MxActProblem, seed: int) -> Sample:
     operands.check_choice("sample", "activation", problem.activation, ACTIVATIONS)
 
     def bind(given: Tensors) -> functools.partial[Any]:
-        written = given["x"], given["codes"], given["scales"]
+        written = given["x"], given["out_packed"], given["out_scale"]
         rest = problem.activation, int(MX_DEFAULT_ROUND_MODE), problem.layout == "shuffled"
-        return functools.partial(call, ops.ACT_QUANT, (*written, *rest), ())
+        return functools.partial(ops.ACT_QUANT, *written, *rest)
 
     generator = torch.Generator().manual_seed(seed + 1)
     # Gates of which activations are the gates themselves, so that no result is halfway between two codes.
@@ -104,14 +103,14 @@ def _rms(problem: MxNormProblem, seed: int) -> Sample:
     if problem.plain:
         outputs["plain"] = Exact(norm)
     codes, scales = reference.quantise(norm, MX_DEFAULT_ROUND_MODE)
-    outputs |= {"codes": Exact(codes), "scales": Exact(_lying(problem, problem.rows_of_scales, scales))}
+    outputs |= {"out_packed": Exact(codes), "out_scale": Exact(_lying(problem, problem.rows_of_scales, scales))}
     inputs = {"x": x, "weight": weight, **({"residual": residual} if residual is not None else {})}
     inputs |= {name: torch.ones_like(output.value) for name, output in outputs.items()}
 
     def bind(given: Tensors) -> functools.partial[Any]:
         written = [given.get(name) for name in ("residual", "sum", "plain")]
-        rest = given["codes"], given["scales"], int(MX_DEFAULT_ROUND_MODE), problem.layout == "shuffled"
-        return functools.partial(call, norms.QUANT, (given["x"], given["weight"], 0.0, *written, *rest), ())
+        rest = given["out_packed"], given["out_scale"], int(MX_DEFAULT_ROUND_MODE), problem.layout == "shuffled"
+        return functools.partial(norms.QUANT, given["x"], given["weight"], 0.0, *written, *rest)
 
     return Sample(inputs, bind, (), outputs, lambda given: reference.quantise(norm, MX_DEFAULT_ROUND_MODE))
 
