@@ -1,9 +1,9 @@
 // GEMM of MXFP4 weights on AMD: y[b, n, m] = alpha * sum_k x[b, n, k] * w[b, m, k] + beta * bias (gemm_mxfp4/args.h).
 // gfx942, gfx950.
 //
-// Tiling. A workgroup of four waves has AITERLITE_TOKENS tokens, 64 * AITERLITE_TILES rows of weights and a split of K; a
-// wave has AITERLITE_TILES tiles of 16 rows, and shares nothing with the others. What a step of 128 k is, and what each
-// target makes of it: gemm_mxfp4/amd_step.h. Where K is split, sums go to memory as floats, and sum.hip adds them.
+// Tiling. A workgroup of four waves has AITERLITE_TOKENS tokens, 64 * AITERLITE_TILES rows of weights and a split of K;
+// a wave has AITERLITE_TILES tiles of 16 rows, and shares nothing with the others. What a step of 128 k is, and what
+// each target makes of it: gemm_mxfp4/amd_step.h. Where K is split, sums go to memory as floats, and sum.hip adds them.
 //
 // Traffic. Weights and scales once for each AITERLITE_TOKENS tokens, 16 bytes a lane (gfx942: 4 bytes, four times);
 // tokens once a wave, from caches; y once. Of splits: N * M floats each, written and read.
@@ -45,8 +45,8 @@ struct StepOf<true> {
 };
 #endif
 using Step = StepOf<kByBlocks>::Type;
-using From = Source<kRowTiles, kTokenTiles, kShuffled, kScales == kShuffledScales, kXScaleTiles, kPacked,
-                    kByBlocks ? 1 : 4>;
+using From =
+    Source<kRowTiles, kTokenTiles, kShuffled, kScales == kShuffledScales, kXScaleTiles, kPacked, kByBlocks ? 1 : 4>;
 
 constexpr uint32_t kWaves = 4, kWaveRows = 16 * kRowTiles, kRows = kWaves * kWaveRows, kThreads = kWaves * kWaveSize;
 
