@@ -22,7 +22,7 @@ from aiterlite.ops.calls import Run
 from aiterlite.ops.operator import register
 from aiterlite.ops.shuffle import is_shuffled
 from aiterlite.tables import fused_moe as tables
-from aiterlite.tables.fused_moe_problem import BLOCK, MX_CODE, OP, PRECISIONS, MoeProblem
+from aiterlite.tables.fused_moe_problem import BLOCK, MX_CODE, OP, MoeProblem
 from aiterlite.tables.quant_types import ActivationType, QuantType
 
 # Operands of the kernels that each call brings, in this order.
@@ -140,7 +140,7 @@ def fused_moe(
         hidden_states, w1, w2, topk_weight, topk_ids, out, expert_mask, num_local_tokens, w1_scale, w2_scale, a1_scale,
         checks.number_of(OP, "activation", activation), checks.number_of(OP, "quant_type", quant_type),
         bool(doweight_stage1), mode, is_shuffled(w1, w2), swiglu_limit, beta,
-        linear_beta, deterministic, mxfp4.PRECISION_OF[envs.MXFP4_ACTIVATIONS.get()],
+        linear_beta, deterministic,
     )  # fmt: skip
     direct.call(OPERATOR, args, ())
     return out
@@ -203,7 +203,12 @@ class _Call:
     beta: float | None = None
     linear_beta: float | None = None
     deterministic: bool = True
-    precision: str = PRECISIONS[0]
+    asked_precision: str = ""
+
+    @property
+    def precision(self) -> str:
+        """What is asked for, or else what the environment says, which prepared calls go by."""
+        return self.asked_precision or mxfp4.PRECISION_OF[envs.MXFP4_ACTIVATIONS.get()]
 
     @property
     def quantised(self) -> bool:
@@ -348,7 +353,7 @@ OPERATOR = register(
     f"{OP}(Tensor hidden_states, Tensor w1, Tensor w2, Tensor topk_weight, Tensor topk_ids, Tensor(a!) out, "
     "Tensor? expert_mask, Tensor? num_local_tokens, Tensor? w1_scale, Tensor? w2_scale, Tensor? a1_scale, "
     "int activation, int quant_type, bool doweight_stage1, str? gate_mode, bool shuffled, float? swiglu_limit, "
-    "float? beta, float? linear_beta, bool deterministic, str precision='a4w4') -> ()",
+    "float? beta, float? linear_beta, bool deterministic, str precision='') -> ()",
     _prepare,
     _fake,
 )

@@ -179,10 +179,10 @@ _REQUIRES = (
 )
 
 
-def _row(back_end: str, *targets: str) -> Row:
+def _row(name: str, back_end: str, *targets: str) -> Row:
     requires = (Targets(targets), *_REQUIRES)
-    return Row("mxfp4", back_end, requires, 0, plan, kernels, workspace, accuracy=_accuracy)
+    return Row(name, back_end, requires, 0, plan, kernels, workspace, accuracy=_accuracy)
 
 
-ROWS: tuple[Row, ...] = (_row("hip", "gfx942", "gfx950"),)
-SM90_ROWS: tuple[Row, ...] = (_row("cuda", _HOPPER),)
+ROWS: tuple[Row, ...] = (_row("mxfp4", "hip", "gfx942", "gfx950"),)
+SM90_ROWS: tuple[Row, ...] = (_row("mxfp4_mma", "cuda", _HOPPER),)
