@@ -14,10 +14,10 @@ from torch import Tensor
 from aiterlite.errors import ArgumentError
 from aiterlite.ops import arguments, operands
 from aiterlite.ops.shuffle import padded_scale_shape
-from aiterlite.tables.fused_moe_problem import MX_BLOCK, PRECISIONS
+from aiterlite.tables.fused_moe_problem import PRECISIONS
+from aiterlite.tables.mx_types import BLOCK as MX_BLOCK
 
-PACKED = (torch.uint8, *((torch.float4_e2m1fn_x2,) if hasattr(torch, "float4_e2m1fn_x2") else ()))
-SCALES = (torch.uint8, torch.float8_e8m0fnu)
+PACKED, SCALES = operands.MX_CODES, operands.MX_SCALES
 # Codes of a byte.
 PACK = 2
 # By what AITERLITE_MXFP4_ACTIVATIONS says.

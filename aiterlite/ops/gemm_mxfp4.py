@@ -20,7 +20,6 @@ from aiterlite.ops.calls import Run
 from aiterlite.ops.operator import register
 from aiterlite.tables import gemm_mxfp4 as tables
 from aiterlite.tables.gemm_mxfp4_problem import (
-    BLOCK,
     KINDS,
     OP,
     RESULTS,
@@ -29,9 +28,9 @@ from aiterlite.tables.gemm_mxfp4_problem import (
     WHOLE_K,
     MxGemmProblem,
 )
+from aiterlite.tables.mx_types import BLOCK
 
-PACKED = (torch.uint8, *((torch.float4_e2m1fn_x2,) if hasattr(torch, "float4_e2m1fn_x2") else ()))
-SCALES = (torch.uint8, torch.float8_e8m0fnu)
+PACKED, SCALES = operands.MX_CODES, operands.MX_SCALES
 _NAMES = ("x", "w", "bias", "y", "x_scale", "w_scale")
 _HALVES = tuple(operands.DTYPES[name] for name in KINDS[:2])
 _RESULTS = tuple(operands.DTYPES[name] for name in RESULTS)

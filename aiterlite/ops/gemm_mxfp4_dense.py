@@ -13,8 +13,7 @@ from torch import Tensor
 
 from aiterlite.ops import shuffle
 from aiterlite.reference import mxfp4
-
-_BLOCK = 32
+from aiterlite.tables.mx_types import BLOCK
 
 
 def prepare(
@@ -30,12 +29,12 @@ def prepare(
 
     def dense(codes: Tensor, scale: Tensor, tiled: bool, pieces: bool, dtype: torch.dtype) -> Tensor:
         codes = codes.view(torch.uint8)
-        rows, blocks = codes.shape[-2], codes.shape[-1] * 2 // _BLOCK
+        rows, blocks = codes.shape[-2], codes.shape[-1] * 2 // BLOCK
         if pieces:
             codes = shuffle.unshuffle_weight(codes)
         if tiled:
             scale = shuffle.unshuffle_scale(scale, rows, blocks)
-        values = table.to(dtype)[codes.int()].view(*codes.shape[:-1], blocks, _BLOCK)
+        values = table.to(dtype)[codes.int()].view(*codes.shape[:-1], blocks, BLOCK)
         bits = scale.view(torch.uint8).int()
         exponent = torch.where(bits == 255, 0x7FC00000, torch.where(bits == 0, 0x400000, bits << 23))
         return (values * exponent.view(torch.float32).to(dtype).unsqueeze(-1)).flatten(-2)

@@ -15,9 +15,9 @@ from torch import Tensor
 from aiterlite.errors import ArgumentError
 from aiterlite.ops import arguments, mxfp4, operands
 from aiterlite.ops.gemm_mxfp4 import FORWARD, OUT, PACKED
-from aiterlite.tables.mx_types import MxScaleRoundMode
+from aiterlite.tables.mx_types import BLOCK, MxScaleRoundMode
 
-_A4W4, _BLOCK = "gemm_a4w4", 32
+_A4W4 = "gemm_a4w4"
 _FEW = 32  # tokens below which upstream's preshuffled form takes plain scales of x
 
 
@@ -352,9 +352,9 @@ def _pieces(op: str, name: str, w: Tensor) -> Tensor:
 def _tiled(op: str, name: str, scales: Tensor) -> Tensor:
     """[N, K / 32] of shuffled scales [N / 32, K]."""
     arguments.check_contiguous(op, **{name: scales})
-    if scales.dim() != 2 or scales.shape[1] % _BLOCK:
+    if scales.dim() != 2 or scales.shape[1] % BLOCK:
         raise ArgumentError(op, name, f"of shape {list(scales.shape)}", "[rows / 32, K], shuffled")
-    return scales.view(32 * scales.shape[0], scales.shape[1] // _BLOCK)
+    return scales.view(32 * scales.shape[0], scales.shape[1] // BLOCK)
 
 
 def _quantised(op: str, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -362,10 +362,10 @@ def _quantised(op: str, x: Tensor) -> tuple[Tensor, Tensor]:
     arguments.check_tensors(op, x=x)
     if x.dtype in PACKED:
         raise ArgumentError(op, "x", f"of dtype {x.dtype}", "torch.bfloat16, torch.float16", "Call gemm_afp4wfp4.")
-    if x.shape[-1] % _BLOCK:
-        raise ArgumentError(op, "x", f"of shape {list(x.shape)}", f"a K that is a multiple of {_BLOCK}", "Pad x and w.")
+    if x.shape[-1] % BLOCK:
+        raise ArgumentError(op, "x", f"of shape {list(x.shape)}", f"a K that is a multiple of {BLOCK}", "Pad x and w.")
     rows = operands.flatten(x)
     codes = torch.empty((rows.shape[0], x.shape[-1] // 2), dtype=torch.uint8, device=x.device)
-    scales = torch.empty((rows.shape[0], x.shape[-1] // _BLOCK), dtype=torch.uint8, device=x.device)
+    scales = torch.empty((rows.shape[0], x.shape[-1] // BLOCK), dtype=torch.uint8, device=x.device)
     mxfp4.quantise(rows, codes, scales, MxScaleRoundMode.Even)
     return codes.view(*x.shape[:-1], -1), scales.view(*x.shape[:-1], -1)

@@ -192,17 +192,6 @@ def _lies_apart(scale: Tensor) -> bool:
     )
 
 
-def _check_live(op: str, input: Tensor, num_rows: Tensor | None, num_rows_factor: int) -> None:
-    if num_rows_factor < 1:
-        raise ArgumentError(op, "num_rows_factor", num_rows_factor, "at least 1")
-    if num_rows is None:
-        return
-    operands.check_dtype(op, "num_rows", num_rows, (torch.int32,))
-    operands.check_device(op, "num_rows", num_rows, input, "input")
-    if num_rows.numel() != 1:
-        raise ArgumentError(op, "num_rows", f"of shape {list(num_rows.shape)}", "one element")
-
-
 # How calls are prepared -----------------------------------------------------------------------------------------------
 
 
@@ -286,7 +275,7 @@ def _fake_quant(
     rows = input.shape[0] if flatten else operands.rows_of(input)
     width = input.shape[1] * input.shape[2] if flatten else input.shape[-1]
     check_results(op, input, out_packed, out_scale, rows, width, shuffle)
-    _check_live(op, input, num_rows, num_rows_factor)
+    operands.check_row_count(op, input, num_rows, num_rows_factor)
 
 
 def _prepare_quant(

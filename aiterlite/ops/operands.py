@@ -17,6 +17,8 @@ from aiterlite.errors import ArgumentError
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 FP8_DTYPES = {"e4m3fn": torch.float8_e4m3fn, "e4m3fnuz": torch.float8_e4m3fnuz}
+# Two e2m1 codes a byte, and their e8m0 scales, which callers also bring as plain bytes.
+MX_CODES, MX_SCALES = (torch.uint8, torch.float4_e2m1fn_x2), (torch.uint8, torch.float8_e8m0fnu)
 _NAMES = {dtype: name for names in (DTYPES, FP8_DTYPES) for name, dtype in names.items()}
 
 
@@ -77,6 +79,18 @@ def is_aligned(matrix: Tensor, elements: int) -> bool:
     hold."""
     one_row = matrix.shape[0] == 1
     return matrix.data_ptr() % 16 == 0 and (one_row or matrix.stride(0) % elements == 0)
+
+
+def check_row_count(function: str, input: Tensor, num_rows: Tensor | None, num_rows_factor: int) -> None:
+    """A tensor that says how many rows of `input` there are, times a factor; or None."""
+    if num_rows_factor < 1:
+        raise ArgumentError(function, "num_rows_factor", num_rows_factor, "at least 1")
+    if num_rows is None:
+        return
+    check_dtype(function, "num_rows", num_rows, (torch.int32,))
+    check_device(function, "num_rows", num_rows, input, "input")
+    if num_rows.numel() != 1:
+        raise ArgumentError(function, "num_rows", f"of shape {list(num_rows.shape)}", "one element")
 
 
 def rows_of(x: Tensor) -> int:

@@ -147,17 +147,6 @@ def _check(op: str, out: Tensor, input: Tensor, scales: Tensor, count: int, name
             raise ArgumentError(op, other, f"of strides {list(tensor.stride())}", "contiguous")
 
 
-def _check_live(op: str, input: Tensor, num_rows: Tensor | None, num_rows_factor: int) -> None:
-    if num_rows_factor < 1:
-        raise ArgumentError(op, "num_rows_factor", num_rows_factor, "at least 1")
-    if num_rows is None:
-        return
-    operands.check_dtype(op, "num_rows", num_rows, (torch.int32,))
-    operands.check_device(op, "num_rows", num_rows, input, "input")
-    if num_rows.numel() != 1:
-        raise ArgumentError(op, "num_rows", f"of shape {list(num_rows.shape)}", "one element")
-
-
 # Rows and groups ------------------------------------------------------------------------------------------------------
 
 
@@ -222,7 +211,7 @@ def _fake_token(
     out: Tensor, input: Tensor, scales: Tensor, num_rows: Tensor | None = None, num_rows_factor: int = 1
 ) -> None:
     _check(_TOKEN, out, input, scales, operands.rows_of(input))
-    _check_live(_TOKEN, input, num_rows, num_rows_factor)
+    operands.check_row_count(_TOKEN, input, num_rows, num_rows_factor)
 
 
 def _fake_group(
@@ -239,7 +228,7 @@ def _fake_group(
         shape = f"of shape {list(input.shape)}"
         raise ArgumentError(_GROUP, "input", shape, f"rows of a multiple of {group_size}", "Pad the rows.")
     _check(_GROUP, out, input, scales, input.numel() // group_size)
-    _check_live(_GROUP, input, num_rows, num_rows_factor)
+    operands.check_row_count(_GROUP, input, num_rows, num_rows_factor)
 
 
 # Tensors --------------------------------------------------------------------------------------------------------------

@@ -24,7 +24,6 @@ from aiterlite.tables.fused_moe_problem import (
     ACTIVATIONS,
     BLOCK,
     FMOE_OP,
-    MX_BLOCK,
     MX_CODE,
     NATIVE,
     OP,
@@ -35,6 +34,7 @@ from aiterlite.tables.fused_moe_problem import (
     on,
 )
 from aiterlite.tables.moe_sorting import MOST_BLOCK, MOST_EXPERTS, MOST_PAIRS, MOST_TOPK, POLICIES, PairsFit
+from aiterlite.tables.mx_types import BLOCK as MX_BLOCK
 from aiterlite.target import Persona
 
 __all__ = ["CODES", "DTYPES", "FAMILY", "FMOE_TABLE", "MOST_BLOCK", "MOST_TOPK", "POLICIES", "TABLE"]

@@ -17,8 +17,9 @@ from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel, Operand, Value, Workspace, along_x, overlap_defines
 from aiterlite.tables import moe_sorting, mxfp4_quant
 from aiterlite.tables.fused_moe_parts import Places, sum_kernel
-from aiterlite.tables.fused_moe_problem import ACTIVATIONS, ARGS, MX_BLOCK, PRECISIONS, MoeProblem
+from aiterlite.tables.fused_moe_problem import ACTIVATIONS, ARGS, PRECISIONS, MoeProblem
 from aiterlite.tables.moe_sorting import SortProblem
+from aiterlite.tables.mx_types import BLOCK as MX_BLOCK
 from aiterlite.tables.mxfp4_quant import MxQuantProblem
 from aiterlite.target import Persona
 

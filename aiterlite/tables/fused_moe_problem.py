@@ -15,7 +15,7 @@ QUANTS = ("none", "token", "block", "mxfp4")
 ACTIVATIONS = ("silu", "gelu", "swiglu")
 BLOCK = 128
 # Of MXFP4 weights: elements that share a scale, their code, and what they are multiplied by, MXFP4 or 16 bits.
-MX_BLOCK, MX_CODE = 32, "e2m1"
+MX_CODE = "e2m1"
 PRECISIONS = ("a4w4", "a16w4")
 # The code of a target's own 8-bit floats.
 NATIVE = "native"

@@ -47,7 +47,7 @@ class Cost:
     reached: float = 0.8
 
 
-_COST = Cost()
+COST = Cost()
 
 
 def plan(problem: A8w8Problem, persona: Persona) -> Plan:
@@ -75,17 +75,17 @@ def estimate(made: Plan, problem: A8w8Problem, persona: Persona) -> float:
     their way, and what splits cost."""
     chip = CHIPS.get(persona.chip, USUAL_CHIP[persona.target])
     units = max(1, persona.cu_count)
-    memory = _COST.reached * 1e3 * (chip.memory_gb_per_s or USUAL_CHIP[persona.target].memory_gb_per_s)
+    memory = COST.reached * 1e3 * (chip.memory_gb_per_s or USUAL_CHIP[persona.target].memory_gb_per_s)
     each = -(-made.grid // units)
     # A step of a workgroup's weights is on its way while the one before is multiplied.
-    rate = min(memory / units, min(each, _RESIDENT) * made.rows * STEP_K / _COST.trip)
+    rate = min(memory / units, min(each, _RESIDENT) * made.rows * STEP_K / COST.trip)
     # A token's bytes come from caches, weights from memory.
     stream = each * made.split_steps * STEP_K * (made.rows + made.tokens / 4) / rate
-    trips = -(-each // _RESIDENT) * _COST.trip
+    trips = -(-each // _RESIDENT) * COST.trip
     if made.splits == 1:
         return stream + trips
     partial = 8.0 * made.splits * problem.n * problem.m * problem.batches
-    return stream + trips + _COST.launch + partial / _COST.cache
+    return stream + trips + COST.launch + partial / COST.cache
 
 
 def _pitch(problem: A8w8Problem, made: Plan) -> int:

@@ -11,6 +11,7 @@ from aiterlite.hardware import CHIPS, USUAL_CHIP
 from aiterlite.jit.arguments import ArgumentStruct
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import WORKSPACE, Kernel, Operand, Value, Workspace, along_x
+from aiterlite.tables.gemm_a8w8_amd import COST, Plan
 from aiterlite.tables.gemm_mxfp4_problem import LAYS, REQUIRES, MxGemmProblem, sizes
 from aiterlite.target import Persona
 
@@ -22,32 +23,6 @@ _TILES, _THREADS, _SUM_THREADS, _MOST_SPLITS = (1, 2), 256, 256, 64
 # Workgroups of a compute unit, as registers are bounded for.
 _RESIDENT = 2
 _BYTES = STEP_K * 17 // 32  # of a row and step
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A workgroup has `tokens` by `rows` of weights and `split_steps` steps of 128 k; `splits` share K."""
-
-    tokens: int
-    rows: int
-    splits: int
-    split_steps: int
-    grid: int
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What an estimate weighs; none of it was measured. In microseconds: a `launch` more, for the sum; a `trip` to
-    memory before a workgroup's first step. In bytes a microsecond: `cache`, of what splits leave each other. `reached`:
-    of a chip's published memory."""
-
-    launch: float = 3.0
-    trip: float = 1.0
-    cache: float = 8e6
-    reached: float = 0.8
-
-
-_COST = Cost()
 
 
 def _tokens(problem: MxGemmProblem, persona: Persona) -> int:
@@ -81,18 +56,18 @@ def estimate(made: Plan, problem: MxGemmProblem, persona: Persona) -> float:
     their way, and what splits cost."""
     chip = CHIPS.get(persona.chip, USUAL_CHIP[persona.target])
     units = max(1, persona.cu_count)
-    memory = _COST.reached * 1e3 * (chip.memory_gb_per_s or USUAL_CHIP[persona.target].memory_gb_per_s)
+    memory = COST.reached * 1e3 * (chip.memory_gb_per_s or USUAL_CHIP[persona.target].memory_gb_per_s)
     each = -(-made.grid // units)
     # A step of a workgroup's weights is on its way while the one before is multiplied.
-    rate = min(memory / units, min(each, _RESIDENT) * 2 * made.rows * _BYTES / _COST.trip)
+    rate = min(memory / units, min(each, _RESIDENT) * 2 * made.rows * _BYTES / COST.trip)
     # Tokens come from caches, weights from memory.
     token_bytes = (_BYTES if problem.is_packed else 2 * STEP_K) / 4
     stream = each * made.split_steps * (made.rows * _BYTES + made.tokens * token_bytes) / rate
-    trips = -(-each // _RESIDENT) * _COST.trip
+    trips = -(-each // _RESIDENT) * COST.trip
     if made.splits == 1:
         return stream + trips
     partial = 8.0 * made.splits * problem.n * problem.m * problem.batch
-    return stream + trips + _COST.launch + partial / _COST.cache
+    return stream + trips + COST.launch + partial / COST.cache
 
 
 def _pitch(problem: MxGemmProblem, made: Plan) -> int:

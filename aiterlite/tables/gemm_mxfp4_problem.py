@@ -8,6 +8,7 @@ from typing import Any
 from aiterlite.dispatch import Between, OneOf, Refusal, Wishes
 from aiterlite.jit.arguments import ArgumentStruct
 from aiterlite.kernel import Value
+from aiterlite.tables.mx_types import BLOCK
 from aiterlite.target import Persona
 
 OP = "gemm_mxfp4"
@@ -15,7 +16,7 @@ KINDS, RESULTS = ("bf16", "fp16", "fp4"), ("bf16", "fp16", "fp32")
 # How scales of weights lie: in rows of whole words, of which two are those of 256 k; in rows of any strides; or
 # shuffled.
 LAYS = ("rows", "strided", "shuffled")
-BLOCK, VECTOR, SHUFFLED_ROWS, SHUFFLED_K, WHOLE_K = 32, 16, 16, 64, 256
+VECTOR, SHUFFLED_ROWS, SHUFFLED_K, WHOLE_K = 16, 16, 64, 256
 ARGS = ArgumentStruct("aiterlite_gemm_mxfp4_args", "aiterlite/gemm_mxfp4/args.h")
 SIZE_MAX = 2**31 - 1
 

@@ -16,7 +16,8 @@ from aiterlite import hardware
 from aiterlite.dispatch import Between, Holds, Refusal, Row, Targets, Wishes
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel, along_x, overlap_defines
-from aiterlite.tables.gemm_mxfp4_problem import ARGS, BLOCK, LAYS, REQUIRES, MxGemmProblem, sizes
+from aiterlite.tables.gemm_mxfp4_problem import ARGS, LAYS, REQUIRES, MxGemmProblem, sizes
+from aiterlite.tables.mx_types import BLOCK
 from aiterlite.target import Persona
 
 TARGET = "sm_90a"

@@ -15,10 +15,10 @@ from torch.nn import functional
 from aiterlite.models.deepseek.config import BLOCK, Config
 from aiterlite.models.deepseek.parallel import Parallel
 from aiterlite.models.deepseek.projections import ALL, FeedForward, Projection, Reader, Rows
-from aiterlite.models.deepseek.quark import MX_BLOCK
 from aiterlite.moe import biased_grouped_topk, fused_moe, moe_fused_gate, shuffle_weight
 from aiterlite.mxfp4 import shuffle_scale
 from aiterlite.quant import QuantType
+from aiterlite.tables.mx_types import BLOCK as MX_BLOCK
 from aiterlite.target import persona_for
 
 

@@ -19,10 +19,11 @@ from aiterlite.models.deepseek.cache import Chunk, Step
 from aiterlite.models.deepseek.config import BLOCK, Config
 from aiterlite.models.deepseek.model import DeepSeek, load
 from aiterlite.models.deepseek.parallel import Parallel
-from aiterlite.models.deepseek.quark import MX_BLOCK, MX_PACK
+from aiterlite.models.deepseek.quark import MX_PACK
 from aiterlite.models.deepseek.random import shapes
 from aiterlite.ops.planning import Planned, Planner
 from aiterlite.tables.mla_context import CONTEXTS
+from aiterlite.tables.mx_types import BLOCK as MX_BLOCK
 
 _NAME = "aiterlite.models.deepseek"
 _NOT_LINEAR = ("embed_tokens", "lm_head", "gate")

@@ -14,7 +14,7 @@ from aiterlite.gemm import gemm_a8w8_blockscale, gemm_a16wfp4, gemm_afp4wfp4
 from aiterlite.models.deepseek.checkpoint import Checkpoint
 from aiterlite.models.deepseek.config import BLOCK, Config
 from aiterlite.models.deepseek.parallel import Parallel
-from aiterlite.models.deepseek.quark import MX_BLOCK, MX_PACK
+from aiterlite.models.deepseek.quark import MX_PACK
 from aiterlite.mxfp4 import dynamic_mxfp4_quant
 from aiterlite.norm import (
     _fused_qk_rmsnorm,
@@ -27,6 +27,7 @@ from aiterlite.norm import (
 from aiterlite.ops.linear import linear
 from aiterlite.quant import dynamic_per_group_scaled_quant
 from aiterlite.reference import mxfp4
+from aiterlite.tables.mx_types import BLOCK as MX_BLOCK
 from aiterlite.target import persona_for
 
 # Hugging Face's models round a norm before its weights are multiplied.

@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# Elements of a row that share a scale, and codes of a byte.
-MX_BLOCK, MX_PACK = 32, 2
+from aiterlite.tables.mx_types import BLOCK as MX_BLOCK
+
+# Codes of a byte.
+MX_PACK = 2
 # What each tensor's description must say, where it says it.
 _WANTED = {"dtype": "fp4", "qscheme": "per_group", "group_size": MX_BLOCK, "scale_format": "e8m0"}
 

@@ -16,7 +16,8 @@ from aiterlite.ops.samples import Sample, Tensors, Within
 from aiterlite.ops.shuffle import shuffle_scale, shuffle_weight
 from aiterlite.reference import gemm_mxfp4 as reference
 from aiterlite.reference import mxfp4
-from aiterlite.tables.gemm_mxfp4_problem import BLOCK, KINDS, LAYS, OP, RESULTS, MxGemmProblem
+from aiterlite.tables.gemm_mxfp4_problem import KINDS, LAYS, OP, RESULTS, MxGemmProblem
+from aiterlite.tables.mx_types import BLOCK
 
 
 def _codes(generator: torch.Generator, *shape: int) -> Tensor:
