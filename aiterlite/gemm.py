@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from aiterlite.ops.gemm_a8w8 import (
-    batched_gemm_a8w8_a_per_token_group_prequant_w_per_batched_tensor_quant,
     gemm_a8w8,
     gemm_a8w8_blockscale,
     gemm_a8w8_blockscale_bpreshuffle,
     gemm_a8w8_bpreshuffle,
     gemm_a8w8_CK,
+)
+from aiterlite.ops.gemm_a8w8_batched import (
+    batched_gemm_a8w8_a_per_token_group_prequant_w_per_batched_tensor_quant,
 )
 from aiterlite.ops.gemm_mxfp4_operators import (
     batched_gemm_a16wfp4,

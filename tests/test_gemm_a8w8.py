@@ -31,6 +31,7 @@ from aiterlite.errors import ArgumentError, DispatchError  # noqa: E402
 from aiterlite.jit import engine, toolchain  # noqa: E402
 from aiterlite.kernel import Operand  # noqa: E402
 from aiterlite.ops import gemm_a8w8 as ops  # noqa: E402
+from aiterlite.ops import gemm_a8w8_batched as batched  # noqa: E402
 from aiterlite.ops.shuffle import shuffle_weight  # noqa: E402
 from aiterlite.tables import gemm_a8w8 as tables  # noqa: E402
 from aiterlite.tables import gemm_a8w8_amd as amd  # noqa: E402
@@ -380,15 +381,15 @@ def test_the_tables_refuse_in_words() -> None:
 
 
 def test_operators_are_traced_with_their_writes() -> None:
-    assert ops.FORWARD.mutates == ops.ROWS.mutates == ops.BATCHED.mutates == ()
-    assert ops.OUT.mutates == ("out",) and ops.BATCHED_OUT.mutates == ("YQ",)
+    assert ops.FORWARD.mutates == ops.ROWS.mutates == batched.BATCHED.mutates == ()
+    assert ops.OUT.mutates == ("out",) and batched.BATCHED_OUT.mutates == ("YQ",)
     with torch.device("meta"):
         x, w = torch.empty(3, 512).to(OCP)[:, :256], torch.empty(48, 256).to(OCP)
         y = gemm.gemm_a8w8_blockscale(x, w, torch.empty(3, 2), torch.empty(1, 2), torch.float16)
     assert y.is_meta and y.shape == (3, 48) and y.dtype == torch.float16
     for operator, args in (
         (ops.OUT, (torch.zeros(4, 32).bfloat16(), X, shuffle_weight(W), XS, WS, True)),
-        (ops.BATCHED_OUT, (torch.zeros(2, 4, 32).bfloat16(), HIDDEN, HEADS, ONE, None, False, True)),
+        (batched.BATCHED_OUT, (torch.zeros(2, 4, 32).bfloat16(), HIDDEN, HEADS, ONE, None, False, True)),
     ):
         torch.library.opcheck(operator.overload, args, test_utils="test_faketensor")
 

@@ -74,6 +74,6 @@ BATCHED_TABLE = Table(
 FAMILY = Family(
     name="gemm_a8w8",
     tables=(BLOCKSCALE_TABLE, ROWSCALE_TABLE, BATCHED_TABLE),
-    ops=("aiterlite.ops.gemm_a8w8",),
+    ops=("aiterlite.ops.gemm_a8w8", "aiterlite.ops.gemm_a8w8_batched"),
     samples="aiterlite.ops.samples.gemm_a8w8",
 )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from aiterlite.errors import ArgumentError
 from aiterlite.ops import gemm_a8w8 as ops
+from aiterlite.ops import gemm_a8w8_batched as batched
 from aiterlite.ops import operands
 from aiterlite.ops.samples import Sample, Tensors, Within
 from aiterlite.ops.shuffle import shuffle_weight
@@ -110,7 +111,7 @@ def _batched(problem: BatchedProblem, seed: int) -> Sample:
 
     def bind(given: Tensors) -> functools.partial[Tensor]:
         w = given["weight"].to(_own(problem, given["x"]))
-        call = ops.batched_gemm_a8w8_a_per_token_group_prequant_w_per_batched_tensor_quant
+        call = batched.batched_gemm_a8w8_a_per_token_group_prequant_w_per_batched_tensor_quant
         made = functools.partial(call, given["x"], w, given["w_scale"], group_size=BLOCK, bias=given.get("bias"))
         return functools.partial(made, dtype=dtype, transpose_bm_in=problem.tokens_first)
 
