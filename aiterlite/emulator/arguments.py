@@ -123,10 +123,9 @@ def span(value: Any) -> tuple[int, int] | None:
 
 
 def raw_bytes(tensor: Any) -> bytes:
-    """The elements of a CPU tensor, row-major, as bytes."""
-    import torch
-
-    return tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+    """The elements of a CPU tensor, row-major, as bytes; torch's own way to them needs numpy."""
+    whole = tensor.contiguous()
+    return ctypes.string_at(whole.data_ptr(), whole.nbytes) if whole.numel() else b""
 
 
 def _is_read_only(value: Any) -> bool:

@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from aiterlite.emulator.arguments import Memory
+from aiterlite.emulator.arguments import Memory, raw_bytes
 from aiterlite.emulator.errors import KernelArgumentError
 
 _FIELDS = {"kernel", "grid", "block", "lds", "kernarg", "buffers", "pointers"}
@@ -69,7 +69,7 @@ def read(path: Path) -> StoredLaunch:
     segment = bytearray(_bytes(path, raw["kernarg"]))
     _relocate(path, "kernarg", segment, raw.get("pointers", "all"), buffers)
     for buffer in buffers:
-        words = bytearray(buffer.tensor.numpy().tobytes()) if buffer.pointers else bytearray()
+        words = bytearray(raw_bytes(buffer.tensor)) if buffer.pointers else bytearray()
         _relocate(path, f"buffer {buffer.name}", words, buffer.pointers, buffers)
         if words:
             buffer.tensor.copy_(torch.frombuffer(words, dtype=torch.uint8))

@@ -19,6 +19,7 @@ import torch
 
 from aiterlite import envs
 from aiterlite.dispatch import Decision
+from aiterlite.emulator.arguments import raw_bytes
 from aiterlite.jit import progress
 from aiterlite.ops.call_file import Call, Storages, encode
 
@@ -117,7 +118,7 @@ def _keep(storages: Storages, ranges: list[tuple[int, int]], path: Path, number:
             name = f"{os.getpid()}-{number}-{at}.bin"
             folder = folder_of(path)
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(storages.bytes_of(at, begin, end).numpy().tobytes())
+            (folder / name).write_bytes(raw_bytes(storages.bytes_of(at, begin, end)))
             kept.append((at, name))
     return kept
 
