@@ -109,8 +109,7 @@ def _prepare_product(
     if k == 0:
         return lambda y, x, w, bias, *_: y.zero_() if bias is None else y.copy_(_like_result(bias, y, first[0]))
     rows = _flat_rows(x)
-    whole = operands.is_aligned(rows, VECTOR // 2) and w.data_ptr() % VECTOR == 0
-    aligned = whole and all(w.stride(axis) % VECTOR == 0 for axis in (0, 1))
+    aligned = operands.is_aligned(rows, VECTOR // 2) and operands.is_aligned(w, VECTOR)
     code, kind = operands.dtype_name(w.dtype), operands.dtype_name(y.dtype)
     problem = BatchedProblem(n, m, k, code, kind, aligned, batch, bias is not None, first[1])
     row = rows.stride(0)

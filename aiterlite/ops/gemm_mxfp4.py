@@ -145,7 +145,7 @@ def _prepare(
         x_shuffled,
         bias is not None,
         call.batch,
-        _is_aligned(x) and _is_aligned(w),
+        all(operands.is_aligned(t, _VECTOR // t.itemsize) for t in (x, w)),
     )
     sizes: dict[str, int | float] = {
         **_strides("x", x),
@@ -164,13 +164,6 @@ def _prepare(
     if not decision.kernels:
         return gemm_mxfp4_dense.prepare(factors, how, tokens_first, x.device)
     return launches.prepare(decision, x.device, _NAMES, sizes, absent)
-
-
-def _is_aligned(tensor: Tensor) -> bool:
-    """Whether all rows begin at multiples of 16 bytes."""
-    each = _VECTOR // tensor.itemsize
-    outer = [stride for size, stride in zip(tensor.shape[:-1], tensor.stride()[:-1], strict=True) if size > 1]
-    return tensor.data_ptr() % _VECTOR == 0 and all(stride % each == 0 for stride in outer)
 
 
 def _lay(scale: Tensor, k: int) -> str:

@@ -74,11 +74,10 @@ def is_dense(tensor: Tensor) -> bool:
     return tensor.dim() == 0 or tensor.shape[-1] <= 1 or tensor.stride(-1) == 1
 
 
-def is_aligned(matrix: Tensor, elements: int) -> bool:
-    """Whether a matrix starts at a 16-byte address and its row stride is a multiple of `elements`, which 16 bytes
-    hold."""
-    one_row = matrix.shape[0] == 1
-    return matrix.data_ptr() % 16 == 0 and (one_row or matrix.stride(0) % elements == 0)
+def is_aligned(tensor: Tensor, elements: int) -> bool:
+    """Whether all rows begin at 16-byte addresses: strides are multiples of `elements`, which 16 bytes hold."""
+    outer = zip(tensor.shape[:-1], tensor.stride()[:-1], strict=True)
+    return tensor.data_ptr() % 16 == 0 and all(stride % elements == 0 for size, stride in outer if size != 1)
 
 
 def check_row_count(function: str, input: Tensor, num_rows: Tensor | None, num_rows_factor: int) -> None:
