@@ -80,12 +80,16 @@ class Case:
         made, problem = self.made, self.problem
         return reference.fused_moe(
             made.x, made.weights, made.ids, made.routing, samples.activation_of(problem), made.x_scale, made.mask,
-            self.live, problem.weighted_input, rounded, which,
+            self.live, problem.weighted_input, rounded, which, problem.by_slots,
         )  # fmt: skip
 
     @property
     def dtype(self) -> torch.dtype:
         return samples.dtype_of(self.problem.dtype)
+
+
+def result_shape(problem: MoeProblem) -> tuple[int, ...]:
+    return (problem.tokens, *((problem.topk,) if problem.by_slots else ()), problem.width)
 
 
 def case_of(
@@ -100,9 +104,11 @@ def run(case: Case) -> Tensor:
     ids = made.ids.long() if case.wide else made.ids
     live = None if case.live is None else torch.tensor([case.live], dtype=torch.int32, device=made.x.device)
     spare = case.spare
+    # Rows of slots lie one behind the other.
+    apart = 0 if problem.by_slots else 8 * spare
     given = [
         ringed(made.x, 8 * spare), ringed(made.w1), ringed(made.w2), ringed(made.routing, spare), ringed(ids, spare),
-        ringed(torch.full(made.x.shape, float("nan"), dtype=case.dtype, device=made.x.device), 8 * spare),
+        ringed(torch.full(result_shape(problem), float("nan"), dtype=case.dtype, device=made.x.device), apart),
         *[t if t is None else ringed(t) for t in (made.mask, live, made.weights.w1_scale, made.weights.w2_scale)],
         made.x_scale if made.x_scale is None else ringed(made.x_scale, spare),
     ]  # fmt: skip
@@ -113,6 +119,7 @@ def run(case: Case) -> Tensor:
     fused_moe.OPERATOR(
         *given, ACTIVATIONS[problem.activation], QUANTS[problem.quant], problem.weighted_input,
         "interleave" if problem.interleaved else "separated", problem.shuffled, None, None, None, problem.deterministic,
+        "", problem.by_slots,
     )  # fmt: skip
     got = out.clone()
     out.fill_(float("nan"))
@@ -132,7 +139,7 @@ def check(
     references that do, and `apart` to the exact layer. `matrix`: what a sum of products may be off by, relative to its
     terms."""
     layer = case.layer()
-    assert got.dtype == case.dtype and got.shape == case.made.x.shape
+    assert got.dtype == case.dtype and got.shape == result_shape(case.problem)
     bound = reference.error_bound(layer, case.dtype, rounds) + matrix * layer.terms
     assert bool(((got.double() - layer.out).abs() <= bound).all()), "beyond the bound of an element"
     if layer.out.norm() > 0:
@@ -142,8 +149,8 @@ def check(
         code = samples.dtype_of(case.problem.code)
         alike = [layer, *[case.layer(code, which) for which in ("xh", "h", "x")]]
         assert min(reference.relative_error(got, other.out) for other in alike) <= like
-    none = reference.local_ids(case.made.ids, case.problem.experts, case.made.mask, case.live).amax(1) < 0
-    assert not got[none].any()
+    local = reference.local_ids(case.made.ids, case.problem.experts, case.made.mask, case.live)
+    assert not got[(local if case.problem.by_slots else local.amax(1)) < 0].any()
 
 
 def check_on_hopper(case: Case, got: Tensor, rounds: bool) -> None:

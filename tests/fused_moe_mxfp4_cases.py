@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from fused_moe_cases import result_shape
 from torch import Tensor
 
 from aiterlite.ops import fused_moe as ops
@@ -41,7 +42,7 @@ class Case:
         rounded = reference.MXFP4 if problem.precision == "a4w4" else None
         return reference.fused_moe(
             made.x, made.weights, made.ids, made.routing, samples.activation_of(problem), made.x_scale, made.mask,
-            self.live, problem.weighted_input, rounded,
+            self.live, problem.weighted_input, rounded, by_slots=problem.by_slots,
         )  # fmt: skip
 
     @property
@@ -68,17 +69,17 @@ def run(case: Case, spare: int = 0, device: str = "cpu") -> Tensor:
     """One call into a poisoned result, around which nothing may change."""
     problem, made = case.problem, case.made
     live = None if case.live is None else torch.tensor([case.live], dtype=torch.int32)
-    out = torch.full((problem.tokens, problem.width), math.nan, dtype=case.dtype)
+    out = torch.full(result_shape(problem), math.nan, dtype=case.dtype)
     given = [
         _ringed(made.x, 16 * spare), _ringed(made.w1), _ringed(made.w2), _ringed(made.routing, spare),
-        _ringed(made.ids, spare), _ringed(out, 8 * spare), made.mask, live,
+        _ringed(made.ids, spare), _ringed(out, 0 if problem.by_slots else 8 * spare), made.mask, live,
         *[t if t is None else _ringed(t) for t in (made.w1_scale, made.w2_scale, made.x_scale)],
     ]  # fmt: skip
     given = [t if t is None or device == "cpu" else t.to(device) for t in given]
     ops.OPERATOR(
         *given, ACTIVATIONS[problem.activation], QuantType.per_1x32, problem.weighted_input,
         "interleave" if problem.interleaved else "separated", problem.shuffled, None, None, None,
-        problem.deterministic, problem.precision,
+        problem.deterministic, problem.precision, problem.by_slots,
     )  # fmt: skip
     written = given[5]
     assert written is not None
@@ -93,8 +94,8 @@ def run(case: Case, spare: int = 0, device: str = "cpu") -> Tensor:
 def check(case: Case, got: Tensor, most: float = STAGE) -> None:
     layer = case.layer
     assert got.dtype == case.dtype and got.shape == layer.out.shape
-    none = reference.local_ids(case.made.ids, case.problem.experts, case.made.mask, case.live).amax(1) < 0
-    assert not got[none].any()
+    local = reference.local_ids(case.made.ids, case.problem.experts, case.made.mask, case.live)
+    assert not got[(local if case.problem.by_slots else local.amax(1)) < 0].any()
     if layer.out.norm() > 0:
         error = reference.relative_error(got, layer.out)
         assert error <= most, f"the error is {error:.2e}"

@@ -529,7 +529,6 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"shared_w2_scale": T.zeros(1)}, "shared_w2_scale", "Append the shared expert"),
     ({"shared_expert_id": 8}, "shared_expert_id", "Append the shared expert"),
     ({"stage2_scatter": object()}, "stage2_scatter", "after the call"),
-    ({"no_combine": True}, "no_combine", "moe_sum"),
     ({"block_size_M": 4096}, "block_size_M", "1024"),
     ({"block_size_M": "many"}, "block_size_M", "an integer"),
     ({"moe_sorting_dispatch_policy": 9}, "moe_sorting_dispatch_policy", "0, 1, 2"),

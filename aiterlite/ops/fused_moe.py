@@ -99,15 +99,18 @@ def fused_moe(
         swiglu_limit, beta, linear_beta: of Swiglu, which is gate * sigmoid(beta * gate) * (up + linear_beta) of gate at
             most the limit and up within it; None for upstream's 7, 1.702 and 1. With Silu, a limit clamps the same way.
         gate_mode: "separated", or "interleave": row 2 i of w1 is gate i, row 2 i + 1 is up i.
+        no_combine: the result is what each slot adds, [tokens, topk, width], weighted as it would be and rounded; zeros
+            where it adds nothing.
         deterministic: the sum over slots goes in their order, and the same call gives the same bits. False allows
             kernels that add in any order.
-        a2_scale, hidden_pad, intermediate_pad, bias1, bias2, splitk, stage2_scatter, no_combine: not here.
+        a2_scale, hidden_pad, intermediate_pad, bias1, bias2, splitk, stage2_scatter: not here.
         shared_w1, shared_w2, shared_w1_scale, shared_w2_scale, shared_expert_id: not here. A shared expert is one more
             expert of w1 and w2 that each token names.
 
-    Returns [tokens, width]. Sums are float32. Not differentiable.
+    Returns [tokens, width], or with no_combine [tokens, topk, width]. Sums are float32. Not differentiable.
 
-    Source of the semantics: `aiter.fused_moe.fused_moe`; `deterministic` is not upstream's.
+    Source of the semantics: `aiter.fused_moe.fused_moe`; `deterministic` is not upstream's, and `no_combine` is what
+    SGLang passes where that has it.
     Raises `ArgumentError`, `DispatchError` (with the reasons) or a `JitError`.
     """
     if (
@@ -116,7 +119,6 @@ def fused_moe(
         or hidden_pad
         or intermediate_pad
         or splitk
-        or no_combine
         or block_size_M
         or moe_sorting_dispatch_policy
     ):
@@ -124,7 +126,7 @@ def fused_moe(
             a2_scale=a2_scale, bias1=bias1, bias2=bias2, stage2_scatter=stage2_scatter, shared_w1=shared_w1,
             shared_w2=shared_w2, shared_w1_scale=shared_w1_scale, shared_w2_scale=shared_w2_scale,
             shared_expert_id=shared_expert_id, hidden_pad=hidden_pad, intermediate_pad=intermediate_pad,
-            splitk=splitk, no_combine=no_combine,
+            splitk=splitk,
         )  # fmt: skip
         _check_preferences(block_size_M, moe_sorting_dispatch_policy)
     arguments.check_tensors(OP, hidden_states=hidden_states, w1=w1, w2=w2, topk_weight=topk_weight, topk_ids=topk_ids)
@@ -133,14 +135,17 @@ def fused_moe(
         remedy = "" if dtype is not None else "It is that of hidden_states where it is not given: pass it."
         raise ArgumentError(OP, "dtype", result_dtype, ", ".join(map(str, checks.DTYPES)), remedy)
     # Operands of other ranks are refused by the operator, in its words.
+    shape: tuple[int, ...]
     shape = (hidden_states.shape[0], w2.shape[1]) if hidden_states.dim() == 2 and w2.dim() == 3 else (0, 0)
+    if no_combine:
+        shape = (shape[0], topk_ids.shape[1] if topk_ids.dim() == 2 else 0, shape[1])
     out = torch.empty(shape, dtype=result_dtype, device=hidden_states.device)
     mode = getattr(gate_mode, "value", gate_mode)
     args = (
         hidden_states, w1, w2, topk_weight, topk_ids, out, expert_mask, num_local_tokens, w1_scale, w2_scale, a1_scale,
         checks.number_of(OP, "activation", activation), checks.number_of(OP, "quant_type", quant_type),
         bool(doweight_stage1), mode, is_shuffled(w1, w2), swiglu_limit, beta,
-        linear_beta, deterministic,
+        linear_beta, deterministic, "", bool(no_combine),
     )  # fmt: skip
     direct.call(OPERATOR, args, ())
     return out
@@ -155,9 +160,8 @@ _REMEDIES = {
     "hidden_pad": "Pad weights with zeros; padding that is multiplied changes nothing.",
     "intermediate_pad": "Pad weights with zeros; padding that is multiplied changes nothing.",
     "splitk": "The table chooses how sums are split.",
-    "no_combine": "Call it with topk 1 a slot, or sum the slots with `moe_sum` after products of your own.",
 }
-_UNASKED = {"shared_expert_id": -1, "hidden_pad": 0, "intermediate_pad": 0, "splitk": 0, "no_combine": False}
+_UNASKED = {"shared_expert_id": -1, "hidden_pad": 0, "intermediate_pad": 0, "splitk": 0}
 
 
 def _refuse(**given: Any) -> None:
@@ -204,6 +208,7 @@ class _Call:
     linear_beta: float | None = None
     deterministic: bool = True
     asked_precision: str = ""
+    by_slots: bool = False
 
     @property
     def precision(self) -> str:
@@ -235,7 +240,7 @@ class _Call:
         else:
             checks.check_weights(OP, x, w1, w2, ("hidden_states", "w1", "w2"), self.shuffled)
         operands.check_dtype(OP, "out", out, checks.DTYPES)
-        operands.check_shape(OP, "out", out, [[x.shape[0], w2.shape[1]]])
+        self._check_out()
         operands.check_device(OP, "out", out, x, "hidden_states")
         scales = {"w1_scale": self.w1_scale, "w2_scale": self.w2_scale}
         if self.is_mx:
@@ -247,8 +252,18 @@ class _Call:
             checks.check_scales(OP, quant, w1, w2, ("w1", "w2"), **scales)
         checks.check_routing(OP, x, self.topk_ids, self.topk_weight)
         checks.check_counted(OP, x, w1.shape[0], self.expert_mask, self.num_local_tokens)
-        operands.check_dense(OP, hidden_states=x, out=out)
-        arguments.check_rows_apart(OP, "out", out, out.shape[1])
+        operands.check_dense(OP, hidden_states=x)
+
+    def _check_out(self) -> None:
+        out, (tokens, _), width = self.out, self.hidden_states.shape, self.w2.shape[1]
+        if self.by_slots:
+            operands.check_dims(OP, "topk_ids", self.topk_ids, 2, "[tokens, topk]")
+            operands.check_shape(OP, "out", out, [[tokens, self.topk_ids.shape[1], width]])
+            arguments.check_contiguous(OP, out=out)
+            return
+        operands.check_shape(OP, "out", out, [[tokens, width]])
+        operands.check_dense(OP, out=out)
+        arguments.check_rows_apart(OP, "out", out, width)
 
     def _check_input(self, quant: str) -> None:
         x, scale = self.hidden_states, self.a1_scale
@@ -297,6 +312,7 @@ class _Call:
             # Kernels that add to the result have the sorting clear it, which does not know of strides.
             deterministic=self.deterministic or not self.out.is_contiguous(),
             precision=self.precision if self.is_mx else "",
+            by_slots=self.by_slots,
         )
 
     @property
@@ -307,7 +323,7 @@ class _Call:
             "global_experts": self.named,
             "id_words": self.topk_ids.itemsize // 4,
             "stride_x": self.hidden_states.stride(0),
-            "stride_out": self.out.stride(0),
+            "stride_out": self.out.stride(-2),
             "stride_ids": self.topk_ids.stride(0),
             "stride_weights": self.topk_weight.stride(0),
             "stride_scale_token": 0 if scale is None else scale.stride(0),
@@ -353,7 +369,7 @@ OPERATOR = register(
     f"{OP}(Tensor hidden_states, Tensor w1, Tensor w2, Tensor topk_weight, Tensor topk_ids, Tensor(a!) out, "
     "Tensor? expert_mask, Tensor? num_local_tokens, Tensor? w1_scale, Tensor? w2_scale, Tensor? a1_scale, "
     "int activation, int quant_type, bool doweight_stage1, str? gate_mode, bool shuffled, float? swiglu_limit, "
-    "float? beta, float? linear_beta, bool deterministic, str precision='') -> ()",
+    "float? beta, float? linear_beta, bool deterministic, str precision='', bool by_slots=False) -> ()",
     _prepare,
     _fake,
 )

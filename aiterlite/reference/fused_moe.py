@@ -8,7 +8,8 @@ Of token t and slot s whose id is an expert's that is here:
 
 silu is g * sigmoid(g), gelu g * Phi(g), by erf; swiglu, of gate at most `limit` and up within it, is
 gate * sigmoid(beta * gate) * (up + linear_beta). An id that is no expert's, or whose expert's mask is 0, adds nothing,
-and neither do tokens from `live` on; what their rows of x hold is not looked at.
+and neither do tokens from `live` on; what their rows of x hold is not looked at. `by_slots`: what each slot adds is the
+result, [tokens, topk, width], zeros where it adds nothing.
 
 Weights of MXFP4 (reference/mxfp4.py) are multiplied by x and h as they are, or as MXFP4 has them, by RoundUp, h as what
 it is in bfloat16: `rounded=MXFP4`.
@@ -129,6 +130,7 @@ def fused_moe(
     weighted_input: bool = False,
     rounded: torch.dtype | str | None = None,
     which: str = "xh",
+    by_slots: bool = False,
 ) -> Layer:
     """The layer. x is [tokens, width], or codes of `x_scale` [tokens, width / 128], or MXFP4. With `rounded`, those of
     x and h that `which` names are rounded to codes of that type and a scale for each 128 elements, or to MXFP4; an x of
@@ -136,7 +138,8 @@ def fused_moe(
     experts, width = weights.w2.shape[:2]
     local = local_ids(topk_ids, experts, mask, live)
     routing = topk_weights.double()
-    out, square, terms = (torch.zeros(len(x), width, dtype=torch.float64, device=x.device) for _ in range(3))
+    rows = topk_ids.numel() if by_slots else len(x)
+    out, square, terms = (torch.zeros(rows, width, dtype=torch.float64, device=x.device) for _ in range(3))
     for expert in sorted(set(local.flatten().tolist())):
         if expert < 0:
             continue
@@ -160,13 +163,15 @@ def fused_moe(
             h = rounded_by_groups(h.bfloat16() if isinstance(rounded, str) else h.float(), rounded)
         down = weights.down(expert)
         made = h @ down.T * on_result
-        out.index_add_(0, tokens, made)
-        terms.index_add_(0, tokens, made.abs())
+        row = tokens * topk_ids.shape[1] + slots if by_slots else tokens
+        out.index_add_(0, row, made)
+        terms.index_add_(0, row, made.abs())
         # Where a token names an expert twice, both slots have the same errors.
-        named, places = tokens.unique(return_inverse=True)
+        named, places = row.unique(return_inverse=True)
         spread = (h_square @ down.T**2).sqrt() * torch.as_tensor(on_result).abs()
         square[named] += torch.zeros_like(spread[: len(named)]).index_add_(0, places, spread) ** 2
-    return Layer(out, square.sqrt(), terms)
+    shape = (*(topk_ids.shape if by_slots else topk_ids.shape[:1]), width)
+    return Layer(out.view(shape), square.sqrt().view(shape), terms.view(shape))
 
 
 def _square_of_h(

@@ -138,7 +138,7 @@ def mxfp4_unit(target: str) -> Unit:
 
 def _cpu_kernel(problem: Any, persona: Persona, **args: Value) -> tuple[Kernel, ...]:
     symbol = _CPU_SYMBOL.format(dtype=problem.dtype, code=problem.code or "none")
-    given = {**dict.fromkeys(_BETWEEN, 0), "activation": ACTIVATIONS.index(problem.activation), "unused": 0, **args}
+    given = {**dict.fromkeys(_BETWEEN, 0), "activation": ACTIVATIONS.index(problem.activation), **args}
     unit = mxfp4_unit(persona.target) if symbol in _MX_SYMBOLS else host_unit(persona.target)
     return (Kernel(unit, symbol, CPU_ARGS, args=given),)
 
@@ -153,12 +153,13 @@ def _cpu(problem: MoeProblem, persona: Persona, plan: None) -> tuple[Kernel, ...
         weighted_input=int(problem.weighted_input),
         quantised=int(problem.quantised),
         rounded=int(problem.precision == PRECISIONS[0]),
+        by_slots=int(problem.by_slots),
     )
 
 
 def _fmoe_cpu(problem: FmoeProblem, persona: Persona, plan: None) -> tuple[Kernel, ...]:
-    block = QUANTS.index("block")
-    return _cpu_kernel(problem, persona, quant=block, shuffled=1, weighted_input=0, quantised=1, add=1, rounded=0)
+    of_call = {"quant": QUANTS.index("block"), "shuffled": 1, "quantised": 1, "add": 1}
+    return _cpu_kernel(problem, persona, **of_call, **dict.fromkeys(("weighted_input", "rounded", "by_slots"), 0))
 
 
 _CPU = Targets(("cpu-*",))

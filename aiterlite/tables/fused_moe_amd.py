@@ -17,7 +17,7 @@ from aiterlite.jit.spec import Unit
 from aiterlite.kernel import WORKSPACE, Kernel, Operand, Value, Workspace, along_x
 from aiterlite.tables import moe_sorting, quant
 from aiterlite.tables.estimated import WHY
-from aiterlite.tables.fused_moe_parts import NativeWeights, Places, clear_kernel, favoured, sum_kernel
+from aiterlite.tables.fused_moe_parts import NativeWeights, Places, clear_kernel, favoured, slots_in, sum_kernel
 from aiterlite.tables.fused_moe_problem import ACTIVATIONS, ARGS, BLOCK, FmoeProblem, MoeProblem
 from aiterlite.tables.moe_sorting import SortProblem
 from aiterlite.tables.quant_plan import QuantProblem
@@ -154,6 +154,7 @@ def _few(problem: MoeProblem, persona: Persona, plan: FewPlan) -> tuple[Kernel, 
     defines = {
         **_weights_of(problem),
         "ACTIVATION": ACTIVATIONS.index(problem.activation),
+        "BY_SLOTS": problem.by_slots,
         "DOWN_UNROLL": plan.down_unroll,
         "RESULT": problem.dtype,
         "UNROLL": plan.unroll,
@@ -192,7 +193,7 @@ def _buffers(problem: MoeProblem | FmoeProblem, persona: Persona, plan: TwoStage
         "block_size": plan.block_size,
         "h": places.take(element * pairs * problem.inter),
         "h_scale": places.take(4 * pairs * problem.inter // BLOCK if element == 1 else 0),
-        "slots": places.take(2 * pairs * problem.width),
+        "slots": slots_in(places, problem),
     }
     quantised: dict[str, Value] = {}
     scratch = 0

@@ -223,6 +223,7 @@ _MOE = (
     Holds("shuffled", True, "w1 and w2 lie row by row", "shuffle_weight them by (16, 16)"),
     Holds("interleaved", False, "rows of gate and up take turns"),
     Holds("weighted_input", False, "the routing weight goes on the input"),
+    Holds("by_slots", False, "the result has a row a slot"),
     Holds("aligned", True, "rows of x or a weight do not begin at multiples of 16 bytes", "copy them"),
     *_LAYER,
 )

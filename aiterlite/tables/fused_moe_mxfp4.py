@@ -16,7 +16,7 @@ from aiterlite.dispatch import Holds, OneOf, Refusal, Row, Targets, Wishes
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel, Operand, Value, Workspace, along_x, overlap_defines
 from aiterlite.tables import moe_sorting, mxfp4_quant
-from aiterlite.tables.fused_moe_parts import Places, sum_kernel
+from aiterlite.tables.fused_moe_parts import Places, slots_in, sum_kernel
 from aiterlite.tables.fused_moe_problem import ACTIVATIONS, ARGS, PRECISIONS, MoeProblem
 from aiterlite.tables.moe_sorting import SortProblem
 from aiterlite.tables.mx_types import BLOCK as MX_BLOCK
@@ -79,7 +79,7 @@ def _buffers(problem: MoeProblem, persona: Persona, made: Plan) -> _Buffers:
         "block_size": made.entries,
         "h": places.take(pairs * problem.inter // 2 if packed else 2 * pairs * problem.inter),
         "h_scale": places.take(pairs * problem.inter // MX_BLOCK) if packed else 0,
-        "slots": places.take(2 * pairs * problem.width),
+        "slots": slots_in(places, problem),
         "sorted_ids": places.take(4 * made.blocks * made.entries),
         "sorted_weights": places.take(4 * made.blocks * made.entries),
         "sorted_expert_ids": places.take(4 * made.blocks),

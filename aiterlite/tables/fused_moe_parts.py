@@ -1,5 +1,5 @@
-"""What the fused mixture of experts' tables of several back ends share: the sum over slots, what clears marks, where
-buffers lie in a workspace, and what kernels of all GPUs need."""
+"""What the fused mixture of experts' tables of several back ends share: what follows a row for each slot, what clears
+marks, where buffers lie in a workspace, and what kernels of all GPUs need."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aiterlite.tables import estimated
 from aiterlite.tables.fused_moe_problem import ARGS, NATIVE, FmoeProblem, MoeProblem
 from aiterlite.target import Persona
 
-SUM, CLEAR = "aiterlite_fused_moe_sum", "aiterlite_fused_moe_clear"
+SUM, ABSENT, CLEAR = (f"aiterlite_fused_moe_{name}" for name in ("sum", "absent", "clear"))
 _LINE, _CLEAR_THREADS, _ELEMENTS = 256, 256, 8
 
 
@@ -43,12 +43,26 @@ class Places:
         return place
 
 
+def by_slots(problem: MoeProblem | FmoeProblem) -> bool:
+    """Whether rows of slots are the result."""
+    return isinstance(problem, MoeProblem) and problem.by_slots
+
+
+def slots_in(places: Places, problem: MoeProblem | FmoeProblem) -> Operand:
+    """Where rows of slots go: to the result where they are it."""
+    return Operand("out") if by_slots(problem) else places.take(2 * problem.pairs * problem.width)
+
+
 def sum_kernel(
     problem: MoeProblem | FmoeProblem, persona: Persona, args: Mapping[str, Value], marks: bool = False
 ) -> Kernel:
-    """The sum over slots that follows rows of them; with `marks` those that are marked, added to the result."""
+    """The sum over slots that follows rows of them; with `marks` those that are marked, added to the result. Where the
+    rows are the result, zeros for slots that have none."""
     wave = 32 if persona.target == "sm_90a" else 64
     threads = min(1024, -(-problem.width // (_ELEMENTS * wave)) * wave)
+    if by_slots(problem):
+        unit = _unit("absent", ABSENT, persona, {"THREADS": threads})
+        return Kernel(unit, ABSENT, ARGS, along_x(problem.pairs), along_x(threads), args=args)
     defines: dict[str, int | str] = {"MARKS": int(marks), "RESULT": problem.dtype, "THREADS": threads}
     unit = _unit("sum", SUM, persona, defines)
     return Kernel(unit, SUM, ARGS, along_x(problem.tokens), along_x(threads), args=args)

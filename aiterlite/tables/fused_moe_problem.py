@@ -31,7 +31,8 @@ class MoeProblem:
     hidden states come in `code` with a scale for each 128 elements of a token, or 32 of MXFP4. `shuffled`: weights lie
     as `shuffle_weight` puts them, and scales of MXFP4 as `shuffle_scale` does.
     `interleaved`: rows of gate and up take turns. `weighted_input`: the routing weight goes on x, not on the result.
-    `masked`: ids are those of `global_experts`, of which a mask names the ones here.
+    `masked`: ids are those of `global_experts`, of which a mask names the ones here. `by_slots`: the result has a row a
+    slot, which are not summed.
     """
 
     tokens: int
@@ -52,6 +53,7 @@ class MoeProblem:
     aligned: bool = True
     deterministic: bool = True
     precision: str = ""
+    by_slots: bool = False
 
     @property
     def pairs(self) -> int:

@@ -13,7 +13,7 @@ from aiterlite.kernel import Kernel, Operand, TensorMap, Value, Workspace, along
 from aiterlite.tables import fused_moe_sm90_plan as plans
 from aiterlite.tables import moe_sorting as sorting
 from aiterlite.tables import quant
-from aiterlite.tables.fused_moe_parts import NativeWeights, clear_kernel, sum_kernel
+from aiterlite.tables.fused_moe_parts import NativeWeights, by_slots, clear_kernel, sum_kernel
 from aiterlite.tables.fused_moe_problem import ACTIVATIONS, BLOCK, FmoeProblem, MoeProblem
 from aiterlite.tables.fused_moe_sm90_plan import STEP_BYTES, Plan, Problem, SlotsPlan, SumsPlan
 from aiterlite.tables.quant_plan import QuantProblem
@@ -110,7 +110,7 @@ def _args(problem: Problem, plan: Plan, persona: Persona) -> dict[str, Value]:
     if not plans.quantises(problem):
         codes = _asked(problem, "quant", "block") != "none"
         given |= {"codes": Operand("x"), "code_scale": Operand("x_scale") if codes else 0}
-    return {"slots": 0, **given}
+    return {"slots": Operand("out") if by_slots(problem) else 0, **given}
 
 
 def _before(
@@ -276,9 +276,10 @@ _HOPPER = (
     Between("topk", 1, _MOST_TOPK),
 )
 _FEW = Between("tokens", 1, plans.MOST_SUMS, "their sums fit shared memory")
+_SUMMED = Holds("by_slots", False, "the result has a row a slot, and this adds them up")
 _ALIGNED = Holds("aligned", True, "rows of x or a weight do not begin at multiples of 16 bytes", "copy them")
 ROWS: tuple[Row, ...] = (
-    Row("sums", "cuda", (*_HOPPER, _ALIGNED, _FEW, MergedSlots()), 1, plans.plan_sums, _sums, _workspace),
+    Row("sums", "cuda", (*_HOPPER, _ALIGNED, _FEW, _SUMMED, MergedSlots()), 1, plans.plan_sums, _sums, _workspace),
     Row("slots", "cuda", (*_HOPPER, _ALIGNED), 0, plans.plan_slots, _slots, _workspace),
 )
 FMOE_ROWS: tuple[Row, ...] = (Row("slots", "cuda", (*_HOPPER, GivenBlocks()), 0, plans.plan_slots, _slots, _workspace),)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from aiterlite.kernel import Operand
 from aiterlite.tables import moe_sorting as sorting
-from aiterlite.tables.fused_moe_parts import Places
+from aiterlite.tables.fused_moe_parts import Places, by_slots
 from aiterlite.tables.fused_moe_problem import BLOCK, FmoeProblem, MoeProblem
 from aiterlite.target import Persona
 
@@ -104,8 +104,9 @@ def given_columns(problem: FmoeProblem) -> int:
 
 
 def merges(problem: MoeProblem) -> bool:
-    """Whether a token's slots of one expert may be one entry, of their weights' sum: where weights go on the result."""
-    return problem.topk == 1 or not problem.weighted_input
+    """Whether a token's slots of one expert may be one entry, of their weights' sum: where weights go on the result,
+    which does not have each slot."""
+    return problem.topk == 1 or not (problem.weighted_input or problem.by_slots)
 
 
 def _inline(problem: MoeProblem) -> bool:
@@ -241,7 +242,7 @@ def places(problem: Problem, plan: Plan, persona: Persona) -> NamedPlaces:
             sizes["scratch"] = sorting.scratch_within(sort_problem(problem, plan), persona)
     sizes |= {"h": count * problem.inter * element, "h_scale": 4 * count * problem.inter // BLOCK}
     sizes["partial"] = 4 * 2 * plan.workgroups * plan.columns * _PARTIAL_ROWS
-    if isinstance(plan, SlotsPlan):
+    if isinstance(plan, SlotsPlan) and not by_slots(problem):
         sizes["slots"] = 2 * problem.pairs * problem.width
     taken = Places()
     return NamedPlaces({name: taken.take(size) for name, size in sizes.items()}, taken.bytes)

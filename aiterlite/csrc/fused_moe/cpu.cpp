@@ -5,7 +5,8 @@
 // threads take one after the other:
 // * tokens become numbers as the tiles of cpu/expert_tile.h read them;
 // * h, a task for each expert that was chosen and 16 of its `inter` elements: two panels of 16 rows of w1;
-// * out, a task for some columns: panels of w2 of all experts, kept in fp32, then each token's sum over its slots.
+// * out, a task for some columns: panels of w2 of all experts, kept in fp32, then each token's sum over its slots, or,
+//   with `by_slots`, each of them.
 // So all threads have work for one token too, and a chunk reads the rows of an expert that was chosen once (a panel of
 // more than 32 tokens reads its rows again, from the second-level cache).
 //
@@ -205,6 +206,10 @@ class Layer {
     float* sums = scratch + chunk_.pairs * columns_;
     for (int64_t t = 0; t < chunk_.tokens; ++t) {
       const int64_t *p = chunk_.order.at + chunk_.begin.at[t], *end = chunk_.order.at + chunk_.begin.at[t + 1];
+      if (args_.by_slots) {
+        store_slots<In>(args_, chunk_, t, scratch, columns_, first, last);
+        continue;
+      }
       if (args_.add && p == end) continue;
       for (int64_t c = 0; c < last - first; ++c) sums[c] = 0.0f;
       for (; p < end; ++p) {

@@ -13,8 +13,9 @@
 //
 // aiterlite_fused_moe_few_down. A workgroup has 16 features of the result of all tokens. Its waves take the groups in
 // turn, and all of the inner width of each; products of pairs meet in LDS, where a thread sums those of its token and
-// feature in the order of slots, times their weights, rounded once. Tokens without a pair that counts get zeros. Grid:
-// width / 16. Traffic: w2 of each group once, in rows' whole inner width; h a workgroup, from the caches; out once.
+// feature in the order of slots, times their weights, rounded once; or, with AITERLITE_BY_SLOTS, leaves each as it is.
+// Tokens, or slots, without a pair that counts get zeros. Grid: width / 16. Traffic: w2 of each group once, in rows'
+// whole inner width; h a workgroup, from the caches; out once.
 //
 // No atomics: same operands, same bits.
 #include <aiterlite/fused_moe/activation.h>
@@ -41,7 +42,7 @@ struct Choose<false, A, B> {
 using Inner = Choose<sizeof(Weight) == 1, bf16, Weight>::Type;
 
 constexpr uint32_t kWaves = AITERLITE_WAVES, kThreads = kWaves * kWaveSize, kMostPairs = kWaveSize;
-constexpr bool kShuffled = AITERLITE_SHUFFLED, kWeighted = AITERLITE_WEIGHTED;
+constexpr bool kShuffled = AITERLITE_SHUFFLED, kWeighted = AITERLITE_WEIGHTED, kBySlots = AITERLITE_BY_SLOTS;
 constexpr int kScales = AITERLITE_SCALES;
 static_assert(kWaves >= 1 && kWaves <= 16, "AITERLITE_WAVES must be 1 to 16");
 
@@ -159,8 +160,20 @@ AITERLITE_KERNEL(kThreads) aiterlite_fused_moe_few_down(aiterlite_fused_moe_args
   }
   workgroup_barrier();
 
+  const uint32_t tokens = static_cast<uint32_t>(args.tokens);
+  if constexpr (kBySlots) {
 #pragma unroll 1
-  for (uint32_t index = thread_id(); index < static_cast<uint32_t>(args.tokens) * kRows; index += kThreads) {
+    for (uint32_t index = thread_id(); index < tokens * topk * kRows; index += kThreads) {
+      const uint32_t pair = index / kRows, row = index % kRows;
+      const bool counts = (pairs.counted() >> pair & 1) != 0;
+      const float value = counts ? of_pair[pair * kPitch + row] * weight_of[pair] : 0.0f;
+      store_u16(static_cast<uint16_t*>(args.out) + uint64_t{pair} * width + feature + row,
+                from_float<Result>(value).bits);
+    }
+    return;
+  }
+#pragma unroll 1
+  for (uint32_t index = thread_id(); index < tokens * kRows; index += kThreads) {
     const uint32_t token = index / kRows, row = index % kRows;
     LaneMask left = pairs.counted() >> token * topk & (topk < 64 ? (LaneMask{1} << topk) - 1 : ~LaneMask{0});
     float sum = 0.0f;

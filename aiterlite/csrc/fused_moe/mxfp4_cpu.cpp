@@ -3,7 +3,8 @@
 // As in fused_moe/cpu.cpp tokens are taken in chunks of 512, and a chunk in three steps of tasks:
 // * tokens become numbers in the order in which the tiles of cpu/mxfp4_tile.h read them;
 // * h, a task for each expert that was chosen and 32 of its `inter` elements: four panels of 16 rows of w1;
-// * out, a task for some columns: panels of w2 of all experts, kept in fp32, then each token's sum over its slots.
+// * out, a task for some columns: panels of w2 of all experts, kept in fp32, then each token's sum over its slots, or,
+//   with `by_slots`, each of them.
 //
 // Traffic: a chunk reads the codes and scales of an expert that was chosen once from memory (a panel of more than 32
 // tokens reads its rows again, from the second-level cache); codes become numbers in registers.
@@ -224,6 +225,10 @@ class Product {
     for (int64_t g = 0; g < chunk_.groups; ++g) multiply_w2(chunk_.group.at[g], first, last, scratch);
     float* sums = scratch + chunk_.pairs * columns_;
     for (int64_t t = 0; t < chunk_.tokens; ++t) {
+      if (args_.by_slots) {
+        store_slots<In>(args_, chunk_, t, scratch, columns_, first, last);
+        continue;
+      }
       for (int64_t c = 0; c < last - first; ++c) sums[c] = 0.0f;
       for (int64_t p = chunk_.begin.at[t]; p < chunk_.begin.at[t + 1]; ++p) {
         const int64_t pair = chunk_.order.at[p];

@@ -152,7 +152,7 @@ def _scales(kind: str, shape: tuple[int, int, int], generator: torch.Generator) 
 def layer_of(problem: MoeProblem, made: Operands, rounded: torch.dtype | str | None = None) -> reference.Layer:
     return reference.fused_moe(
         made.x, made.weights, made.ids, made.routing, activation_of(problem), made.x_scale, made.mask,
-        weighted_input=problem.weighted_input, rounded=rounded,
+        weighted_input=problem.weighted_input, rounded=rounded, by_slots=problem.by_slots,
     )  # fmt: skip
 
 
@@ -171,7 +171,7 @@ def _fused_moe(problem: MoeProblem, seed: int) -> Sample:
         "a1_scale": made.x_scale,
     }
     inputs = {"hidden_states": made.x, "w1": made.w1, "w2": made.w2, "topk_weight": made.routing, "topk_ids": made.ids}
-    inputs["out"] = torch.zeros(problem.tokens, problem.width, dtype=dtype)
+    inputs["out"] = torch.zeros(layer.out.shape, dtype=dtype)
     inputs |= {name: tensor for name, tensor in optional.items() if tensor is not None}
     kinds = (_key(checks.ACTIVATIONS, problem.activation), _key(checks.QUANTS, problem.quant))
     mode = "interleave" if problem.interleaved else "separated"
@@ -182,7 +182,7 @@ def _fused_moe(problem: MoeProblem, seed: int) -> Sample:
         precision = problem.precision or PRECISIONS[0]
         options = (problem.weighted_input, mode, problem.shuffled, None, None, None, problem.deterministic, precision)
         return functools.partial(
-            fused_moe.OPERATOR, *tensors, mask, None, w1_scale, w2_scale, a1_scale, *kinds, *options
+            fused_moe.OPERATOR, *tensors, mask, None, w1_scale, w2_scale, a1_scale, *kinds, *options, problem.by_slots
         )
 
     bound = reference.error_bound(layer, dtype, problem.quant in ("token", "block"))

@@ -110,6 +110,7 @@ class Choices {
 struct ExpertPair {
   int64_t token;  // within the chunk
   float weight;
+  int32_t slot;
 };
 struct ExpertGroup {
   int64_t expert, begin, end;
@@ -144,12 +145,32 @@ struct Chunk {
       begin.at[t] = done;
       choices.each(first + t, [&](const Choice& c) {
         const int64_t at = next.at[c.expert]++;
-        pair.at[at] = {t, c.weight};
+        pair.at[at] = {t, c.weight, c.slot};
         order.at[done++] = at;
       });
     }
     begin.at[count] = done;
   }
 };
+
+// The columns [first, last) of a token's slots, weighted, as they are in `products`, a row of `pitch` for each pair;
+// zeros for slots that have no pair.
+template <class Out>
+void store_slots(const aiterlite_fused_moe_cpu_args& args, const Chunk& chunk, int64_t token, const float* products,
+                 int64_t pitch, int64_t first, int64_t last) {
+  const aiterlite_fused_moe_args& call = args.call;
+  auto* row = static_cast<uint16_t*>(call.out) + (chunk.first + token) * call.topk * call.width;
+  const int64_t *p = chunk.order.at + chunk.begin.at[token], *end = chunk.order.at + chunk.begin.at[token + 1];
+  for (int32_t slot = 0; slot < call.topk; ++slot, row += call.width) {
+    if (p == end || chunk.pair.at[*p].slot != slot) {
+      memset(row + first, 0, (last - first) * sizeof(*row));
+      continue;
+    }
+    const float* of = products + *p * pitch;
+    const float weight = args.weighted_input ? 1.0f : chunk.pair.at[*p].weight;
+    ++p;
+    for (int64_t c = 0; c < last - first; ++c) row[first + c] = Out::from_float(weight * of[c]);
+  }
+}
 
 }  // namespace aiterlite::cpu

@@ -30,8 +30,8 @@ struct aiterlite_fused_moe_args {
   const int32_t* local_topk_ids;  // [tokens, topk]: the number of the expert here, below 0 where there is none
   void* h;                        // between the stages
   float* h_scale;
-  void* slots;       // [tokens, topk, width]: what stage 2 makes of each pair, where a sum follows
-  void* out;         // [tokens, width]
+  void* slots;  // [tokens, topk, width]: what stage 2 makes of each pair: where a sum follows, or the result itself
+  void* out;    // [tokens, width], or [tokens, topk, width], whose rows lie one behind the other
   int64_t stride_x;  // from token to token, in elements
   int64_t stride_out;
   int64_t stride_ids;
@@ -64,6 +64,6 @@ struct aiterlite_fused_moe_cpu_args {
   int32_t weighted_input;  // the routing weight goes on x, not on the result
   int32_t quantised;       // x is of the weights' code, with x_scale for each 128 elements of a token, or 32 of MXFP4
   int32_t add;
-  int32_t rounded;  // MXFP4: x, where it is not quantised, and h become MXFP4 too
-  int32_t unused;
+  int32_t rounded;   // MXFP4: x, where it is not quantised, and h become MXFP4 too
+  int32_t by_slots;  // out has a row a slot
 };
