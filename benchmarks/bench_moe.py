@@ -117,7 +117,7 @@ def stages(layer: Layer, device: torch.device, count: int) -> dict[str, float]:
     decision = dispatch.decide(tables.TABLE, layer.problem, persona_for(device.type, device.index))
     assert decision.row is not None, str(decision)
     out = torch.empty_like(layer.copies[0][0])
-    weights, absent = layer.made.weights, ("x_scale", "expert_mask", "num_local_tokens")
+    weights, absent = layer.made.weights, ("x_scale", "expert_mask", "num_local_tokens", "bias1", "bias2")
     sizes = {
         **ops.layer_sizes(layer.problem, False),
         **{"global_experts": layer.problem.experts, "id_words": 1, "limit": inf, "beta": 1.0, "linear_beta": 0.0},
@@ -134,7 +134,8 @@ def stages(layer: Layer, device: torch.device, count: int) -> dict[str, float]:
         def call(copy: int, launch: Any = launch) -> None:
             x, ids, routing = layer.copies[copy]
             made = layer.made
-            launch(x, None, made.w1, weights.w1_scale, made.w2, weights.w2_scale, ids, routing, None, None, out)
+            given = (x, None, made.w1, weights.w1_scale, made.w2, weights.w2_scale, ids, routing, None, None, out)
+            launch(*given, None, None)
 
         contenders[f"{number} {kernel.symbol.removeprefix('aiterlite_').removeprefix('sm90_moe_')}"] = call
     ends = {name: timing.median * 1e6 for name, timing in compare(contenders, COPIES, device, count).items()}

@@ -119,7 +119,7 @@ def run(case: Case) -> Tensor:
     fused_moe.OPERATOR(
         *given, ACTIVATIONS[problem.activation], QUANTS[problem.quant], problem.weighted_input,
         "interleave" if problem.interleaved else "separated", problem.shuffled, None, None, None, problem.deterministic,
-        "", problem.by_slots,
+        "", problem.by_slots, *[t if t is None else ringed(t) for t in (made.weights.bias1, made.weights.bias2)],
     )  # fmt: skip
     got = out.clone()
     out.fill_(float("nan"))

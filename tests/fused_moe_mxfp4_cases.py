@@ -75,11 +75,12 @@ def run(case: Case, spare: int = 0, device: str = "cpu") -> Tensor:
         _ringed(made.ids, spare), _ringed(out, 0 if problem.by_slots else 8 * spare), made.mask, live,
         *[t if t is None else _ringed(t) for t in (made.w1_scale, made.w2_scale, made.x_scale)],
     ]  # fmt: skip
+    given += [t if t is None else _ringed(t) for t in (made.weights.bias1, made.weights.bias2)]
     given = [t if t is None or device == "cpu" else t.to(device) for t in given]
     ops.OPERATOR(
-        *given, ACTIVATIONS[problem.activation], QuantType.per_1x32, problem.weighted_input,
+        *given[:-2], ACTIVATIONS[problem.activation], QuantType.per_1x32, problem.weighted_input,
         "interleave" if problem.interleaved else "separated", problem.shuffled, None, None, None,
-        problem.deterministic, problem.precision, problem.by_slots,
+        problem.deterministic, problem.precision, problem.by_slots, *given[-2:],
     )  # fmt: skip
     written = given[5]
     assert written is not None

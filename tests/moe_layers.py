@@ -27,7 +27,7 @@ POISON = {"e4m3fn": 0x7F, "e4m3fnuz": 0x80}
 NAN = float("nan")
 OPERANDS = (
     "x", "x_scale", "w1", "w1_scale", "w2", "w2_scale", "topk_ids", "topk_weights", "expert_mask", "num_local_tokens",
-    "out", "sorted_ids", "sorted_weights", "sorted_expert_ids", "num_valid_ids",
+    "out", "sorted_ids", "sorted_weights", "sorted_expert_ids", "num_valid_ids", "bias1", "bias2",
 )  # fmt: skip
 
 

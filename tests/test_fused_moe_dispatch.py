@@ -43,6 +43,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "quantised hidden states": {"quantised": True},
     "weights on the input": {"weighted_input": True},
     "a row a slot": {"by_slots": True},
+    "biases of w1": {"bias1": True},
+    "biases of w2": {"bias2": True},
     "MXFP4": {"quant": "mxfp4", "code": "e2m1", "precision": "a4w4"},
     "MXFP4, 16-bit hidden states, rows in order": {
         **{"quant": "mxfp4", "code": "e2m1", "precision": "a16w4", "shuffled": False, "dtype": "fp16"},

@@ -42,9 +42,9 @@ def h_of(case: Case) -> Tensor:
         for slot, expert in enumerate(row):
             if not 0 <= expert < problem.experts:
                 continue
-            gate, up = made.weights.gate_up(expert)
+            (gate, up), (of_gate, of_up) = made.weights.gate_up(expert), made.weights.gate_up_bias(expert)
             given = x[token] * (made.routing[token, slot].double() if problem.weighted_input else 1.0)
-            h[token, slot] = samples.activation_of(problem)(gate @ given, up @ given)
+            h[token, slot] = samples.activation_of(problem)(gate @ given + of_gate, up @ given + of_up)
     return h
 
 
@@ -58,8 +58,12 @@ def only(kernel: Kernel) -> Kernel:
 
 @pytest.mark.parametrize("number", range(len(CASES)))
 def test_stages(number: int, tmp_path: Path) -> None:
-    problem = problem_of(**CASES[number])
-    case, persona = case_of(problem, number), resolve("h200")
+    check_stages(CASES[number], number, tmp_path)
+
+
+def check_stages(fields: dict[str, Any], seed: int, tmp_path: Path) -> None:
+    problem = problem_of(**fields)
+    case, persona = case_of(problem, seed), resolve("h200")
     made, packed = case.made, problem.precision == "a4w4"
     plan = tables.plan(problem, persona)
     first, second = (only(k) for k in tables.kernels(problem, persona, plan) if "mxfp4_stage" in k.unit.name)
@@ -85,6 +89,7 @@ def test_stages(number: int, tmp_path: Path) -> None:
         "x": x, "x_scale": x_scale, "w1": made.w1, "w1_scale": made.w1_scale, "w2": made.w2, "w2_scale": made.w2_scale,
         "sorted_ids": ids, "sorted_weights": weights, "sorted_expert_ids": experts,
         "num_valid_ids": torch.tensor(list(rows.num_valid_ids), dtype=torch.int32), "h": h, "h_scale": h_scale,
+        "bias1": made.weights.bias1, "bias2": made.weights.bias2,
     }  # fmt: skip
     simulate(first, given, sizes, tmp_path)
     counts = reference.local_ids(made.ids, problem.experts).flatten() >= 0
@@ -103,6 +108,6 @@ def test_stages(number: int, tmp_path: Path) -> None:
     routing = torch.ones_like(made.routing) if problem.weighted_input else made.routing
     for pair in counts.nonzero().flatten().tolist():
         expert, weight = int(made.ids.view(-1)[pair]), float(routing.view(-1)[pair])
-        exact_slot = made.weights.down(expert) @ got[pair] * weight
+        exact_slot = (made.weights.down(expert) @ got[pair] + made.weights.down_bias(expert)) * weight
         assert reference.relative_error(slots[pair], exact_slot) <= 5e-3
     assert bool(slots[~counts].isnan().all()), "a slot without an expert was written"

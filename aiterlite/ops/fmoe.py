@@ -25,7 +25,7 @@ OPERANDS = (
     *("out", "x", "x_scale", "w1", "w1_scale", "w2", "w2_scale"),
     *("sorted_ids", "sorted_weights", "sorted_expert_ids", "num_valid_ids"),
 )
-ABSENT = ("topk_ids", "topk_weights", "expert_mask", "num_local_tokens")
+ABSENT = ("topk_ids", "topk_weights", "expert_mask", "num_local_tokens", "bias1", "bias2")
 
 
 def fmoe_fp8_blockscale_g1u1(

@@ -6,7 +6,7 @@ csrc/include/aiterlite/fused_moe/args.h. The stages, sorting included, are the k
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ from aiterlite.tables.quant_types import ActivationType, QuantType
 # Operands of the kernels that each call brings, in this order.
 OPERANDS = (
     *("x", "x_scale", "w1", "w1_scale", "w2", "w2_scale", "topk_ids", "topk_weights", "expert_mask"),
-    *("num_local_tokens", "out"),
+    *("num_local_tokens", "out", "bias1", "bias2"),
 )
 
 
@@ -103,7 +103,12 @@ def fused_moe(
             where it adds nothing.
         deterministic: the sum over slots goes in their order, and the same call gives the same bits. False allows
             kernels that add in any order.
-        a2_scale, hidden_pad, intermediate_pad, bias1, bias2, splitk, stage2_scatter: not here.
+        hidden_pad, intermediate_pad: how many of the last of width and inter are padding. They say nothing that changes
+            the result: weights, scales and biases are zeros there, and are multiplied.
+        bias1: float32 [experts, 2 * inter], contiguous, of the rows of w1 as they lie: what gate and up are more, after
+            the weight of doweight_stage1.
+        bias2: float32 [experts, width], contiguous: what a slot's result is more before its weight.
+        a2_scale, splitk, stage2_scatter: not here.
         shared_w1, shared_w2, shared_w1_scale, shared_w2_scale, shared_expert_id: not here. A shared expert is one more
             expert of w1 and w2 that each token names.
 
@@ -114,22 +119,22 @@ def fused_moe(
     Raises `ArgumentError`, `DispatchError` (with the reasons) or a `JitError`.
     """
     if (
-        not (a2_scale is bias1 is bias2 is stage2_scatter is None)
+        not (a2_scale is stage2_scatter is None)
         or not (shared_w1 is shared_w2 is shared_w1_scale is shared_w2_scale is None and shared_expert_id == -1)
-        or hidden_pad
-        or intermediate_pad
         or splitk
         or block_size_M
         or moe_sorting_dispatch_policy
     ):
         _refuse(
-            a2_scale=a2_scale, bias1=bias1, bias2=bias2, stage2_scatter=stage2_scatter, shared_w1=shared_w1,
-            shared_w2=shared_w2, shared_w1_scale=shared_w1_scale, shared_w2_scale=shared_w2_scale,
-            shared_expert_id=shared_expert_id, hidden_pad=hidden_pad, intermediate_pad=intermediate_pad,
+            a2_scale=a2_scale, stage2_scatter=stage2_scatter, shared_w1=shared_w1, shared_w2=shared_w2,
+            shared_w1_scale=shared_w1_scale, shared_w2_scale=shared_w2_scale, shared_expert_id=shared_expert_id,
             splitk=splitk,
         )  # fmt: skip
         _check_preferences(block_size_M, moe_sorting_dispatch_policy)
     arguments.check_tensors(OP, hidden_states=hidden_states, w1=w1, w2=w2, topk_weight=topk_weight, topk_ids=topk_ids)
+    if hidden_pad or intermediate_pad:
+        width, inter = (w2.shape[1], w1.shape[1] // 2) if w1.dim() == w2.dim() == 3 else (1, 1)
+        arguments.check_ints(OP, hidden_pad=(hidden_pad, 0, width), intermediate_pad=(intermediate_pad, 0, inter))
     result_dtype = hidden_states.dtype if dtype is None else dtype
     if result_dtype not in checks.DTYPES:
         remedy = "" if dtype is not None else "It is that of hidden_states where it is not given: pass it."
@@ -145,7 +150,7 @@ def fused_moe(
         hidden_states, w1, w2, topk_weight, topk_ids, out, expert_mask, num_local_tokens, w1_scale, w2_scale, a1_scale,
         checks.number_of(OP, "activation", activation), checks.number_of(OP, "quant_type", quant_type),
         bool(doweight_stage1), mode, is_shuffled(w1, w2), swiglu_limit, beta,
-        linear_beta, deterministic, "", bool(no_combine),
+        linear_beta, deterministic, "", bool(no_combine), bias1, bias2,
     )  # fmt: skip
     direct.call(OPERATOR, args, ())
     return out
@@ -153,15 +158,11 @@ def fused_moe(
 
 _REMEDIES = {
     "a2_scale": "Leave it out: what is between the stages is quantised in the call.",
-    "bias1": "Biases of experts have no kernel yet.",
-    "bias2": "Biases of experts have no kernel yet.",
     "stage2_scatter": "Combine the results of ranks after the call.",
     "shared_expert_id": "Append the shared expert to w1 and w2, and its id and weight to each token's.",
-    "hidden_pad": "Pad weights with zeros; padding that is multiplied changes nothing.",
-    "intermediate_pad": "Pad weights with zeros; padding that is multiplied changes nothing.",
     "splitk": "The table chooses how sums are split.",
 }
-_UNASKED = {"shared_expert_id": -1, "hidden_pad": 0, "intermediate_pad": 0, "splitk": 0}
+_UNASKED = {"shared_expert_id": -1, "splitk": 0}
 
 
 def _refuse(**given: Any) -> None:
@@ -209,6 +210,8 @@ class _Call:
     deterministic: bool = True
     asked_precision: str = ""
     by_slots: bool = False
+    bias1: Tensor | None = None
+    bias2: Tensor | None = None
 
     @property
     def precision(self) -> str:
@@ -250,6 +253,7 @@ class _Call:
             checks.check_codes(OP, quant, w1, out.dtype)
             self._check_input(quant)
             checks.check_scales(OP, quant, w1, w2, ("w1", "w2"), **scales)
+        checks.check_biases(OP, w1, w2, bias1=self.bias1, bias2=self.bias2)
         checks.check_routing(OP, x, self.topk_ids, self.topk_weight)
         checks.check_counted(OP, x, w1.shape[0], self.expert_mask, self.num_local_tokens)
         operands.check_dense(OP, hidden_states=x)
@@ -313,6 +317,8 @@ class _Call:
             deterministic=self.deterministic or not self.out.is_contiguous(),
             precision=self.precision if self.is_mx else "",
             by_slots=self.by_slots,
+            bias1=self.bias1 is not None,
+            bias2=self.bias2 is not None,
         )
 
     @property
@@ -332,6 +338,10 @@ class _Call:
         }
 
 
+# Where the operator's arguments have biases.
+_BIASES = [field.name for field in fields(_Call)].index("bias1")
+
+
 def layer_sizes(problem: Any, interleaved: bool) -> dict[str, int | float]:
     """What a problem says of the kernels' arguments."""
     given = {name: getattr(problem, name) for name in ("tokens", "topk", "experts", "width", "inter")}
@@ -347,12 +357,15 @@ def _prepare(*args: Any) -> Run:
     decision = calls.decide(tables.TABLE, call.problem, calls.persona_of(OP, call.out.device))
     optional = {"x_scale": call.a1_scale, "w1_scale": call.w1_scale, "w2_scale": call.w2_scale}
     optional |= {"expert_mask": call.expert_mask, "num_local_tokens": call.num_local_tokens}
+    optional |= {"bias1": call.bias1, "bias2": call.bias2}
     absent = [name for name, tensor in optional.items() if tensor is None]
     launch = launches.prepare(decision, call.out.device, OPERANDS, call.sizes, absent)
 
     def run(*args: Any) -> None:
         x, w1, w2, weights, ids, out, mask, live, w1_scale, w2_scale, x_scale = args[:11]
-        launch(x, x_scale, w1, w1_scale, w2, w2_scale, ids, weights, mask, live, out)
+        # Calls may leave the last ones out.
+        bias1, bias2 = (*args[_BIASES:], None, None)[:2]
+        launch(x, x_scale, w1, w1_scale, w2, w2_scale, ids, weights, mask, live, out, bias1, bias2)
 
     return run
 
@@ -369,7 +382,8 @@ OPERATOR = register(
     f"{OP}(Tensor hidden_states, Tensor w1, Tensor w2, Tensor topk_weight, Tensor topk_ids, Tensor(a!) out, "
     "Tensor? expert_mask, Tensor? num_local_tokens, Tensor? w1_scale, Tensor? w2_scale, Tensor? a1_scale, "
     "int activation, int quant_type, bool doweight_stage1, str? gate_mode, bool shuffled, float? swiglu_limit, "
-    "float? beta, float? linear_beta, bool deterministic, str precision='', bool by_slots=False) -> ()",
+    "float? beta, float? linear_beta, bool deterministic, str precision='', bool by_slots=False, "
+    "Tensor? bias1=None, Tensor? bias2=None) -> ()",
     _prepare,
     _fake,
 )

@@ -162,6 +162,19 @@ def check_codes(op: str, quant: str, w1: Tensor, dtype: torch.dtype, name: str =
     operands.check_dtype(op, name, w1, allowed, why)
 
 
+def check_biases(op: str, w1: Tensor, w2: Tensor, **biases: Tensor | None) -> None:
+    """Those of w1 and w2, in this order, by the call's names."""
+    for weight, of, (name, bias) in zip((w1, w2), ("w1", "w2"), biases.items(), strict=True):
+        if bias is None:
+            continue
+        operands.check_shape(op, name, bias, [list(weight.shape[:2])], f"{list(weight.shape[:2])}, one a row of {of}")
+        if bias.dtype != torch.float32:
+            remedy = "Call .float() on it once, where weights are loaded."
+            raise ArgumentError(op, name, f"of dtype {bias.dtype}", "torch.float32", remedy)
+        operands.check_device(op, name, bias, weight, of)
+        arguments.check_contiguous(op, **{name: bias})
+
+
 def check_routing(op: str, x: Tensor, ids: Tensor, weights: Tensor) -> None:
     operands.check_dims(op, "topk_ids", ids, 2, "[tokens, topk]")
     operands.check_dtype(op, "topk_ids", ids, IDS)

@@ -2,9 +2,10 @@
 
 Of token t and slot s whose id is an expert's that is here:
 
-    gate, up  = the expert's rows of w1 for both, times x[t] (times the routing weight, where that goes on the input)
+    gate, up  = the expert's rows of w1 for both, times x[t] (times the routing weight, where that goes on the input),
+                and their biases, where there are such
     h         = act(gate) * up
-    out[t]   += the expert's w2 times h (times the routing weight, where it goes on the result)
+    out[t]   += the expert's w2 times h, and its biases (times the routing weight, where it goes on the result)
 
 silu is g * sigmoid(g), gelu g * Phi(g), by erf; swiglu, of gate at most `limit` and up within it, is
 gate * sigmoid(beta * gate) * (up + linear_beta). An id that is no expert's, or whose expert's mask is 0, adds nothing,
@@ -36,18 +37,30 @@ _UNIT = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2.0**-
 class Weights:
     """Of a layer's experts, unshuffled: w1 [experts, 2 * inter, width], w2 [experts, width, inter], as codes and their
     float32 scales: None, one a row ([experts, rows]), or one a block of 128 x 128. Of MXFP4 two codes a byte, and bytes
-    for scales, [experts, rows, columns / 32]."""
+    for scales, [experts, rows, columns / 32]. Biases, of rows as they lie, are [experts, rows], float32."""
 
     w1: Tensor
     w2: Tensor
     w1_scale: Tensor | None = None
     w2_scale: Tensor | None = None
     interleaved: bool = False
+    bias1: Tensor | None = None
+    bias2: Tensor | None = None
 
     def gate_up(self, expert: int) -> tuple[Tensor, Tensor]:
         """Two float64 matrices [inter, width]."""
         w1 = dequantised(self.w1[expert], None if self.w1_scale is None else self.w1_scale[expert])
-        return (w1[0::2], w1[1::2]) if self.interleaved else (w1[: len(w1) // 2], w1[len(w1) // 2 :])
+        return self._halves(w1)
+
+    def _halves(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        middle = len(rows) // 2
+        return (rows[0::2], rows[1::2]) if self.interleaved else (rows[:middle], rows[middle:])
+
+    def gate_up_bias(self, expert: int) -> tuple[Tensor | float, Tensor | float]:
+        return (0.0, 0.0) if self.bias1 is None else self._halves(self.bias1[expert].double())
+
+    def down_bias(self, expert: int) -> Tensor | float:
+        return 0.0 if self.bias2 is None else self.bias2[expert].double()
 
     def down(self, expert: int) -> Tensor:
         return dequantised(self.w2[expert], None if self.w2_scale is None else self.w2_scale[expert])
@@ -155,14 +168,15 @@ def fused_moe(
         on_input, on_result = (weight, 1.0) if weighted_input else (1.0, weight)
         numbers = given.double() * on_input
         gate_rows, up_rows = weights.gate_up(expert)
-        gate, up = numbers @ gate_rows.T, numbers @ up_rows.T
+        of_gate, of_up = weights.gate_up_bias(expert)
+        gate, up = numbers @ gate_rows.T + of_gate, numbers @ up_rows.T + of_up
         h = activation(gate, up)
         h_square = _square_of_h(gate, up, activation, numbers, gate_rows, up_rows, x_scale is None)
         h_square = h_square + (_CODE_ERROR * h) ** 2
         if rounded is not None and "h" in which:
             h = rounded_by_groups(h.bfloat16() if isinstance(rounded, str) else h.float(), rounded)
         down = weights.down(expert)
-        made = h @ down.T * on_result
+        made = (h @ down.T + weights.down_bias(expert)) * on_result
         row = tokens * topk_ids.shape[1] + slots if by_slots else tokens
         out.index_add_(0, row, made)
         terms.index_add_(0, row, made.abs())

@@ -154,6 +154,8 @@ def _few(problem: MoeProblem, persona: Persona, plan: FewPlan) -> tuple[Kernel, 
     defines = {
         **_weights_of(problem),
         "ACTIVATION": ACTIVATIONS.index(problem.activation),
+        "BIAS1": problem.bias1,
+        "BIAS2": problem.bias2,
         "BY_SLOTS": problem.by_slots,
         "DOWN_UNROLL": plan.down_unroll,
         "RESULT": problem.dtype,
@@ -229,9 +231,11 @@ def _stages(problem: MoeProblem | FmoeProblem, persona: Persona, plan: TwoStageP
     gate_up = {
         **weights,
         "ACTIVATION": ACTIVATIONS.index(problem.activation),
+        "BIASED": isinstance(problem, MoeProblem) and problem.bias1,
         "INTERLEAVED": isinstance(problem, MoeProblem) and problem.interleaved,
     }
-    down = {**weights, "RESULT": problem.dtype, "TILES": plan.features // 64}
+    biased = isinstance(problem, MoeProblem) and problem.bias2
+    down = {**weights, "BIASED": biased, "RESULT": problem.dtype, "TILES": plan.features // 64}
 
     def kernel(name: str, symbol: str, grid: int, block: int, defines: Mapping[str, Any], args: Any) -> Kernel:
         unit = _unit(name, persona, (symbol,), defines)

@@ -224,6 +224,8 @@ _MOE = (
     Holds("interleaved", False, "rows of gate and up take turns"),
     Holds("weighted_input", False, "the routing weight goes on the input"),
     Holds("by_slots", False, "the result has a row a slot"),
+    Holds("bias1", False, "rows of w1 have biases"),
+    Holds("bias2", False, "rows of w2 have biases"),
     Holds("aligned", True, "rows of x or a weight do not begin at multiples of 16 bytes", "copy them"),
     *_LAYER,
 )

@@ -127,8 +127,9 @@ def kernels(problem: MoeProblem, persona: Persona, made: Plan) -> tuple[Kernel, 
         "TOKENS": made.entries,
         "WEIGHTED": int(problem.weighted_input),
     }
-    number = "bf16" if packed else problem.dtype
-    gate_up = {**common, "ACTIVATION": ACTIVATIONS.index(problem.activation), "NUMBER": number}
+    number, activation = "bf16" if packed else problem.dtype, ACTIVATIONS.index(problem.activation)
+    gate_up = {**common, "ACTIVATION": activation, "BIASED": int(problem.bias1), "NUMBER": number}
+    down = {**common, "BIASED": int(problem.bias2), "RESULT": problem.dtype}
     threads = along_x(_WAVES * (32 if persona.target == _HOPPER else 64))
 
     def kernel(name: str, symbol: str, features: int, defines: Mapping[str, int | str], args: Any) -> Kernel:
@@ -139,7 +140,7 @@ def kernels(problem: MoeProblem, persona: Persona, made: Plan) -> tuple[Kernel, 
         *before,
         *sort,
         kernel("stage1", STAGE1, problem.inter, gate_up, first),
-        kernel("stage2", STAGE2, problem.width, {**common, "RESULT": problem.dtype}, buffers.stages),
+        kernel("stage2", STAGE2, problem.width, down, buffers.stages),
         sum_kernel(problem, persona, buffers.stages),
     )
 

@@ -32,7 +32,7 @@ class MoeProblem:
     as `shuffle_weight` puts them, and scales of MXFP4 as `shuffle_scale` does.
     `interleaved`: rows of gate and up take turns. `weighted_input`: the routing weight goes on x, not on the result.
     `masked`: ids are those of `global_experts`, of which a mask names the ones here. `by_slots`: the result has a row a
-    slot, which are not summed.
+    slot, which are not summed. `bias1`, `bias2`: whether rows of w1, of w2, have biases.
     """
 
     tokens: int
@@ -54,6 +54,8 @@ class MoeProblem:
     deterministic: bool = True
     precision: str = ""
     by_slots: bool = False
+    bias1: bool = False
+    bias2: bool = False
 
     @property
     def pairs(self) -> int:

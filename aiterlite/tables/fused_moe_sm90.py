@@ -89,6 +89,8 @@ def _unit(name: str, symbol: str, defines: Mapping[str, int | str]) -> Unit:
 
 def _common(problem: Problem, plan: Plan) -> dict[str, int | str]:
     return {
+        "BIAS1": int(_asked(problem, "bias1", False)),
+        "BIAS2": int(_asked(problem, "bias2", False)),
         "CODE": _code(problem),
         "COLS": plan.columns,
         "GIVEN": int(isinstance(problem, FmoeProblem)),
@@ -232,7 +234,8 @@ class MergedSlots:
         if min(problem.tokens, problem.topk, problem.experts) < 1 or plans.sums_fit(problem):
             return None  # others refuse the first
         if not plans.merges(problem):
-            return Refusal("weights on the input of several slots keep a token's slots of one expert apart")
+            why = "a row a slot" if problem.by_slots else "weights on the input of several slots"
+            return Refusal(f"a token's slots of one expert are kept apart ({why})")
         return Refusal(f"one workgroup does not sort {problem.pairs} pairs of {plans.global_experts(problem)} experts")
 
     def __str__(self) -> str:
@@ -276,10 +279,13 @@ _HOPPER = (
     Between("topk", 1, _MOST_TOPK),
 )
 _FEW = Between("tokens", 1, plans.MOST_SUMS, "their sums fit shared memory")
-_SUMMED = Holds("by_slots", False, "the result has a row a slot, and this adds them up")
+_SUMMED = (
+    Holds("by_slots", False, "the result has a row a slot, and this adds them up"),
+    Holds("bias2", False, "rows of w2 have biases"),
+)
 _ALIGNED = Holds("aligned", True, "rows of x or a weight do not begin at multiples of 16 bytes", "copy them")
 ROWS: tuple[Row, ...] = (
-    Row("sums", "cuda", (*_HOPPER, _ALIGNED, _FEW, _SUMMED, MergedSlots()), 1, plans.plan_sums, _sums, _workspace),
+    Row("sums", "cuda", (*_HOPPER, _ALIGNED, _FEW, *_SUMMED, MergedSlots()), 1, plans.plan_sums, _sums, _workspace),
     Row("slots", "cuda", (*_HOPPER, _ALIGNED), 0, plans.plan_slots, _slots, _workspace),
 )
 FMOE_ROWS: tuple[Row, ...] = (Row("slots", "cuda", (*_HOPPER, GivenBlocks()), 0, plans.plan_slots, _slots, _workspace),)

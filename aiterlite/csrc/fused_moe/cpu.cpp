@@ -167,6 +167,7 @@ class Layer {
     const ExpertGroup& group = chunk_.group.at[task / slices_];
     const int64_t first = task % slices_ * kPanelRows, count = min(kPanelRows, call_.inter - first);
     const bool interleaved = call_.gate_step == 2;
+    const float* bias = bias_of(call_.bias1, group.expert, int64_t{2} * call_.inter, first * call_.gate_step);
     alignas(64) float sums[2][kPanelTokens][kPanelRows], gate[kPanelRows] = {}, up[kPanelRows] = {};
     for (int64_t begin = group.begin; begin < group.end; begin += kPanelTokens) {
       const ExpertPair* pair = chunk_.pair.at + begin;
@@ -183,8 +184,15 @@ class Layer {
           gate[i] = interleaved ? sums[2 * i / kPanelRows][t][2 * i % kPanelRows] : sums[0][t][i];
           up[i] = interleaved ? sums[2 * i / kPanelRows][t][2 * i % kPanelRows + 1] : sums[1][t][i];
         }
-        store_h(h_.at + (begin + t) * groups_h_ * kGroup, first, count, gate, up,
-                args_.weighted_input ? pair[t].weight : 1.0f);
+        float weight = args_.weighted_input ? pair[t].weight : 1.0f;
+        if (bias != nullptr) {
+          for (int64_t i = 0; i < count; ++i) {
+            const float* of = bias + i * call_.gate_step;
+            gate[i] = gate[i] * weight + of[0], up[i] = up[i] * weight + of[call_.up_offset];
+          }
+          weight = 1.0f;
+        }
+        store_h(h_.at + (begin + t) * groups_h_ * kGroup, first, count, gate, up, weight);
       }
     }
   }
@@ -236,11 +244,13 @@ class Layer {
         const float* scales = block_scales(call_.w2_scale, group.expert, rows, row, groups_h_);
         for (int64_t t = 0; t < tokens.count; ++t) tokens.factor[t] = scales;
         const int64_t count = min(kPanelRows, last - row);
+        const float* bias = bias_of(call_.bias2, group.expert, rows, row);
         expert_panel<Arithmetic>({data, call_.inter, args_.shuffled != 0}, row, count, tokens, sums);
         for (int64_t t = 0; t < tokens.count; ++t) {
           float* at = to + (begin + t) * columns_ + row - first;
           for (int64_t r = 0; r < count; ++r) {
             at[r] = sums[t][r] * row_scale(call_.w2_scale, group.expert, rows, row + r);
+            if (bias != nullptr) at[r] += bias[r];
           }
         }
       }

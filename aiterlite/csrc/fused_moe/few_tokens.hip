@@ -42,7 +42,8 @@ struct Choose<false, A, B> {
 using Inner = Choose<sizeof(Weight) == 1, bf16, Weight>::Type;
 
 constexpr uint32_t kWaves = AITERLITE_WAVES, kThreads = kWaves * kWaveSize, kMostPairs = kWaveSize;
-constexpr bool kShuffled = AITERLITE_SHUFFLED, kWeighted = AITERLITE_WEIGHTED, kBySlots = AITERLITE_BY_SLOTS;
+constexpr bool kShuffled = AITERLITE_SHUFFLED, kWeighted = AITERLITE_WEIGHTED, kBySlots = AITERLITE_BY_SLOTS,
+               kBias1 = AITERLITE_BIAS1, kBias2 = AITERLITE_BIAS2;
 constexpr int kScales = AITERLITE_SCALES;
 static_assert(kWaves >= 1 && kWaves <= 16, "AITERLITE_WAVES must be 1 to 16");
 
@@ -116,6 +117,11 @@ AITERLITE_KERNEL(kThreads) aiterlite_fused_moe_few_gate_up(aiterlite_fused_moe_a
 #pragma unroll
       for (float& one : both) one *= weight;
     }
+    if constexpr (kBias1) {
+      const float* rows = args.bias1 + uint64_t{group.expert} * 2 * inter;
+#pragma unroll
+      for (uint32_t k = 0; k < 2; ++k) both[k] += load_f32(rows + weight_row(r + 2 * k));
+    }
     const float h = activate<AITERLITE_ACTIVATION>(both[0], both[1], swiglu);
     store_u16(static_cast<uint16_t*>(args.h) + number * inter + gate + i, from_float<Inner>(h).bits);
   }
@@ -155,6 +161,11 @@ AITERLITE_KERNEL(kThreads) aiterlite_fused_moe_few_down(aiterlite_fused_moe_args
       const float* rows = args.w2_scale + uint64_t{group.expert} * width + feature + lane / 16 * 4;
 #pragma unroll
       for (uint32_t i = 0; i < 4; ++i) sums[i] *= load_f32(rows + i);
+    }
+    if constexpr (kBias2) {
+      const float* rows = args.bias2 + uint64_t{group.expert} * width + feature + lane / 16 * 4;
+#pragma unroll
+      for (uint32_t i = 0; i < 4; ++i) sums[i] += load_f32(rows + i);
     }
     if (pair >= 0) leave_sums(sums, of_pair + static_cast<uint32_t>(pair) * kPitch + lane / 16 * 4);
   }

@@ -183,6 +183,7 @@ class Product {
     const ExpertGroup& group = chunk_.group.at[task / slices_];
     const int64_t block = task % slices_, first = block * kBlock;
     const bool interleaved = call_.gate_step == 2;
+    const float* bias = bias_of(call_.bias1, group.expert, int64_t{2} * call_.inter, first * call_.gate_step);
     const MxMatrix w1 = matrix(call_.w1, call_.w1_scale, group.expert, int64_t{2} * call_.inter, call_.width);
     alignas(64) float sums[4][kMxPanelTokens][kMxPanelRows];
     for (int64_t begin = group.begin; begin < group.end; begin += kMxPanelTokens) {
@@ -202,6 +203,8 @@ class Product {
           const int64_t at = interleaved ? 2 * i : i, other = interleaved ? at + 1 : i + kBlock;
           gate[i] = sums[at / kMxPanelRows][t][at % kMxPanelRows] * weight;
           up[i] = sums[other / kMxPanelRows][t][other % kMxPanelRows] * weight;
+          if (bias == nullptr) continue;
+          gate[i] += bias[i * call_.gate_step], up[i] += bias[i * call_.gate_step + call_.up_offset];
         }
         for (int64_t i = 0; i < kBlock; i += kLanes) {
           store(h + i, expert_activation(args_, load<f32v>(gate + i), load<f32v>(up + i)));
@@ -248,9 +251,11 @@ class Product {
       for (int64_t t = 0; t < count; ++t) h[t] = h_.at + (begin + t) * room_h_;
       for (int64_t row = first; row < last; row += kMxPanelRows) {
         const int64_t rows = min(kMxPanelRows, last - row);
+        const float* bias = bias_of(call_.bias2, group.expert, call_.width, row);
         mxfp4_panel<Arithmetic>(w2, row, rows, h, count, sums);
         for (int64_t t = 0; t < count; ++t) {
-          memcpy(to + (begin + t) * columns_ + row - first, sums[t], rows * sizeof(float));
+          float* at = to + (begin + t) * columns_ + row - first;
+          for (int64_t r = 0; r < rows; ++r) at[r] = bias == nullptr ? sums[t][r] : sums[t][r] + bias[r];
         }
       }
     }

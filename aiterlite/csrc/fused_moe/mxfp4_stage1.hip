@@ -25,7 +25,8 @@ using namespace aiterlite::fused_moe;
 
 using Number = AITERLITE_NUMBER;
 constexpr uint32_t kTokens = AITERLITE_TOKENS, kWaves = 4, kThreads = kWaves * kWaveSize;
-constexpr bool kShuffled = AITERLITE_SHUFFLED, kPacked = AITERLITE_PACKED, kWeighted = AITERLITE_WEIGHTED;
+constexpr bool kShuffled = AITERLITE_SHUFFLED, kPacked = AITERLITE_PACKED, kWeighted = AITERLITE_WEIGHTED,
+               kBiased = AITERLITE_BIASED;
 constexpr uint32_t kInner = kMxBlock, kGroupInner = kWaves * kInner, kPitch = 2 * kInner + 4;
 static_assert(!kPacked || __is_same(Number, bf16), "products of codes are bf16's");
 
@@ -62,6 +63,7 @@ AITERLITE_MX_KERNEL(kThreads) aiterlite_fused_moe_mxfp4_stage1(aiterlite_fused_m
   workgroup_barrier();
 
   const Swiglu swiglu = {args.limit, args.beta, args.linear_beta};
+  [[maybe_unused]] const float* of_expert = args.bias1 + uint64_t{2} * static_cast<uint32_t>(entries.expert) * inter;
   constexpr uint32_t kAtOnce = kWaveSize / 4;
 #pragma unroll
   for (uint32_t begin = 0; begin < kTokens; begin += kAtOnce) {
@@ -77,7 +79,12 @@ AITERLITE_MX_KERNEL(kThreads) aiterlite_fused_moe_mxfp4_stage1(aiterlite_fused_m
 #pragma unroll
       for (uint32_t j = 0; j < 2; ++j) {
         // Of x times the weight they are as much.
-        const float gate = at[2 * i + j] * weight, upper = at[2 * i + j + kInner] * weight;
+        float gate = at[2 * i + j] * weight, upper = at[2 * i + j + kInner] * weight;
+        if constexpr (kBiased) {
+          const float* bias = of_expert + (first + quarter * 8 + 2 * i + j) * step;
+          gate += load_f32(bias);
+          upper += load_f32(bias + up);
+        }
         value[j] = activate<AITERLITE_ACTIVATION>(gate, upper, swiglu);
       }
       h.word[i] = pack_pair(bf16{}, value[0], value[1]);

@@ -19,7 +19,8 @@ using namespace aiterlite::fused_moe;
 
 using Result = AITERLITE_RESULT;
 constexpr uint32_t kTokens = AITERLITE_TOKENS, kWaves = 4, kThreads = kWaves * kWaveSize;
-constexpr bool kShuffled = AITERLITE_SHUFFLED, kPacked = AITERLITE_PACKED, kWeighted = AITERLITE_WEIGHTED;
+constexpr bool kShuffled = AITERLITE_SHUFFLED, kPacked = AITERLITE_PACKED, kWeighted = AITERLITE_WEIGHTED,
+               kBiased = AITERLITE_BIASED;
 constexpr uint32_t kWaveFeatures = 32, kFeatures = kWaves * kWaveFeatures, kPitch = kWaveFeatures + 4;
 
 using Product = MxProduct<bf16, kPacked, kShuffled, 2, kTokens>;
@@ -53,6 +54,7 @@ AITERLITE_MX_KERNEL(kThreads) aiterlite_fused_moe_mxfp4_stage2(aiterlite_fused_m
   product.run([&](uint32_t t, uint32_t r, uint32_t i, float sum) { own[i * kPitch + t * 16 + r] = sum; });
   workgroup_barrier();
 
+  [[maybe_unused]] const float* of_expert = args.bias2 + uint64_t{static_cast<uint32_t>(entries.expert)} * width;
   constexpr uint32_t kAtOnce = kWaveSize / 4;
 #pragma unroll
   for (uint32_t begin = 0; begin < kTokens; begin += kAtOnce) {
@@ -62,10 +64,16 @@ AITERLITE_MX_KERNEL(kThreads) aiterlite_fused_moe_mxfp4_stage2(aiterlite_fused_m
     if (pair < 0) continue;
     const float* at = own + entry * kPitch + quarter * 8;
     const float weight = weight_of[entry];
+    float value[8];
+#pragma unroll
+    for (uint32_t i = 0; i < 8; ++i) {
+      value[i] = at[i];
+      if constexpr (kBiased) value[i] += load_f32(of_expert + first + quarter * 8 + i);
+    }
     Vector16 made;
 #pragma unroll
     for (uint32_t i = 0; i < 4; ++i) {
-      made.word[i] = pack_pair(Result{}, at[2 * i] * weight, at[2 * i + 1] * weight);
+      made.word[i] = pack_pair(Result{}, value[2 * i] * weight, value[2 * i + 1] * weight);
     }
     const uint64_t row = static_cast<uint32_t>(pair);
     char* to = static_cast<char*>(args.slots) + (row * width + first + quarter * 8) * 2;

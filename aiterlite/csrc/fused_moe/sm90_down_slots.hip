@@ -61,15 +61,17 @@ struct Entries {
 AITERLITE_DEVICE void write(const Args& args, const Lists& lists, Shared& shared, const Entries& entries,
                             const Tile& tile, const Place& place, const Piece& piece) {
   const auto width = static_cast<uint32_t>(args.moe.width), first_row = piece.part * kTileRows;
-  float row_scale[2] = {1.0f, 1.0f};
-  if constexpr (kRowScales) {
-    const float* scale = args.moe.w2_scale + uint64_t{lists.expert(piece.block)} * width;
+  float row_scale[2] = {1.0f, 1.0f}, bias[2] = {};
+  const auto read_rows = [&](const float* rows, float (&into)[2]) {
+    const float* of = rows + uint64_t{lists.expert(piece.block)} * width;
 #pragma unroll
     for (uint32_t i = 0; i < 2; ++i) {
       const uint32_t row = first_row + place.row(i);
-      if (row < width) row_scale[i] = load_f32(scale + row);
+      if (row < width) into[i] = load_f32(of + row);
     }
-  }
+  };
+  if constexpr (kRowScales) read_rows(args.moe.w2_scale, row_scale);
+  if constexpr (AITERLITE_BIAS2) read_rows(args.moe.bias2, bias);
   // Matrices of 8 columns by 8 rows, which are stored by columns: a warp's 16 rows of two of the thread's pairs of
   // columns at once. Of an odd number the last is stored twice.
 #pragma unroll
@@ -79,8 +81,13 @@ AITERLITE_DEVICE void write(const Args& args, const Lists& lists, Shared& shared
     for (uint32_t m = 0; m < 4; ++m) {
       const uint32_t column = j + m / 2 < kColumns / 8 ? j + m / 2 : j, k = 4 * column + 2 * (m % 2);
       const float* weight = shared.weight + place.column(column, 0);
-      packed[m] = pack_pair(Out{}, tile.first[k] * (row_scale[m % 2] * weight[0]),
-                            tile.first[k + 1] * (row_scale[m % 2] * weight[1]));
+      float value[2] = {tile.first[k] * (row_scale[m % 2] * weight[0]),
+                        tile.first[k + 1] * (row_scale[m % 2] * weight[1])};
+      if constexpr (AITERLITE_BIAS2) {
+        value[0] = __builtin_fmaf(bias[m % 2], weight[0], value[0]);
+        value[1] = __builtin_fmaf(bias[m % 2], weight[1], value[1]);
+      }
+      packed[m] = pack_pair(Out{}, value[0], value[1]);
     }
     const uint32_t second = j + 1 < kColumns / 8 ? place.lane / 16 : 0;
     store_matrices_transposed(&shared.rows[8 * (j + second) + place.lane % 8][place.warp * 16 + place.lane / 8 % 2 * 8],

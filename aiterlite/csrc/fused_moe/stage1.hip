@@ -31,7 +31,7 @@ using namespace aiterlite::fused_moe;
 using Element = AITERLITE_ELEMENT;
 constexpr uint32_t kTokenTiles = AITERLITE_TOKENS / 16, kTokens = AITERLITE_TOKENS;
 constexpr bool kShuffled = AITERLITE_SHUFFLED, kInterleaved = AITERLITE_INTERLEAVED, kWeighted = AITERLITE_WEIGHTED,
-               kMarks = AITERLITE_MARKS;
+               kMarks = AITERLITE_MARKS, kBiased = AITERLITE_BIASED;
 constexpr int kScales = AITERLITE_SCALES;
 static_assert(AITERLITE_TOKENS == 16 || AITERLITE_TOKENS == 32 || AITERLITE_TOKENS == 64,
               "AITERLITE_TOKENS must be 16, 32 or 64");
@@ -211,17 +211,32 @@ AITERLITE_KERNEL_WAVES(kThreads, 2) aiterlite_fused_moe_stage1(aiterlite_fused_m
     }
   }
   const Swiglu swiglu = {args.limit, args.beta, args.linear_beta};
+  const auto weight_of = [&](uint32_t c) {
+    return kWeighted ? shared.weight[16 * c + Mfma<16>::sum_column(lane)] : 1.0f;
+  };
+  if constexpr (kBiased) {
+#pragma unroll
+    for (uint32_t t = 0; t < kRowTiles; ++t) {
+#pragma unroll
+      for (uint32_t i = 0; i < 4; ++i) {
+        const uint32_t row = weight_row(args, first, t, Mfma<16>::sum_row(lane, i));
+        const float bias = load_f32(args.bias1 + uint64_t{2} * expert * inter + row);
+#pragma unroll
+        for (uint32_t c = 0; c < kTokenTiles; ++c) sums[t][c][i] = __builtin_fmaf(sums[t][c][i], weight_of(c), bias);
+      }
+    }
+  }
   Values h;
 #pragma unroll
   for (uint32_t c = 0; c < kTokenTiles; ++c) {
-    const float weight = kWeighted ? shared.weight[16 * c + Mfma<16>::sum_column(lane)] : 1.0f;
+    const float weight = weight_of(c);
 #pragma unroll
     for (uint32_t p = 0; p < kPairs; ++p) {
 #pragma unroll
       for (uint32_t i = 0; i < 4; ++i) {
         GateUp both = gate_up(sums[2 * p][c], sums[2 * p + 1][c], i);
         // Of x times the weight they are as much.
-        if constexpr (kWeighted) both = {both.gate * weight, both.up * weight};
+        if constexpr (kWeighted && !kBiased) both = {both.gate * weight, both.up * weight};
         h[c][p][i] = activate<AITERLITE_ACTIVATION>(both.gate, both.up, swiglu);
       }
     }

@@ -21,7 +21,8 @@ using namespace aiterlite::fused_moe;
 using Element = AITERLITE_ELEMENT;
 using Result = AITERLITE_RESULT;
 constexpr uint32_t kTokenTiles = AITERLITE_TOKENS / 16, kTokens = AITERLITE_TOKENS, kRowTiles = AITERLITE_TILES;
-constexpr bool kShuffled = AITERLITE_SHUFFLED, kWeighted = AITERLITE_WEIGHTED, kMarks = AITERLITE_MARKS;
+constexpr bool kShuffled = AITERLITE_SHUFFLED, kWeighted = AITERLITE_WEIGHTED, kMarks = AITERLITE_MARKS,
+               kBiased = AITERLITE_BIASED;
 constexpr int kScales = AITERLITE_SCALES;
 static_assert(AITERLITE_TOKENS == 16 || AITERLITE_TOKENS == 32 || AITERLITE_TOKENS == 64,
               "AITERLITE_TOKENS must be 16, 32 or 64");
@@ -98,6 +99,18 @@ AITERLITE_KERNEL_WAVES(kThreads, 2) aiterlite_fused_moe_stage2(aiterlite_fused_m
         const float scale = load_f32(args.w2_scale + uint64_t{expert} * width + row);
 #pragma unroll
         for (uint32_t c = 0; c < kTokenTiles; ++c) sums[t][c][i] *= scale;
+      }
+    }
+  }
+  if constexpr (kBiased) {
+#pragma unroll
+    for (uint32_t t = 0; t < kRowTiles; ++t) {
+#pragma unroll
+      for (uint32_t i = 0; i < 4; ++i) {
+        const uint32_t row = first + 16 * t + Mfma<16>::sum_row(lane, i);
+        const float bias = load_f32(args.bias2 + uint64_t{expert} * width + row);
+#pragma unroll
+        for (uint32_t c = 0; c < kTokenTiles; ++c) sums[t][c][i] += bias;
       }
     }
   }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -125,6 +125,11 @@ def make(problem: MoeProblem, seed: int, ids: Tensor | None = None, device: torc
         w1, w2 = (codes(shape, dtype_of(problem.code), generator) for shape in shapes)
         first, second = (_scales(problem.quant, shape, generator) for shape in shapes)
         weights = Weights(w1, w2, first, second, problem.interleaved)
+    weights = replace(
+        weights,
+        bias1=normal(experts, 2 * inter) if problem.bias1 else None,
+        bias2=normal(experts, width) if problem.bias2 else None,
+    )
     if problem.shuffled:
         w1, w2 = shuffle_weight(w1), shuffle_weight(w2)
     w1_scale, w2_scale = weights.w1_scale, weights.w2_scale
@@ -169,6 +174,8 @@ def _fused_moe(problem: MoeProblem, seed: int) -> Sample:
         "w1_scale": made.w1_scale,
         "w2_scale": made.w2_scale,
         "a1_scale": made.x_scale,
+        "bias1": made.weights.bias1,
+        "bias2": made.weights.bias2,
     }
     inputs = {"hidden_states": made.x, "w1": made.w1, "w2": made.w2, "topk_weight": made.routing, "topk_ids": made.ids}
     inputs["out"] = torch.zeros(layer.out.shape, dtype=dtype)
@@ -178,12 +185,11 @@ def _fused_moe(problem: MoeProblem, seed: int) -> Sample:
 
     def bind(given: Tensors) -> functools.partial[Any]:
         tensors = [_native(problem, given[name]) for name in list(inputs)[:6]]
-        mask, w1_scale, w2_scale, a1_scale = (given.get(name) for name in optional)
+        mask, w1_scale, w2_scale, a1_scale, *biases = (given.get(name) for name in optional)
         precision = problem.precision or PRECISIONS[0]
         options = (problem.weighted_input, mode, problem.shuffled, None, None, None, problem.deterministic, precision)
-        return functools.partial(
-            fused_moe.OPERATOR, *tensors, mask, None, w1_scale, w2_scale, a1_scale, *kinds, *options, problem.by_slots
-        )
+        kept = (w1_scale, w2_scale, a1_scale, *kinds, *options, problem.by_slots, *biases)
+        return functools.partial(fused_moe.OPERATOR, *tensors, mask, None, *kept)
 
     bound = reference.error_bound(layer, dtype, problem.quant in ("token", "block"))
     return Sample(inputs=inputs, bind=bind, results=(), outputs={"out": Within(layer.out, bound)})

@@ -153,6 +153,11 @@ struct Chunk {
   }
 };
 
+// Where the biases of an expert's rows from `row` on are; null where there are none.
+inline const float* bias_of(const float* bias, int64_t expert, int64_t rows, int64_t row) {
+  return bias == nullptr ? nullptr : bias + expert * rows + row;
+}
+
 // The columns [first, last) of a token's slots, weighted, as they are in `products`, a row of `pitch` for each pair;
 // zeros for slots that have no pair.
 template <class Out>

@@ -3,6 +3,7 @@
 //
 // Stage 1: of each pair of a token and one of its slots, h = act(x w1_gate^T) * (x w1_up^T), by the slot's expert.
 // Stage 2: out[token] = sum over its slots of weight * h w2^T.
+// Biases are added to products before the activation, and before the weight of the result; behind a weight on x.
 #pragma once
 #include <stdint.h>
 
@@ -52,6 +53,8 @@ struct aiterlite_fused_moe_args {
   float beta;              // swiglu: gate * sigmoid(beta * gate)
   float linear_beta;       // swiglu: times (up + linear_beta)
   int32_t sorted_entries;  // of sorted buffers that a call brings: what num_valid_ids says beyond is not there
+  const float* bias1;      // [experts, 2 * inter], by rows of w1 as they lie; null where there is none
+  const float* bias2;      // [experts, width]
 };
 
 // The same for the CPU's kernel, which has one symbol for a type of elements and of weights, and all else as numbers.

@@ -85,17 +85,19 @@ AITERLITE_DEVICE void finish(const Args& all, const Lists& lists, FinishShared& 
   const aiterlite_fused_moe_args& args = all.moe;
   const auto inter = static_cast<uint32_t>(args.inter);
   const fused_moe::Swiglu swiglu = {args.limit, args.beta, args.linear_beta};
-  float row_scale[2][2] = {{1.0f, 1.0f}, {1.0f, 1.0f}};
-  if constexpr (kRowScales) {
+  float row_scale[2][2] = {{1.0f, 1.0f}, {1.0f, 1.0f}}, bias[2][2] = {};
+  const auto read_rows = [&](const float* rows, float (&into)[2][2]) {
     const uint32_t expert = lists.expert(block);
 #pragma unroll
     for (uint32_t i = 0; i < 2; ++i) {
       const uint32_t row = (part * kRows + element_of(place, i)) * static_cast<uint32_t>(args.gate_step);
-      const float* scale = args.w1_scale + uint64_t{expert} * 2 * inter + row;
-      row_scale[i][0] = load_f32(scale);
-      row_scale[i][1] = load_f32(scale + args.up_offset);
+      const float* of = rows + uint64_t{expert} * 2 * inter + row;
+      into[i][0] = load_f32(of);
+      into[i][1] = load_f32(of + args.up_offset);
     }
-  }
+  };
+  if constexpr (kRowScales) read_rows(args.w1_scale, row_scale);
+  if constexpr (AITERLITE_BIAS1) read_rows(args.bias1, bias);
   float most[kSums / 2];
 #pragma unroll
   for (uint32_t k = 0; k < kSums; ++k) {
@@ -105,6 +107,10 @@ AITERLITE_DEVICE void finish(const Args& all, const Lists& lists, FinishShared& 
       const float weight = lists.weight(block * kColumns + place.column(j, c));
       gate *= weight;
       up *= weight;
+    }
+    if constexpr (AITERLITE_BIAS1) {
+      gate += bias[i][0];
+      up += bias[i][1];
     }
     tile.first[k] = fused_moe::activate<AITERLITE_ACTIVATION>(gate, up, swiglu);
     const float magnitude = __builtin_fabsf(tile.first[k]);

@@ -1,0 +1,49 @@
+"""What calls of the mixture of experts may ask for beside the sum of products, on a GPU, against float64: biases, and a
+row for each slot."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import fused_moe_cases as cases  # noqa: E402
+import fused_moe_mxfp4_cases as mx  # noqa: E402
+
+pytestmark = [pytest.mark.torch, pytest.mark.gpu]
+BOTH = {"bias1": True, "bias2": True}
+WEIGHTS: list[dict[str, Any]] = [
+    {"quant": "none", "code": ""},
+    {"quant": "token", "code": "e4m3fn"},
+    {"quant": "block", "code": "e4m3fn", "shuffled": True},
+]
+ASKED: list[dict[str, Any]] = [
+    {"activation": "swiglu", **BOTH},
+    {"interleaved": True, "weighted_input": True, **BOTH},
+    {"bias1": True, "activation": "gelu"},
+    {"by_slots": True},
+    {"by_slots": True, "masked": True, "global_experts": 13, **BOTH},
+]
+
+
+@pytest.mark.parametrize("asked", ASKED, ids=lambda asked: "-".join(asked))
+@pytest.mark.parametrize("weights", WEIGHTS, ids=lambda weights: weights["quant"])
+def test_layers(weights: dict[str, Any], asked: dict[str, Any]) -> None:
+    for tokens, width, inter in ((1, 256, 128), (9, 384, 384), (40, 640, 256), (600, 256, 256)):
+        problem = cases.problem_of(tokens=tokens, width=width, inter=inter, **weights, **asked)
+        ids = cases.skewed_ids("strange", replace(problem, experts=problem.global_experts), tokens)
+        ids[0] = 2
+        case = cases.case_of(problem, tokens, ids, device="cuda")
+        cases.check_on_hopper(case, cases.run(case), problem.quant != "none")
+
+
+@pytest.mark.parametrize("asked", ASKED, ids=lambda asked: "-".join(asked))
+@pytest.mark.parametrize("precision", ["a4w4", "a16w4"])
+def test_layers_of_mxfp4(precision: str, asked: dict[str, Any]) -> None:
+    for tokens, width, inter in ((1, 160, 96), (40, 320, 128), (300, 192, 192)):
+        fields = {**asked, "interleaved": asked.get("interleaved", False) and precision != "a4w4"}
+        case = mx.case_of(mx.problem_of(tokens=tokens, width=width, inter=inter, precision=precision, **fields), tokens)
+        mx.check(case, mx.run(case, device="cuda"))
