@@ -32,7 +32,7 @@ ASKED: list[dict[str, Any]] = [
 @pytest.mark.parametrize("asked", ASKED, ids=lambda asked: "-".join(asked))
 @pytest.mark.parametrize("weights", WEIGHTS, ids=lambda weights: weights["quant"])
 def test_layers(weights: dict[str, Any], asked: dict[str, Any]) -> None:
-    for tokens, width, inter in ((1, 256, 128), (9, 384, 384), (40, 640, 256), (600, 256, 256)):
+    for tokens, width, inter in ((9, 384, 384), (600, 256, 256)):
         problem = cases.problem_of(tokens=tokens, width=width, inter=inter, **weights, **asked)
         ids = cases.skewed_ids("strange", replace(problem, experts=problem.global_experts), tokens)
         ids[0] = 2
@@ -43,7 +43,7 @@ def test_layers(weights: dict[str, Any], asked: dict[str, Any]) -> None:
 @pytest.mark.parametrize("asked", ASKED, ids=lambda asked: "-".join(asked))
 @pytest.mark.parametrize("precision", ["a4w4", "a16w4"])
 def test_layers_of_mxfp4(precision: str, asked: dict[str, Any]) -> None:
-    for tokens, width, inter in ((1, 160, 96), (40, 320, 128), (300, 192, 192)):
+    for tokens, width, inter in ((1, 160, 96), (300, 192, 192)):
         fields = {**asked, "interleaved": asked.get("interleaved", False) and precision != "a4w4"}
         case = mx.case_of(mx.problem_of(tokens=tokens, width=width, inter=inter, precision=precision, **fields), tokens)
         mx.check(case, mx.run(case, device="cuda"))
