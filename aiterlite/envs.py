@@ -171,10 +171,12 @@ GEMM_REDUCTION = _choice(
 )
 MXFP4_ACTIVATIONS = _choice(
     "AITERLITE_MXFP4_ACTIVATIONS",
-    "fp4",
-    ("fp4", "bf16"),
-    "What fused_moe (per_1x32) and aiterlite.models multiply weights of MXFP4 by, for any number of tokens: fp4 "
-    "quantises hidden states and what is between the stages to MXFP4, as upstream does; bf16 keeps their 16 bits.",
+    "auto",
+    ("auto", "fp4", "fp8", "bf16"),
+    "What fused_moe (per_1x32) and aiterlite.models multiply weights of MXFP4 by, for any number of tokens: fp4 and "
+    "fp8 quantise hidden states and what is between the stages to MXFP4 or MXFP8, bf16 keeps their 16 bits, auto goes "
+    "by how gates lie, as upstream does for many tokens: fp8 where they take turns, else fp4. Projections of models "
+    "have fp4 and bf16, and take fp8 for fp4.",
 )
 OVERLAP = _choice(
     "AITERLITE_OVERLAP",

@@ -39,7 +39,7 @@ class Case:
     @property
     def layer(self) -> reference.Layer:
         made, problem = self.made, self.problem
-        rounded = reference.MXFP4 if problem.precision == "a4w4" else None
+        rounded = samples.rounding_of(problem)
         return reference.fused_moe(
             made.x, made.weights, made.ids, made.routing, samples.activation_of(problem), made.x_scale, made.mask,
             self.live, problem.weighted_input, rounded, by_slots=problem.by_slots,

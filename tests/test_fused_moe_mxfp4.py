@@ -30,7 +30,7 @@ from aiterlite.target import resolve  # noqa: E402
 pytestmark = [pytest.mark.torch, pytest.mark.compile]
 LEVELS = [target for target in RUNNABLE if target in (HOST, "cpu-x86-64", "cpu-x86-64-v3")]
 levels = pytest.mark.parametrize("target", LEVELS)
-precisions = pytest.mark.parametrize("precision", ["a4w4", "a16w4"])
+precisions = pytest.mark.parametrize("precision", ["a4w4", "a16w4", "a8w4"])
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +52,8 @@ FORMS: list[dict[str, Any]] = [
     {"precision": "a4w4", "dtype": "fp16"},
     {"precision": "a16w4", "dtype": "fp16"},
     {"precision": "a4w4", "quantised": True},
+    {"precision": "a8w4"},
+    {"precision": "a8w4", "dtype": "fp16", "quantised": True},
 ]
 
 
@@ -73,7 +75,7 @@ def test_layers(target: str, form: dict[str, Any]) -> None:
 @precisions
 def test_the_first_stage(precision: str) -> None:
     """h, before anything of the second."""
-    for interleaved in (False, True) if precision == "a16w4" else (False,):
+    for interleaved in (False, True):
         how = {"activation": "gelu", "interleaved": interleaved}
         problem = problem_of(tokens=40, topk=1, width=288, inter=160, precision=precision, **how)
         case, h = first_stage(problem)
@@ -105,7 +107,7 @@ def test_ids_masks_and_tokens_that_do_not_count(precision: str) -> None:
 
 def test_bits_do_not_depend_on_threads_nor_on_other_tokens() -> None:
     """Nor on how many tokens there are: one rule says how they are multiplied."""
-    for precision in ("a4w4", "a16w4"):
+    for precision in ("a4w4", "a16w4", "a8w4"):
         case = case_of(problem_of(tokens=40, experts=3, topk=2, width=640, inter=256, precision=precision), 5)
         whole = run(case)
         with threads(3):
@@ -178,17 +180,31 @@ def test_the_variable_says_what_weights_are_multiplied_by() -> None:
     with envs.override(AITERLITE_MXFP4_ACTIVATIONS="bf16"):
         kept = moe.fused_moe(**given)
     check(case_of(replace(case.problem, precision="a16w4"), 2), kept)
-    with pytest.raises(EnvironmentValueError, match="fp4, bf16"), envs.override(AITERLITE_MXFP4_ACTIVATIONS="fp8"):
+    with envs.override(AITERLITE_MXFP4_ACTIVATIONS="fp8"):
+        check(case_of(replace(case.problem, precision="a8w4"), 2), moe.fused_moe(**given))
+    with pytest.raises(EnvironmentValueError, match="auto, fp4, fp8"), envs.override(AITERLITE_MXFP4_ACTIVATIONS="8"):
         moe.fused_moe(**given)
 
 
-def test_gates_that_take_turns_keep_hidden_states_or_are_refused() -> None:
-    _, given = operands()
-    with pytest.raises(ArgumentError, match=r"a8w4.*AITERLITE_MXFP4_ACTIVATIONS=bf16"):
-        moe.fused_moe(**given, gate_mode="interleave")
-    case, given = operands(precision="a16w4", interleaved=True)
-    with envs.override(AITERLITE_MXFP4_ACTIVATIONS="bf16"):
-        check(case, moe.fused_moe(**given, gate_mode="interleave"))
+def test_gates_that_take_turns_are_multiplied_by_mxfp8_unless_something_is_asked_for() -> None:
+    for asked, precision in (("auto", "a8w4"), ("fp4", "a4w4"), ("fp8", "a8w4"), ("bf16", "a16w4")):
+        case, given = operands(precision=precision, interleaved=True)
+        with envs.override(AITERLITE_MXFP4_ACTIVATIONS=asked):
+            check(case, moe.fused_moe(**given, gate_mode="interleave"))
+
+
+def test_codes_say_what_the_rest_becomes_or_are_refused() -> None:
+    for precision, asked in (("a8w4", "fp8"), ("a4w4", "fp4")):
+        case, given = operands(quantised=True, precision=precision)
+        for interleaved in (False, True):
+            lie = {"gate_mode": "interleave" if interleaved else "separated", "dtype": torch.bfloat16}
+            made = replace(case, problem=replace(case.problem, interleaved=interleaved))
+            made.made.weights = replace(case.made.weights, interleaved=interleaved)
+            check(made, moe.fused_moe(**given, **lie))
+        for other in {"fp4", "fp8", "bf16"} - {asked}:
+            with envs.override(AITERLITE_MXFP4_ACTIVATIONS=other), pytest.raises(ArgumentError) as caught:
+                moe.fused_moe(**given, dtype=torch.bfloat16)
+            assert caught.value.argument == "hidden_states" and "Unset it" in str(caught.value)
 
 
 def _bytes(*shape: int) -> Tensor:
@@ -231,10 +247,9 @@ def test_problems_say_how_they_are_multiplied() -> None:
     assert (made.code, made.precision, made.aligned) == ("e2m1", "a4w4", True)
     cpu = resolve("cpu-x86-64")
     for fields, words in (
-        ({"precision": ""}, "allowed: a4w4, a16w4"),
+        ({"precision": ""}, "allowed: a4w4, a16w4, a8w4"),
         ({"code": "e4m3fn"}, "allowed: e2m1"),
         ({"quant": "block", "code": "e4m3fn"}, "allowed: empty"),
-        ({"interleaved": True}, "a8w4"),
         ({"width": 1008}, "multiples of 32"),
         ({"quantised": True, "precision": "a16w4"}, "a16w4"),
     ):

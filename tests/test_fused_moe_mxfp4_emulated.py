@@ -40,6 +40,9 @@ CASES: dict[str, dict[str, Any]] = {
         **{"tokens": 2, "width": 64, "inter": 64, "precision": "a16w4", "dtype": "fp16", "interleaved": True},
         **{"activation": "swiglu", "masked": True, "global_experts": 11},
     },
+    "eight bits": {"tokens": 3, "width": 2080, "inter": 32, "precision": "a8w4", "interleaved": True},
+    "eight bits, fp16": {"tokens": 2, "width": 160, "inter": 96, "precision": "a8w4", "dtype": "fp16"},
+    "eight bits that come": {"tokens": 2, "width": 96, "inter": 64, "precision": "a8w4", "quantised": True},
 }
 
 
@@ -54,7 +57,7 @@ def _one_thread() -> Iterator[None]:
 def test_layers(name: str, target: str, sanitized: Recording) -> None:
     """Plain and shuffled operands give the same bits."""
     problem = problem_of(**CASES[name])
-    live = 2 if name == "codes" else None
+    live = 2 if name in ("codes", "eight bits") else None
     case = case_of(problem, 1, live=live)
     with on(target):
         got = run(case, spare=1)
@@ -85,7 +88,7 @@ def test_the_first_stage(target: str, sanitized: Recording) -> None:
 def test_nothing_is_spilled(target: str) -> None:
     persona = resolve(target)
     for tokens in (16, 600):
-        for precision in ("a4w4", "a16w4"):
+        for precision in ("a4w4", "a16w4", "a8w4"):
             problem = problem_of(tokens=tokens, experts=8, width=7168, inter=256, precision=precision, shuffled=True)
             assert_nothing_spilled(decide(TABLE, problem, persona).kernels)
 

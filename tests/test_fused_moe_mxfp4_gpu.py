@@ -19,6 +19,8 @@ pytestmark = [pytest.mark.torch, pytest.mark.gpu]
 FORMS: list[dict[str, Any]] = [
     {"precision": "a4w4"},
     {"precision": "a4w4", "quantised": True, "weighted_input": True},
+    {"precision": "a8w4", "interleaved": True, "activation": "swiglu"},
+    {"precision": "a8w4", "quantised": True, "dtype": "fp16"},
     {"precision": "a16w4", "interleaved": True, "activation": "swiglu"},
     {"precision": "a16w4", "dtype": "fp16", "masked": True, "global_experts": 9},
 ]

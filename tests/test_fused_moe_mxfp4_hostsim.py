@@ -28,15 +28,15 @@ CASES: list[dict[str, Any]] = [
     {"tokens": 3, "topk": 2, "experts": 3, "width": 160, "inter": 96},
     {"tokens": 20, "topk": 1, "experts": 2, "width": 192, "inter": 64, "shuffled": True, "weighted_input": True},
     {"tokens": 12, "topk": 2, "experts": 2, "width": 96, "inter": 32, "precision": "a16w4", "interleaved": True},
+    {"tokens": 9, "topk": 2, "experts": 2, "width": 96, "inter": 64, "precision": "a8w4"},
 ]
 
 
 def h_of(case: Case) -> Tensor:
     """float64 [tokens, topk, inter], before it is rounded; zeros where a slot has no expert."""
     problem, made = case.problem, case.made
-    x = made.x.double()
-    if problem.precision == "a4w4":
-        x = reference.rounded_by_groups(made.x, reference.MXFP4)
+    rounding = samples.rounding_of(problem)
+    x = made.x.double() if rounding is None else reference.rounded_by_groups(made.x, rounding)
     h = torch.zeros(problem.tokens, problem.topk, problem.inter, dtype=torch.float64)
     for token, row in enumerate(made.ids.tolist()):
         for slot, expert in enumerate(row):
@@ -77,6 +77,8 @@ def check_stages(fields: dict[str, Any], seed: int, tmp_path: Path) -> None:
     x_scale = None
     if packed:
         x, x_scale = mxfp4.quantise(made.x)
+    elif problem.precision == "a8w4":
+        x = reference.rounded_by_groups(made.x, reference.MXFP8).bfloat16()
     pairs, inter, blocks = problem.pairs, problem.inter, problem.inter // 32
     h = torch.full((pairs, inter // 2 if packed else 2 * inter), 0xEE, dtype=torch.uint8)
     h_scale = torch.full((pairs, blocks), 0xEE, dtype=torch.uint8) if packed else None
@@ -100,6 +102,8 @@ def check_stages(fields: dict[str, Any], seed: int, tmp_path: Path) -> None:
         wanted = reference.rounded_by_groups(exact.bfloat16(), reference.MXFP4)
     else:
         got, wanted = h.view(torch.bfloat16).double(), exact
+    if problem.precision == "a8w4":
+        wanted = reference.rounded_by_groups(exact.bfloat16(), reference.MXFP8)
     assert reference.relative_error(got[counts], wanted[counts]) <= 5e-3
     assert bool((h[~counts] == 0xEE).all()), "h of a slot without an expert was written"
 

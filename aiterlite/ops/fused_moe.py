@@ -71,7 +71,8 @@ def fused_moe(
     """A layer of experts: the sum over a token's slots of weight * w2 (act(gate x) * up x), by the slot's expert.
 
     Args:
-        hidden_states: [tokens, width] bfloat16 or float16, rows may be strided; or codes of w1's type, beside a1_scale.
+        hidden_states: [tokens, width] bfloat16 or float16, rows may be strided; or codes of w1's type, or of MXFP8
+            (float8_e4m3fn) beside weights of MXFP4, with a1_scale.
         w1: [experts, 2 * inter, width], contiguous: rows of gate before those of up, or as gate_mode says. Of
             hidden_states' dtype, or codes of an e4m3 type, or of MXFP4, two a byte (float4_e2m1fn_x2, uint8). With the
             attribute `is_shuffled` on w1 or w2, both lie as `shuffle_weight` puts them.
@@ -85,14 +86,15 @@ def fused_moe(
         quant_type: No; per_Token: a scale for each row of w1 and w2; per_1x128 or per_128x128, which are the same: one
             for each block of 128 x 128, and width and inter are multiples of 128. Hidden states, and what is between
             the stages, are quantised in the call where a kernel multiplies 8-bit numbers. per_1x32: MXFP4, and both
-            become it for any number of tokens, or keep 16 bits by AITERLITE_MXFP4_ACTIVATIONS (docs/fused-moe.md).
+            become it for any number of tokens, or MXFP8 where gates take turns; or what AITERLITE_MXFP4_ACTIVATIONS
+            says: either, or they keep 16 bits (docs/fused-moe.md).
         doweight_stage1: the routing weight goes on hidden_states, not on the result. (Upstream: topk 1 only.)
         w1_scale: float32 [experts, 2 * inter / 128, width / 128], or [experts, 2 * inter], contiguous or flattened; a
             number is its code times its scale. Of MXFP4 float8_e8m0fnu or uint8 [experts, 2 * inter, width / 32]; of
             weights that are shuffled what `shuffle_scale` makes of [experts * 2 * inter, width / 32].
         w2_scale: the same of w2: [experts, width / 128, inter / 128], or [experts, width].
-        a1_scale: float32 [tokens, width / 128], of MXFP4 bytes [tokens, width / 32], of any strides, where
-            hidden_states are codes.
+        a1_scale: float32 [tokens, width / 128], of MXFP4 and MXFP8 bytes [tokens, width / 32], of any strides,
+            where hidden_states are codes.
         block_size_M, moe_sorting_dispatch_policy: preferences; the table decides, with the same result.
         num_local_tokens: int32 [1], on the device: how many tokens there are; rows of the result behind them are 0.
         dtype: of the result: bfloat16 or float16, that of hidden_states unless those are codes.
@@ -216,7 +218,9 @@ class _Call:
     @property
     def precision(self) -> str:
         """What is asked for, or else what the environment says, which prepared calls go by."""
-        return self.asked_precision or mxfp4.PRECISION_OF[envs.MXFP4_ACTIVATIONS.get()]
+        interleaved = checks.is_interleaved(OP, self.gate_mode)
+        asked = envs.MXFP4_ACTIVATIONS.get()
+        return self.asked_precision or mxfp4.precision_of(asked, self.hidden_states, interleaved)
 
     @property
     def quantised(self) -> bool:
@@ -236,9 +240,8 @@ class _Call:
         x, w1, w2, out = self.hidden_states, self.w1, self.w2, self.out
         quant = checks.quant_name(OP, self.quant_type)
         self.numbers()
-        interleaved = checks.is_interleaved(OP, self.gate_mode)
+        checks.is_interleaved(OP, self.gate_mode)
         if self.is_mx:
-            mxfp4.check_gates(OP, interleaved, self.precision)
             mxfp4.check_weights(OP, x, w1, w2, self.shuffled)
         else:
             checks.check_weights(OP, x, w1, w2, ("hidden_states", "w1", "w2"), self.shuffled)

@@ -1,4 +1,4 @@
-"""What calls of the fused mixture of experts ask of weights of MXFP4, their scales, and hidden states of it.
+"""What calls of the fused mixture of experts ask of weights of MXFP4, their scales, and hidden states beside them.
 
 Scales are one matrix of all experts, [experts * rows, columns / 32]: as it is, or, beside weights that are shuffled, as
 `shuffle_scale` puts it, in any shape of as many bytes.
@@ -14,14 +14,16 @@ from torch import Tensor
 from aiterlite.errors import ArgumentError
 from aiterlite.ops import arguments, operands
 from aiterlite.ops.shuffle import padded_scale_shape
-from aiterlite.tables.fused_moe_problem import PRECISIONS
+from aiterlite.tables.fused_moe_problem import A4W4, A8W4, A16W4
 from aiterlite.tables.mx_types import BLOCK as MX_BLOCK
 
 PACKED, SCALES = operands.MX_CODES, operands.MX_SCALES
 # Codes of a byte.
 PACK = 2
-# By what AITERLITE_MXFP4_ACTIVATIONS says.
-PRECISION_OF = {"fp4": PRECISIONS[0], "bf16": PRECISIONS[1]}
+# By what AITERLITE_MXFP4_ACTIVATIONS says; auto goes by the call.
+_PRECISIONS = {"fp4": A4W4, "fp8": A8W4, "bf16": A16W4}
+# Codes of MXFP8.
+EIGHT = torch.float8_e4m3fn
 _PAD = "Pad weights and hidden states with zeros before they are quantised."
 
 
@@ -32,6 +34,16 @@ def is_packed(x: Tensor) -> bool:
 def width_of(x: Tensor) -> int:
     """Elements of a row."""
     return x.shape[-1] * (PACK if is_packed(x) else 1)
+
+
+def precision_of(asked: str, x: Tensor, interleaved: bool) -> str:
+    """What x and h become. Where nothing else is asked for they are what x comes as, or else what upstream multiplies
+    many tokens' by: MXFP4, and MXFP8 where gates take turns."""
+    if asked in _PRECISIONS:
+        return _PRECISIONS[asked]
+    if x.itemsize == 1:
+        return A8W4 if x.dtype == EIGHT else A4W4
+    return A8W4 if interleaved else A4W4
 
 
 def check_weights(op: str, x: Tensor, w1: Tensor, w2: Tensor, shuffled: bool) -> None:
@@ -83,28 +95,22 @@ def check_scales(op: str, w1: Tensor, w2: Tensor, shuffled: bool, **scales: Tens
 
 
 def check_input(op: str, x: Tensor, scale: Tensor | None, dtype: torch.dtype, precision: str) -> None:
-    """Hidden states: of the result's type, or codes with a scale for each 32 of a token."""
-    if not is_packed(x):
-        operands.check_dtype(op, "hidden_states", x, (dtype, *PACKED), "the dtype of the result, or two codes a byte")
+    """Hidden states: of the result's type, or codes of what they would become, with a scale for each 32 of a token."""
+    codes = {A4W4: PACKED, A8W4: (EIGHT,)}.get(precision, ())
+    if x.dtype not in codes:
+        if x.itemsize == 1 and x.dtype in (*PACKED, EIGHT):
+            allowed = f"{', '.join(map(str, (dtype, *codes)))}, as AITERLITE_MXFP4_ACTIVATIONS has it"
+            raise ArgumentError(
+                op, "hidden_states", f"of dtype {x.dtype}", allowed, "Unset it, or pass what they are of."
+            )
+        operands.check_dtype(op, "hidden_states", x, (dtype, *codes), "the dtype of the result, or codes")
         if scale is not None:
             allowed = f"None beside hidden_states of {x.dtype}"
             raise ArgumentError(op, "a1_scale", "a tensor", allowed, "They are quantised in the call.")
         return
-    if precision != PRECISIONS[0]:
-        allowed = f"{dtype} where AITERLITE_MXFP4_ACTIVATIONS is bf16"
-        raise ArgumentError(op, "hidden_states", f"of dtype {x.dtype}", allowed, "Unset it, or pass what they are of.")
     shape = [x.shape[0], width_of(x) // MX_BLOCK]
     if scale is None:
         raise ArgumentError(op, "a1_scale", "None", f"{shape}, the scales of hidden_states")
     operands.check_shape(op, "a1_scale", scale, [shape])
     operands.check_dtype(op, "a1_scale", scale, SCALES, "the dtypes of scales of MXFP4")
     operands.check_device(op, "a1_scale", scale, x, "hidden_states")
-
-
-def check_gates(op: str, interleaved: bool, precision: str) -> None:
-    if interleaved and precision == PRECISIONS[0]:
-        remedy = (
-            "Upstream multiplies these by 8-bit floats (a8w4), which has no kernel here. Put rows of gate before those "
-            "of up; or set AITERLITE_MXFP4_ACTIVATIONS=bf16, which serves both."
-        )
-        raise ArgumentError(op, "gate_mode", "'interleave'", "'separated' beside per_1x32", remedy)

@@ -13,7 +13,7 @@ and neither do tokens from `live` on; what their rows of x hold is not looked at
 result, [tokens, topk, width], zeros where it adds nothing.
 
 Weights of MXFP4 (reference/mxfp4.py) are multiplied by x and h as they are, or as MXFP4 has them, by RoundUp, h as what
-it is in bfloat16: `rounded=MXFP4`.
+it is in bfloat16: `rounded=MXFP4`; or as MXFP8 does (reference/mxfp8.py): `rounded=MXFP8`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aiterlite.reference import mxfp4, quant
+from aiterlite.reference import mxfp4, mxfp8, quant
 
 GROUP = 128
-MXFP4 = "mxfp4"
+MXFP4, MXFP8 = "mxfp4", "mxfp8"
 # Codes of an e4m3 type are 2^-4 of a number apart, which makes an rms error of some 0.026 of it.
 _CODE_ERROR = 0.026
 _UNIT = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2.0**-24}
@@ -109,8 +109,10 @@ def dequantised(codes: Tensor, scale: Tensor | None) -> Tensor:
 
 
 def rounded_by_groups(x: Tensor, dtype: torch.dtype | str) -> Tensor:
-    """x[..., K] as its 8-bit codes and their scales stand for, or those of MXFP4: float64."""
+    """x[..., K] as its 8-bit codes and their scales stand for, or those of MXFP4 or MXFP8: float64."""
     if isinstance(dtype, str):
+        if dtype == MXFP8:
+            return mxfp8.dequantise(*mxfp8.quantise(x)).double()
         return mxfp4.dequantise(*mxfp4.quantise(x)).double()
     codes, scales = quant.per_group(x, dtype, GROUP)
     return codes.double() * scales.double().repeat_interleave(GROUP, -1)
@@ -145,9 +147,9 @@ def fused_moe(
     which: str = "xh",
     by_slots: bool = False,
 ) -> Layer:
-    """The layer. x is [tokens, width], or codes of `x_scale` [tokens, width / 128], or MXFP4. With `rounded`, those of
-    x and h that `which` names are rounded to codes of that type and a scale for each 128 elements, or to MXFP4; an x of
-    codes is left as it is."""
+    """The layer. x is [tokens, width], or codes of `x_scale` [tokens, width / 128], or MXFP4 or MXFP8. With `rounded`,
+    those of x and h that `which` names are rounded to codes of that type and a scale for each 128 elements, or to MXFP4
+    or MXFP8; an x of codes is left as it is."""
     experts, width = weights.w2.shape[:2]
     local = local_ids(topk_ids, experts, mask, live)
     routing = topk_weights.double()
@@ -160,7 +162,7 @@ def fused_moe(
         weight = routing[tokens, slots].unsqueeze(1)
         given = x[tokens]
         if x_scale is not None and x_scale.itemsize == 1:
-            given = mxfp4.dequantise(given, x_scale[tokens])
+            given = (mxfp4 if given.dtype == torch.uint8 else mxfp8).dequantise(given, x_scale[tokens])
         elif x_scale is not None:
             given = given.double() * x_scale[tokens].double().repeat_interleave(GROUP, -1)
         elif rounded is not None and "x" in which:

@@ -21,6 +21,9 @@ from aiterlite.tables import fused_moe_mxfp4 as mxfp4
 from aiterlite.tables import fused_moe_sm90 as sm90
 from aiterlite.tables.family import Family
 from aiterlite.tables.fused_moe_problem import (
+    A4W4,
+    A8W4,
+    A16W4,
     ACTIVATIONS,
     BLOCK,
     FMOE_OP,
@@ -64,12 +67,9 @@ class CodesFit:
         if problem.precision not in allowed:
             given = f"precision is {problem.precision or 'empty'} with quant={problem.quant}"
             return Refusal(f"{given}; allowed: {', '.join(name or 'empty' for name in allowed)}")
-        if problem.precision == PRECISIONS[1]:
-            reason = "hidden states are quantised, and precision is a16w4"
-            return Refusal(reason, "precision=a4w4") if problem.quantised else None
-        reason = "interleaved gates of MXFP4 weights are multiplied by 8-bit numbers upstream (a8w4)"
-        interleaved = problem.is_mx and problem.interleaved
-        return Refusal(reason, "precision=a16w4, or rows of gate before those of up") if interleaved else None
+        if problem.precision == A16W4 and problem.quantised:
+            return Refusal("hidden states are quantised, and precision is a16w4", "precision=a4w4, or a8w4")
+        return None
 
     def __str__(self) -> str:
         return f"weights of dtype, {' or '.join(CODES)} with scales, or MXFP4 and a precision"
@@ -119,6 +119,8 @@ _FMOE = (
 # CPU ------------------------------------------------------------------------------------------------------------------
 
 _CPU_SYMBOL = "aiterlite_fused_moe_cpu_{dtype}_{code}"
+# What x and h become, as the kernel of MXFP4 numbers it.
+_ROUNDED = {A4W4: 1, A8W4: 2}
 _MX_SYMBOLS = tuple(_CPU_SYMBOL.format(dtype=dtype, code=MX_CODE) for dtype in DTYPES)
 # What GPU kernels of several launches leave for each other; the CPU's is one, and sorts by itself.
 _BETWEEN = ("local_topk_ids", "h", "h_scale", "slots")
@@ -152,7 +154,7 @@ def _cpu(problem: MoeProblem, persona: Persona, plan: None) -> tuple[Kernel, ...
         shuffled=int(problem.shuffled),
         weighted_input=int(problem.weighted_input),
         quantised=int(problem.quantised),
-        rounded=int(problem.precision == PRECISIONS[0]),
+        rounded=_ROUNDED.get(problem.precision, 0),
         by_slots=int(problem.by_slots),
     )
 
@@ -207,14 +209,15 @@ def _of_target(function: Callable[..., Any] | None) -> Callable[..., Any] | None
 
 def derive(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """Ids name the experts that are here, weights have the target's code, or without scales none, or that of MXFP4,
-    which hidden states become too; and contiguous operands are aligned as their rows are long."""
+    which hidden states become too, or MXFP8 where gates take turns; and contiguous operands are aligned as their rows
+    are long."""
     quant = values.get("quant", "block")
     bits = {"none": 16, "mxfp4": 4}.get(quant, 8)
     rows = [values.get(name, default) for name, default in (("width", 7168), ("inter", 256))]
     return {
         "global_experts": values["experts"],
         "code": {"none": "", "mxfp4": MX_CODE}.get(quant, NATIVE),
-        "precision": PRECISIONS[0] if quant == "mxfp4" else "",
+        "precision": "" if quant != "mxfp4" else A8W4 if values.get("interleaved") else A4W4,
         "aligned": all(row * bits % 128 == 0 for row in rows),
         **values,
     }

@@ -1,9 +1,9 @@
 """The fused mixture of experts with weights of MXFP4 on GPUs: kernels from one source for gfx942, gfx950 and sm_90a,
 which problems they serve, how they are cut.
 
-Hidden states become MXFP4 where the precision is a4w4, pairs of token and slot are sorted by experts in blocks, stage 1
-makes h, stage 2 a row for each slot, and a sum in the order of slots follows: the same bits in every launch, and those
-of a token do not depend on others.
+Hidden states become MXFP4 where the precision is a4w4, and where it is a8w4 the bf16 numbers that MXFP8 has for them;
+pairs of token and slot are sorted by experts in blocks, stage 1 makes h, stage 2 a row for each slot, and a sum in the
+order of slots follows: the same bits in every launch, and those of a token do not depend on others.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel, Operand, Value, Workspace, along_x, overlap_defines
 from aiterlite.tables import moe_sorting, mxfp4_quant
 from aiterlite.tables.fused_moe_parts import Places, slots_in, sum_kernel
-from aiterlite.tables.fused_moe_problem import ACTIVATIONS, ARGS, PRECISIONS, MoeProblem
+from aiterlite.tables.fused_moe_problem import A4W4, A8W4, ACTIVATIONS, ARGS, MoeProblem
 from aiterlite.tables.moe_sorting import SortProblem
 from aiterlite.tables.mx_types import BLOCK as MX_BLOCK
 from aiterlite.tables.mxfp4_quant import MxQuantProblem
 from aiterlite.target import Persona
 
-STAGE1, STAGE2 = "aiterlite_fused_moe_mxfp4_stage1", "aiterlite_fused_moe_mxfp4_stage2"
+STAGE1, STAGE2, NUMBERS = (f"aiterlite_fused_moe_mxfp4_{name}" for name in ("stage1", "stage2", "numbers"))
 _HOPPER = "sm_90a"
-_GROUP, _WAVES = 128, 4
+_GROUP, _WAVES, _NUMBERS_THREADS = 128, 4, 256
 # How RoundUp chooses scales (csrc/include/aiterlite/numeric/mxfp4_encode.h).
 _CARRY, _LEAST = 0x3FFFFF, 1
 # A lane of the sum holds a slot.
@@ -59,7 +59,7 @@ def _sorting(problem: MoeProblem, made: Plan) -> SortProblem:
 
 
 def _rounds(problem: MoeProblem) -> bool:
-    return problem.precision == PRECISIONS[0]
+    return problem.precision == A4W4
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,8 @@ def _buffers(problem: MoeProblem, persona: Persona, made: Plan) -> _Buffers:
     if packed and not problem.quantised:
         x["out"] = places.take(problem.tokens * problem.width // 2)
         x["scales"] = places.take(problem.tokens * problem.width // MX_BLOCK)
+    if problem.precision == A8W4:
+        x["h"] = places.take(2 * problem.tokens * problem.width)
     return _Buffers(stages, x, scratch, places.bytes)
 
 
@@ -110,11 +112,25 @@ def _quantise(problem: MoeProblem, persona: Persona, into: Mapping[str, Value]) 
     return tuple(replace(kernel, args={**kernel.args, **given}) for kernel in made)
 
 
+def _numbers(problem: MoeProblem, persona: Persona, into: Mapping[str, Value]) -> tuple[Kernel, ...]:
+    defines: dict[str, int | str] = {"ELEMENT": problem.dtype, "QUANTISED": int(problem.quantised)}
+    grid, block = along_x(problem.tokens * _parts(problem)), along_x(_NUMBERS_THREADS)
+    return (Kernel(_unit("numbers", NUMBERS, persona, defines), NUMBERS, ARGS, grid, block, args=into),)
+
+
+def _parts(problem: MoeProblem) -> int:
+    """Workgroups of a token."""
+    return -(-problem.width // (8 * _NUMBERS_THREADS))
+
+
 def kernels(problem: MoeProblem, persona: Persona, made: Plan) -> tuple[Kernel, ...]:
     buffers, packed = _buffers(problem, persona, made), _rounds(problem)
     first: dict[str, Value] = dict(buffers.stages)
     before: tuple[Kernel, ...] = ()
-    if buffers.x:
+    if "h" in buffers.x:
+        before = _numbers(problem, persona, {**buffers.stages, **buffers.x})
+        first |= {"x": buffers.x["h"], "stride_x": problem.width}
+    elif buffers.x:
         before = _quantise(problem, persona, buffers.x)
         first |= {"x": buffers.x["out"], "x_scale": buffers.x["scales"], "stride_x": problem.width // 2}
         first |= {"stride_scale_token": problem.width // MX_BLOCK, "stride_scale_group": 1}
@@ -127,8 +143,9 @@ def kernels(problem: MoeProblem, persona: Persona, made: Plan) -> tuple[Kernel, 
         "TOKENS": made.entries,
         "WEIGHTED": int(problem.weighted_input),
     }
-    number, activation = "bf16" if packed else problem.dtype, ACTIVATIONS.index(problem.activation)
-    gate_up = {**common, "ACTIVATION": activation, "BIASED": int(problem.bias1), "NUMBER": number}
+    eight = problem.precision == A8W4
+    number, activation = "bf16" if packed or eight else problem.dtype, ACTIVATIONS.index(problem.activation)
+    gate_up = {**common, "ACTIVATION": activation, "BIASED": int(problem.bias1), "NUMBER": number, "ROUNDS": int(eight)}
     down = {**common, "BIASED": int(problem.bias2), "RESULT": problem.dtype}
     threads = along_x(_WAVES * (32 if persona.target == _HOPPER else 64))
 
@@ -150,7 +167,8 @@ def workspace(problem: MoeProblem, persona: Persona, made: Plan) -> Workspace:
 
 
 def _accuracy(problem: MoeProblem) -> str:
-    how = "x and h are quantised to MXFP4" if _rounds(problem) else "x is not quantised; h is rounded to bf16"
+    kinds = {A4W4: "x and h are quantised to MXFP4", A8W4: "x and h are quantised to MXFP8"}
+    how = kinds.get(problem.precision, "x is not quantised; h is rounded to bf16")
     return f"{how}; each slot's result is rounded to {problem.dtype}"
 
 
@@ -164,7 +182,8 @@ class CountsFit:
         if problem.inter * problem.width >= 2**32:
             return Refusal(f"an expert's w1 of {2 * problem.inter} x {problem.width} may have 4 GiB or more")
         made = plan(problem, persona)
-        if made.blocks * -(-max(problem.width, problem.inter) // _GROUP) >= 2**31:
+        groups = made.blocks * -(-max(problem.width, problem.inter) // _GROUP)
+        if max(groups, problem.tokens * _parts(problem)) >= 2**31:
             return Refusal(f"{problem.tokens} tokens make 2^31 workgroups or more", "split the tokens")
         most = _MOST_TOPK.get(persona.target, 64)
         return Refusal(f"topk is {problem.topk}; allowed: up to {most}") if problem.topk > most else None

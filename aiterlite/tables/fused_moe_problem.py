@@ -14,9 +14,9 @@ ARGS = ArgumentStruct("aiterlite_fused_moe_args", "aiterlite/fused_moe/args.h")
 QUANTS = ("none", "token", "block", "mxfp4")
 ACTIVATIONS = ("silu", "gelu", "swiglu")
 BLOCK = 128
-# Of MXFP4 weights: elements that share a scale, their code, and what they are multiplied by, MXFP4 or 16 bits.
+# Of MXFP4 weights: their code, and what they are multiplied by: MXFP4, 16 bits, or MXFP8.
 MX_CODE = "e2m1"
-PRECISIONS = ("a4w4", "a16w4")
+PRECISIONS = A4W4, A16W4, A8W4 = ("a4w4", "a16w4", "a8w4")
 # The code of a target's own 8-bit floats.
 NATIVE = "native"
 
@@ -27,12 +27,12 @@ class MoeProblem:
 
     `dtype` is that of hidden states and result, `code` that of the weights' elements (empty: as `dtype`; `native`: the
     target's own). `quant`: weights have no scale (none), one a row (token), one a block of 128 x 128 (block), or are of
-    MXFP4 (mxfp4), which x and h become or do not (`precision`, of PRECISIONS; else empty). `quantised`: the
-    hidden states come in `code` with a scale for each 128 elements of a token, or 32 of MXFP4. `shuffled`: weights lie
-    as `shuffle_weight` puts them, and scales of MXFP4 as `shuffle_scale` does.
-    `interleaved`: rows of gate and up take turns. `weighted_input`: the routing weight goes on x, not on the result.
-    `masked`: ids are those of `global_experts`, of which a mask names the ones here. `by_slots`: the result has a row a
-    slot, which are not summed. `bias1`, `bias2`: whether rows of w1, of w2, have biases.
+    MXFP4 (mxfp4), beside which x and h become that, or MXFP8, or neither (`precision`, of PRECISIONS; else empty).
+    `quantised`: the hidden states come in `code` with a scale for each 128 elements of a token, or beside MXFP4 in what
+    they would become. `shuffled`: weights lie as `shuffle_weight` puts them, and scales of MXFP4 as `shuffle_scale`
+    does. `interleaved`: rows of gate and up take turns. `weighted_input`: the routing weight goes on x, not on the
+    result. `masked`: ids are those of `global_experts`, of which a mask names the ones here. `by_slots`: the result has
+    a row a slot, which are not summed. `bias1`, `bias2`: whether rows of w1, of w2, have biases.
     """
 
     tokens: int

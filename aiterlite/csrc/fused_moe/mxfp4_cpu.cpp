@@ -9,14 +9,15 @@
 // Traffic: a chunk reads the codes and scales of an expert that was chosen once from memory (a panel of more than 32
 // tokens reads its rows again, from the second-level cache); codes become numbers in registers.
 //
-// Rounding. With args.rounded x becomes MXFP4 (RoundUp), and h does, of what it is as bf16. Else x stays as it is and h
-// is fp32, or, with VDPBF16PS, bf16. That instruction takes subnormal numbers, and products, for zero; it serves bf16
-// without numbers below 2^-110 but zero, and of h what is below is rounded to zero. Sums are fp32; those over slots are
-// in the order of slots, so that bits do not depend on threads, nor on other tokens.
+// Rounding. With args.rounded x becomes MXFP4 or MXFP8 (RoundUp), and h does, of what it is as bf16. Else x stays as it
+// is and h is fp32, or, with VDPBF16PS, bf16. That instruction takes subnormal numbers, and products, for zero; it
+// serves bf16 without numbers below 2^-110 but zero, and of h what is below is rounded to zero. Sums are fp32; those
+// over slots are in the order of slots, so that bits do not depend on threads, nor on other tokens.
 #include <aiterlite/cpu/expert_activation.h>
 #include <aiterlite/cpu/expert_pairs.h>
 #include <aiterlite/cpu/mxfp4.h>
 #include <aiterlite/cpu/mxfp4_panel.h>
+#include <aiterlite/cpu/mxfp8.h>
 #include <aiterlite/host_abi.h>
 
 namespace {
@@ -35,8 +36,12 @@ int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 
 float number_of(uint32_t code, float scale) { return ((code & 8) != 0 ? -kE2m1[code & 7] : kE2m1[code & 7]) * scale; }
 
+enum { kKept, kMxfp4, kMxfp8 };  // args.rounded
+
 // A block as its codes and their scale stand for, by RoundUp.
-void round_block(float* values) {
+void round_block(float* values, int32_t to) {
+  if (to == kKept) return;
+  if (to == kMxfp8) return round_to_mxfp8(values);
   constexpr uint32_t kCarry = 0x3fffff, kLeastByte = 1;
   uint32_t most = 0;
   for (int64_t i = 0; i < kBlock; ++i) {
@@ -61,15 +66,19 @@ struct Source {
   void read(float* to, int64_t token, int64_t block) const {
     const aiterlite_fused_moe_args& call = args.call;
     if (args.quantised != 0) {
-      const uint8_t* codes = static_cast<const uint8_t*>(call.x) + token * call.stride_x + block * (kBlock / 2);
+      const bool packed = args.rounded != kMxfp8;
+      const uint8_t* codes =
+          static_cast<const uint8_t*>(call.x) + token * call.stride_x + block * kBlock / (packed ? 2 : 1);
       const auto* scales = reinterpret_cast<const uint8_t*>(call.x_scale);
       const float scale = e8m0_to_float(scales[token * call.stride_scale_token + block * call.stride_scale_group]);
-      for (int64_t i = 0; i < kBlock; ++i) to[i] = number_of(codes[i / 2] >> (i % 2 * 4) & 15, scale);
+      for (int64_t i = 0; i < kBlock; ++i) {
+        to[i] = packed ? number_of(codes[i / 2] >> (i % 2 * 4) & 15, scale) : e4m3fn_to_float(codes[i]) * scale;
+      }
       return;
     }
     const auto* from = static_cast<const uint16_t*>(call.x) + token * call.stride_x + block * kBlock;
     for (int64_t i = 0; i < kBlock; ++i) to[i] = In::to_float(from[i]);
-    if (args.rounded != 0) round_block(to);
+    round_block(to, args.rounded);
   }
   // Whether VDPBF16PS loses nothing of those of [first, first + count) that are in a pair.
   bool are_normal(const Chunk& chunk) const {
@@ -214,8 +223,10 @@ class Product {
     }
   }
   void keep_h(Number* row, int64_t block, float* h) {
-    for (int64_t i = 0; (kDots || args_.rounded != 0) && i < kBlock; ++i) h[i] = Bf16::to_float(Bf16::from_float(h[i]));
-    if (args_.rounded != 0) round_block(h);
+    if (kDots || args_.rounded != kKept) {
+      for (int64_t i = 0; i < kBlock; ++i) h[i] = Bf16::to_float(Bf16::from_float(h[i]));
+    }
+    round_block(h, args_.rounded);
     keep(row, block, h);
     if (block + 1 < slices_) return;
     const float zeros[kBlock] = {};
@@ -288,7 +299,7 @@ int32_t run(const Args& args, parallel_for_t parallel_for, int32_t threads) {
     int32_t status = 0;
 #if AITERLITE_CPU_BF16_DOT
     // Halves have more bits than bf16, unless they become codes.
-    const bool fits = __is_same(In, Bf16) || args.rounded != 0 || args.quantised != 0;
+    const bool fits = __is_same(In, Bf16) || args.rounded != kKept || args.quantised != 0;
     if (fits && has_bf16_dot() && Source<In>{args}.are_normal(work.chunk)) {
       status = Product<In, MxDotProducts>(work).run();
       if (status != 0) return status;

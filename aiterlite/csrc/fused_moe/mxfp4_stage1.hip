@@ -6,7 +6,7 @@
 //
 // Epilogue. Sums cross lanes by the wave's own shared memory, so that a lane has 8 neighbours of h of a token, and four
 // lanes a block of 32. h is bf16; where x is packed it becomes MXFP4 by RoundUp, its codes [pairs, inter / 2] and its
-// scales [pairs, inter / 32].
+// scales [pairs, inter / 32]; with AITERLITE_ROUNDS it is the bf16 number that MXFP8 has for it.
 //
 // Traffic. w1 and its scales once a block of its expert; x once a wave, from caches; h once. Padding reads the row of
 // an entry that is not, and writes nothing. Order: that of fused_moe/mxfp4_product.h; no atomics: same operands, same
@@ -15,6 +15,7 @@
 #include <aiterlite/fused_moe/activation.h>
 #include <aiterlite/fused_moe/mxfp4_product.h>
 #include <aiterlite/numeric/mxfp4_encode.h>
+#include <aiterlite/numeric/mxfp8_round.h>
 #include <aiterlite/numeric/pack.h>
 #include <aiterlite/overlap.h>
 
@@ -101,6 +102,7 @@ AITERLITE_MX_KERNEL(kThreads) aiterlite_fused_moe_mxfp4_stage1(aiterlite_fused_m
       auto* scales = reinterpret_cast<uint8_t*>(args.h_scale) + row * (inter / kMxBlock) + first / kMxBlock;
       if (quarter == 0) store_u8(scales, static_cast<uint8_t>(byte));
     } else {
+      if constexpr (AITERLITE_ROUNDS) h = round_quad_to_mxfp8<bf16>(h);
       if (!stores) continue;
       char* to = static_cast<char*>(args.h) + (row * inter + first + quarter * 8) * 2;
       store_quad(reinterpret_cast<float*>(to), __builtin_bit_cast(Quad, h));

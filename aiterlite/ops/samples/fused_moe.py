@@ -17,9 +17,11 @@ from aiterlite.ops.samples import Sample, Tensors, Within
 from aiterlite.ops.shuffle import shuffle_scale, shuffle_weight
 from aiterlite.reference import fused_moe as reference
 from aiterlite.reference import moe_sorting as sorting
-from aiterlite.reference import mxfp4, quant
+from aiterlite.reference import mxfp4, mxfp8, quant
 from aiterlite.reference.fused_moe import Activation, Weights
 from aiterlite.tables.fused_moe_problem import (
+    A4W4,
+    A8W4,
     BLOCK,
     FMOE_OP,
     MX_CODE,
@@ -108,7 +110,7 @@ def make(problem: MoeProblem, seed: int, ids: Tensor | None = None, device: torc
     x: Tensor = normal(problem.tokens, width).to(dtype)
     x_scale = None
     if problem.quantised and problem.is_mx:
-        x, x_scale = mxfp4.quantise(x)
+        x, x_scale = (mxfp8 if problem.precision == A8W4 else mxfp4).quantise(x)
     elif problem.quantised:
         # Codes of fnuz end at 240, and those below of e4m3fn are also its own, but for the least.
         least = "e4m3fnuz" if problem.code == NATIVE else problem.code
@@ -161,13 +163,18 @@ def layer_of(problem: MoeProblem, made: Operands, rounded: torch.dtype | str | N
     )  # fmt: skip
 
 
+def rounding_of(problem: MoeProblem) -> str | None:
+    """What the reference rounds x and h to, beside weights of MXFP4."""
+    return {A4W4: reference.MXFP4, A8W4: reference.MXFP8}.get(problem.precision)
+
+
 def activation_of(problem: Any) -> Activation:
     return Activation(problem.activation, checks.LIMIT, checks.BETA, checks.LINEAR_BETA)
 
 
 def _fused_moe(problem: MoeProblem, seed: int) -> Sample:
     made = make(problem, seed)
-    layer = layer_of(problem, made, reference.MXFP4 if problem.precision == PRECISIONS[0] else None)
+    layer = layer_of(problem, made, rounding_of(problem))
     dtype = dtype_of(problem.dtype)
     optional = {
         "expert_mask": made.mask,
@@ -186,7 +193,7 @@ def _fused_moe(problem: MoeProblem, seed: int) -> Sample:
     def bind(given: Tensors) -> functools.partial[Any]:
         tensors = [_native(problem, given[name]) for name in list(inputs)[:6]]
         mask, w1_scale, w2_scale, a1_scale, *biases = (given.get(name) for name in optional)
-        precision = problem.precision or PRECISIONS[0]
+        precision = problem.precision or A4W4
         options = (problem.weighted_input, mode, problem.shuffled, None, None, None, problem.deterministic, precision)
         kept = (w1_scale, w2_scale, a1_scale, *kinds, *options, problem.by_slots, *biases)
         return functools.partial(fused_moe.OPERATOR, *tensors, mask, None, *kept)

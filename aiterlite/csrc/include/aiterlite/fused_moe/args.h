@@ -66,7 +66,8 @@ struct aiterlite_fused_moe_cpu_args {
   int32_t shuffled;        // weights lie as shuffle_weight puts them, (16, 16)
   int32_t weighted_input;  // the routing weight goes on x, not on the result
   int32_t quantised;       // x is of the weights' code, with x_scale for each 128 elements of a token, or 32 of MXFP4
+                           // (of e4m3fn where h becomes MXFP8)
   int32_t add;
-  int32_t rounded;   // MXFP4: x, where it is not quantised, and h become MXFP4 too
+  int32_t rounded;   // MXFP4: x, where it is not quantised, and h become MXFP4 (1) or MXFP8 (2) too
   int32_t by_slots;  // out has a row a slot
 };
