@@ -257,6 +257,19 @@ def test_problems_say_how_they_are_multiplied() -> None:
         assert decision.row is None and words in str(decision), fields
 
 
+def test_rows_of_other_weights_do_not_ask_for_a_conversion() -> None:
+    """Where no row of MXFP4 serves a call either, its reason is the one that helps."""
+    made = problems.problem(tables.TABLE, {"tokens": 4, "experts": 8, "quant": "mxfp4", "shuffled": True})
+    for chip in ("mi300x", "mi355x", "h200"):
+        persona = resolve(chip)
+        decision = dispatch.decide(tables.TABLE, made, persona)
+        assert decision.row is not None and "convert the weights" not in str(decision)
+        assert "not gemv: weights are of MXFP4" in str(decision) or chip == "h200"
+        decision = dispatch.decide(tables.TABLE, replace(made, aligned=False), persona)
+        assert decision.row is None
+        assert "convert the weights" not in str(decision) and "multiples of 16 bytes (copy them)" in str(decision)
+
+
 def test_the_reference_has_numbers_that_one_can_check() -> None:
     """x of 6 beside 0.3, which becomes 0.5, and 0.3 alone: its scale is 2^-4, in which it is 4.8, a 4. Of weights of
     ones gate and up are 6.75; as MXFP4 h is 48, being 45.5."""

@@ -92,6 +92,8 @@ class NativeWeights:
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
         if getattr(problem, "quant", "block") == "none" or problem.code in (NATIVE, persona.fp8):
             return None
+        if getattr(problem, "is_mx", False):
+            return Refusal("weights are of MXFP4, which rows named mxfp4 multiply")
         reason = f"weights are {problem.code}, and {persona.target} multiplies {persona.fp8}"
         return Refusal(reason, f"convert the weights to {persona.fp8}")
 
