@@ -50,6 +50,7 @@ CALLS: dict[str, dict[str, Any]] = {
         **{"quant": "mxfp4", "code": "e2m1", "precision": "a16w4", "shuffled": False, "dtype": "fp16"},
     },
     "MXFP4, interleaved": {"quant": "mxfp4", "code": "e2m1", "precision": "a8w4", "interleaved": True},
+    "MXFP4, many slots": {"quant": "mxfp4", "code": "e2m1", "precision": "a4w4", "topk": 24},
     "rows at any address": {"aligned": False},
 }
 SORTED: dict[str, dict[str, Any]] = {

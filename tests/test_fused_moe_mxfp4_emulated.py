@@ -32,15 +32,15 @@ pytestmark = [
 each_target = pytest.mark.parametrize("target", AMD)
 # Steps that are not whole, waves behind the width and the inner width, a part of a block that has few entries.
 CASES: dict[str, dict[str, Any]] = {
-    "codes": {"tokens": 3, "width": 160, "inter": 96},
+    "codes": {"tokens": 5, "width": 160, "inter": 96},
     "codes that come": {"tokens": 3, "width": 160, "inter": 32, "quantised": True, "weighted_input": True},
     "shuffled, fp16": {"tokens": 20, "topk": 1, "experts": 1, "width": 320, "inter": 64, "dtype": "fp16"},
-    "kept": {"tokens": 3, "width": 288, "inter": 96, "precision": "a16w4", "activation": "gelu"},
+    "kept": {"tokens": 5, "width": 288, "inter": 96, "precision": "a16w4", "activation": "gelu"},
     "kept, fp16": {
         **{"tokens": 2, "width": 64, "inter": 64, "precision": "a16w4", "dtype": "fp16", "interleaved": True},
         **{"activation": "swiglu", "masked": True, "global_experts": 11},
     },
-    "eight bits": {"tokens": 3, "width": 2080, "inter": 32, "precision": "a8w4", "interleaved": True},
+    "eight bits": {"tokens": 5, "width": 2080, "inter": 32, "precision": "a8w4", "interleaved": True},
     "eight bits, fp16": {"tokens": 2, "width": 160, "inter": 96, "precision": "a8w4", "dtype": "fp16"},
     "eight bits that come": {"tokens": 2, "width": 96, "inter": 64, "precision": "a8w4", "quantised": True},
 }
@@ -57,7 +57,7 @@ def _one_thread() -> Iterator[None]:
 def test_layers(name: str, target: str, sanitized: Recording) -> None:
     """Plain and shuffled operands give the same bits."""
     problem = problem_of(**CASES[name])
-    live = 2 if name in ("codes", "eight bits") else None
+    live = 4 if name in ("codes", "eight bits") else None
     case = case_of(problem, 1, live=live)
     with on(target):
         got = run(case, spare=1)
@@ -87,7 +87,7 @@ def test_the_first_stage(target: str, sanitized: Recording) -> None:
 @each_target
 def test_nothing_is_spilled(target: str) -> None:
     persona = resolve(target)
-    for tokens in (16, 600):
+    for tokens in (4, 16, 600):
         for precision in ("a4w4", "a16w4", "a8w4"):
             problem = problem_of(tokens=tokens, experts=8, width=7168, inter=256, precision=precision, shuffled=True)
             assert_nothing_spilled(decide(TABLE, problem, persona).kernels)

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aiterlite.dispatch import Between, ComputeUnits, Holds, Refusal, Row, Targets, Wishes
+from aiterlite.dispatch import ComputeUnits, Holds, Refusal, Row, Targets, Wishes
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import WORKSPACE, Kernel, Operand, Value, Workspace, along_x
 from aiterlite.tables import moe_sorting, quant
 from aiterlite.tables.estimated import WHY
-from aiterlite.tables.fused_moe_parts import NativeWeights, Places, clear_kernel, favoured, slots_in, sum_kernel
+from aiterlite.tables.fused_moe_parts import FEW, NativeWeights, Places, clear_kernel, favoured, slots_in, sum_kernel
 from aiterlite.tables.fused_moe_problem import ACTIVATIONS, ARGS, BLOCK, FmoeProblem, MoeProblem
 from aiterlite.tables.moe_sorting import SortProblem
 from aiterlite.tables.quant_plan import QuantProblem
@@ -26,8 +26,6 @@ from aiterlite.target import Persona
 FEW_GATE_UP, FEW_DOWN, STAGE1, STAGE2 = (
     f"aiterlite_fused_moe_{name}" for name in ("few_gate_up", "few_down", "stage1", "stage2")
 )
-# Tokens that are not worth sorting; and pairs that are a lane of a wave each.
-FEW_TOKENS, FEW_PAIRS = 4, 64
 # Of a block that a workgroup may take.
 _ENTRIES = (64, 32, 16)
 _THREADS, _ROWS, _INNER = 256, 16, 8
@@ -336,7 +334,6 @@ _MOE = (
     WholeBlocks(),
     Holds("aligned", True, "rows of x or a weight do not begin at multiples of 16 bytes", "copy them"),
 )
-_FEW = (Between("tokens", 1, FEW_TOKENS), Between("pairs", 1, FEW_PAIRS, "tokens are sorted then"))
 
 
 def _two_stage_row(name: str, units: tuple[Any, ...], preference: int, plan: Any) -> Row:
@@ -347,7 +344,7 @@ def _two_stage_row(name: str, units: tuple[Any, ...], preference: int, plan: Any
 
 _OF_FEW: dict[str, Any] = {"accuracy": _few_accuracy, "favour": favoured("gemv"), "favoured_by": WHY}
 ROWS = (
-    Row("gemv", "hip", (_AMD, *_MOE, *_FEW), 30, plan_few, _few, _few_workspace, **_OF_FEW),
+    Row("gemv", "hip", (_AMD, *_MOE, *FEW), 30, plan_few, _few, _few_workspace, **_OF_FEW),
     _two_stage_row("two_stage_304", (GFX942, ComputeUnits(304, 304)), 10, plan_two_stage),
     _two_stage_row("two_stage_80", (GFX942, ComputeUnits(80, 80)), 10, plan_few_units),
     _two_stage_row("two_stage_256", (GFX950, ComputeUnits(256, 256)), 10, plan_two_stage),

@@ -16,7 +16,7 @@ from aiterlite.dispatch import Holds, OneOf, Refusal, Row, Targets, Wishes
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel, Operand, Value, Workspace, along_x, overlap_defines
 from aiterlite.tables import moe_sorting, mxfp4_quant
-from aiterlite.tables.fused_moe_parts import Places, slots_in, sum_kernel
+from aiterlite.tables.fused_moe_parts import FEW, Places, slots_in, sum_kernel
 from aiterlite.tables.fused_moe_problem import A4W4, A8W4, ACTIVATIONS, ARGS, MoeProblem
 from aiterlite.tables.moe_sorting import SortProblem
 from aiterlite.tables.mx_types import BLOCK as MX_BLOCK
@@ -25,7 +25,12 @@ from aiterlite.target import Persona
 
 STAGE1, STAGE2, NUMBERS = (f"aiterlite_fused_moe_mxfp4_{name}" for name in ("stage1", "stage2", "numbers"))
 _HOPPER = "sm_90a"
-_GROUP, _WAVES, _NUMBERS_THREADS = 128, 4, 256
+# Of rows of weights that a wave has.
+_EACH, _WAVES, _NUMBERS_THREADS = 32, 4, 256
+_GROUP = _EACH * _WAVES
+_LISTS = ("sorted_ids", "sorted_weights", "sorted_expert_ids", "num_valid_ids")
+# Pairs of one expert that are not sorted (fused_moe/few_pairs.h).
+_FEW_ENTRIES = 16
 # How RoundUp chooses scales (csrc/include/aiterlite/numeric/mxfp4_encode.h).
 _CARRY, _LEAST = 0x3FFFFF, 1
 # A lane of the sum holds a slot.
@@ -34,10 +39,13 @@ _MOST_TOPK = {_HOPPER: 32}
 
 @dataclass(frozen=True)
 class Plan:
-    """At most `blocks` blocks of `entries`, which a workgroup of a stage has."""
+    """At most `blocks` blocks of `entries`, which a workgroup of a stage has, of so many waves. `few`: they are groups
+    of pairs of one expert, which are not sorted."""
 
     entries: int
     blocks: int
+    waves: int = _WAVES
+    few: bool = False
 
 
 def _named(problem: MoeProblem) -> int:
@@ -52,6 +60,11 @@ def plan(problem: MoeProblem, persona: Persona) -> Plan:
     entries = next((size for size in sizes if most <= size), sizes[-1])
     capacity = moe_sorting.least_capacity(problem.pairs, _named(problem), entries)
     return Plan(entries, max(1, capacity // entries))
+
+
+def plan_few(problem: MoeProblem, persona: Persona) -> Plan:
+    """As many groups as pairs may make, and a wave a workgroup, so that more of the chip reads."""
+    return Plan(_FEW_ENTRIES, problem.pairs, waves=1, few=True)
 
 
 def _sorting(problem: MoeProblem, made: Plan) -> SortProblem:
@@ -80,12 +93,14 @@ def _buffers(problem: MoeProblem, persona: Persona, made: Plan) -> _Buffers:
         "h": places.take(pairs * problem.inter // 2 if packed else 2 * pairs * problem.inter),
         "h_scale": places.take(pairs * problem.inter // MX_BLOCK) if packed else 0,
         "slots": slots_in(places, problem),
-        "sorted_ids": places.take(4 * made.blocks * made.entries),
-        "sorted_weights": places.take(4 * made.blocks * made.entries),
-        "sorted_expert_ids": places.take(4 * made.blocks),
-        "num_valid_ids": places.take(8),
     }
-    scratch = places.take(moe_sorting.scratch_within(_sorting(problem, made), persona)).offset
+    scratch = 0
+    if made.few:
+        stages |= dict.fromkeys(_LISTS, 0)
+    else:
+        sizes = (4 * made.blocks * made.entries, 4 * made.blocks * made.entries, 4 * made.blocks, 8)
+        stages |= {name: places.take(size) for name, size in zip(_LISTS, sizes, strict=True)}
+        scratch = places.take(moe_sorting.scratch_within(_sorting(problem, made), persona)).offset
     x: dict[str, Value] = {}
     if packed and not problem.quantised:
         x["out"] = places.take(problem.tokens * problem.width // 2)
@@ -134,23 +149,27 @@ def kernels(problem: MoeProblem, persona: Persona, made: Plan) -> tuple[Kernel, 
         before = _quantise(problem, persona, buffers.x)
         first |= {"x": buffers.x["out"], "x_scale": buffers.x["scales"], "stride_x": problem.width // 2}
         first |= {"stride_scale_token": problem.width // MX_BLOCK, "stride_scale_group": 1}
-    names = ("sorted_ids", "sorted_weights", "sorted_expert_ids", "num_valid_ids", "local_topk_ids")
-    results: dict[str, Value] = {name: buffers.stages[name] for name in names} | {"moe_buf": 0, "moe_buf_bytes": 0}
-    sort = moe_sorting.kernels_within(_sorting(problem, made), persona, problem.experts, results, buffers.scratch)
+    results: dict[str, Value] = {name: buffers.stages[name] for name in (*_LISTS, "local_topk_ids")}
+    results |= {"moe_buf": 0, "moe_buf_bytes": 0}
+    sort: tuple[Kernel, ...] = ()
+    if not made.few:
+        sort = moe_sorting.kernels_within(_sorting(problem, made), persona, problem.experts, results, buffers.scratch)
     common: dict[str, int | str] = {
+        "FEW": int(made.few),
         "PACKED": int(packed),
         "SHUFFLED": int(problem.shuffled),
         "TOKENS": made.entries,
+        "WAVES": made.waves,
         "WEIGHTED": int(problem.weighted_input),
     }
     eight = problem.precision == A8W4
     number, activation = "bf16" if packed or eight else problem.dtype, ACTIVATIONS.index(problem.activation)
     gate_up = {**common, "ACTIVATION": activation, "BIASED": int(problem.bias1), "NUMBER": number, "ROUNDS": int(eight)}
     down = {**common, "BIASED": int(problem.bias2), "RESULT": problem.dtype}
-    threads = along_x(_WAVES * (32 if persona.target == _HOPPER else 64))
+    threads = along_x(made.waves * (32 if persona.target == _HOPPER else 64))
 
     def kernel(name: str, symbol: str, features: int, defines: Mapping[str, int | str], args: Any) -> Kernel:
-        grid = along_x(made.blocks * -(-features // _GROUP))
+        grid = along_x(made.blocks * -(-features // (_EACH * made.waves)))
         return Kernel(_unit(name, symbol, persona, defines), symbol, ARGS, grid, threads, args=args)
 
     return (
@@ -200,10 +219,16 @@ _REQUIRES = (
 )
 
 
+_AMD = ("gfx942", "gfx950")
+
+
 def _row(name: str, back_end: str, *targets: str) -> Row:
     requires = (Targets(targets), *_REQUIRES)
     return Row(name, back_end, requires, 0, plan, kernels, workspace, accuracy=_accuracy)
 
 
-ROWS: tuple[Row, ...] = (_row("mxfp4", "hip", "gfx942", "gfx950"),)
+ROWS: tuple[Row, ...] = (
+    Row("mxfp4_few", "hip", (Targets(_AMD), *_REQUIRES, *FEW), 10, plan_few, kernels, workspace, accuracy=_accuracy),
+    _row("mxfp4", "hip", *_AMD),
+)
 SM90_ROWS: tuple[Row, ...] = (_row("mxfp4_mma", "cuda", _HOPPER),)

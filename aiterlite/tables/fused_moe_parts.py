@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aiterlite.dispatch import Refusal, Wishes
+from aiterlite.dispatch import Between, Refusal, Wishes
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import WORKSPACE, Kernel, Operand, Value, along_x, overlap_defines
 from aiterlite.tables import estimated
@@ -83,6 +83,11 @@ def _unit(name: str, symbol: str, persona: Persona, defines: Mapping[str, int | 
 
 
 # Requirements ---------------------------------------------------------------------------------------------------------
+
+
+# Of AMD's kernels that do not sort (fused_moe/few_pairs.h): a wave's lanes hold a pair each.
+FEW_TOKENS, FEW_PAIRS = 4, 64
+FEW = (Between("tokens", 1, FEW_TOKENS), Between("pairs", 1, FEW_PAIRS, "tokens are sorted then"))
 
 
 @dataclass(frozen=True)

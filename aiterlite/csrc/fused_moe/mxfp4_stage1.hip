@@ -1,8 +1,10 @@
 // Stage 1 of a mixture of experts of MXFP4 weights: h[pair] = act(x w1_gate^T) * (x w1_up^T), for the pairs of token
 // and slot of a sorted block, by the block's expert (fused_moe/args.h). gfx942, gfx950, sm_90.
 //
-// Tiling. A workgroup of four waves has AITERLITE_TOKENS entries of a block and 128 of the layer's inner width; a wave
-// has 32 of it, two tiles of gate rows and two of up rows. The loop over k is fused_moe/mxfp4_product.h.
+// Tiling. A workgroup has AITERLITE_TOKENS entries of a block; a wave has 32 of the layer's inner width, two tiles of
+// gate rows and two of up rows. AITERLITE_WAVES of them are four, whose tokens come from the same caches, and one for a
+// few tokens (AITERLITE_FEW, fused_moe/mxfp4_entries.h), so that as many CUs as can be read. The loop over k is
+// fused_moe/mxfp4_product.h. The sums of a token are the same either way.
 //
 // Epilogue. Sums cross lanes by the wave's own shared memory, so that a lane has 8 neighbours of h of a token, and four
 // lanes a block of 32. h is bf16; where x is packed it becomes MXFP4 by RoundUp, its codes [pairs, inter / 2] and its
@@ -10,9 +12,10 @@
 //
 // Traffic. w1 and its scales once a block of its expert; x once a wave, from caches; h once. Padding reads the row of
 // an entry that is not, and writes nothing. Order: that of fused_moe/mxfp4_product.h; no atomics: same operands, same
-// bits. Grid: parts of blocks that there may be, times inner width / 128, rounded up.
+// bits. Grid: parts of blocks that there may be, or pairs, times inner width / (32 * waves), rounded up.
 #include <aiterlite/block/quad.h>
 #include <aiterlite/fused_moe/activation.h>
+#include <aiterlite/fused_moe/mxfp4_entries.h>
 #include <aiterlite/fused_moe/mxfp4_product.h>
 #include <aiterlite/numeric/mxfp4_encode.h>
 #include <aiterlite/numeric/mxfp8_round.h>
@@ -25,7 +28,7 @@ using namespace aiterlite;
 using namespace aiterlite::fused_moe;
 
 using Number = AITERLITE_NUMBER;
-constexpr uint32_t kTokens = AITERLITE_TOKENS, kWaves = 4, kThreads = kWaves * kWaveSize;
+constexpr uint32_t kTokens = AITERLITE_TOKENS, kWaves = AITERLITE_WAVES, kThreads = kWaves * kWaveSize;
 constexpr bool kShuffled = AITERLITE_SHUFFLED, kPacked = AITERLITE_PACKED, kWeighted = AITERLITE_WEIGHTED,
                kBiased = AITERLITE_BIASED;
 constexpr uint32_t kInner = kMxBlock, kGroupInner = kWaves * kInner, kPitch = 2 * kInner + 4;
@@ -42,8 +45,7 @@ AITERLITE_MX_KERNEL(kThreads) aiterlite_fused_moe_mxfp4_stage1(aiterlite_fused_m
   await_predecessors();
   const auto width = static_cast<uint32_t>(args.width), inter = static_cast<uint32_t>(args.inter);
   const uint32_t groups = (inter + kGroupInner - 1) / kGroupInner, group = workgroup_id() % groups;
-  const auto part = Part<kTokens>::of(args, workgroup_id() / groups);
-  const Entries entries = Entries::of<true>(args, part);
+  const auto entries = MxEntries<kTokens>::of(args, workgroup_id() / groups, true);
   if (!entries.any()) return;
 
   const uint32_t lane = lane_id(), wave = wave_id();
@@ -52,7 +54,7 @@ AITERLITE_MX_KERNEL(kThreads) aiterlite_fused_moe_mxfp4_stage1(aiterlite_fused_m
   const auto step = static_cast<uint32_t>(args.gate_step), up = static_cast<uint32_t>(args.up_offset);
   if (thread_id() < kTokens) {
     pair_of[thread_id()] = entries.own_pair();
-    weight_of[thread_id()] = kWeighted ? load_f32(args.sorted_weights + part.index(thread_id())) : 1.0f;
+    weight_of[thread_id()] = kWeighted ? entries.weight(args) : 1.0f;
   }
   Product product;
   const MxMatrix<kShuffled> w1(args.w1, args.w1_scale, width, 2 * inter, static_cast<uint32_t>(entries.expert));

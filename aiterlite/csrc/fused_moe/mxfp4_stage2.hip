@@ -1,13 +1,14 @@
 // Stage 2 of a mixture of experts of MXFP4 weights: slots[pair] = weight * h[pair] w2^T, rounded, for the pairs of a
 // sorted block, by the block's expert (fused_moe/args.h). A sum over the slots follows. gfx942, gfx950, sm_90.
 //
-// Tiling. A workgroup of four waves has AITERLITE_TOKENS entries of a block and 128 features of the result; a wave has
-// 32 of them, two tiles of rows of w2. The loop over k is fused_moe/mxfp4_product.h, with rows of h for tokens: bf16,
+// Tiling. A workgroup of AITERLITE_WAVES waves has AITERLITE_TOKENS entries, as in stage 1; a wave has 32 features of
+// the result, two tiles of rows of w2. The loop over k is fused_moe/mxfp4_product.h, with rows of h for tokens: bf16,
 // or MXFP4 with AITERLITE_PACKED. Results cross lanes by the wave's own shared memory, so that 16 bytes leave a lane.
 //
 // Traffic. w2 and its scales once a block of its expert; h once a wave, from caches; slots once. Padding reads the row
 // of an entry that is not, and writes nothing. Order: as in stage 1: same operands, same bits. Grid: parts of blocks
-// that there may be, times features / 128, rounded up.
+// that there may be, or pairs, times features / (32 * waves), rounded up.
+#include <aiterlite/fused_moe/mxfp4_entries.h>
 #include <aiterlite/fused_moe/mxfp4_product.h>
 #include <aiterlite/numeric/pack.h>
 #include <aiterlite/overlap.h>
@@ -18,7 +19,7 @@ using namespace aiterlite;
 using namespace aiterlite::fused_moe;
 
 using Result = AITERLITE_RESULT;
-constexpr uint32_t kTokens = AITERLITE_TOKENS, kWaves = 4, kThreads = kWaves * kWaveSize;
+constexpr uint32_t kTokens = AITERLITE_TOKENS, kWaves = AITERLITE_WAVES, kThreads = kWaves * kWaveSize;
 constexpr bool kShuffled = AITERLITE_SHUFFLED, kPacked = AITERLITE_PACKED, kWeighted = AITERLITE_WEIGHTED,
                kBiased = AITERLITE_BIASED;
 constexpr uint32_t kWaveFeatures = 32, kFeatures = kWaves * kWaveFeatures, kPitch = kWaveFeatures + 4;
@@ -34,8 +35,7 @@ AITERLITE_MX_KERNEL(kThreads) aiterlite_fused_moe_mxfp4_stage2(aiterlite_fused_m
   await_predecessors();
   const auto width = static_cast<uint32_t>(args.width), inter = static_cast<uint32_t>(args.inter);
   const uint32_t groups = (width + kFeatures - 1) / kFeatures, group = workgroup_id() % groups;
-  const auto part = Part<kTokens>::of(args, workgroup_id() / groups);
-  const Entries entries = Entries::of<true>(args, part);
+  const auto entries = MxEntries<kTokens>::of(args, workgroup_id() / groups, false);
   if (!entries.any()) return;
 
   const uint32_t lane = lane_id(), wave = wave_id();
@@ -43,7 +43,7 @@ AITERLITE_MX_KERNEL(kThreads) aiterlite_fused_moe_mxfp4_stage2(aiterlite_fused_m
   const uint32_t mine = group * kFeatures + wave * kWaveFeatures, first = mine < width ? mine : width - kWaveFeatures;
   if (thread_id() < kTokens) {
     pair_of[thread_id()] = entries.own_pair();
-    weight_of[thread_id()] = kWeighted ? 1.0f : load_f32(args.sorted_weights + part.index(thread_id()));
+    weight_of[thread_id()] = kWeighted ? 1.0f : entries.weight(args);
   }
   Product product;
   const MxMatrix<kShuffled> w2(args.w2, args.w2_scale, inter, width, static_cast<uint32_t>(entries.expert));

@@ -62,6 +62,10 @@ class FewPairs {
     return {expert, pairs};
   }
 
+  // The number of the expert of this lane's pair, below 0 where it does not count.
+  AITERLITE_DEVICE int32_t own_expert() const {
+    return (counted_ >> lane_id() & 1) != 0 ? static_cast<int32_t>(expert_) : -1;
+  }
   // The pairs that count.
   AITERLITE_DEVICE LaneMask counted() const { return counted_; }
 
