@@ -431,6 +431,53 @@ def vllm_experts(x: Tensor, w1: Tensor, w2: Tensor, scales: tuple[Any, Any], rou
     return found
 
 
+def sglang_biased_experts(
+    x: Tensor,
+    weights: tuple[Tensor, Tensor],
+    scales: tuple[Tensor, Tensor],
+    biases: tuple[Tensor, Tensor],
+    routed: tuple[Tensor, Tensor],
+    no_combine: bool,
+) -> Tensor:
+    """What its runner of experts passes for gpt-oss in MXFP4, whose gate and up rows take turns: biases, a limit,
+    padding; and no_combine where the signature has it."""
+    import inspect
+
+    from aiter import ActivationType, QuantType
+    from aiter.fused_moe import fused_moe
+    from aiter.ops.shuffle import shuffle_weight
+    from aiter.utility.fp4_utils import e8m0_shuffle
+
+    extra: dict[str, Any] = {"gate_mode": "interleave", "swiglu_limit": 7.0}
+    if no_combine:
+        assert "no_combine" in inspect.signature(fused_moe).parameters
+        extra["no_combine"] = True
+    (w13, w2), shuffled = (shuffle_weight(weight, (16, 16)) for weight in weights), []
+    for scale in scales:
+        shuffled.append(e8m0_shuffle(scale.flatten(0, 1)).view(scale.shape[0], -1))
+    found: Tensor = fused_moe(
+        hidden_states=x,
+        w1=w13,
+        w2=w2,
+        topk_weight=routed[0],
+        topk_ids=routed[1],
+        quant_type=QuantType.per_1x32,
+        activation=ActivationType.Swiglu,
+        w1_scale=shuffled[0],
+        w2_scale=shuffled[1],
+        a1_scale=None,
+        a2_scale=None,
+        bias1=biases[0],
+        bias2=biases[1],
+        expert_mask=None,
+        doweight_stage1=False,
+        hidden_pad=32,
+        intermediate_pad=32,
+        **extra,
+    )
+    return found
+
+
 def vllm_softmax_topk(gating: Tensor, topk: int) -> tuple[Tensor, Tensor]:
     import inspect
 

@@ -20,6 +20,7 @@ if importlib.util.find_spec("aiter") is not None:
     pytest.skip("an aiter is installed, whose name is not taken", allow_module_level=True)
 
 import aiter_clients as clients  # noqa: E402
+import fused_moe_mxfp4_cases as mx_cases  # noqa: E402
 from fused_moe_cases import case_of, check, check_on_hopper, problem_of  # noqa: E402
 from gemm_operands import on  # noqa: E402
 from mla_cases import Batch, assert_right, batch  # noqa: E402
@@ -396,6 +397,27 @@ def test_a_layer_of_experts(aiter: Any, target: str) -> None:
                 check_on_hopper(case, got, rounds=True)
             else:
                 check(case, got, rounds=target != "cpu")
+
+
+@where
+def test_experts_with_biases_and_without_their_sum(aiter: Any, target: str) -> None:
+    for by_slots in (False, True):
+        how = {"activation": "swiglu", "interleaved": True, "precision": "a8w4", "bias1": True, "bias2": True}
+        problem = mx_cases.problem_of(width=128, inter=64, experts=8, by_slots=by_slots, **how)
+        case = mx_cases.case_of(problem)
+        made, weights = case.made, case.made.weights
+        with on(target) as device:
+            given = [
+                tensor.to(device)
+                for tensor in (
+                    *(made.x, weights.w1, weights.w2, weights.w1_scale, weights.w2_scale),
+                    *(weights.bias1, weights.bias2, made.routing, made.ids),
+                )
+                if tensor is not None
+            ]
+            pairs = [(given[i], given[i + 1]) for i in (1, 3, 5, 7)]
+            got = clients.sglang_biased_experts(given[0], *pairs, by_slots)
+        mx_cases.check(case, got.cpu())
 
 
 @where

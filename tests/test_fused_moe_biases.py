@@ -158,18 +158,17 @@ def test_emulated_mxfp4(target: str, sanitized: Recording) -> None:
 @pytest.mark.parametrize("target", AMD)
 def test_nothing_is_spilled(target: str) -> None:
     persona = resolve(target)
-    for fields in ({}, {"quant": "token"}, {"quant": "none", "code": ""}):
+    for fields in ({"quant": "token"}, {"quant": "none", "code": ""}):
         problem = cases.problem_of(tokens=600, experts=8, width=2816, inter=256, activation="swiglu", **BOTH)
         problem = replace(problem, **{"code": persona.fp8, "shuffled": True, **fields})
         assert_nothing_spilled(dispatch.decide(tables.TABLE, problem, persona).kernels)
-    for precision in ("a4w4", "a16w4"):
-        problem = mx.problem_of(tokens=600, experts=8, width=2880, inter=384, precision=precision, **BOTH)
-        assert_nothing_spilled(dispatch.decide(tables.TABLE, problem, persona).kernels)
+    problem = mx.problem_of(tokens=600, experts=8, width=2880, inter=384, **BOTH)
+    assert_nothing_spilled(dispatch.decide(tables.TABLE, problem, persona).kernels)
 
 
 # sm_90, as it is compiled, on the host --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [1, 2])
-def test_stages_of_mxfp4_on_hopper(number: int, tmp_path: Path) -> None:
-    hostsim.check_stages({**hostsim.CASES[number], **BOTH}, number, tmp_path)
+def test_stages_of_mxfp4_on_hopper(tmp_path: Path) -> None:
+    """Gates that take turns."""
+    hostsim.check_stages({**hostsim.CASES[2], **BOTH}, 2, tmp_path)

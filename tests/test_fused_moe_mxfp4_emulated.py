@@ -87,10 +87,9 @@ def test_the_first_stage(target: str, sanitized: Recording) -> None:
 @each_target
 def test_nothing_is_spilled(target: str) -> None:
     persona = resolve(target)
-    for tokens in (4, 16, 600):
-        for precision in ("a4w4", "a16w4", "a8w4"):
-            problem = problem_of(tokens=tokens, experts=8, width=7168, inter=256, precision=precision, shuffled=True)
-            assert_nothing_spilled(decide(TABLE, problem, persona).kernels)
+    for tokens, precision in ((4, "a4w4"), (16, "a4w4"), (600, "a4w4"), (16, "a16w4"), (600, "a8w4")):
+        problem = problem_of(tokens=tokens, experts=8, width=7168, inter=256, precision=precision, shuffled=True)
+        assert_nothing_spilled(decide(TABLE, problem, persona).kernels)
 
 
 @each_target
