@@ -19,8 +19,8 @@ struct Record {
   uint64_t function, stream;
   unsigned char image[16], arguments[512];
   int32_t launch_attribute, launch_attribute_value, encodes, encoded_as[7];
-  uint64_t encoded[4];
-  uint32_t box[2], cluster[3];
+  uint64_t encoded[6];
+  uint32_t box[3], cluster[3];
   int32_t last_error, lost_images;
 };
 Record fake_record;
@@ -179,13 +179,15 @@ int cuTensorMapEncodeTiled(void* map, int type, unsigned rank, void* address, co
                            const uint64_t* strides, const uint32_t* box, const uint32_t* element_strides,
                            int interleave, int swizzle, int promotion, int fill) {
   const auto at = reinterpret_cast<uint64_t>(address);
-  if (at % 16 != 0 || rank != 2 || element_strides[0] != 1 || element_strides[1] != 1) return 1;
+  if (at % 16 != 0 || rank < 2 || rank > 3 || element_strides[0] != 1 || element_strides[1] != 1) return 1;
   ++fake_record.encodes;
   const int as[7] = {type, static_cast<int>(rank), interleave, swizzle, promotion, fill, 0};
-  const uint64_t encoded[4] = {at, sizes[0], sizes[1], strides[0]};
+  const bool three = rank == 3;
+  const uint64_t encoded[6] = {at, sizes[0], sizes[1], strides[0], three ? sizes[2] : 0, three ? strides[1] : 0};
   memcpy(fake_record.encoded_as, as, sizeof(as));
   memcpy(fake_record.encoded, encoded, sizeof(encoded));
-  memcpy(fake_record.box, box, sizeof(fake_record.box));
+  const uint32_t boxes[3] = {box[0], box[1], three ? box[2] : 0};
+  memcpy(fake_record.box, boxes, sizeof(boxes));
   memset(map, 0x55, 128);
   return 0;
 }

@@ -33,9 +33,9 @@ class Record(ctypes.Structure):
         *[(name, ctypes.c_int32) for name in ("launch_attribute", "launch_attribute_value", "encodes")],
         # Type, rank, interleave, swizzle, promotion, fill of the last encoded map, and one that says nothing.
         ("encoded_as", ctypes.c_int32 * 7),
-        # Address, sizes of both dimensions, stride.
-        ("encoded", ctypes.c_uint64 * 4),
-        ("box", ctypes.c_uint32 * 2),
+        # Address, sizes of two dimensions, stride; of three dimensions the last size and stride, else zeros.
+        ("encoded", ctypes.c_uint64 * 6),
+        ("box", ctypes.c_uint32 * 3),
         ("cluster", ctypes.c_uint32 * 3),
         # What hipGetLastError would give, and launches whose image was not kept.
         *[(name, ctypes.c_int32) for name in ("last_error", "lost_images")],

@@ -52,6 +52,7 @@ int main(int, char** argv) {
     for (uint64_t& stride : one.map.stride) stride = next();
     for (uint64_t& box : one.map.box) box = next();
     one.map.swizzle = next();
+    one.map.element_bytes = next();
   }
   std::vector<std::vector<char>*> buffers(next());
   for (auto*& buffer : buffers) {
@@ -120,6 +121,7 @@ def _map_words(made: TensorMap, kernel: Kernel, values: Mapping[str, Any]) -> li
         *sizes(made.strides),
         *made.box,
         made.swizzle_bytes,
+        2 if made.dtype in ("bf16", "fp16") else 1,
     ]
 
 

@@ -382,11 +382,11 @@ def test_tensor_maps_are_encoded_at_the_launch(cuda: Any, launch: Any) -> None:
     assert bytes(record.arguments)[256:272] == struct.pack("<2Q", 0x10, 0x20)
     # The last one: bfloat16, two dimensions, no interleave, 128-byte swizzle, promotion to 128 bytes, zeros outside.
     assert list(record.encoded_as)[:6] == [9, 2, 0, 3, 2, 0]
-    assert (list(record.encoded), list(record.box)) == ([0x10, 7168, 4, 2 * 7168], [64, 8])
+    assert (list(record.encoded), list(record.box)) == ([0x10, 7168, 4, 2 * 7168, 0, 0], [64, 8, 0])
     # One row may have any stride; the driver is told one that it takes.
     one = Kernel(UNIT, "kernel", SM90_ARGS, (1, 1, 1), (160, 1, 1), args={**ARGS, "n": 1, "k": 7}, maps=maps)
     assert submit(launch, driver, [one]) == 0
-    assert list(record.encoded) == [0x10, 7, 1, 16]
+    assert list(record.encoded) == [0x10, 7, 1, 16, 0, 0]
 
 
 @pytest.mark.torch

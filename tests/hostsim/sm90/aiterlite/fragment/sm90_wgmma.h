@@ -1,5 +1,6 @@
-// fragment/sm90_wgmma.h on the host: e4m3fn with both operands in shared memory. From the PTX manual's layouts of
-// wgmma.m64nNk32 and of its matrix descriptors. Found before the header of that name.
+// fragment/sm90_wgmma.h on the host: e4m3fn and 16-bit types with both operands in shared memory, rows along k. From
+// the PTX manual's layouts of wgmma.m64nNk32 and k16 and of its matrix descriptors. Found before the header of that
+// name.
 //
 // Products are made where their group is waited for, of what shared memory then holds.
 #pragma once
@@ -13,6 +14,7 @@ namespace aiterlite {
 
 inline constexpr uint32_t kGroupRows = 64;
 inline constexpr uint32_t kGroupWaves = 4;
+inline constexpr uint32_t kSwizzledElements = 64;
 enum class Swizzle : uint64_t { kNone = 0, k128 = 1 };
 enum class Start { kSums, kZero };
 
@@ -21,10 +23,11 @@ inline uint64_t operand_descriptor(const void* operand, Swizzle swizzle, uint32_
          static_cast<uint64_t>(leading / 16) << 16 | (shared_address(operand) & 0x3ffff) / 16;
 }
 inline uint64_t tile_descriptor(const void* tile) { return operand_descriptor(tile, Swizzle::k128, 1024, 16); }
+inline uint64_t advanced(uint64_t descriptor, uint32_t k) { return descriptor + k * 2 / 16; }
 inline uint64_t advanced_bytes(uint64_t descriptor, uint32_t bytes) { return descriptor + bytes / 16; }
 
-// Element k of a row (column): the place in the pattern is that of the address, of which bits 4 to 6 are exchanged.
-inline float shared_element(uint64_t descriptor, uint32_t row, uint32_t k) {
+// Byte k of a row (column): the place in the pattern is that of the address, of which bits 4 to 6 are exchanged.
+inline const uint8_t* shared_byte(uint64_t descriptor, uint32_t row, uint32_t k) {
   const uint32_t start = static_cast<uint32_t>(descriptor & 0x3fff) * 16;
   const uint32_t leading = static_cast<uint32_t>(descriptor >> 16 & 0x3fff) * 16;
   const uint32_t stride = static_cast<uint32_t>(descriptor >> 32 & 0x3fff) * 16;
@@ -35,12 +38,21 @@ inline float shared_element(uint64_t descriptor, uint32_t row, uint32_t k) {
     at += row % 8 * 128 + k;
     at ^= at / 128 % 8 * 16;
   }
+  return at_shared_address(at);
+}
+inline float shared_element(e4m3fn, uint64_t descriptor, uint32_t row, uint32_t k) {
   static const auto numbers = [] {
     std::array<float, 256> all;
     for (uint32_t code = 0; code < 256; ++code) all[code] = Fp8Operand::decode(code);
     return all;
   }();
-  return numbers[*at_shared_address(at)];
+  return numbers[*shared_byte(descriptor, row, k)];
+}
+template <class Element>
+float shared_element(Element, uint64_t descriptor, uint32_t row, uint32_t k) {
+  uint16_t bits;
+  memcpy(&bits, shared_byte(descriptor, row, 2 * k), sizeof bits);
+  return to_float(Element{bits});
 }
 
 struct GroupProduct {
@@ -48,14 +60,22 @@ struct GroupProduct {
   uint32_t sums;
   uint64_t a, b;
   bool zero;
+  uint32_t depth;
+  float (*element)(uint64_t descriptor, uint32_t row, uint32_t k);
 };
 inline std::map<const hostsim::Thread*, std::deque<std::vector<GroupProduct>>> products;
 inline std::map<const hostsim::Thread*, std::vector<GroupProduct>> open_products;
 
 inline void begin_group() {}
-template <Start kStart = Start::kSums, uint32_t kCount>
-void multiply_group(e4m3fn, float (&d)[kCount], uint64_t a, uint64_t b) {
-  open_products[&scheduler.current()].push_back({d, kCount, a, b, kStart == Start::kZero});
+template <uint32_t kCount>
+void hold_sums(float (&)[kCount]) {}
+template <Start kStart = Start::kSums, class Element, uint32_t kCount>
+void multiply_group(Element, float (&d)[kCount], uint64_t a, uint64_t b) {
+  const auto element = [](uint64_t descriptor, uint32_t row, uint32_t k) {
+    return shared_element(Element{}, descriptor, row, k);
+  };
+  constexpr uint32_t kDepth = 32 / sizeof(Element::bits);
+  open_products[&scheduler.current()].push_back({d, kCount, a, b, kStart == Start::kZero, kDepth, element});
 }
 inline void commit_group() {
   products[&scheduler.current()].push_back(std::move(open_products[&scheduler.current()]));
@@ -73,8 +93,8 @@ void await_group() {
       for (uint32_t i = 0; i < one.sums; ++i) {
         const uint32_t row = 16 * wave + lane / 4 + 8 * (i / 2 % 2), column = 8 * (i / 4) + lane % 4 * 2 + i % 2;
         float sum = one.zero ? 0.0f : one.d[i];
-        for (uint32_t k = 0; k < 32; ++k) {
-          sum = fmaf(shared_element(one.a, row, k), shared_element(one.b, column, k), sum);
+        for (uint32_t k = 0; k < one.depth; ++k) {
+          sum = fmaf(one.element(one.a, row, k), one.element(one.b, column, k), sum);
         }
         one.d[i] = sum;
       }

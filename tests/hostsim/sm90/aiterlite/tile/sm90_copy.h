@@ -1,11 +1,11 @@
-// tile/sm90_copy.h on the host: boxes of matrices of bytes of three dimensions. Found before the header of that name.
+// tile/sm90_copy.h on the host: boxes of tensors of three dimensions. Found before the header of that name.
 #pragma once
 #include <aiterlite/tile/sm90_barrier.h>
 
 namespace aiterlite {
 
 struct TensorMap {
-  uint64_t address, size[3], stride[2], box[3], swizzle, unused[6];
+  uint64_t address, size[3], stride[2], box[3], swizzle, element_bytes, unused[5];
 };
 static_assert(sizeof(TensorMap) == 128);
 
@@ -16,18 +16,19 @@ inline void prefetch_box(const TensorMap&, uint32_t, uint32_t, uint32_t) {}
 
 inline void land_box(void* to, const TensorMap& map, uint32_t x, uint32_t y, uint32_t z, Barrier& barrier) {
   auto* bytes = static_cast<uint8_t*>(to);
+  const uint64_t e = map.element_bytes;
   for (uint64_t k = 0, at = 0; k < map.box[2]; ++k) {
     for (uint64_t j = 0; j < map.box[1]; ++j) {
-      for (uint64_t i = 0; i < map.box[0]; ++i, ++at) {
-        const bool inside = x + i < map.size[0] && y + j < map.size[1] && z + k < map.size[2];
+      for (uint64_t i = 0; i < map.box[0] * e; ++i, ++at) {
+        const bool inside = x * e + i < map.size[0] * e && y + j < map.size[1] && z + k < map.size[2];
         const auto* from = reinterpret_cast<const uint8_t*>(map.address);
         // The place of 16 bytes is exchanged by the row, of 128 bytes, within 8 of them.
         const uint64_t place = map.swizzle != 0 ? at ^ (at / 128 % 8 * 16) : at;
-        bytes[place] = inside ? from[x + i + (y + j) * map.stride[0] + (z + k) * map.stride[1]] : 0;
+        bytes[place] = inside ? from[i + e * (x + (y + j) * map.stride[0] + (z + k) * map.stride[1])] : 0;
       }
     }
   }
-  barrier.land_bytes(static_cast<uint32_t>(map.box[0] * map.box[1] * map.box[2]));
+  barrier.land_bytes(static_cast<uint32_t>(e * map.box[0] * map.box[1] * map.box[2]));
 }
 inline void copy_box(void* to, const TensorMap& map, uint32_t x, uint32_t y, uint32_t z, Barrier& barrier, uint64_t) {
   if (reinterpret_cast<uintptr_t>(to) % (map.swizzle != 0 ? 1024 : 128) != 0) hostsim::fail("a box is not aligned");
