@@ -1,4 +1,5 @@
-"""The skinny-GEMM table: `linear` of this package, `torch.nn.functional.linear` and the read floor, in one run."""
+"""The skinny-GEMM table: `linear` of this package, `torch.nn.functional.linear`, the kernels of other packages that are
+here, and the read floor, in one run."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from aiterlite import __version__, envs
-from aiterlite.benchmark import options, tune
+from aiterlite.benchmark import gemm_peers, options, tune
 from aiterlite.benchmark.floor import read_floor
 from aiterlite.benchmark.timing import Contender, Timing, compare, copies_for
 from aiterlite.kernel import overlap_defines
@@ -37,7 +38,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class Row:
     """One shape: times in microseconds, and what they mean. On sm_90 `floor_us` is a kernel that is launched as usual,
     and `ours_us` one that starts while its predecessor ends; `overlapped_floor_us` and `plain_us` are the other way
-    round. Elsewhere the latter two equal the former two."""
+    round. Elsewhere the latter two equal the former two. `peers_us`: other packages' kernels, by name."""
 
     m: int
     k: int
@@ -48,6 +49,7 @@ class Row:
     ours_us: float
     overlapped_floor_us: float
     plain_us: float
+    peers_us: dict[str, float]
     over_floor: float
     speedup: float
     gigabytes_per_second: float
@@ -99,6 +101,8 @@ def _row(
     }
     if _overlaps(device):
         contenders["plain"] = lambda copy: _plain(inputs[copy], weights[copy])
+    others = gemm_peers.contenders(inputs, weights)
+    contenders |= others
     with torch.no_grad():
         timings = compare(contenders, len(weights), device, samples)
     median = {name: timing.median for name, timing in timings.items()}
@@ -115,6 +119,7 @@ def _row(
         ours_us=median["ours"] * 1e6,
         overlapped_floor_us=median.get("overlapped_floor", median["floor"]) * 1e6,
         plain_us=median.get("plain", median["ours"]) * 1e6,
+        peers_us={name: median[name] * 1e6 for name in others},
         over_floor=median["ours"] / median["floor"],
         speedup=median["torch"] / median["ours"],
         gigabytes_per_second=moved / median["ours"] * 1e-9,
@@ -185,6 +190,7 @@ def report(rows: list[Row], overhead: dict[str, float], persona: Persona) -> dic
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
         "rows": [asdict(row) for row in rows],
+        "absent_peers": gemm_peers.absent(),
         "geometric_mean_speedup": geometric_mean([row.speedup for row in rows]),
         "least_speedup": min(row.speedup for row in rows),
         "worst_over_floor": max(row.over_floor for row in rows),
@@ -208,7 +214,9 @@ def to_text(data: dict[str, Any]) -> str:
             f"{row['ours_us']:>8.2f} {row['over_floor']:>7.2f} {row['speedup']:>7.2f} "
             f"{row['overlapped_floor_us']:>8.2f} {row['plain_us']:>8.2f} "
             f"{row['gigabytes_per_second']:>7.0f} {row['error_over_bound']:>5.2f}  {row['variant']}"
+            + "".join(f"  {name} {us:.2f}" for name, us in row["peers_us"].items())
         )
+    lines += data["absent_peers"]
     overhead = data["call_overhead_us"]
     lines += [
         f"geometric mean {data['geometric_mean_speedup']:.2f} times torch, least {data['least_speedup']:.2f}; "
