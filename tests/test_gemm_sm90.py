@@ -38,10 +38,12 @@ def test_every_plan_is_one_that_the_kernel_can_run(n: int, m: int, k: int, reduc
     """What sm90_wv_split_k.hip and the architecture state: tokens, steps of K, shared memory, grid."""
     chosen = plan(n, m, k, reduction)
     cut = chosen.tiling
-    assert n <= cut.cols and cut.cluster <= -(-k // 64) and 2 <= cut.stages <= 16
+    assert n <= cut.cols * cut.tiles and cut.cluster <= -(-k // cut.step_k) and 2 <= cut.stages <= 16
+    assert cut.depth == 1 or (k % 64 == 0 and cut.depth <= 8)
+    assert cut.rows % (8 * cut.tiles) == 0 and 8 <= cut.rows <= 128
     assert chosen.shared_bytes == cut.shared_bytes <= 227 << 10
-    assert chosen.grid == -(-m // (64 * cut.groups * cut.share)) * cut.together < 2**31 * 16
-    assert cut.together == cut.cluster * cut.share <= 16 and cut.cols % (8 * cut.share) == 0
+    assert chosen.grid == -(-m // (cut.rows * cut.share)) * cut.together < 2**31 * 16
+    assert cut.together == cut.cluster * cut.share * cut.tiles <= 16 and cut.cols % (8 * cut.share) == 0
     assert chosen.block == 128 * cut.groups + 32 and chosen.workspace == 0
     # A part of the chip with few multiprocessors must still hold a cluster that is not portable.
     assert cut.together <= 8 or 2 * (cut.shared_bytes + 1024) <= 228 << 10
@@ -49,15 +51,14 @@ def test_every_plan_is_one_that_the_kernel_can_run(n: int, m: int, k: int, reduc
 
 @given(sizes, sizes)
 def test_in_batch_invariant_the_cluster_is_the_same_for_every_n_and_chip(m: int, k: int) -> None:
-    clusters = {plan(n, m, k, "batch_invariant").tiling.cluster for n in (1, 8, 9, 16, 33, 64, 128)}
-    assert len(clusters) == 1
-    few = gemm_sm90.tiling(16, m, k, 60, invariant=True)
-    assert {few.cluster} == clusters
+    chosen = [plan(n, m, k, "batch_invariant").tiling for n in (1, 8, 9, 16, 33, 64, 128)]
+    chosen.append(gemm_sm90.tiling(16, m, k, 60, invariant=True))
+    assert len({(cut.cluster, cut.depth) for cut in chosen}) == 1
 
 
 def test_the_cluster_does_depend_on_n_elsewhere() -> None:
     """The negative control of the test above."""
-    assert len({plan(n, 1536, 7168).tiling.cluster for n in (16, 32, 64, 128)}) > 1
+    assert len({plan(n, 640, 2880).tiling.cluster for n in (8, 16, 32, 64, 128)}) > 1
 
 
 def test_only_aligned_operands_are_for_the_copy_engine() -> None:
@@ -78,13 +79,12 @@ def test_only_aligned_operands_are_for_the_copy_engine() -> None:
 @pytest.mark.parametrize(
     "cut",
     [
-        Sm90Tiling(8, 1, 16, 1),
-        Sm90Tiling(16, 1, 7, 16),
-        Sm90Tiling(32, 2, 5, 3),
-        Sm90Tiling(64, 1, 5, 5),
-        Sm90Tiling(128, 2, 5, 2),
-        Sm90Tiling(64, 1, 14, 1, 8),
-        Sm90Tiling(128, 2, 3, 2, 4),
+        Sm90Tiling(8, 32, 5, 2, depth=4, early=1),
+        Sm90Tiling(16, 64, 7, 16, early=7, admits_early=True),
+        Sm90Tiling(32, 128, 5, 3),
+        Sm90Tiling(64, 64, 14, 1, 8),
+        Sm90Tiling(128, 48, 9, 2, early=4),
+        Sm90Tiling(64, 112, 9, 1, tiles=2, early=4),
     ],
     ids=str,
 )
@@ -101,7 +101,7 @@ def test_kernels_compile_without_spills(cut: Sm90Tiling, dtype: str) -> None:
 # Launch ---------------------------------------------------------------------------------------------------------------
 
 
-CLUSTER_OF_FIVE = Sm90Tiling(128, 1, 5, 5)
+CLUSTER_OF_FIVE = Sm90Tiling(128, 64, 5, 5)
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +140,9 @@ def test_what_a_launch_says(dtype: str, type_of_map: int, cuda: Any) -> None:
     assert (record.function, record.stream, record.shared_bytes) == (0x77, 0x5000, plan.shared_bytes)
     assert (list(record.grid), list(record.block), list(record.cluster)) == ([50, 1, 1], [160, 1, 1], [5, 1, 1])
     assert record.launch_attribute == 6
-    # Of x, which is described last: the type, two dimensions, 128-byte swizzle, 128-byte promotion, zeros outside.
-    assert record.encodes == 2 and list(record.encoded_as)[:6] == [type_of_map, 2, 0, 3, 2, 0]
-    assert list(record.encoded) == [0x1000, 2880, 100, 2 * 2888] and list(record.box) == [64, 128]
+    # Of x, which is described last: the type, three dimensions, 128-byte swizzle, 128-byte promotion, zeros outside.
+    assert record.encodes == 2 and list(record.encoded_as)[:6] == [type_of_map, 3, 0, 3, 2, 0]
+    assert list(record.encoded) == [0x1000, 2880, 100, 2 * 2888, 1, 100 * 2 * 2888] and list(record.box) == [64, 128, 1]
     # Two maps, then aiterlite_gemm_args.
     assert bytes(record.arguments)[:256] == b"\x55" * 256
     said = struct.pack("<4Q4q4i", 0x1000, 0x2000, 0, 0x4000, 2888, 2880, 0, 640, 100, 640, 2880, 0)
@@ -155,7 +155,7 @@ def test_a_single_row_may_have_any_stride(cuda: Any) -> None:
     """A driver refuses strides that are no multiples of 16 bytes, and that of one row is never used."""
     launch, record = cuda
     assert launch(n=1, k=2876) == 0
-    assert list(record.encoded) == [0x1000, 2876, 1, 2 * 2880]
+    assert list(record.encoded) == [0x1000, 2876, 1, 2 * 2880, 1, 2 * 2880]
 
 
 @pytest.mark.compile
@@ -170,7 +170,15 @@ def test_what_the_driver_does_not_describe_is_not_launched(cuda: Any) -> None:
 @pytest.mark.torch
 def test_workgroups_that_share_tokens_are_one_cluster_and_copy_a_part_each(cuda: Any) -> None:
     launch, record = cuda
-    assert launch(cut=Sm90Tiling(128, 1, 3, 2, 4)) == 0
+    assert launch(cut=Sm90Tiling(128, 64, 3, 2, 4)) == 0
     # 640 rows are 10 tiles of 64, in threes of four.
     assert (list(record.grid), list(record.cluster)) == ([24, 1, 1], [8, 1, 1])
-    assert list(record.encoded) == [0x1000, 2880, 100, 2 * 2888] and list(record.box) == [64, 32]
+    assert list(record.encoded) == [0x1000, 2880, 100, 2 * 2888, 1, 100 * 2 * 2888] and list(record.box) == [64, 32, 1]
+
+
+@pytest.mark.compile
+@pytest.mark.torch
+def test_steps_of_several_pieces_are_a_dimension_of_their_own(cuda: Any) -> None:
+    launch, record = cuda
+    assert launch(n=16, cut=Sm90Tiling(16, 16, 3, 3, depth=5)) == 0
+    assert list(record.encoded) == [0x1000, 64, 16, 2 * 2888, 45, 128] and list(record.box) == [64, 16, 5]

@@ -21,22 +21,35 @@ pytestmark = [pytest.mark.gpu]
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 CUTS = [
-    Sm90Tiling(8, 1, 2, 1),
-    Sm90Tiling(8, 2, 4, 7),
-    Sm90Tiling(16, 1, 3, 16),
-    Sm90Tiling(16, 1, 6, 5),
-    Sm90Tiling(32, 2, 3, 3),
-    Sm90Tiling(32, 1, 9, 1),
-    Sm90Tiling(64, 1, 5, 8),
-    Sm90Tiling(64, 2, 2, 1),
-    Sm90Tiling(128, 1, 3, 6),
-    Sm90Tiling(128, 2, 4, 2),
-    Sm90Tiling(128, 1, 3, 16),
-    Sm90Tiling(16, 1, 4, 3, 2),
-    Sm90Tiling(32, 2, 3, 1, 4),
-    Sm90Tiling(64, 1, 2, 2, 8),
-    Sm90Tiling(128, 1, 5, 1, 2),
-    Sm90Tiling(128, 2, 3, 2, 4),
+    Sm90Tiling(8, 64, 2, 1),
+    Sm90Tiling(8, 128, 4, 7),
+    Sm90Tiling(16, 64, 3, 16),
+    Sm90Tiling(16, 64, 6, 5),
+    Sm90Tiling(32, 128, 3, 3),
+    Sm90Tiling(32, 64, 9, 1),
+    Sm90Tiling(64, 64, 5, 8),
+    Sm90Tiling(64, 128, 2, 1),
+    Sm90Tiling(128, 64, 3, 6),
+    Sm90Tiling(128, 128, 4, 2),
+    Sm90Tiling(128, 64, 3, 16),
+    Sm90Tiling(16, 64, 4, 3, 2),
+    Sm90Tiling(32, 128, 3, 1, 4),
+    Sm90Tiling(64, 64, 2, 2, 8),
+    Sm90Tiling(128, 64, 5, 1, 2),
+    Sm90Tiling(128, 128, 3, 2, 4),
+    # Rows that are parts of warpgroups and waves; steps of several pieces; weights that are fetched early.
+    Sm90Tiling(128, 112, 6, 2),
+    Sm90Tiling(128, 120, 3, 2, 2, early=2),
+    Sm90Tiling(128, 72, 2, 3, admits_early=True),
+    Sm90Tiling(128, 56, 2, 1, 8, depth=2),
+    Sm90Tiling(64, 40, 3, 5),
+    # Tiles of tokens that share weights.
+    Sm90Tiling(64, 112, 9, 1, tiles=2),
+    Sm90Tiling(64, 48, 3, 2, 2, tiles=2),
+    Sm90Tiling(32, 16, 2, 16),
+    Sm90Tiling(16, 16, 2, 8, depth=2, early=9),
+    Sm90Tiling(16, 8, 5, 1, depth=4),
+    Sm90Tiling(8, 24, 3, 2, depth=8, admits_early=True),
 ]
 
 
@@ -71,7 +84,9 @@ def run(cut: Sm90Tiling, dtype: str, x: torch.Tensor, w: torch.Tensor, bias: tor
 def test_every_kind_of_tiling_is_within_the_bound(cut: Sm90Tiling, dtype: str) -> None:
     """Fewer tokens than columns, odd M, K with and without a tail, or few steps, padded strides, each kind of bias."""
     torch.manual_seed(cut.cols + cut.cluster)
-    for n, m, k in ((cut.cols, 640, 2880), (cut.cols // 2 + 1, 333, 1096), (1, 1, 64 * cut.cluster), (3, 65, 7168)):
+    tail = 1096 if cut.depth == 1 else 1088
+    few, tokens = cut.step_k * cut.cluster, cut.cols * cut.tiles
+    for n, m, k in ((tokens, 640, 2880), (tokens // 2 + 1, 333, tail), (1, 1, few), (3, 65, 7168)):
         x, w = padded(n, k, DTYPES[dtype]), padded(m, k, DTYPES[dtype], k**-0.5)
         for shape in (None, (m,), (1, m), (n, m)):
             bias = None if shape is None else torch.randn(shape, device="cuda").to(DTYPES[dtype])

@@ -1,6 +1,6 @@
 // sm_90's matrix unit for a warpgroup, four waves that begin at a multiple of four: d[64 rows, N columns] += a b, of 16
-// k of bf16 or fp16, or 32 of e4m3fn. N is 8, 16, 24, 32, 40, 48, 64, 96, 128 or 256, twice the count of a thread's
-// sums.
+// k of bf16 or fp16, or 32 of e4m3fn. N is 8, 16, 24, 32, 40, 48, 64, 96, 128 or 256, twice the count of a
+// thread's sums.
 //
 // Lane l of wave v holds the sum d[4 j + 2 i + c] at row 16 v + l / 4 + 8 i and column 8 j + l % 4 * 2 + c. b lies in
 // shared memory; a there too, or in registers, which hold 16 rows a wave as mma.sync has them (fragment/mma_sync.h,
@@ -55,6 +55,13 @@ AITERLITE_DEVICE void commit_group() { asm volatile("wgmma.commit_group.sync.ali
 template <uint32_t pending>
 AITERLITE_DEVICE void await_group() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
+}
+// Sums before the first group and after the last one: the compiler moves no ordinary instruction on them across, for
+// which ptxas would serialize the multiplications (C7515).
+template <uint32_t count>
+AITERLITE_DEVICE void hold_sums(float (&d)[count]) {
+#pragma unroll
+  for (uint32_t i = 0; i < count; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
 // What the sums begin with; and whether the rows of an operand in shared memory run along k, or are k (transposed).
