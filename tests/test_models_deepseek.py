@@ -34,6 +34,8 @@ AGREEMENT, DIFFERENCE, QUANTISED = 0.99, 0.006, 0.02
 RANKED = 0.01
 # Hidden states of 4 bits: 0.07 is measured against the dequantised model.
 MXFP4 = 0.1
+# How the second story's model was served.
+STORY: dict[str, Any] = {"kv_cache": "fp8", "persistent": True}
 PROMPT, DECODED, CHUNK = 100, 32, 48
 
 # Another model of the family: no low-rank queries, no yarn, halves as pairs, weights of experts as they are.
@@ -153,7 +155,8 @@ def test_planned_attention_says_the_same() -> None:
 
 
 def test_mxfp4_is_that_of_the_dequantised_model() -> None:
-    """With hidden states as they are, and as MXFP4 too; with attention's projections, and with these left out."""
+    """With hidden states as they are, and as MXFP4 too; with attention's projections, and with these left out; with
+    planned attention over a cache of 8 bits."""
     fields = cases.fields()
     weights, (tokens,) = cases.weights(fields, 3), cases.prompts(PROMPT + 8, seed=4)
     for attention, exclude in ((True, ()), (False, ("*self_attn*", "re:model.layers.9"))):
@@ -166,6 +169,9 @@ def test_mxfp4_is_that_of_the_dequantised_model() -> None:
                 hold(teacher_forced(model, tokens), expected, MXFP4)
             with envs.override(AITERLITE_MXFP4_ACTIVATIONS="bf16"):
                 hold(teacher_forced(model, tokens), expected)
+                if attention:
+                    served = model_of({**fields, "quantization_config": cases.quark()}, codes, **STORY)
+                    hold(teacher_forced(served, tokens), teacher_forced(model_of(fields, plain, **STORY), tokens))
 
 
 def test_greedy_decoding_repeats_itself_and_gives_pages_back() -> None:
@@ -268,7 +274,9 @@ def shared_models(parallel: deepseek.Parallel) -> list[Any]:
         model_of(fields, plain, parallel=parallel),
         model_of(scaled, cases.quantised(plain)[0], parallel=parallel),
         model_of(fields, plain, parallel=whole),
-        model_of({**fields, "quantization_config": cases.quark()}, cases.mxfp4_of(plain)[0], parallel=parallel),
+        model_of(
+            {**fields, "quantization_config": cases.quark()}, cases.mxfp4_of(plain)[0], parallel=parallel, **STORY
+        ),
     )
     return [teacher_forced(model, tokens, 12) for model in models]
 
