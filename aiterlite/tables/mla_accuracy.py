@@ -45,6 +45,7 @@ def _class_of(weights: Callable[[Any], str]) -> Callable[[Any], Accuracy]:
 CPU = _class_of(lambda problem: "not rounded" if problem.q_dtype == "fp16" else f"{_TWO_PARTS} (with AMX), or not")
 # csrc/mla/decode.hip multiplies in q's 16-bit type, csrc/mla/sm90_decode.hip in KV's; 8-bit ones become fp16.
 AMD = _class_of(lambda problem: _TWO_PARTS if problem.q_dtype == "bf16" else _FP16)
+# With 64 rows of q a workgroup the second number is that of the larger loss of each two tokens.
 SM90 = _class_of(lambda problem: _TWO_PARTS if problem.kv_dtype == "bf16" else _FP16)
 
 # asm/mla/ multiplies in KV's type.

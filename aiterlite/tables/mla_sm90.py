@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 DECODE_ARGS = ArgumentStruct("aiterlite_mla_decode_args", "aiterlite/mla/args.h")
 BOX_ARGS = ArgumentStruct("aiterlite_sm90_mla_args", "aiterlite/mla/sm90_args.h")
 KERNEL, WIDE_KERNEL = "aiterlite_sm90_mla_decode", "aiterlite_sm90_mla_decode_wide"
-# Two warpgroups multiply, two copy; one where the former need the registers, with 32 columns, and where boxes come.
+# Two warpgroups multiply, two copy; one where the former need the registers, with 32 columns or 64 rows, and where
+# boxes come.
 _THREADS, _THREADS_FEW = 512, 384
 # Tokens of a box (mla/sm90_boxes.h).
 BOX_TOKENS = 16
@@ -35,7 +36,7 @@ _MOST_STAGES, _LEAST_STAGES = 4, 2
 # measured calls, within 4 to 15 %; 16 columns of 8-bit KV from calls of 16 heads).
 _TOKEN_US, _PIECE_US, _MERGE_US, _PART_US = (0.036, 0.021), 5.0, 2.0, 0.02
 _WORKGROUP_US = (
-    {16: (4.2, 3.6, 1.38), 32: (6.3, 6.6, 1.9), WIDE_ROWS: (7.0, 9.0, 3.2)},
+    {16: (4.2, 3.6, 1.4), 32: (6.3, 6.6, 1.8), WIDE_ROWS: (7.0, 9.0, 3.0)},
     {16: (5.2, 3.3, 1.25), 32: (7.5, 4.9, 1.2)},
 )
 MOST_SPLITS = 64
@@ -70,11 +71,11 @@ def shared_bytes(columns: int, stages: int, kv_dtype: str, boxes: bool) -> int:
     return _aligned(_aligned(area) + tiles + small)
 
 
-def wide_shared_bytes(kv_dtype: str) -> int:
-    """The size of the wide kernel's `Shared`: boxes of 64 rows of 128 bytes, of KV, of q but for its last 64 elements,
-    and of weights; barriers and what is kept of a row."""
-    boxes = 2 * _KEY_DIM // 64 + _KEY_DIM // 64 - 1 + (2 if kv_dtype == "bf16" else 1)
-    small = 2 * (8 + 8 + 16) + WIDE_ROWS * (2 * 4 + 8)
+def wide_shared_bytes() -> int:
+    """The size of the wide kernel's `Shared`: boxes of 64 rows of 128 bytes, of KV, of q, and of what rounding of
+    weights lost; barriers and what is kept of a row."""
+    boxes = (_LEAST_STAGES + 1) * _KEY_DIM // 64 + 1
+    small = 2 * (5 * 8 + 5 * 8 + 16) + WIDE_ROWS * (2 * 4 + 2 * 4 + 8 + 4) + 2 * WIDE_ROWS * 8
     return _aligned(boxes * 64 * 128 + small)
 
 
@@ -117,8 +118,7 @@ def plan_decode(problem: MlaProblem, persona: Persona) -> Sm90Plan:
         columns = min(reversed(cuts), key=lambda cut: _microseconds(cut, *given))
     groups = -(-rows // columns)
     if columns == WIDE_ROWS:
-        size = wide_shared_bytes(problem.kv_dtype)
-        return Sm90Plan(True, boxes, columns, groups, _LEAST_STAGES, size, pieces * groups)
+        return Sm90Plan(True, boxes, columns, groups, _LEAST_STAGES, wide_shared_bytes(), pieces * groups)
     stages = _MOST_STAGES
     while stages > _LEAST_STAGES and shared_bytes(columns, stages, problem.kv_dtype, boxes) > persona.lds_bytes:
         stages -= 1
@@ -138,7 +138,7 @@ def unasked_splits(cu_count: int, batch: int, rows: int, context: float, q_dtype
 
 
 def threads(plan: Sm90Plan) -> int:
-    return _THREADS_FEW if plan.boxes or plan.columns == COLUMNS[-1] else _THREADS
+    return _THREADS if plan.columns == COLUMNS[0] and not plan.boxes else _THREADS_FEW
 
 
 def symbol(plan: Sm90Plan) -> str:

@@ -114,6 +114,21 @@ AITERLITE_WGMMA(96, 48, 48, 49, 50, 51, 52, 53, 54, 55)
 AITERLITE_WGMMA(128, 64, 64, 65, 66, 67, 68, 69, 70, 71)
 AITERLITE_WGMMA(256, 128, 128, 129, 130, 131, 132, 133, 134, 135)
 #undef AITERLITE_WGMMA
+
+// 32 k of an a of which one of k = 2 n and 2 n + 1 is no zero, both operands in shared memory and b's rows k: as long
+// as 16 k take otherwise. a holds the 16 that count, side by side; `which` names them, in lanes that are 0 or 1 modulo
+// 4: for rows l / 4 (low half) and l / 4 + 8 of a wave, k 16 (l % 2) onwards, two bits each of k modulo 4, in their
+// order.
+#define AITERLITE_WGMMA_SPARSE(type, name)                                                                    \
+  AITERLITE_DEVICE void multiply_group_sparse(name, float (&d)[64], uint64_t a, uint64_t b, uint32_t which) { \
+    asm volatile("wgmma.mma_async.sp.sync.aligned.m64n128k32.f32." type "." type " {" AITERLITE_PLACES64      \
+                 "}, %64, %65, %66, 0, 1, 1, 1, 0, 1;"                                                        \
+                 : AITERLITE_SUMS64(0)                                                                        \
+                 : "l"(a), "l"(b), "r"(which));                                                               \
+  }
+AITERLITE_WGMMA_SPARSE("bf16", bf16)
+AITERLITE_WGMMA_SPARSE("f16", fp16)
+#undef AITERLITE_WGMMA_SPARSE
 #undef AITERLITE_WGMMA_16BIT
 
 }  // namespace aiterlite
