@@ -31,7 +31,8 @@ _MOST_TILES = 2**30
 # Elements of a lane's piece of a row (quant/strip.h); lanes that hold a group of 128, so the fewest of a team; those of
 # the largest workgroup.
 _PIECE, _LEAST_LANES, _MOST_LANES = 16, 16, 1024
-_TEAM_THREADS, _CROWDED_THREADS = 128, 256
+# On an H200 the largest are the fastest where no codes are made, and slower where they are.
+_TEAM_THREADS, _CROWDED_THREADS, _PLAIN_SM90_THREADS = 128, 256, 512
 # Threads of a multiprocessor, beyond which rows wait for others.
 _CROWDED = 2048
 
@@ -107,7 +108,9 @@ def plan_rows(problem: ActProblem, persona: Persona) -> ActPlan:
         lanes = min(choices, key=lambda lanes: (-(-pieces // lanes) * lanes, -lanes))
         tiles = -(-pieces // lanes)
     teams = problem.row_count * tiles
-    threads = _CROWDED_THREADS if teams * lanes > _CROWDED * compute_units else _TEAM_THREADS
+    plain = persona.target.startswith("sm_") and not isinstance(problem, QuantActProblem)
+    crowded = _PLAIN_SM90_THREADS if plain else _CROWDED_THREADS
+    threads = crowded if teams * lanes > _CROWDED * compute_units else _TEAM_THREADS
     threads = lanes if lanes > wave else threads
     grid = -(-teams // (threads // lanes))
     return ActPlan(threads, lanes, tiles, passes, grid * threads <= 1024 * compute_units, grid)
@@ -149,6 +152,7 @@ def _gpu(problem: ActProblem, persona: Persona, plan: ActPlan) -> tuple[Kernel, 
         "activation": ACTIVATIONS.index(problem.activation),
         "aligned": int(problem.aligned),
         "code": getattr(problem, "out_dtype", CODES[0]),
+        "admit": int(bool(overlaps)),
         # Elsewhere nothing overlaps, and one kernel serves both.
         "early": int(plan.early and bool(overlaps)),
         "element": problem.dtype,

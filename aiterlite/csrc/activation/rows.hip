@@ -13,8 +13,8 @@
 // Floor, bytes an element of the result: 4 in and 2 out (codes: 1 out), and the scales. At 2,048 columns: 12,288 bytes
 // a row, 10,304 with scales of groups of 128.
 //
-// A grid that is on the chip all at once (AITERLITE_EARLY) fetches its rows before its predecessors have ended, and
-// lets its successors do so at once.
+// A grid that is on the chip all at once (AITERLITE_EARLY) fetches its rows before its predecessors have ended.
+// Successors are let in at once (AITERLITE_ADMIT): they come where the last workgroups leave room.
 #include <aiterlite/activation/args.h>
 #include <aiterlite/activation/gated.h>
 #include <aiterlite/overlap.h>
@@ -31,7 +31,7 @@ constexpr uint32_t kThreads = AITERLITE_THREADS, kLanes = AITERLITE_LANES, kTeam
 constexpr uint32_t kGroup = AITERLITE_GROUP;  // 0: not quantised; 1: a scale a row
 constexpr int kActivation = AITERLITE_ACTIVATION;
 constexpr bool kAligned = AITERLITE_ALIGNED, kLimited = AITERLITE_LIMITED, kTransposed = AITERLITE_TRANSPOSED,
-               kTwoPasses = AITERLITE_PASSES == 2, kEarly = AITERLITE_EARLY;
+               kTwoPasses = AITERLITE_PASSES == 2, kEarly = AITERLITE_EARLY, kAdmit = AITERLITE_ADMIT;
 constexpr bool kIsWorkgroup = kLanes > kWaveSize, kCodes = kGroup != 0, kOfGroups = kGroup > 1;
 constexpr uint32_t kGroupLanes = kOfGroups ? kGroup / 8 : 1;
 static_assert(kIsWorkgroup ? kTeams == 1 : (kLanes & (kLanes - 1)) == 0, "a team is a power of two, or the workgroup");
@@ -55,8 +55,8 @@ aiterlite_activation_rows(aiterlite_activation_args args) {
   const auto* gate = static_cast<const In*>(args.x) + row * args.stride_x;
   const In* up = gate + width;
 
+  if constexpr (kAdmit) admit_successors();
   if constexpr (kEarly) {
-    admit_successors();
 #pragma unroll
     for (uint32_t at = lane * kLineElements; at < kHeld; at += kLanes * kLineElements) {
       if (begin + at >= left) continue;
@@ -81,7 +81,7 @@ aiterlite_activation_rows(aiterlite_activation_args args) {
       piece.part[i] = activation::gated<In, kActivation, kLimited>(x[i], y[i], args.limit);
   };
   make(begin);
-  if constexpr (!kEarly && !kTwoPasses) admit_successors();
+  if constexpr (!kAdmit && !kTwoPasses) admit_successors();
 
   [[maybe_unused]] auto* codes = static_cast<uint8_t*>(args.out) + row * args.stride_out;
   if constexpr (!kCodes) {
@@ -112,7 +112,7 @@ aiterlite_activation_rows(aiterlite_activation_args args) {
         make(first);
         most = piece.maximum(most);
       }
-      if constexpr (!kEarly) admit_successors();
+      if constexpr (!kAdmit) admit_successors();
     }
     if constexpr (kIsWorkgroup) {
       most = reduce_workgroup<kWaves>(most, Max{}, shared);
