@@ -1,4 +1,4 @@
-"""Mixture of experts under the names of `aiter`: routing, sorting by experts, and the fused layer."""
+"""Mixture of experts under the names of `aiter`: routing and its logits, sorting by experts, and the fused layer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from aiterlite.ops.fmoe import fmoe_fp8_blockscale_g1u1
 from aiterlite.ops.fused_moe import fused_moe
 from aiterlite.ops.moe_sorting import moe_align_block_size, moe_sorting, moe_sorting_fwd
 from aiterlite.ops.moe_sum import moe_sum
+from aiterlite.ops.router_gemm import router_gemm
 from aiterlite.ops.routing import (
     biased_grouped_topk,
     fused_topk,
@@ -27,6 +28,7 @@ __all__ = [
     "moe_sorting",
     "moe_sorting_fwd",
     "moe_sum",
+    "router_gemm",
     "shuffle_weight",
     "topk_sigmoid",
     "topk_softmax",

@@ -83,6 +83,7 @@ def prepare(
     *,
     cu_count: int = 0,
     to_problem: Callable[..., tables.GemmProblem] = problem_of,
+    dtype: torch.dtype | None = None,
 ) -> Run:
     """The call of an operator that kernels of one table serve. Errors name the operator."""
     n = check(table.op, x, weight, bias)
@@ -91,14 +92,15 @@ def prepare(
     operands.check_dense(table.op, x=x, weight=weight, bias=bias)
     persona = calls.persona_of(table.op, x.device, cu_count)
     if n == 0 or weight.shape[0] == 0:
-        return empty_result(x, weight)
-    return run_of(calls.decide(table, to_problem(operands.flatten(x), weight, bias), persona), x, weight, bias)
+        return empty_result(x, weight, dtype)
+    decision = calls.decide(table, to_problem(operands.flatten(x), weight, bias), persona)
+    return run_of(decision, x, weight, bias, dtype)
 
 
-def empty_result(x: Tensor, weight: Tensor) -> Run:
+def empty_result(x: Tensor, weight: Tensor, dtype: torch.dtype | None = None) -> Run:
     """Calls with no rows or no features: nothing is launched."""
     shape = result_shape(x, weight)
-    return lambda x, *_, **__: x.new_empty(shape)
+    return lambda x, *_, **__: x.new_empty(shape, dtype=dtype)
 
 
 def fake(function: str, x: Tensor, weight: Tensor, bias: Bias = None) -> Tensor:
@@ -113,10 +115,11 @@ def result_shape(x: Tensor, weight: Tensor) -> tuple[int, ...]:
     return (*x.shape[:-1], weight.shape[0])
 
 
-def run_of(decision: Decision, x: Tensor, weight: Tensor, bias: Bias) -> Run:
-    """The prepared call of a decision: it takes x, weight, bias and, by keyword, a workspace."""
+def run_of(decision: Decision, x: Tensor, weight: Tensor, bias: Bias, dtype: torch.dtype | None = None) -> Run:
+    """The prepared call of a decision: it takes x, weight, bias and, by keyword, a workspace. `dtype` is the result's,
+    where that is not x's."""
     rows = operands.flatten(x)
-    empty, flat = results.allocator(result_shape(x, weight), x.dtype, x.device), x.dim() == 2
+    empty, flat = results.allocator(result_shape(x, weight), dtype or x.dtype, x.device), x.dim() == 2
     absent = () if bias is not None else ("bias",)
     # A prepared call is kept under its strides, among others, so they never change for it.
     fixed: Mapping[str, Any] = strides(rows, weight, bias)

@@ -33,14 +33,15 @@ def scales(x: Tensor, scale_x: Tensor, scale_w: Tensor) -> Tensor:
     return of_x * scale_w.double().flatten()
 
 
-def error_bound(x: Tensor, weight: Tensor, exact: Tensor) -> Tensor:
-    """What an output may differ from `exact` (float64): 4 · (eps_out · |exact| + eps_fp32 · sqrt(K) · sum |x · w|).
+def error_bound(x: Tensor, weight: Tensor, exact: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
+    """What an output may differ from `exact` (float64): 4 · (eps_out · |exact| + eps_fp32 · sqrt(K) · sum |x · w|). It
+    is of x's dtype, where no other is given.
 
     The first term is the rounding of the output, the second the growth of float32 sums over K products.
     """
     products = x.double().abs() @ weight.double().abs().T
     spread = _ROUNDOFF[torch.float32] * x.shape[-1] ** 0.5 * products
-    bound: Tensor = 4 * (_ROUNDOFF[x.dtype] * exact.abs() + spread)
+    bound: Tensor = 4 * (_ROUNDOFF[out_dtype or x.dtype] * exact.abs() + spread)
     return bound
 
 

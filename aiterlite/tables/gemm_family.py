@@ -1,18 +1,26 @@
-"""The skinny GEMMs as a family: `wvSplitK`, `wvSplitKQ`, `wvSplitKrc`, `LLMM1` and `linear`."""
+"""The skinny GEMMs as a family: `wvSplitK`, `wvSplitKQ`, `wvSplitKrc`, `LLMM1`, `router_gemm` and `linear`."""
 
 from __future__ import annotations
 
-from aiterlite.tables import gemm, gemm_asm, gemm_fp8, gemm_rc, linear
+from aiterlite.tables import gemm, gemm_asm, gemm_fp8, gemm_rc, linear, router_gemm
 from aiterlite.tables.family import Family
 
 FAMILY = Family(
     name="gemm",
-    tables=(gemm.WV_SPLIT_K, gemm.LLMM1, gemm_rc.WV_SPLIT_K_RC, gemm_fp8.WV_SPLIT_K_Q, linear.LINEAR),
+    tables=(
+        gemm.WV_SPLIT_K,
+        gemm.LLMM1,
+        gemm_rc.WV_SPLIT_K_RC,
+        gemm_fp8.WV_SPLIT_K_Q,
+        linear.LINEAR,
+        router_gemm.ROUTER_GEMM,
+    ),
     ops=(
         "aiterlite.ops.gemm",
         "aiterlite.ops.gemm_rc",
         "aiterlite.ops.gemm_fp8",
         "aiterlite.ops.linear",
+        "aiterlite.ops.router_gemm",
     ),
     samples="aiterlite.ops.samples.gemm",
     public={

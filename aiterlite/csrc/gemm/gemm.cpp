@@ -7,7 +7,14 @@ namespace {
 
 using namespace aiterlite::cpu;
 
-template <class Element>
+// A result that is not rounded.
+struct Float {
+  using Bits = float;
+  static float to_float(float value) { return value; }
+  static float from_float(float value) { return value; }
+};
+
+template <class Element, class Result = Element>
 int32_t run(const aiterlite_gemm_args& args, parallel_for_t parallel_for, int32_t num_threads) {
   Problem problem = {};
   problem.x = args.x;
@@ -21,7 +28,7 @@ int32_t run(const aiterlite_gemm_args& args, parallel_for_t parallel_for, int32_
   problem.n = args.n;
   problem.m = args.m;
   problem.k = args.k;
-  return multiply<Element, Element>(problem, parallel_for, num_threads);
+  return multiply<Element, Result>(problem, parallel_for, num_threads);
 }
 
 }  // namespace
@@ -34,4 +41,14 @@ AITERLITE_EXPORT int32_t aiterlite_wv_split_k_cpu_bf16(const aiterlite_gemm_args
 AITERLITE_EXPORT int32_t aiterlite_wv_split_k_cpu_fp16(const aiterlite_gemm_args* args, parallel_for_t parallel_for,
                                                        int32_t num_threads) {
   return run<Fp16>(*args, parallel_for, num_threads);
+}
+
+AITERLITE_EXPORT int32_t aiterlite_wv_split_k_cpu_bf16_float(const aiterlite_gemm_args* args,
+                                                             parallel_for_t parallel_for, int32_t num_threads) {
+  return run<Bf16, Float>(*args, parallel_for, num_threads);
+}
+
+AITERLITE_EXPORT int32_t aiterlite_wv_split_k_cpu_fp16_float(const aiterlite_gemm_args* args,
+                                                             parallel_for_t parallel_for, int32_t num_threads) {
+  return run<Fp16, Float>(*args, parallel_for, num_threads);
 }

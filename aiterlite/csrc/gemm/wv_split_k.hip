@@ -1,6 +1,7 @@
 // Skinny GEMM: y[n, m] = sum_k x[n, k] * w[m, k] + bias, for few tokens (N <= 16), 16-bit operands, float sums.
 // With 8-bit operands (AITERLITE_RESULT is defined, and names the type of y and bias) the kernel is
-// aiterlite_wv_split_k_q, and the sum is multiplied by the scales of x's row and of w's before the bias is added.
+// aiterlite_wv_split_k_q, and the sum is multiplied by the scales of x's row and of w's before the bias is added. With
+// AITERLITE_FLOAT y is float, and sums are not rounded.
 //
 // Tiling. The weights are read once and dominate, so everything serves to have many 16-byte weight loads in flight. A
 // matrix instruction multiplies 16 tile rows (weights) by 8 or 16 tile columns (tokens); each lane loads its operands
@@ -222,8 +223,12 @@ struct Scales<aiterlite_scaled_gemm_args> {
 
 AITERLITE_DEVICE void store(const Args& args, const Output& output, float sum) {
   if (!output.live) return;
-  Result* y = static_cast<Result*>(args.y) + output.token * args.stride_y + output.row;
-  aiterlite::store_u16(y, aiterlite::from_float<Result>(sum).bits);
+  const int64_t at = output.token * args.stride_y + output.row;
+#if defined(AITERLITE_FLOAT)
+  aiterlite::store_u32(static_cast<float*>(args.y) + at, __builtin_bit_cast(uint32_t, sum));
+#else
+  aiterlite::store_u16(static_cast<Result*>(args.y) + at, aiterlite::from_float<Result>(sum).bits);
+#endif
 }
 
 }  // namespace

@@ -15,9 +15,10 @@ from torch.nn import functional
 from aiterlite.models.deepseek.config import BLOCK, Config
 from aiterlite.models.deepseek.parallel import Parallel
 from aiterlite.models.deepseek.projections import ALL, FeedForward, Projection, Reader, Rows
-from aiterlite.moe import biased_grouped_topk, fused_moe, moe_fused_gate, shuffle_weight
+from aiterlite.moe import biased_grouped_topk, fused_moe, moe_fused_gate, router_gemm, shuffle_weight
 from aiterlite.mxfp4 import shuffle_scale
 from aiterlite.quant import QuantType
+from aiterlite.tables.gemm import MAX_TOKENS
 from aiterlite.tables.mx_types import BLOCK as MX_BLOCK
 from aiterlite.target import persona_for
 
@@ -68,8 +69,8 @@ class Experts:
             shared = reader.feed_forward(extra, inter)
         # CPUs read rows as they lie; matrix units of GPUs take them in an order of their own.
         reorder = not persona_for(reader.device.type, reader.device.index).target.startswith("cpu")
-        # cuBLAS has products of bf16 that stay float32.
-        wide = reader.device.type == "cuda" and torch.version.hip is None
+        # There products of bf16 stay float32.
+        wide = reader.is_nvidia
         w1, w2 = (_all([p.weight for p in each]) for each in (up, down))
         w1_scale, w2_scale = _scales(up), _scales(down)
         if reorder:
@@ -130,7 +131,12 @@ class Experts:
         """Routing is decided at float32: logits of 16 bits would tie, and choose other experts than the model does."""
         if self.router.dtype == torch.float32:
             return functional.linear(x.float(), self.router)
-        return torch.mm(x, self.router.mT, out_dtype=torch.float32)
+        if x.shape[0] <= MAX_TOKENS:
+            return router_gemm(x, self.router)
+        if x.is_cuda:
+            return torch.mm(x, self.router.mT, out_dtype=torch.float32)
+        # Planned.
+        return functional.linear(x.float(), self.router.float())
 
 
 def _scales(parts: list[Projection]) -> Tensor | None:

@@ -181,6 +181,11 @@ class Reader:
     def tensor(self, name: str, rows: slice = ALL, dtype: torch.dtype | None = None) -> Tensor:
         return self.checkpoint.read(name, rows).to(self.device, dtype or self.dtype).contiguous()
 
+    @property
+    def is_nvidia(self) -> bool:
+        """Whether the model runs, or is planned, for kernels of `sm_` targets."""
+        return persona_for(self.device.type, self.device.index).target.startswith("sm_")
+
     def norm(self, name: str) -> Norm:
         return Norm(self.tensor(f"{name}.weight"), self.config.rms_norm_eps)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aiterlite.ops import gemm, gemm_fp8, gemm_rc, linear, operands
+from aiterlite.ops import gemm, gemm_fp8, gemm_rc, linear, operands, router_gemm
 from aiterlite.ops.samples import Sample, Tensors, Within
 from aiterlite.reference import gemm as reference
 from aiterlite.tables.gemm import DTYPES, FLAVOURS, GemmProblem
@@ -18,7 +18,7 @@ from aiterlite.tables.gemm_fp8 import NATIVE, SCALES_W, SCALES_X, ScaledGemmProb
 from aiterlite.target import persona_for
 
 
-def _gemm(op: Callable[..., Tensor], *options: str) -> Callable[[GemmProblem, int], Sample]:
+def _gemm(op: Callable[..., Tensor], *options: str, rounds: bool = True) -> Callable[[GemmProblem, int], Sample]:
     """Samples of an operator; the problem's fields named in `options` are keywords of the call."""
 
     def make(problem: GemmProblem, seed: int) -> Sample:
@@ -42,7 +42,7 @@ def _gemm(op: Callable[..., Tensor], *options: str) -> Callable[[GemmProblem, in
             inputs=inputs,
             bind=lambda given: functools.partial(op, *given.values(), **keywords),
             results=("y",),
-            outputs={"y": Within(exact, reference.error_bound(x, weight, exact))},
+            outputs={"y": Within(exact, reference.error_bound(x, weight, exact, None if rounds else torch.float32))},
             baseline=lambda given: functional.linear(*given.values()),
         )
 
@@ -88,4 +88,5 @@ SAMPLES: dict[str, Callable[[Any, int], Sample]] = {
     "wvSplitKQ": _scaled_gemm,
     "wvSplitKrc": _gemm(gemm_rc.wvSplitKrc, "reduction"),
     "LLMM1": _gemm(gemm.LLMM1),
+    "router_gemm": _gemm(router_gemm.router_gemm, rounds=False),
 }

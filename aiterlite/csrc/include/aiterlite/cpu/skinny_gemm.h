@@ -191,7 +191,7 @@ void store_sum(const Problem& p, int64_t token, int64_t row, float sum) {
   }
   const auto* bias = static_cast<const uint16_t*>(p.bias);
   if (bias != nullptr) sum += Result::to_float(bias[token * p.stride_bias + row]);
-  static_cast<uint16_t*>(p.y)[token * p.stride_y + row] = Result::from_float(sum);
+  static_cast<typename Result::Bits*>(p.y)[token * p.stride_y + row] = Result::from_float(sum);
 }
 
 template <int kRows>
