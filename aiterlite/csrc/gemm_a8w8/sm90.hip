@@ -26,30 +26,13 @@
 // Block: 128 threads for each warpgroup, and the copying warps. Grid: C * tiles, tiles of one piece of weights
 // following each other. Operands, and their rows, begin at multiples of 16 bytes. The copy engine knows the operands'
 // sizes: what lies beyond is not read, and arrives as zeros.
-#include <aiterlite/block/mailbox.h>
 #include <aiterlite/fragment/sm90_wgmma.h>
-#include <aiterlite/gemm_a8w8/output.h>
-#include <aiterlite/gemm_a8w8/sm90_args.h>
+#include <aiterlite/gemm_a8w8/sm90_ring.h>
 #include <aiterlite/numeric/pack.h>
-#include <aiterlite/overlap.h>
-#include <aiterlite/tile/sm90_copy.h>
 
 namespace {
 
-using namespace aiterlite;
-using Result = AITERLITE_RESULT;
-using Args = aiterlite_gemm_a8w8_args;
-
-constexpr uint32_t kColumns = AITERLITE_COLS, kRows = AITERLITE_ROWS, kStages = AITERLITE_STAGES;
-constexpr uint32_t kCluster = AITERLITE_CLUSTER, kTurns = AITERLITE_K_GROUPS, kEarly = AITERLITE_EARLY;
-constexpr uint32_t kShare = AITERLITE_SHARE;  // workgroups that share tokens
-constexpr bool kShuffled = AITERLITE_SHUFFLED;
-// Whether scales are those of 128 k, which steps are multiplied by, or of all k, which the end is multiplied by.
-constexpr bool kGroupsOfX = AITERLITE_X_GROUPS, kBlocksOfW = AITERLITE_W_BLOCKS, kScaled = kGroupsOfX || kBlocksOfW;
-
-using End = gemm_a8w8::Output<Result, !kGroupsOfX, !kBlocksOfW>;
-
-constexpr uint32_t kStep = 128, kScaleRows = 128;
+constexpr uint32_t kTurns = AITERLITE_K_GROUPS;
 constexpr uint32_t kRowGroups = (kRows + kGroupRows - 1) / kGroupRows, kGroups = kRowGroups * kTurns;
 constexpr uint32_t kGroupThreads = kGroupWaves * kWaveSize;
 constexpr uint32_t kFinishers = kRowGroups * kGroupThreads, kMultipliers = kGroups * kGroupThreads;
@@ -62,14 +45,11 @@ constexpr uint32_t kCopiers = kMoves ? kGroupThreads : 2 * kWaveSize, kThreads =
 // one, were slower on an H200.
 constexpr bool kTwoParts = kColumns <= 32;
 constexpr bool kHoldsScales = kScaled && kTwoParts;
-// Blocks of 128 rows that so many rows, from a multiple of 16 on, may touch.
-constexpr uint32_t kBlocks = (kRows + kScaleRows - 32) / kScaleRows + 1;
-constexpr uint32_t kScalers = kScaled ? kWaveSize : 0;
 
 // A thread's sums of two columns and two rows are a quad, and the quads of a pair of columns are kPairQuads. In a
 // cluster rank p % C finishes pair p.
 using Exchange = Mailbox<kCluster>;
-constexpr uint32_t kPairs = kColumns / 2, kPairQuads = kRows / 2, kTileRows = 16;
+constexpr uint32_t kPairs = kColumns / 2, kPairQuads = kRows / 2;
 constexpr uint32_t kOwnedPairs = (kPairs + kCluster - 1) / kCluster;
 constexpr uint32_t kReceived = kCluster > 1 ? kOwnedPairs * kCluster * kPairQuads : 0;
 constexpr uint32_t kHanded = kTurns > 1 ? kSums / 4 * kFinishers : 0;
@@ -79,26 +59,11 @@ constexpr uint32_t kTurnsBarrier = 1, kFinishBarrier = 2;
 constexpr bool kGathers = kCluster == 1 && kColumns >= 32;
 constexpr uint32_t kMadePitch = kRows + 8;
 
-static_assert(kColumns == 8 || kColumns == 16 || kColumns == 32 || kColumns == 64 || kColumns == 128,
-              "AITERLITE_COLS must be 8, 16, 32, 64 or 128");
-static_assert(kRows % kTileRows == 0 && kRows >= kTileRows && kRows <= 256,
-              "AITERLITE_ROWS must be a multiple of 16, at most 256");
 static_assert(kTurns == 1 || (kTurns == 2 && kRowGroups == 1), "AITERLITE_K_GROUPS must be 1, or 2 of at most 64 rows");
 static_assert(
     kStages >= 2 * kTurns && kStages % kTurns == 0,
     "a stage is read by the same warpgroup every time, which waits for its next one before it is done with it");
-static_assert(kCluster >= 1 && kCluster <= 8, "AITERLITE_CLUSTER must be 1 to 8");
-static_assert(AITERLITE_CLUSTER_SIZE == kCluster * kShare, "AITERLITE_CLUSTER_SIZE counts all that share or exchange");
-static_assert(kColumns % (8 * kShare) == 0, "each workgroup that shares fetches whole groups of 8 tokens");
 
-struct alignas(1024) Stage {
-  uint8_t w[kRows * kStep];
-  uint8_t x[kColumns * kStep];
-};
-struct Scales {
-  float x[kColumns];
-  float w[kBlocks];
-};
 struct Shared {
   Stage stage[kStages];
   // What the last stage's products read beyond its rows.
@@ -111,133 +76,7 @@ struct Shared {
   Barrier empty[kStages];
   uint64_t arrivals;
 };
-static_assert(sizeof(Stage) == (kRows + kColumns) * kStep, "tiles begin at multiples of 1024 bytes");
 static_assert(sizeof(Shared) <= AITERLITE_SHARED_BYTES, "the ring does not fit AITERLITE_SHARED_BYTES");
-
-AITERLITE_DEVICE const TensorMap& map(const aiterlite_tensor_map& opaque) {
-  return reinterpret_cast<const TensorMap&>(opaque);
-}
-
-// What a workgroup does: its rows and tokens, and its steps of K, [begin, begin + count); and where it stands in its
-// cluster: `rank` of those that split K, `share` of those that share tokens.
-struct Work {
-  uint32_t rank = 0, share = 0, first_row, first_token, batch, begin, count;
-
-  AITERLITE_DEVICE uint32_t of_rank(uint32_t other) const { return share * kCluster + other; }
-  AITERLITE_DEVICE uint32_t of_share(uint32_t other) const { return other * kCluster + rank; }
-  AITERLITE_DEVICE uint16_t sharers() const {
-    uint32_t every = 0;
-#pragma unroll
-    for (uint32_t i = 0; i < kShare; ++i) every |= 1u << (i * kCluster);
-    return static_cast<uint16_t>(every << rank);
-  }
-
-  AITERLITE_DEVICE explicit Work(const Args& args) {
-    if constexpr (kCluster * kShare > 1) {
-      rank = cluster_rank() % kCluster;
-      share = cluster_rank() / kCluster;
-    }
-    const uint32_t token_tiles = (static_cast<uint32_t>(args.n) + kColumns - 1) / kColumns;
-    const uint32_t row_tiles = (static_cast<uint32_t>(args.m) + kShare * kRows - 1) / (kShare * kRows);
-    const uint32_t tile = workgroup_id() / (kCluster * kShare), pieces = tile / token_tiles;
-    first_token = (tile - pieces * token_tiles) * kColumns;
-    batch = pieces / row_tiles;
-    first_row = ((pieces - batch * row_tiles) * kShare + share) * kRows;
-    const uint32_t steps = (static_cast<uint32_t>(args.k) + kStep - 1) / kStep;
-    const uint32_t each = steps / kCluster, more = steps % kCluster;
-    begin = rank * each + (rank < more ? rank : more);
-    count = each + (rank < more ? 1 : 0);
-  }
-};
-
-// Where in the ring a role is.
-struct Turn {
-  uint32_t stage = 0, parity = 0;
-
-  AITERLITE_DEVICE void advance(uint32_t stages) {
-    stage += stages;
-    if (stage >= kStages) {
-      stage -= kStages;
-      parity ^= 1;
-    }
-  }
-};
-
-// Where a step's weights are, for `ask`: (x, y, z) of the map.
-template <class Ask>
-AITERLITE_DEVICE void at_weights(const aiterlite_sm90_gemm_a8w8_args& args, const Work& work, uint32_t step,
-                                 const Ask& ask) {
-  if constexpr (kShuffled) {
-    // Pieces of 16 rows of 16 bytes; batches are further rows.
-    ask(0, (work.batch * static_cast<uint32_t>(args.gemm.m) + work.first_row) / 16, step * (kStep / 16));
-  } else {
-    ask(step * kStep, work.first_row, work.batch);
-  }
-}
-
-// One lane, before others have ended: weights of the first steps come to the L2 already, which reads nothing yet.
-AITERLITE_DEVICE void prefetch_weights(const aiterlite_sm90_gemm_a8w8_args& args, const Work& work) {
-  const uint32_t steps = work.count < kEarly ? work.count : kEarly;
-#pragma unroll 1
-  for (uint32_t step = work.begin; step != work.begin + steps; ++step) {
-    at_weights(args, work, step, [&](uint32_t x, uint32_t y, uint32_t z) { prefetch_box(map(args.w_map), x, y, z); });
-  }
-}
-
-// One lane: fills the ring, waiting for each stage to be read before it is filled again.
-AITERLITE_DEVICE void copy(const aiterlite_sm90_gemm_a8w8_args& args, Shared& shared, const Work& work) {
-  const uint64_t once = keep_briefly(), again = keep_long();
-  Turn turn;
-#pragma unroll 1
-  for (uint32_t step = work.begin; step < work.begin + work.count; ++step, turn.advance(1)) {
-    Stage& stage = shared.stage[turn.stage];
-    Barrier& full = shared.full[turn.stage];
-    shared.empty[turn.stage].wait(turn.parity ^ 1);
-    full.arrive_expecting(sizeof(Stage));
-    at_weights(args, work, step,
-               [&](uint32_t x, uint32_t y, uint32_t z) { copy_box(stage.w, map(args.w_map), x, y, z, full, once); });
-    constexpr uint32_t kFetched = kColumns / kShare;
-    const uint32_t own = work.share * kFetched;
-    if constexpr (kShare == 1) {
-      copy_box(stage.x, map(args.x_map), step * kStep, work.first_token, work.batch, full, again);
-    } else {
-      copy_box_to_ranks(stage.x + own * kStep, map(args.x_map), step * kStep, work.first_token + own, work.batch, full,
-                        work.sharers());
-    }
-  }
-}
-
-// One warp: the scales of each step.
-AITERLITE_DEVICE void fetch_scales(const Args& args, Shared& shared, const Work& work) {
-  constexpr uint32_t kHeld = (kColumns + kWaveSize - 1) / kWaveSize;
-  const uint32_t lane = lane_id(), tokens = static_cast<uint32_t>(args.n) - work.first_token;
-  const float* x = args.x_scale + work.batch * args.stride_x_scale_batch + work.first_token * args.stride_x_scale;
-  // The last lanes fetch those of weights.
-  const uint32_t block = lane - (kWaveSize - kBlocks), row = work.first_row / kScaleRows + block;
-  const bool of_weights = kBlocksOfW && lane >= kWaveSize - kBlocks;
-  const bool block_exists = of_weights && row * kScaleRows < static_cast<uint32_t>(args.m);
-  const float* w =
-      args.w_scale + work.batch * args.stride_w_scale_batch + (block_exists ? row * args.stride_w_scale : 0);
-  Turn turn;
-#pragma unroll 1
-  for (uint32_t step = work.begin; step < work.begin + work.count; ++step, turn.advance(1)) {
-    Scales& scales = shared.scales[turn.stage];
-    shared.empty[turn.stage].wait(turn.parity ^ 1);
-    if constexpr (kGroupsOfX) {
-#pragma unroll
-      for (uint32_t i = 0; i < kHeld; ++i) {
-        const uint32_t column = lane + i * kWaveSize;
-        const bool wanted = column < tokens;
-        const float* from = x + (wanted ? column * args.stride_x_scale + step * args.stride_x_scale_group : 0);
-        if (column < kColumns) copy_word_async(scales.x + column, from, wanted);
-      }
-    }
-    if (of_weights) {
-      copy_word_async(scales.w + block, w + (block_exists ? step : 0), block_exists);
-    }
-    shared.full[turn.stage].arrive_after_copies();
-  }
-}
 
 // A multiplying thread: rows row(0) and row(1) of its workgroup's, columns column(j, 0) and column(j, 1) for each
 // j < kColumns / 8, as fragment/sm90_wgmma.h has them.
@@ -248,6 +87,10 @@ struct Place {
   // Its quad of each of its pairs of columns, and whether its rows are the workgroup's.
   AITERLITE_DEVICE uint32_t quad() const { return wave * 8 + lane / 4; }
   AITERLITE_DEVICE bool owned() const { return wave < kRows / kTileRows; }
+};
+
+struct alignas(8) ScalePair {
+  float of[2];
 };
 
 // A step's products on their way.
@@ -280,21 +123,16 @@ struct Part {
   // The scale of the columns i / 2, i % 2, of this thread's rows.
   AITERLITE_DEVICE static float scale_of(const Scales& scales, const Place& place, uint32_t block, uint32_t i) {
     const float of_rows = kBlocksOfW ? scales.w[block] : 1.0f;
-    return kGroupsOfX ? scales.x[place.column(i / 2, i % 2)] * of_rows : of_rows;
+    // Neighbours lie in 8 bytes, which the compiler fetches at once.
+    const auto& pair = *reinterpret_cast<const ScalePair*>(scales.x + place.column(i / 2, 0));
+    return kGroupsOfX ? pair.of[i % 2] * of_rows : of_rows;
   }
   // Adds the products to sums, and says that the stage is free.
   AITERLITE_DEVICE void take(float (&total)[kSums], Shared& shared, const Turn& turn, const Place& place,
                              uint32_t block, const Work& work, uint32_t step) const {
     const auto free = [&] {
       if constexpr (kScaled && !kHoldsScales) wave_barrier();  // all lanes have read theirs
-      if constexpr (kShare == 1) {
-        if (place.lane == 0) shared.empty[turn.stage].arrive();
-      } else {
-        // Where it will be written again: then nobody is told who has ended.
-        if (step + kStages < work.count && place.lane < kShare) {
-          shared.empty[turn.stage].arrive_having_read_in(work.of_share(place.lane));
-        }
-      }
+      release(shared, turn, work, step);
     };
     if constexpr (kHoldsScales || !kScaled) free();
 #pragma unroll

@@ -32,7 +32,8 @@ inline void land_box(void* to, const TensorMap& map, uint32_t x, uint32_t y, uin
 }
 inline void copy_box(void* to, const TensorMap& map, uint32_t x, uint32_t y, uint32_t z, Barrier& barrier, uint64_t) {
   if (reinterpret_cast<uintptr_t>(to) % (map.swizzle != 0 ? 1024 : 128) != 0) hostsim::fail("a box is not aligned");
-  hostsim::landing.push_back([=, &map, &barrier] { land_box(to, map, x, y, z, barrier); });
+  // The map by value: the thread that asks may have ended.
+  hostsim::landing.push_back([=, &barrier] { land_box(to, map, x, y, z, barrier); });
 }
 inline void copy_box_to_ranks(void* to, const TensorMap& map, uint32_t x, uint32_t y, uint32_t z, Barrier& barrier,
                               uint16_t ranks) {
