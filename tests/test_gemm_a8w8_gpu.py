@@ -66,16 +66,12 @@ def test_absorbed_projections(n: int) -> None:
     run_batched(Batch(3, n, 40, 256, "fp16"), FP8, "cuda", n, DROPS)
 
 
-KINDS = [(cols, by_tokens) for cols in sm90.COLUMNS for by_tokens in (False, True)[: 1 + (cols >= 32)]]
-
-
-@pytest.mark.parametrize(("cols", "by_tokens"), KINDS)
+@pytest.mark.parametrize("cols", sm90.COLUMNS)
 @pytest.mark.parametrize("cluster", sm90.CLUSTERS)
-def test_every_kind_of_cut(monkeypatch: Any, cols: int, by_tokens: bool, cluster: int) -> None:
+def test_every_kind_of_cut(monkeypatch: Any, cols: int, cluster: int) -> None:
     """Few rows or many, some fetched early, with the bits of shuffled weights."""
     m, k = 528, 2176
-    every = sm90.candidates(cols, m, k, (by_tokens,))
-    cuts = [cut for cut in every if cut.cluster == cluster]
+    cuts = [cut for cut in sm90.candidates(cols, m, k) if cut.cluster == cluster]
     cut = cuts[(cols + 7 * cluster) % len(cuts)]
     x, w, x_scale, w_scale = (moved(t, "cuda") for t in blockscale_operands(Case(cols - 3, m, k), FP8, cols))
     exact, magnitude = reference.blockscale(x, w, x_scale, w_scale)

@@ -1,6 +1,5 @@
-// What both GEMMs of 8-bit floats on sm_90 have in common (gemm_a8w8/sm90.hip, sm90_tokens.hip): where a workgroup
-// stands, the ring of steps of 128 k in shared memory, and who fills it. A part of their text, which AITERLITE_ROWS and
-// the other defines of a variant are known to.
+// Of the GEMM of 8-bit floats on sm_90 (gemm_a8w8/sm90.hip): where a workgroup stands, the ring of steps of 128 k in
+// shared memory, and who fills it. A part of its text, to which a variant's defines are known.
 #pragma once
 #include <aiterlite/block/mailbox.h>
 #include <aiterlite/gemm_a8w8/output.h>
