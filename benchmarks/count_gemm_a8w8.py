@@ -8,19 +8,17 @@ the least that the shape allows. Prints a Markdown table, with all sanitizers on
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
+import counting
 import torch
+from torch import Tensor
 
-from aiterlite import dispatch, emulator, envs
-from aiterlite.dispatch import Decision
-from aiterlite.launch import calls as launches
+from aiterlite import dispatch
 from aiterlite.ops import operands
 from aiterlite.ops.shuffle import shuffle_weight
 from aiterlite.reference import gemm_a8w8 as reference
 from aiterlite.tables import gemm_a8w8 as tables
-from aiterlite.tables import gemm_a8w8_amd as amd
 from aiterlite.tables.gemm_a8w8_problem import BlockScaleProblem
 from aiterlite.target import Persona, resolve
 
@@ -45,39 +43,21 @@ HEAD = (
 )
 
 
-def decision_of(persona: Persona, m: int, k: int, n: int) -> tuple[amd.Plan, Decision]:
-    """The plan of the whole problem, and the decision of the part by that plan."""
-    whole = dispatch.decide(tables.BLOCKSCALE_TABLE, BlockScaleProblem(n, m, k, shuffled=True), persona)
-    plan: amd.Plan = whole.plan
-    grid = plan.grid // -(-m // plan.rows) * -(-ROWS // plan.rows)
-    part = dataclasses.replace(plan, grid=grid)
-    return plan, dataclasses.replace(whole, problem=dataclasses.replace(whole.problem, m=ROWS), plan=part)
-
-
 def row(persona: Persona, m: int, k: int, n: int) -> list[Any]:
     fp8, groups = operands.FP8_DTYPES[persona.fp8], k // 128
     x, w = torch.randn(n, k).to(fp8), torch.randn(ROWS, k).to(fp8)
     x_scale, w_scale = torch.rand(n, groups) + 0.5, torch.rand(ROWS // 128, groups) + 0.5
     y, shuffled = torch.zeros(n, ROWS, dtype=torch.bfloat16), shuffle_weight(w)
-    plan, decision = decision_of(persona, m, k, n)
+    whole = dispatch.decide(tables.BLOCKSCALE_TABLE, BlockScaleProblem(n, m, k, shuffled=True), persona)
+    plan = whole.plan
     strides = {f"stride_{name}_batch": 0 for name in ("x", "w", "bias", "y", "x_scale", "w_scale")}
     strides |= {"stride_x": k, "stride_w": k, "stride_y": ROWS, "stride_w_scale": groups}
     strides |= {"stride_x_scale": groups, "stride_x_scale_group": 1}
-    with envs.override(AITERLITE_TARGET=persona.chip), emulator.watching(sanitize=True, counters=True) as seen:
-        launch = launches.prepare(decision, y.device, ("x", "w", "y", "x_scale", "w_scale"), strides, ("bias",))
-        launch(x, shuffled, y, x_scale, w_scale)
-    if seen.findings:
-        raise SystemExit("\n".join(map(str, seen.findings)))
+    made: dict[str, Tensor | None] = {"x": x, "w": shuffled, "y": y, "x_scale": x_scale, "w_scale": w_scale}
+    seen = counting.run(counting.part_of(whole, ROWS), {**made, "bias": None}, strides)
     exact, magnitude = reference.blockscale(x, w, x_scale, w_scale)
-    if not bool(((y.double() - exact).abs() <= reference.error_bound(exact, magnitude, k, y.dtype)).all()):
-        raise SystemExit("the result is wrong")
-    main, *_ = seen.counters
-    arguments, workspace = main["arguments"], 0
-    moved = 0
-    for one in seen.counters:
-        for name, value in one["arguments"].items():
-            moved += value["read"] + value["written"]
-            workspace += (value["read"] + value["written"]) * (name == "workspace")
+    counting.check(y, exact, reference.error_bound(exact, magnitude, k, y.dtype))
+    main, arguments = seen[0], seen[0]["arguments"]
     least = sum(tensor.nbytes for tensor in (x, w, x_scale, w_scale, y))
     matrix = ROWS // 16 * -(-n // 16) * groups * MATRIX_CYCLES[persona.target]
     return [
@@ -87,20 +67,20 @@ def row(persona: Persona, m: int, k: int, n: int) -> list[Any]:
         f"{plan.rows}, {plan.splits}",
         f"{arguments['w']['read'] / w.nbytes:.3f}",
         f"{arguments['x']['read'] / x.nbytes:.2f}",
-        f"{workspace:,}",
-        f"{moved / least:.3f}",
+        f"{counting.moved(seen, 'workspace'):,}",
+        f"{counting.moved(seen) / least:.3f}",
         f"{main['matrix_cycles']:,} / {matrix:,}",
-        f"{sum(one['issue_cycles']['total'] for one in seen.counters):,}",
-        f"{sum(one['instructions']['total'] for one in seen.counters):,}",
+        f"{counting.total(seen, 'issue_cycles', 'total'):,}",
+        f"{counting.total(seen, 'instructions', 'total'):,}",
         main["lds"]["conflict_cycles"],
-        f"{main['occupancy']['vgprs']} + {main['occupancy']['agprs']}",
+        counting.registers(main),
         main["instructions"]["scratch"],
     ]
 
 
 if __name__ == "__main__":
-    print(f"| {' | '.join(HEAD)} |\n|{' --- |' * len(HEAD)}")
+    counting.head(HEAD)
     for chip in CHIPS:
         for m, k in SHAPES:
             for n in TOKENS:
-                print(f"| {' | '.join(map(str, row(resolve(chip), m, k, n)))} |", flush=True)
+                counting.line(row(resolve(chip), m, k, n))
