@@ -42,11 +42,12 @@ from aiterlite.wishes import wishes
 CHIPS, TOKENS, SHAPES, ROWS = ("mi300x", "mi355x"), (1, 16, 64), ((2112, 7168), (7168, 16384)), 256
 # A product of 16 x 16 x 128 takes so many cycles of the matrix unit: of codes on gfx950; of bf16 on both.
 MATRIX_CYCLES = {("gfx950", "fp4"): 16, ("gfx950", "bf16"): 64, ("gfx942", "fp4"): 128, ("gfx942", "bf16"): 128}
-BESIDE_TOKENS, BESIDE_CHIP = (1, 4, 16, 64), "mi355x"
+# Beside upstream's, whole workgroups of both.
+BESIDE_TOKENS, BESIDE_CHIP, BESIDE_ROWS = (1, 4, 16, 64), "mi355x", 768
 BESIDE_SHAPES = ((2112, 7168), (2048, 7168), (7168, 2048), (24576, 1536), (7168, 16384))
-# Published microseconds of one token, and the tile of tokens and features that upstream's tuned tables take of these
-# shapes; of the others, and of those that have no row, this one.
-PUBLISHED = {(7168, 16384): 24.9, (2112, 7168): 12.4, (2048, 7168): 12.3}
+# Microseconds that upstream's tuned tables publish, of 1, 4 and 16 tokens where they have them.
+PUBLISHED = {(7168, 16384): (24.89, 25.26, 26.49), (2112, 7168): (12.36,), (2048, 7168): (12.30, 12.60, 13.27)}
+# The tile of tokens and features that they take of these; of the others, and of what has no row, the first one.
 TILE, TILES = (32, 128), {(7168, 2048, 1): (64, 128), (7168, 2048, 4): (96, 128), (24576, 1536, 64): (64, 128)}
 HEAD = (
     "chip",
@@ -190,13 +191,13 @@ def row(persona: Persona, call: Call) -> list[Any]:
 
 
 def beside(call: Call, objects: Path) -> list[Any]:
-    """Ours over theirs, of all workgroups; each is counted on 256 rows."""
-    made, whole = Operands(call, ROWS), call.decide(resolve(BESIDE_CHIP))
-    part = counting.part_of(whole, ROWS)
+    """Ours over theirs, of all workgroups; those of some rows are counted."""
+    made, whole = Operands(call, BESIDE_ROWS), call.decide(resolve(BESIDE_CHIP))
+    part = counting.part_of(whole, BESIDE_ROWS)
     seen, by = ours(call, part, made), counting.shares(whole, part)
     report, tile = theirs(call, made, objects, counters=True)
     found, _ = theirs(call, made, objects, sanitize=True)
-    share = [-(-call.m // tile[1]) / -(-ROWS // tile[1])]
+    share = [-(-call.m // tile[1]) / -(-BESIDE_ROWS // tile[1])]
 
     def ratio(*paths: tuple[str, ...]) -> str:
         mine = sum(counting.total(seen, *path, by=by) for path in paths)
@@ -209,7 +210,7 @@ def beside(call: Call, objects: Path) -> list[Any]:
         f"{call.m}, {call.k}",
         call.n,
         f"{'assembly' if whole.row and whole.row.backend == 'asm' else 'HIP'}, {plan.tokens} x {plan.rows}, "
-        f"{plan.splits} splits",
+        f"{plan.splits} splits, {counting.waves(seen[0])} waves",
         ratio(("matrix_cycles",)),
         ratio(("issue_cycles", "total")),
         ratio(*traffic),
@@ -231,7 +232,8 @@ def estimated(call: Call, objects: Path | None) -> list[Any]:
     if objects is not None:
         report, _ = theirs(call, made, objects, counters=True)
         cells.append(f"{estimate([report.counters], persona).us:.1f}")
-    published = PUBLISHED[call.m, call.k]
+    times = PUBLISHED[call.m, call.k]
+    published = times[min(BESIDE_TOKENS.index(call.n), len(times) - 1)]
     return [*cells, published, f"{mine.us / published:.2f}"]
 
 

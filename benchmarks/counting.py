@@ -69,6 +69,11 @@ def total(counters: Counters, *path: str, by: Sequence[float] = ()) -> int:
     return round(found)
 
 
+def waves(counted: Mapping[str, Any]) -> int:
+    """Of a workgroup."""
+    return int(counted["waves"] // counted["workgroups"])
+
+
 def registers(counted: Mapping[str, Any]) -> str:
     return f"{counted['occupancy']['vgprs']} + {counted['occupancy']['agprs']}"
 

@@ -21,6 +21,8 @@ from aiterlite.ops.operator import register
 from aiterlite.tables import gemm_mxfp4 as tables
 from aiterlite.tables.gemm_mxfp4_problem import (
     KINDS,
+    NEAR_BYTES,
+    NEAR_ROWS,
     OP,
     RESULTS,
     SHUFFLED_K,
@@ -146,6 +148,7 @@ def _prepare(
         bias is not None,
         call.batch,
         all(operands.is_aligned(t, _VECTOR // t.itemsize) for t in (x, w)),
+        _is_near(x, w, None if x_shuffled else x_scale, None if w_shuffled else w_scale),
     )
     sizes: dict[str, int | float] = {
         **_strides("x", x),
@@ -164,6 +167,15 @@ def _prepare(
     if not decision.kernels:
         return gemm_mxfp4_dense.prepare(factors, how, tokens_first, x.device)
     return launches.prepare(decision, x.device, _NAMES, sizes, absent)
+
+
+def _is_near(*tensors: Tensor | None) -> bool:
+    """Whether neighbouring rows are so near each other that offsets of 32 bits tell them apart."""
+    return all(
+        (NEAR_ROWS * t.stride(-2) + t.shape[-1] * t.stride(-1)) * t.itemsize < NEAR_BYTES
+        for t in tensors
+        if t is not None
+    )
 
 
 def _lay(scale: Tensor, k: int) -> str:

@@ -10,6 +10,7 @@ from aiterlite.jit.arguments import ArgumentStruct
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel
 from aiterlite.tables import gemm_mxfp4_amd as amd
+from aiterlite.tables import gemm_mxfp4_codes as codes
 from aiterlite.tables import gemm_mxfp4_sm90 as sm90
 from aiterlite.tables.family import Family
 from aiterlite.tables.gemm_mxfp4_problem import KINDS, OP, REQUIRES, RESULTS, WHOLE_K, MxGemmProblem, sizes
@@ -50,7 +51,7 @@ def _derive(values: Mapping[str, Any]) -> Mapping[str, Any]:
 _SHAPES = Axis(("m", "k"), ((2112, 7168), (7168, 2048), (24576, 1536), (4096, 7168), (7168, 16384)))
 
 _SWEEP = (_SHAPES, one_axis("n", 1, 16, 64), one_axis("x", "bf16", "fp4"))
-TABLE = Table(OP, MxGemmProblem, (_CPU_ROW, amd.ROW, sm90.ROW, sm90.DENSE_ROW), _SWEEP, _derive)
+TABLE = Table(OP, MxGemmProblem, (_CPU_ROW, codes.ROW, amd.ROW, sm90.ROW, sm90.DENSE_ROW), _SWEEP, _derive)
 
 FAMILY = Family(
     name="gemm_mxfp4",

@@ -70,23 +70,22 @@ def estimate(made: Plan, problem: MxGemmProblem, persona: Persona) -> float:
     return stream + trips + COST.launch + partial / COST.cache
 
 
-def _pitch(problem: MxGemmProblem, made: Plan) -> int:
-    return -(-problem.m // made.rows) * made.rows
+def pitch(problem: MxGemmProblem, made: Any) -> int:
+    rows: int = made.rows
+    return -(-problem.m // rows) * rows
 
 
-def _unit(name: str, symbol: str, persona: Persona, values: Mapping[str, int | str]) -> Unit:
+def unit_of(name: str, symbol: str, persona: Persona, values: Mapping[str, int | str]) -> Unit:
     defines = tuple((f"AITERLITE_{key}", str(value)) for key, value in sorted(values.items()))
     return Unit(f"gemm_mxfp4/{name}", (f"csrc/gemm_mxfp4/{name}.hip",), persona.target, defines, symbols=(symbol,))
 
 
 def kernels(problem: MxGemmProblem, persona: Persona, made: Plan) -> tuple[Kernel, ...]:
-    args: dict[str, Value] = {**sizes(problem), "splits": made.splits, "split_steps": made.split_steps}
-    args |= {"pitch": _pitch(problem, made), "unused": 0, "partial": Operand(WORKSPACE) if made.splits > 1 else 0}
-    result = "float" if problem.dtype == "fp32" else problem.dtype
+    args = split_args(problem, made)
     values: dict[str, int | str] = {
         "NUMBER": "fp16" if problem.x == "fp16" else "bf16",
         "PACKED": int(problem.is_packed),
-        "RESULT": result,
+        "RESULT": result_of(problem),
         "SHUFFLED": int(problem.shuffled),
         "SPLIT": int(made.splits > 1),
         "TILES": made.rows // 64,
@@ -94,19 +93,35 @@ def kernels(problem: MxGemmProblem, persona: Persona, made: Plan) -> tuple[Kerne
         "W_SCALES": LAYS.index(problem.w_scale),
         "X_SCALE_SHUFFLED": int(problem.x_scale_shuffled),
     }
-    unit = _unit("mfma", KERNEL, persona, values)
+    unit = unit_of("mfma", KERNEL, persona, values)
     first = Kernel(unit, KERNEL, ARGS, along_x(made.grid), along_x(_THREADS), args=args)
     if made.splits == 1:
         return (first,)
-    grid = problem.n * problem.batch * -(-_pitch(problem, made) // (4 * _SUM_THREADS))
-    unit = _unit("sum", SUM, persona, {"RESULT": result, "THREADS": _SUM_THREADS})
+    grid = problem.n * problem.batch * -(-pitch(problem, made) // (4 * _SUM_THREADS))
+    unit = unit_of("sum", SUM, persona, {"RESULT": result_of(problem), "THREADS": _SUM_THREADS})
     return first, Kernel(unit, SUM, ARGS, along_x(grid), along_x(_SUM_THREADS), args=args)
+
+
+def result_of(problem: MxGemmProblem) -> str:
+    """The type of the result, in a kernel's words."""
+    return "float" if problem.dtype == "fp32" else problem.dtype
+
+
+def split_args(problem: MxGemmProblem, made: Any) -> dict[str, Value]:
+    return {
+        **sizes(problem),
+        "splits": made.splits,
+        "split_steps": made.split_steps,
+        "pitch": pitch(problem, made),
+        "unused": 0,
+        "partial": Operand(WORKSPACE) if made.splits > 1 else 0,
+    }
 
 
 def workspace(problem: MxGemmProblem, persona: Persona, made: Plan) -> Workspace | None:
     if made.splits == 1:
         return None
-    return Workspace("gemm_mxfp4", 0, 4 * made.splits * problem.n * problem.batch * _pitch(problem, made))
+    return Workspace("gemm_mxfp4", 0, 4 * made.splits * problem.n * problem.batch * pitch(problem, made))
 
 
 @dataclass(frozen=True)

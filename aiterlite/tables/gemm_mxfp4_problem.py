@@ -19,6 +19,7 @@ LAYS = ("rows", "strided", "shuffled")
 VECTOR, SHUFFLED_ROWS, SHUFFLED_K, WHOLE_K = 16, 16, 64, 256
 ARGS = ArgumentStruct("aiterlite_gemm_mxfp4_args", "aiterlite/gemm_mxfp4/args.h")
 SIZE_MAX = 2**31 - 1
+NEAR_ROWS, NEAR_BYTES = 128, 2**31
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class MxGemmProblem:
 
     `x`: the type of x, `fp4` where it is as w. `dtype`: that of the output. `shuffled`: w lies as shuffle_weight puts
     it. `w_scale`: how its scales lie, of LAYS; `x_scale_shuffled`: x's lie as shuffle_scale puts them. `aligned`:
-    operands begin at 16-byte addresses, and so does each of their rows.
+    operands begin at 16-byte addresses, and so does each of their rows. `near`: 128 neighbouring rows of each,
+    and of scales, lie within 2^31 bytes.
     """
 
     n: int
@@ -41,6 +43,7 @@ class MxGemmProblem:
     bias: bool = False
     batch: int = 1
     aligned: bool = True
+    near: bool = True
 
     @property
     def is_packed(self) -> bool:

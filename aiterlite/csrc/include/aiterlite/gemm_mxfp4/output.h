@@ -5,15 +5,15 @@
 
 namespace aiterlite::gemm_mxfp4 {
 
-// Result: bf16, fp16 or float.
-template <class Result>
+// Result: bf16, fp16 or float. kBias: there may be one.
+template <class Result, bool kBias = true>
 struct Output {
   const aiterlite_gemm_mxfp4_args& args;
   uint32_t batch;
 
   AITERLITE_DEVICE float finished(float sum, uint32_t n, uint32_t m) const {
     float value = args.alpha * sum;
-    if (args.bias != nullptr) {
+    if (kBias && args.bias != nullptr) {
       const int64_t at = n * args.stride_bias + m;
       if (args.bias_is_float != 0) {
         value = __builtin_fmaf(args.beta, load_f32(static_cast<const float*>(args.bias) + at), value);
@@ -38,7 +38,8 @@ struct Output {
   // Whether four neighbouring rows, from a multiple of four on, exist together and can be stored as a vector.
   AITERLITE_DEVICE bool comes_in_fours() const {
     const auto y = reinterpret_cast<uintptr_t>(args.y);
-    return (y % (4 * sizeof(Result)) | (args.m | args.stride_y | args.stride_y_batch) % 4) == 0;
+    const auto rows = static_cast<uint32_t>(args.m | args.stride_y | args.stride_y_batch);
+    return (y % (4 * sizeof(Result)) | rows % 4) == 0;
   }
   // Those of four neighbouring rows that exist.
   AITERLITE_DEVICE void store_four(const float (&sums)[4], uint32_t n, uint32_t m, bool in_fours) const {

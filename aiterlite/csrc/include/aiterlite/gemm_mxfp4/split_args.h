@@ -2,6 +2,9 @@
 #pragma once
 #include <aiterlite/gemm_mxfp4/args.h>
 
+// Of codes.hip, `partial` begins with so many counters, which are zero whenever no launch runs on it.
+#define AITERLITE_MXFP4_COUNTERS 4096
+
 struct aiterlite_gemm_mxfp4_split_args {
   struct aiterlite_gemm_mxfp4_args gemm;
   float* partial;       // [split][batch][token][pitch], where there is more than one split

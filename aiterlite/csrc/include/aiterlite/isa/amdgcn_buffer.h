@@ -23,6 +23,20 @@ class Buffer {
     return __builtin_bit_cast(Vector16,
                               __builtin_amdgcn_raw_buffer_load_b128(resource_, static_cast<int>(offset), 0, 0));
   }
+  // At `offset` + `base`, which is the same in all lanes of the wave.
+  template <bool streaming>
+  AITERLITE_DEVICE Vector16 load(uint32_t offset, uint32_t base) const {
+    constexpr int kNonTemporal = 2;
+    return __builtin_bit_cast(
+        Vector16, __builtin_amdgcn_raw_buffer_load_b128(resource_, static_cast<int>(offset), static_cast<int>(base),
+                                                        streaming ? kNonTemporal : 0));
+  }
+  AITERLITE_DEVICE uint32_t load_word(uint32_t offset, uint32_t base) const {
+    return __builtin_amdgcn_raw_buffer_load_b32(resource_, static_cast<int>(offset), static_cast<int>(base), 0);
+  }
+  AITERLITE_DEVICE uint32_t load_byte(uint32_t offset, uint32_t base) const {
+    return __builtin_amdgcn_raw_buffer_load_b8(resource_, static_cast<int>(offset), static_cast<int>(base), 0);
+  }
   // Lane l's kBytes at its offset, to `to` + l * kBytes; see load_to_lds.
   template <uint32_t kBytes = kLoadToLdsBytes>
   AITERLITE_DEVICE void load_to_lds(uint32_t offset, void* to) const {

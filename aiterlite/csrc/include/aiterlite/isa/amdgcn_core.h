@@ -67,6 +67,28 @@ AITERLITE_DEVICE Vector16 opaque(const Vector16& value) {
   return __builtin_bit_cast(Vector16, words);
 }
 
+// The value is in its registers here, and what uses it comes later: where the last load of several is named first, one
+// wait serves all of them.
+AITERLITE_DEVICE void arrive(Vector16& value) {
+  using Words = uint32_t __attribute__((ext_vector_type(4)));
+  auto words = __builtin_bit_cast(Words, value);
+  asm volatile("" : "+v"(words));
+  value = __builtin_bit_cast(Vector16, words);
+}
+AITERLITE_DEVICE void arrive(uint32_t& value) { asm volatile("" : "+v"(value)); }
+
+// Two additions of two floats each.
+AITERLITE_DEVICE void add_quad(Quad& sum, const Quad& more) {
+  using Pair = float __attribute__((ext_vector_type(2)));
+  struct Pairs {
+    Pair part[2];
+  };
+  auto sums = __builtin_bit_cast(Pairs, sum);
+  const auto others = __builtin_bit_cast(Pairs, more);
+  sums.part[0] += others.part[0], sums.part[1] += others.part[1];
+  sum = __builtin_bit_cast(Quad, sums);
+}
+
 // What only sm_90 has.
 AITERLITE_ABSENT(named_barrier_wait, "AMD has one barrier a workgroup, workgroup_barrier")
 AITERLITE_ABSENT(named_barrier_arrive, "AMD has one barrier a workgroup, workgroup_barrier")

@@ -32,15 +32,16 @@ AITERLITE_DEVICE void mfma_16x16x128_fp8_scaled(float (&d)[4], const Vector16 (&
       static_cast<int>(scale_b));
   for (int i = 0; i < 4; ++i) d[i] = sum[i];
 }
-// 4-bit codes (e2m1), 16 bytes a lane: the 32 k from 32 g on, one block, whose scale is the low byte of what the lane
-// gives.
+// 4-bit codes (e2m1), 16 bytes a lane: the 32 k from 32 g on, one block, whose scale is byte kByteA (kByteB) of what
+// the lane gives.
+template <int kByteA = 0, int kByteB = 0>
 AITERLITE_DEVICE void mfma_16x16x128_fp4_scaled(float (&d)[4], const Vector16& a, const Vector16& b, uint32_t scale_a,
                                                 uint32_t scale_b) {
   const Vector16 left[2] = {a, {}}, right[2] = {b, {}};
   constexpr int kFp4 = 4;
   const auto sum = __builtin_amdgcn_mfma_scale_f32_16x16x128_f8f6f4(
-      amdgcn::join(left), amdgcn::join(right), __builtin_bit_cast(amdgcn::Floats, d), kFp4, kFp4, 0,
-      static_cast<int>(scale_a), 0, static_cast<int>(scale_b));
+      amdgcn::join(left), amdgcn::join(right), __builtin_bit_cast(amdgcn::Floats, d), kFp4, kFp4, kByteA,
+      static_cast<int>(scale_a), kByteB, static_cast<int>(scale_b));
   for (int i = 0; i < 4; ++i) d[i] = sum[i];
 }
 #else
