@@ -95,7 +95,9 @@ def _cuts(problem: MxGemmProblem) -> Iterator[Plan]:
             splits = -(-steps // split_steps)
             if pieces > (COUNTERS if splits > 1 else 2**31 - 1):
                 continue
-            for waves in dict.fromkeys(-(-split_steps // rounds) for rounds in range(1, split_steps + 1)):
+            for waves in dict.fromkeys(
+                -(-split_steps // -(-split_steps // most)) for most in range(_MOST_WAVES, 0, -1)
+            ):
                 made = Plan(tokens, 16 * tiles, waves, splits, split_steps, pieces * splits)
                 if _fits(made):
                     yield made
