@@ -259,7 +259,7 @@ def main() -> None:
                 "80 %",
                 "limited by",
                 *known,
-                "published us, one token",
+                "published us",
             )
             counting.head((*names, "estimate / published"))
             for m, k in given.shapes or PUBLISHED:
