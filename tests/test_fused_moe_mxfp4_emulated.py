@@ -98,3 +98,33 @@ def test_blocks_hold_what_experts_have(target: str) -> None:
     for tokens, entries in ((1, 16), (16, 16), (128, 16), (600, 32), (4096, 32)):
         made = tables.plan(problem_of(tokens=tokens, experts=256, topk=8), persona)
         assert made.entries == entries, tokens
+
+
+# Loops of odd and even numbers of steps, three and two of them; waves behind the width; blocks of both sizes.
+STEPS: dict[str, dict[str, Any]] = {
+    "five, two": {"tokens": 3, "width": 1280, "inter": 512, "topk": 2, "experts": 2, "shuffled": True},
+    "six, three": {"tokens": 2, "width": 1568, "inter": 768, "topk": 1, "experts": 1, "weighted_input": True},
+    "three, one": {"tokens": 21, "width": 768, "inter": 352, "topk": 1, "experts": 1, "dtype": "fp16"},
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_codes_are_multiplied_as_words_are(name: str, sanitized: Recording) -> None:
+    """gfx950's loop over codes has the sums of the one that it falls back to, which hidden states that come take."""
+    problem = problem_of(**STEPS[name])
+    given = replace(problem, quantised=True)
+    made = [decide(TABLE, one, resolve("mi355x")).kernels for one in (problem, given)]
+    used = [any("CODE_STEPS" in name for kernel in one for name, _ in kernel.unit.defines) for one in made]
+    assert used == [True, False]
+    case = case_of(problem, 4)
+    with on("gfx950"):
+        got = run(case, spare=1)
+        check(case, got)
+        assert torch.equal(run(case_of(given, 4)), got)
+
+
+def test_what_is_too_large_for_codes_is_multiplied_otherwise() -> None:
+    for sizes in ({"tokens": 2**19}, {"inter": 2**18}):
+        problem = problem_of(**{"tokens": 4, "width": 7168, "inter": 256, **sizes})
+        kernels = decide(TABLE, problem, resolve("mi355x")).kernels
+        assert kernels and not any("CODE_STEPS" in name for kernel in kernels for name, _ in kernel.unit.defines), sizes

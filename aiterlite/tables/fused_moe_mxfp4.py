@@ -25,6 +25,8 @@ from aiterlite.target import Persona
 
 STAGE1, STAGE2, NUMBERS = (f"aiterlite_fused_moe_mxfp4_{name}" for name in ("stage1", "stage2", "numbers"))
 _HOPPER = "sm_90a"
+# The target whose matrix unit multiplies codes; its steps, whose number up to so many is known to the compiler.
+_BY_CODES, _STEP_K, _MOST_STEPS = "gfx950", 256, 4
 # Of rows of weights that a wave has.
 _EACH, _WAVES, _NUMBERS_THREADS = 32, 4, 256
 _GROUP = _EACH * _WAVES
@@ -138,6 +140,16 @@ def _parts(problem: MoeProblem) -> int:
     return -(-problem.width // (8 * _NUMBERS_THREADS))
 
 
+def _codes(problem: MoeProblem, persona: Persona, k: int) -> dict[str, int | str]:
+    """What a stage over K is compiled with where gfx950 multiplies codes of both operands, all of them at 31-bit
+    offsets and rows of gate and up apart; else nothing."""
+    x, h = problem.tokens * problem.width, problem.pairs * problem.inter
+    small = max(x, h, 2 * problem.inter * problem.width) < 2**31
+    if persona.target != _BY_CODES or not _rounds(problem) or problem.quantised or problem.interleaved or not small:
+        return {}
+    return {"CODE_STEPS": min(_MOST_STEPS, k // _STEP_K), "CODE_TAIL": int(k % _STEP_K != 0)}
+
+
 def kernels(problem: MoeProblem, persona: Persona, made: Plan) -> tuple[Kernel, ...]:
     buffers, packed = _buffers(problem, persona, made), _rounds(problem)
     first: dict[str, Value] = dict(buffers.stages)
@@ -168,15 +180,24 @@ def kernels(problem: MoeProblem, persona: Persona, made: Plan) -> tuple[Kernel, 
     down = {**common, "BIASED": int(problem.bias2), "RESULT": problem.dtype}
     threads = along_x(made.waves * (32 if persona.target == _HOPPER else 64))
 
-    def kernel(name: str, symbol: str, features: int, defines: Mapping[str, int | str], args: Any) -> Kernel:
-        grid = along_x(made.blocks * -(-features // (_EACH * made.waves)))
+    each = _EACH
+    if codes := _codes(problem, persona, problem.inter):
+        gate_up |= _codes(problem, persona, problem.width)
+        each = 128 if made.entries == 16 or problem.inter <= _STEP_K else 64
+        groups = -(-problem.width // (each * made.waves))
+        down |= {**codes, "GROUPS": groups, "ROW_TILES": each // 16, "WHOLE": int(problem.width % each == 0)}
+
+    def kernel(
+        name: str, symbol: str, features: int, defines: Mapping[str, int | str], args: Any, each: int = _EACH
+    ) -> Kernel:
+        grid = along_x(made.blocks * -(-features // (each * made.waves)))
         return Kernel(_unit(name, symbol, persona, defines), symbol, ARGS, grid, threads, args=args)
 
     return (
         *before,
         *sort,
         kernel("stage1", STAGE1, problem.inter, gate_up, first),
-        kernel("stage2", STAGE2, problem.width, down, buffers.stages),
+        kernel("stage2", STAGE2, problem.width, down, buffers.stages, each),
         sum_kernel(problem, persona, buffers.stages),
     )
 

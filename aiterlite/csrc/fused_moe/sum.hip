@@ -21,6 +21,19 @@ using Element = AITERLITE_RESULT;
 constexpr uint32_t kThreads = AITERLITE_THREADS, kBatch = 8;
 constexpr bool kMarks = AITERLITE_MARKS;
 
+// In order; kWhole: all of a batch counts, and nothing is to be selected.
+template <bool kWhole>
+AITERLITE_DEVICE void add_batch(float (&sum)[8], const Vector16 (&held)[kBatch], LaneMask adding) {
+#pragma unroll
+  for (uint32_t i = 0; i < kBatch; ++i) {
+    float value[8];
+    quant::widen(Element{}, held[i], value);
+#pragma unroll
+    for (uint32_t j = 0; j < 8; ++j) sum[j] = kWhole || adding != 0 ? sum[j] + value[j] : sum[j];
+    adding &= adding - 1;
+  }
+}
+
 }  // namespace
 
 AITERLITE_KERNEL(kThreads) aiterlite_fused_moe_sum(aiterlite_fused_moe_args args) {
@@ -52,14 +65,10 @@ AITERLITE_KERNEL(kThreads) aiterlite_fused_moe_sum(aiterlite_fused_moe_args args
         held[i] = load_row_vector<Reuse::kRow>(from + int64_t{slot} * width + column);
         left &= left - 1;
       }
-      LaneMask adding = batch;
-#pragma unroll
-      for (uint32_t i = 0; i < kBatch; ++i) {
-        float value[8];
-        quant::widen(Element{}, held[i], value);
-#pragma unroll
-        for (uint32_t j = 0; j < 8; ++j) sum[j] = adding != 0 ? sum[j] + value[j] : sum[j];
-        adding &= adding - 1;
+      if (count_lanes(batch) >= kBatch) {
+        add_batch<true>(sum, held, batch);
+      } else {
+        add_batch<false>(sum, held, batch);
       }
     }
     if constexpr (kMarks) {

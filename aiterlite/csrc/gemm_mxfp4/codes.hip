@@ -34,44 +34,6 @@ constexpr bool kStreamed = AITERLITE_STREAMS, kOne = AITERLITE_ONE;
 // Steps of a wave: the most, where they are fewer than 4, and the least, up to 2.
 constexpr uint32_t kRounds = AITERLITE_ROUNDS, kLeast = AITERLITE_LEAST;
 
-AITERLITE_DEVICE uint32_t lower(uint32_t a, uint32_t b) { return a < b ? a : b; }
-
-// Adds steps `step`, kWaves further on, and so forth up to `end`. Two are under way, in registers of their own, since a
-// step that moved to others would have to arrive for that.
-AITERLITE_DEVICE void multiply(const Step::Source& from, float (&sums)[kRowTiles][kTokenTiles][4], uint32_t step,
-                               uint32_t end) {
-  if (kLeast < 1 && step >= end) return;
-  Step even, odd;
-  even.load<kStreamed>(from, step);
-  schedule_barrier();
-  if (kRounds == 1 || (kLeast < 2 && step + kWaves >= end)) {
-    even.add(from, sums);
-    return;
-  }
-  odd.load<kStreamed>(from, step + kWaves);
-  schedule_barrier();
-  if constexpr (kRounds > 3) {
-#pragma unroll 1
-    for (; step + 3 * kWaves < end; step += 2 * kWaves) {
-      even.add(from, sums);
-      even.load<kStreamed>(from, step + 2 * kWaves);
-      schedule_barrier();
-      odd.add(from, sums);
-      odd.load<kStreamed>(from, step + 3 * kWaves);
-      schedule_barrier();
-    }
-  }
-  even.add(from, sums);
-  if (kRounds > 2 && step + 2 * kWaves < end) {
-    even.load<kStreamed>(from, step + 2 * kWaves);
-    schedule_barrier();
-    odd.add(from, sums);
-    even.add(from, sums);
-  } else {
-    odd.add(from, sums);
-  }
-}
-
 }  // namespace
 
 AITERLITE_KERNEL(kThreads) aiterlite_gemm_mxfp4_codes(aiterlite_gemm_mxfp4_split_args given) {
@@ -92,7 +54,7 @@ AITERLITE_KERNEL(kThreads) aiterlite_gemm_mxfp4_codes(aiterlite_gemm_mxfp4_split
 
   const Step::Source from(args, first, lower(m - first, kRows), first_token, lower(n - first_token, kTokens), batch);
   float sums[kRowTiles][kTokenTiles][4] = {};
-  multiply(from, sums, begin + wave, end);
+  add_steps<Step, kWaves, kRounds, kLeast, kStreamed>(from, sums, begin + wave, end);
   // The blocks behind the last whole step are the turn of one wave.
   if constexpr (kTail) {
     const bool is_last = kSplits == 1 || begin + static_cast<uint32_t>(given.split_steps) > whole;

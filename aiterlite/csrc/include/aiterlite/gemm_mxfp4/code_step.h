@@ -5,14 +5,13 @@
 // through resources that end with the operand, by an offset a lane that stays, and one a step that is scalar: rows and
 // tokens that do not exist arrive as zeros, and nothing is read for them.
 #pragma once
-#include <aiterlite/gemm_mxfp4/args.h>
+#include <aiterlite/gemm_mxfp4/amd_step.h>
 #include <aiterlite/isa/amdgcn_buffer.h>
 #include <aiterlite/numeric/mxfp4_layout.h>
 #include <aiterlite/vector.h>
 
 namespace aiterlite::gemm_mxfp4 {
 
-inline constexpr int kInRows = 0, kStrided = 1, kShuffledScales = 2;
 inline constexpr uint32_t kStepBlocks = 8, kStepBytes = kStepBlocks * 16;
 // Beyond what any resource has (tables/gemm_mxfp4_codes.py).
 inline constexpr uint32_t kOutside = 0x80000000u;
@@ -28,6 +27,12 @@ struct ScaleSource {
   uint32_t unit, half;  // from step to step, and from block to the fourth behind it
   uint32_t later;       // 8 where the first tile is the second one of its 32 rows
 
+  // In `bytes` from `first` on; the caller says where each lane's are.
+  AITERLITE_DEVICE ScaleSource(const void* first, uint64_t bytes, uint32_t step)
+      : scales(first, static_cast<uint32_t>(bytes)),
+        unit(kTileOrder ? 256 : kStepBlocks * step),
+        half(kTileOrder ? 0 : 4 * step),
+        later(0) {}
   // `rows` exist of them; strides in bytes.
   AITERLITE_DEVICE ScaleSource(const void* all, uint32_t first, uint32_t rows, int64_t stride, int64_t step,
                                uint32_t blocks)
@@ -111,6 +116,11 @@ struct CodeSource {
   uint32_t row[kRowTiles], token[kTokenTiles];
   uint32_t blocks;  // of K
 
+  // The caller says where each lane's rows and tokens are.
+  AITERLITE_DEVICE CodeSource(const Buffer& rows, const Buffer& tokens,
+                              const ScaleSource<kRowTiles, kScaleTiles, true>& of_rows,
+                              const ScaleSource<kTokenTiles, kXScaleTiles, false>& of_tokens, uint32_t k_blocks)
+      : w(rows), x(tokens), w_scale(of_rows), x_scale(of_tokens), blocks(k_blocks) {}
   // `rows` and `tokens` exist of the workgroup's.
   AITERLITE_DEVICE CodeSource(const aiterlite_gemm_mxfp4_args& args, uint32_t first_row, uint32_t rows,
                               uint32_t first_token, uint32_t tokens, uint32_t batch)
@@ -194,5 +204,42 @@ struct CodeStep {
     }
   }
 };
+
+// Adds steps `step`, kApart further on, and so forth up to `end`: at the most kRounds where that is less than 4, and at
+// least kLeast, up to 2. Two are under way, in registers of their own, since a
+// step that moved to others would have to arrive for that.
+template <class Step, uint32_t kApart, uint32_t kRounds, uint32_t kLeast, bool kStreamed, class Sums>
+AITERLITE_DEVICE void add_steps(const typename Step::Source& from, Sums& sums, uint32_t step, uint32_t end) {
+  if (kLeast < 1 && step >= end) return;
+  Step even, odd;
+  even.template load<kStreamed>(from, step);
+  schedule_barrier();
+  if (kRounds == 1 || (kLeast < 2 && step + kApart >= end)) {
+    even.add(from, sums);
+    return;
+  }
+  odd.template load<kStreamed>(from, step + kApart);
+  schedule_barrier();
+  if constexpr (kRounds > 3) {
+#pragma unroll 1
+    for (; step + 3 * kApart < end; step += 2 * kApart) {
+      even.add(from, sums);
+      even.template load<kStreamed>(from, step + 2 * kApart);
+      schedule_barrier();
+      odd.add(from, sums);
+      odd.template load<kStreamed>(from, step + 3 * kApart);
+      schedule_barrier();
+    }
+  }
+  even.add(from, sums);
+  if (kRounds > 2 && step + 2 * kApart < end) {
+    even.template load<kStreamed>(from, step + 2 * kApart);
+    schedule_barrier();
+    odd.add(from, sums);
+    even.add(from, sums);
+  } else {
+    odd.add(from, sums);
+  }
+}
 
 }  // namespace aiterlite::gemm_mxfp4
