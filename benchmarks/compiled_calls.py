@@ -1,34 +1,23 @@
-"""Estimates of calls of two compiled kernels, beside AMD's times, which no fit sees.
+"""Calls of two compiled kernels for benchmarks/compiled_points.py: AMD's split-K GEMMs in bf16 on an MI308X.
 
-    python benchmarks/compiled_calls.py --aiter CHECKOUT --work FOLDER
-
-ROCm/aiter's bf16 tables (MIT licence) have times of split-K GEMMs on an MI308X that are two kernels each: one leaves a
-part for each range of K, another one adds them up. A point has one kernel, so these are no points; but what
-aiterlite/emulator/estimate.py says of calls of several launches can be held against them. Sources are built in FOLDER
-and executed as benchmarks/compiled_points.py does it. Nothing here was measured by this project.
+ROCm/aiter's bf16 tables (MIT licence) have times of split-K GEMMs that are two kernels each: one leaves a part for each
+range of K, another one adds them up. Sources are built and executed as those of one kernel are.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import math
 import struct
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+import torch
+from compiled_points import BF16, GFX942_TRAITS, Kind, build, source_of
 
-import torch  # noqa: E402
-from compiled_points import BF16, GFX942_TRAITS, Kind, build, instances, source_of  # noqa: E402
-
-from aiterlite.emulator import Device  # noqa: E402
-from aiterlite.emulator.calibration import LABEL  # noqa: E402
-from aiterlite.emulator.estimate import estimate  # noqa: E402
-from aiterlite.target import resolve  # noqa: E402
+from aiterlite.emulator import Device
+from aiterlite.target import resolve
 
 CHIP = "mi308x"
 _HEAD, _ARGUMENTS = "gfx942/a16w16/opus_gemm_pipeline_a16w16_", "opus_gemm_splitk_kargs"
@@ -115,7 +104,8 @@ def second(row: Row, split: int, workspace: str) -> tuple[str, str, tuple[int, i
     return f"reduce_{which}", text, (math.ceil(row.n / 1024), row.m, 1), 64, struct.pack("<i", split)
 
 
-def counters(row: Row, instance: Any, checkout: Path, work: Path) -> list[dict[str, Any]]:
+def counters(row: Row, instance: Any, checkout: Path, work: Path) -> tuple[int, list[dict[str, Any]]]:
+    """How many ranges K is cut into, and the counters of both launches. Raises as `build` and `counted` do."""
     header, kernel, even, tile = TAGS[instance.kernel_tag]
     block_m, block_n = tile or (instance.B_M, instance.B_N)
     is_short = instance.splitk_workspace_dtype == "bf16_t" and any(item[0] * item[1] == row.n for item in _EXACT)
@@ -165,33 +155,4 @@ def counters(row: Row, instance: Any, checkout: Path, work: Path) -> list[dict[s
         only = _ONLY if math.prod(groups) > _ONLY else 0
         report = module.launch(symbol, groups, block, segment, extra=extra, counters=True, only=only)
         found.append(report.counters)
-    return found
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--aiter", type=Path, required=True, help="a checkout of ROCm/aiter")
-    parser.add_argument("--work", type=Path, required=True, help="a folder for what is built")
-    asked = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    asked.work.mkdir(exist_ok=True)
-    known, ratios, inside = instances(asked.aiter), [], 0
-    print(LABEL)
-    for row in rows(asked.aiter / "aiter" / "configs"):
-        instance = known.get(row.instance)
-        if instance is None or instance.kernel_tag not in TAGS:
-            continue
-        held = estimate(counters(row, instance, asked.aiter, asked.work), resolve(CHIP))
-        ratios.append(held.us / row.us)
-        inside += held.low <= row.us <= held.high
-        print(f"{row.instance} {row.m}, {row.n}, {row.k}, {row.split}: {row.us:.1f} us published, {held}", flush=True)
-    off = sorted(abs(ratio - 1) * 100 for ratio in ratios)
-    middle = sorted(ratios)[len(ratios) // 2]
-    print(
-        f"{len(off)} calls: median {off[len(off) // 2]:.1f} %, 90th percentile {off[int(0.9 * (len(off) - 1))]:.1f} %, "
-        f"bias {middle:.2f}, in the 80 % interval {inside / len(off):.1%}"
-    )
-
-
-if __name__ == "__main__":
-    main()
+    return split, found

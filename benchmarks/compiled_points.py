@@ -8,8 +8,8 @@ this package, for the measurement only, and executed in the emulator. A row of t
 benchmarks/calibrate.py takes it. These kernels have one to four waves a SIMD. Nothing here was measured by this
 project, and AMD's compiler may have made other code of the same sources.
 
-Instances of one kernel a call are taken. Those that leave partial results to a second kernel (split-K) are not: a point
-has one kernel. What else is not had is told at the end.
+Calls that leave partial results to a second kernel (split-K, benchmarks/compiled_calls.py) are a row for each launch.
+What is not had is told at the end.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import torch  # noqa: E402
 
@@ -278,12 +278,31 @@ def counted_skinny(object_file: Path, row: PublishedRow) -> Mapping[str, Any]:
     return module.launch(kernel, persona.cu_count, 64, segment, extra=extra, counters=True).counters
 
 
-def point(row: PublishedRow, family: str, counters: Mapping[str, Any], adds: bool) -> dict[str, Any]:
-    made = fitting.own_row(family, row.instance, row.us, counters, resolve(row.chip), "")
-    if adds:
-        # Plain stores beside atomics would stand for workgroups that wait for each other's.
-        made["written"] = made["atom"]
-    return {**made, "family": family, "M": row.m, "N": row.n, "K": row.k}
+def point(
+    row: PublishedRow, family: str, counters: Mapping[str, Any], split: int | None = None, launch: int = 1
+) -> dict[str, Any]:
+    """The row of a launch. None of these workgroups waits for another one, also where plain stores are beside atomics:
+    they clear a result and add to it."""
+    made = fitting.own_row(family, row.instance, row.us, counters, resolve(row.chip), "", launch)
+    return {**made, "family": family, "M": row.m, "N": row.n, "K": row.k, "split": split or 0, "waits": 0}
+
+
+def calls(checkout: Path, known: Mapping[str, Any], work: Path, lacks: Counter[str]) -> Iterator[dict[str, Any]]:
+    """The rows of calls of two kernels, one after the other."""
+    import compiled_calls
+
+    for row in compiled_calls.rows(checkout / "aiter" / "configs"):
+        instance = known.get(row.instance)
+        if instance is None or instance.kernel_tag not in compiled_calls.TAGS:
+            continue
+        published = PublishedRow(compiled_calls.CHIP, row.instance, row.m, row.n, row.k, row.us)
+        try:
+            split, counters = compiled_calls.counters(row, instance, checkout, work)
+        except (subprocess.CalledProcessError, EmulatorError) as error:
+            lacks[f"{row.instance}: {str(error)[:300]}"] += 1
+            continue
+        for launch, held in enumerate(counters, 1):
+            yield point(published, "opus_bf16", held, split, launch)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -295,6 +314,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     torch.set_num_threads(1)
     asked.work.mkdir(exist_ok=True)
+    import compiled_calls
+
     known, made, lacks = instances(asked.aiter), [], Counter()
     for row in rows(asked.aiter / "aiter" / "configs"):
         is_skinny, target = row.instance.startswith("skinny"), resolve(row.chip).target
@@ -302,7 +323,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         kind = KINDS.get(instance.kernel_tag) if instance is not None else None
         if kind is None and not is_skinny:
             tag = instance.kernel_tag if instance else "no instance of the name"
-            lacks[f"{row.chip} {tag}: more than one kernel a call, or not launched here"] += 1
+            if tag not in compiled_calls.TAGS or row.chip != compiled_calls.CHIP:
+                lacks[f"{row.chip} {tag}: not launched here"] += 1
             continue
         try:
             text = skinny_source(asked.aiter, row.m) if is_skinny else source_of(instance, kind)
@@ -315,9 +337,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             lacks[f"{row.instance}: {str(error)[:300]}"] += 1
             continue
         family = "skinny" if kind is None else "opus_fp8" if kind.fp8 else "opus_bf16"
-        made.append(point(row, family, counters, kind is not None and kind.adds))
+        made.append(point(row, family, counters))
         if len(made) % 20 == 0:
             print(f"{len(made)} points", flush=True)
+    made += list(calls(asked.aiter, known, asked.work, lacks))
     about = (
         f"ROCm/aiter (MIT licence), commit {asked.commit or 'unknown'}, aiter/configs/**/*tuned_gemm*.csv:\n"
         "times that AMD measured of compiled kernels; counters by the emulator, of that commit's sources as a\n"

@@ -1,6 +1,7 @@
 """Choices of MLA decode and of the fused mixture of experts on AMD chips, by estimates: tables/estimated.json.
 
     python benchmarks/estimate_choices.py --work FOLDER [--chips C,C] [--write]
+    python benchmarks/estimate_choices.py --work FOLDER --plans [FAMILY,FAMILY] [--output FILE]
 
 Each candidate runs in the emulator, and its counters give an estimate (aiterlite/emulator/estimate.py). A choice is
 written only where the estimates can tell it from what the tables take without the file: pieces of a request of MLA
@@ -10,6 +11,9 @@ here was measured by this project.
 Requests of MLA are alike: one is counted, and its counters are multiplied by their number. What several workgroups
 read of KV may come from memory each time, as caches are not modelled: so assembly for several tiles is told only where
 it is faster even then. --work keeps what ran; 20 minutes of one core otherwise.
+
+--plans holds how kernels are cut against other cuts that they compile for (benchmarks/plan_candidates.py): some
+workgroups of each run, and it says which plan of each call would be best, by how much, and whether that can be told.
 """
 
 from __future__ import annotations
@@ -27,11 +31,13 @@ from typing import Any
 from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import torch  # noqa: E402
+from estimate_plans import summary, sweep, write  # noqa: E402
+from plan_candidates import FAMILIES, moe_call  # noqa: E402
 
-from aiterlite import QuantType, envs, mla, moe  # noqa: E402
+from aiterlite import envs, mla  # noqa: E402
 from aiterlite.emulator import watching  # noqa: E402
 from aiterlite.emulator.calibration import LABEL, shipped  # noqa: E402
 from aiterlite.emulator.estimate import Estimate, estimate, faster  # noqa: E402
@@ -186,22 +192,6 @@ def rows_of(tokens: int, persona: Persona) -> dict[str, Any]:
     return {kind: next(row for row in moe_tables.TABLE.rows if row.name == name) for kind, name in names.items()}
 
 
-def moe_call(chip: str, tokens: int, layer: tuple[int, ...]) -> Callable[[], Any]:
-    """A call of random routing, with 8-bit weights of zeros in blocks, shuffled."""
-    experts, topk, width, inter = layer
-    dtype = torch.float8_e4m3fnuz if resolve(chip).fp8 == "e4m3fnuz" else torch.float8_e4m3fn
-    generator = torch.Generator().manual_seed(0)
-    x = torch.zeros(tokens, width, dtype=torch.bfloat16)
-    w1 = torch.zeros(experts, 2 * inter, width, dtype=torch.uint8).view(dtype)
-    w2 = torch.zeros(experts, width, inter, dtype=torch.uint8).view(dtype)
-    scales = torch.ones(experts, 2 * inter // 128, width // 128), torch.ones(experts, width // 128, inter // 128)
-    ids = torch.rand(tokens, experts, generator=generator).topk(topk, dim=1).indices.int()
-    weight = torch.rand(tokens, topk, generator=generator)
-    w1.is_shuffled = w2.is_shuffled = True  # type: ignore[attr-defined]
-    quant = {"quant_type": QuantType.per_128x128, "w1_scale": scales[0], "w2_scale": scales[1]}
-    return lambda: moe.fused_moe(x, w1, w2, weight, ids, **quant)
-
-
 def layer_of(chip: str, row: Any, kind: str, tokens: int, layer: tuple[int, ...]) -> Counters:
     """Counters of a call by one row."""
     call, prefer = moe_call(chip, tokens, layer), _PREFER[kind]
@@ -273,11 +263,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True, help="a folder that keeps what ran")
     parser.add_argument("--chips", default=",".join(sorted(shipped().chips)))
     parser.add_argument("--write", action="store_true", help=f"{estimated.SHIPPED.name} of the package")
+    known = ",".join(FAMILIES)
+    parser.add_argument("--plans", nargs="?", const=known, metavar="FAMILIES", help=f"plans of these, of {known}")
+    parser.add_argument("--output", type=Path, help="with --plans: all estimates as CSV")
     asked = parser.parse_args(arguments)
     torch.set_num_threads(1)
     asked.work.mkdir(exist_ok=True)
-    kept, chips = Kept(asked.work / "choices.jsonl"), {}
     print(LABEL)
+    if asked.plans:
+        rows = list(sweep(asked.plans.split(","), asked.chips.split(","), Kept(asked.work / "plans.jsonl").of))
+        print(summary(rows))
+        if asked.output:
+            write(asked.output, rows)
+        return
+    kept, chips = Kept(asked.work / "choices.jsonl"), {}
     for chip in asked.chips.split(","):
         chips[chip] = {
             "compute_units": resolve(chip).cu_count,

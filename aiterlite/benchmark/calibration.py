@@ -17,7 +17,7 @@ import math
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,16 +78,28 @@ class Point:
     counters: dict[str, float]
     # Waves that a SIMD has at once.
     waves: float = 1.0
+    # Whether workgroups wait for others of the launch, where that is known.
+    waits: bool | None = None
+    # Launches of the same call after this one.
+    behind: tuple[Point, ...] = ()
 
 
 def read(path: Path) -> list[Point]:
-    """The points of a CSV file, packed or not, each once."""
+    """The points of a CSV file, packed or not, each once. A row of a launch that is not a call's first belongs to the
+    point before it."""
     data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     rows = list(csv.DictReader(line for line in data.decode().splitlines() if not line.startswith("#")))
     found: dict[tuple[Any, ...], Point] = {}
+    key: tuple[Any, ...] = ()
     for row in rows:
         point = _point(row)
-        found[point.family, point.chip, point.kernel, point.problem, point.split, point.us, point.bytes] = point
+        launch = int(row.get("launch") or 1)
+        if launch == 1:
+            key = (point.family, point.chip, point.kernel, point.problem, point.split, point.us, point.bytes)
+            found[key] = point
+        else:
+            first = found[key]
+            found[key] = replace(first, behind=(*first.behind[: launch - 2], point))
     return list(found.values())
 
 
@@ -95,18 +107,19 @@ def read(path: Path) -> list[Point]:
 COLUMNS = (
     *("family", "chip", "kernel", "M", "N", "K", "split", "E", "topk", "us", "wgs", "bytes", "memset"),
     *_COUNTERS,
-    "waves",
+    *("waves", "waits", "launch"),
 )
 # Families of points that were timed with this package's kernels begin so. What is shipped is fitted to none of them.
 OWN = "aiterlite/"
 
 
 def own_row(
-    op: str, kernel: str, us: float, counted: Mapping[str, Any], persona: Persona, shape: str
+    op: str, kernel: str, us: float, counted: Mapping[str, Any], persona: Persona, shape: str, launch: int = 1
 ) -> dict[str, Any]:
     """The row of a file of points for a launch of this package that was timed on a chip and counted in the emulator.
 
     Workgroups that share a CU count as one. The shape is told by a number: points have no fields for other problems.
+    `us` is the time of the whole call, of which this is a launch.
     """
     work, valu = work_of(counted, persona.target, persona.cu_count)
     together = work.full + work.rest if work.full else work.busy / persona.cu_count
@@ -129,6 +142,8 @@ def own_row(
         "vmem": work.vector / 4,
         "mfma": work.matrix,
         "waves": waves_per_simd(counted, persona.target, persona.cu_count),
+        "waits": int(work.handoffs > 0),
+        "launch": launch,
     }
 
 
@@ -158,6 +173,7 @@ def _point(row: dict[str, str]) -> Point:
         memset,
         {name: float(row[name]) for name in _COUNTERS},
         float(row.get("waves") or 1),  # of the study's points: one
+        bool(int(row["waits"])) if row.get("waits") else None,
     )
 
 
@@ -173,7 +189,10 @@ def facts(chip: str) -> tuple[int, float, float]:
 def floor_us(point: Point) -> float:
     """What the counters alone take at the published peaks: the matrix units of the fullest CU, or memory."""
     units, mhz, bandwidth = facts(point.chip)
-    return max(math.ceil(point.workgroups / units) * point.counters["mfma"] / mhz, point.bytes / bandwidth)
+    return sum(
+        max(math.ceil(one.workgroups / units) * one.counters["mfma"] / mhz, one.bytes / bandwidth)
+        for one in (point, *point.behind)
+    )
 
 
 def possible(points: Sequence[Point]) -> list[Point]:
@@ -201,8 +220,12 @@ class Batch:
         c = {name: column(p.counters[name] for p in points) for name in _COUNTERS}
         groups = column(p.workgroups for p in points)
         full = torch.floor(groups / units)
-        # Plain stores and atomics: a workgroup clears a result before others add to it, and they wait for it.
-        waits = (c["atom"] > 0) & (c["written"] > torch.minimum(c["atom"], c["written"]))
+        # Plain stores and atomics: a workgroup clears a result before others add to it, and they wait for it, unless a
+        # point says that they do not.
+        inferred = (c["atom"] > 0) & (c["written"] > torch.minimum(c["atom"], c["written"]))
+        waits = torch.where(
+            torch.tensor([p.waits is None for p in points]), inferred, torch.tensor([bool(p.waits) for p in points])
+        )
         atomic = torch.minimum(c["atom"], c["written"])
         self.work = Work(
             full=full,
@@ -221,6 +244,10 @@ class Batch:
             zero=column(p.zero for p in points),
             memsets=column(p.memset for p in points),
         )
+        # The launches behind those, and the points that they are of.
+        later = [(i, one) for i, p in enumerate(points) for one in p.behind]
+        self.behind = Batch([one for _, one in later], chips) if later else None
+        self.of = torch.tensor([i for i, _ in later])
 
 
 class Fit:
@@ -242,14 +269,24 @@ class Fit:
         self.vector = _fit(self, Batch(points, self.chips), *(torch.tensor(v).double() for v in (centre, spread)))
 
     def model(self, batch: Batch, vector: torch.Tensor) -> torch.Tensor:
+        """Microseconds of each point: of all its launches, of which a further one costs less to launch than a first."""
+        found = self._parts(batch, vector)
+        us: torch.Tensor = found["us"]
+        if batch.behind is not None:
+            later = self._parts(batch.behind, vector)
+            memset = torch.exp(vector[len(CHIP_FITTED) * self._each + SHARED_FITTED.index("memset")])
+            us = us.index_add(0, batch.of, later["us"] - later["launch"] * (1 - memset))
+        return us
+
+    def _parts(self, batch: Batch, vector: torch.Tensor) -> dict[str, torch.Tensor]:
         own = {}
         for i, name in enumerate(CHIP_FITTED):
             block = vector[i * self._each : (i + 1) * self._each]
             own[name] = torch.exp(block[0] + block[1:][batch.chip])
         rest = torch.exp(vector[len(CHIP_FITTED) * self._each :])
         shared = SharedNumbers(**dict(zip(SHARED_FITTED, rest, strict=True)))
-        us: torch.Tensor = parts(batch.work, ChipNumbers(**batch.facts, **own), shared)["us"]
-        return us
+        found: dict[str, torch.Tensor] = parts(batch.work, ChipNumbers(**batch.facts, **own), shared)
+        return found
 
     def predict(self, points: Sequence[Point]) -> list[float]:
         return [float(us) for us in self.model(Batch(points, self.chips), self.vector)]

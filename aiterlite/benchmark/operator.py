@@ -84,19 +84,23 @@ def run(
 
 
 def export(file: Path, rows: Sequence[Row], calls: Sequence[tuple[str, Any]], persona: Persona) -> list[str]:
-    """Write a point for each call of one launch: its time, and the counters of the same call in the emulator. Returns
-    the calls that are no points, and why."""
+    """Write a point for each call: its time, and the counters of its launches in the emulator, a row each. Returns the
+    calls that are no points, and why."""
     from aiterlite.emulator import watching
 
     made, left = [], []
     for row, (op, problem) in zip(rows, calls, strict=True):
         call = f"{op}({problem})"
-        if len(row.kernels) != 1 or not row.cold:
-            left.append(f"{call}: {'in the cache' if len(row.kernels) == 1 else f'{len(row.kernels)} launches'}")
+        if not row.cold:
+            left.append(f"{call}: in the cache")
             continue
         with envs.override(AITERLITE_TARGET=persona.chip), watching(sanitize=False, counters=True) as seen:
             sample(op, problem).run()
-        made.append(calibration.own_row(op, row.kernels[0], row.ours_us, seen.counters[0], persona, call))
+        name = " + ".join(row.kernels)
+        made += [
+            calibration.own_row(op, name, row.ours_us, counted, persona, call, launch)
+            for launch, counted in enumerate(seen.counters, 1)
+        ]
     about = f"Times of aiterlite {__version__} on a {persona.chip}, by `aiterlite bench`; counters by its emulator."
     calibration.write(file, made, about)
     return left

@@ -252,7 +252,7 @@ def prepare_launch(persona: Persona, tensors: Mapping[str, Any]) -> None:
     recording = observe.current()
     options = _options(persona, (recording.schedule if recording else None) or Schedule())
     if recording is not None:
-        options.sanitize, options.count = recording.sanitize, recording.count
+        options.sanitize, options.count, options.only = recording.sanitize, recording.count, recording.only
         if recording.timeline is not None:
             timelines.ask(options, persona, recording.timeline)
         recording.note(_padding_notes(memory))

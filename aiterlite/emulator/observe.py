@@ -63,6 +63,7 @@ class Recording:
     count: bool
     schedule: Schedule | None = None
     timeline: int | None = None  # the workgroup of each launch that is shown
+    only: int = 0  # workgroups of each launch that run; 0: all
     findings: list[Finding] = field(default_factory=list)
     counters: list[dict[str, Any]] = field(default_factory=list)
     launches: list[Mapping[str, Any]] = field(default_factory=list)
@@ -112,13 +113,16 @@ def watching(
     counters: bool = False,
     schedule: Schedule | None = None,
     timeline: int | None = None,
+    only: int = 0,
 ) -> Iterator[Recording]:
     """Watch every emulated launch of this thread, those that operators make too, and gather what it showed.
 
     `schedule` is how they run; the device's own where there is none. `timeline` is the workgroup of each launch whose
-    timeline is wanted (`launches` holds it). Raises `KernelArgumentError`.
+    timeline is wanted (`launches` holds it). With `only`, so many workgroups of each launch of an operator run, the
+    first ones: enough for the counters that an estimate takes where workgroups are alike, and not for results. Raises
+    `KernelArgumentError`.
     """
-    recording = Recording(check_bits(sanitize), counters, schedule, timeline)
+    recording = Recording(check_bits(sanitize), counters, schedule, timeline, only)
     token = _recording.set(recording)
     try:
         yield recording
