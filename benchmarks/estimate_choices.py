@@ -9,8 +9,8 @@ decode, assembly or compiled kernels for several tiles of rows of q, kinds of ke
 here was measured by this project.
 
 Requests of MLA are alike: one is counted, and its counters are multiplied by their number. What several workgroups
-read of KV may come from memory each time, as caches are not modelled: so assembly for several tiles is told only where
-it is faster even then. --work keeps what ran; 20 minutes of one core otherwise.
+read of KV may come from memory each time, as caches are not modelled: so assembly for several tiles of rows is told
+where it is faster even then. --work keeps what ran; 20 minutes of one core otherwise.
 
 --plans holds how kernels are cut against other cuts that they compile for (benchmarks/plan_candidates.py): some
 workgroups of each run, and it says which plan of each call would be best, by how much, and whether that can be told.
@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import torch  # noqa: E402
-from estimate_plans import summary, sweep, write  # noqa: E402
+from estimate_plans import read_again, summary, sweep, write  # noqa: E402
 from plan_candidates import FAMILIES, moe_call  # noqa: E402
 
 from aiterlite import envs, mla  # noqa: E402
@@ -45,7 +45,7 @@ from aiterlite.hardware import CHIPS  # noqa: E402
 from aiterlite.ops.samples import mla as samples  # noqa: E402
 from aiterlite.tables import estimated  # noqa: E402
 from aiterlite.tables import fused_moe as moe_tables  # noqa: E402
-from aiterlite.tables.mla import MlaProblem, unasked_splits  # noqa: E402
+from aiterlite.tables.mla import MlaProblem, plan_decode, unasked_splits  # noqa: E402
 from aiterlite.target import Persona, resolve  # noqa: E402
 
 CONTEXTS = (256, 512, 1024, 4096, 8192, 16384, 32768, 65536)
@@ -82,13 +82,15 @@ class Kept:
 # MLA decode -----------------------------------------------------------------------------------------------------------
 
 
-def decode(chip: str, kv: str, heads: int, context: int, splits: int | None, prefer: str | None) -> Counters:
-    """Counters of the launches of one request."""
+def decode(
+    chip: str, kv: str, heads: int, context: int, splits: int | None, prefer: str | None, only: int = 0
+) -> Counters:
+    """Counters of the launches of one request, of `only` workgroups of each where that is not 0."""
     problem = MlaProblem(1, heads, context, q_dtype=kv, kv_dtype=kv, splits=splits or 1, lse=False)
     named: dict[str, Any] = samples.paged(problem, 0)
     scales = {name: named.pop(name) for name in ("q_scale", "kv_scale") if name in named}
     asked = {"AITERLITE_TARGET": chip} | ({"AITERLITE_PREFER": prefer} if prefer else {})
-    with envs.override(**asked), watching(sanitize=False, counters=True) as seen:
+    with envs.override(**asked), watching(sanitize=False, counters=True, only=only) as seen:
         mla.mla_decode_fwd(*named.values(), 1, num_kv_splits=splits, **scales)
     return seen.counters
 
@@ -106,9 +108,7 @@ def times(counted: Any, requests: int, name: str = "") -> Any:
 
 def of_requests(counters: Counters, requests: int, persona: Persona, is_read_again: bool = False) -> Estimate:
     many = [times(counted, requests) for counted in counters]
-    for counted in many if is_read_again else ():
-        counted["bytes"]["global"]["unique_read"] = counted["bytes"]["global"]["read"]
-    return estimate(many, persona)
+    return estimate(read_again(many) if is_read_again else many, persona)
 
 
 def mla_splits(chip: str, kept: Kept) -> dict[str, Any]:
@@ -144,8 +144,21 @@ def _best_splits(persona: Persona, kv: str, context: int, requests: int, found: 
     return best
 
 
+def _compiled(chip: str, heads: int, context: int, splits: int, requests: int, kept: Kept) -> Counters:
+    """Counters of one of several requests by the compiled kernel. How many rows its workgroups have depends on how many
+    units each request has."""
+    persona = resolve(chip)
+    columns = plan_decode(MlaProblem(requests, heads, context, splits=splits), persona).column_tiles
+    share = f"{chip}:{persona.cu_count // requests}"
+    found: Counters = kept.of(
+        ("tiles", chip, heads, context, splits, "hip", columns),
+        lambda: decode(share, "bf16", heads, context, splits, "hip", 2),
+    )
+    return found
+
+
 def mla_tiles(chip: str, kept: Kept) -> dict[str, Any]:
-    """By tiles of rows of q: assembly where it is told to be faster even if each tile's workgroup reads KV again."""
+    """By tiles of rows of q: assembly where it is told to be faster if all that workgroups read comes from memory."""
     persona, made = resolve(chip), {}
     for heads in HEADS:
         choices = []
@@ -153,22 +166,19 @@ def mla_tiles(chip: str, kept: Kept) -> dict[str, Any]:
             row = []
             for requests in TILE_REQUESTS:
                 splits = unasked_splits(persona.cu_count, requests, context)
-                runs = {
-                    prefer: kept.of(
-                        ("tiles", chip, heads, context, splits, prefer),
-                        lambda at=(heads, context, splits, prefer): decode(chip, "bf16", *at),  # type: ignore[misc]
-                    )
-                    for prefer in ("asm", "hip")
-                }
-                worst = of_requests(runs["asm"], requests, persona, is_read_again=True)
-                compiled = of_requests(runs["hip"], requests, persona)
-                row.append("asm" if faster(worst, compiled) == "A" else "")
-                if row[-1]:
-                    own = of_requests(runs["asm"], requests, persona)
-                    print(
-                        f"  {chip}, MLA in bf16, {heads} heads, {requests} requests of {context} tokens: assembly "
-                        f"{_said(own)}, at worst {worst.us:.1f}, compiled {_said(compiled)}"
-                    )
+                of_asm = kept.of(
+                    ("tiles", chip, heads, context, splits, "asm"),
+                    lambda at=(heads, context, splits, "asm"): decode(chip, "bf16", *at),  # type: ignore[misc]
+                )
+                of_hip = _compiled(chip, heads, context, splits, requests, kept)
+                both = [of_requests(counters, requests, persona, is_read_again=True) for counters in (of_asm, of_hip)]
+                row.append("asm" if faster(*both) == "A" else "")
+                own = [_said(of_requests(counters, requests, persona)) for counters in (of_asm, of_hip)]
+                worst = [f"at worst {held.us:.1f}" for held in both]
+                print(
+                    f"  {chip}, MLA in bf16, {heads} heads, {requests} requests of {context} tokens: assembly "
+                    f"{own[0]}, {worst[0]}, compiled {own[1]}, {worst[1]}; {row[-1] or 'cannot tell'}"
+                )
             choices.append(row)
         made[str(heads // 16)] = {
             "tokens": list(TILE_CONTEXTS),

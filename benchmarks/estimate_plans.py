@@ -111,7 +111,7 @@ def timeline_us(counters: Counters, persona: Persona) -> float:
     return total
 
 
-def _read_again(counters: Counters) -> Counters:
+def read_again(counters: Counters) -> Counters:
     """The same where each workgroup's reads come from memory."""
 
     def again(counted: dict[str, Any]) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def of_case(case: Case, family: str, chip: str, keep: Keep) -> Told:
     best = min(open_to, key=lambda name: found[name].us)
     told = best != usual and faster(found[best], found[usual]) == "A"
     if told and FAMILIES[family].again:
-        told = faster(estimate(_read_again(kept[best]), persona), found[usual]) == "A"
+        told = faster(estimate(read_again(kept[best]), persona), found[usual]) == "A"
     return Told(family, chip, case.words, usual, best, told, found, timelines)
 
 

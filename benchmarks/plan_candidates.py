@@ -44,8 +44,8 @@ class Case:
 
 @dataclass(frozen=True)
 class Family:
-    """Cases on a chip, and the plans that may take the place of a decision's, by name. `again`: plans differ in how many
-    workgroups read the same, and nothing says from which cache."""
+    """Cases on a chip, and the plans that may take the place of a decision's, by name. `again`: plans differ in how
+    many workgroups read the same, and nothing says from which cache."""
 
     cases: Callable[[str], Iterator[Case]]
     candidates: Callable[[Decision], Iterator[tuple[str, Any]]]

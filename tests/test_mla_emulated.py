@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,15 +28,16 @@ pytestmark = [
 FP8 = {"gfx942": "e4m3fnuz", "gfx950": "e4m3fn"}
 
 # heads, rows of each request, tokens of each, (q, KV) with "fp8" for the target's own, page size, options: splits, or
-# the fold and tile of a plan.
+# the fold and tile of a plan; and the compute units of the chip, of which few leave each workgroup several tiles.
 CASES = [
-    (16, [1, 2, 1], [50, 0, 7], ("bf16", "bf16"), 1, {"splits": 2}),
+    (16, [1, 2, 1], [50, 0, 7], ("bf16", "bf16"), 1, {"splits": 2, "units": 6}),
+    (64, [1, 1], [41, 9], ("fp16", "fp16"), 1, {"splits": 2}),
     (8, [2, 1], [70, 1], ("bf16", "fp8"), 64, {"splits": 3, "causal": False}),
     (24, [1, 3], [33, 9], ("bf16", "bf16"), 16, {"tile": 2}),
     (64, [1, 1], [35, 20], ("fp8", "fp8"), 1, {"fold": 4}),
     (128, [1, 1], [40, 0], ("fp8", "fp8"), 16, {"tile": 1}),
     (96, [5], [8], ("fp8", "fp8"), 64, {"fold": 6}),
-    (48, [8], [17], ("fp16", "fp16"), 1, {"splits": 1}),
+    (48, [8], [17], ("fp16", "fp16"), 1, {"splits": 1, "units": 8}),
 ]
 
 
@@ -60,9 +62,28 @@ def test_decode(
 ) -> None:
     q, kv = (FP8[target] if name == "fp8" else name for name in types)
     case = batch(lengths, counts, heads, types=(q, kv), page_size=page_size, seed=heads)
-    with on(target):
+    with on(f"{target}:{given['units']}" if "units" in given else target):
         got = run(case, **options(case, heads, given))
     assert_right(got, case.exact(given.get("causal", True)))
+
+
+def test_rows_are_spread_where_each_workgroup_has_a_unit() -> None:
+    """One tile of rows a workgroup for few pieces, all of them where pieces fill the chip, and with a plan."""
+    problem = tables.MlaProblem(1, 64, 4096, splits=16)
+    expected = (
+        ("mi300x", 1, 1),
+        ("mi300x", 4, 1),
+        ("mi300x", 8, 2),
+        ("mi300x", 16, 4),
+        ("mi308x", 4, 4),
+    )
+    for chip, requests, tiles in expected:
+        found = tables.plan_decode(replace(problem, batch=requests), resolve(chip))
+        assert (found.column_tiles, found.column_groups) == (tiles, 4 // tiles), (chip, requests)
+        assert found.grid == 16 * requests * found.column_groups
+    planned = replace(problem, splits=0, plan_units=16)
+    assert tables.plan_decode(planned, resolve("mi355x")).column_tiles == 4
+    assert tables.plan_decode(replace(problem, heads=128), resolve("mi308x")).column_tiles == 2
 
 
 @pytest.mark.parametrize(("types", "fold"), [(("bf16", "e4m3fnuz"), 4), (("e4m3fnuz", "e4m3fnuz"), 1)])
@@ -110,12 +131,14 @@ def test_prefill(target: str, sanitized: Any) -> None:
 
 
 @pytest.mark.parametrize("chip", ["gfx942", "gfx950"])
-@pytest.mark.parametrize("heads", [16, 64])
-def test_nothing_goes_through_scratch(heads: int, chip: str) -> None:
+@pytest.mark.parametrize(("heads", "requests"), [(16, 2), (64, 256)])
+def test_nothing_goes_through_scratch(heads: int, requests: int, chip: str) -> None:
     """Sums and q stay in registers: a vector register that is spilled costs every tile."""
     fp8 = resolve(chip).fp8
     for types in ({}, {"q_dtype": fp8}):
-        problem = tables.MlaProblem(**tables.derive({"batch": 2, "heads": heads, "context": 64, "splits": 2, **types}))
+        problem = tables.MlaProblem(
+            **tables.derive({"batch": batch, "heads": heads, "context": 64, "splits": 2, **types})
+        )
         for kernel in dispatch.decide(tables.DECODE, problem, resolve(chip)).kernels:
             used = engine.obtain(kernel.unit, build=True).entry.meta["resources"][kernel.symbol]
             spilled = ("vgpr_spills", "scratch_bytes", "spill_store_bytes", "spill_load_bytes")
@@ -127,8 +150,6 @@ def test_tiles_fit_every_chip(chip: str) -> None:
     persona = resolve(chip)
     for q, kv, out in tables.TYPES:
         for heads in range(1, 129):
-            problem = tables.MlaProblem(2, heads, 64, 3, 1, q, kv, out)
-            plan_ = tables.plan_decode(problem, persona)
-            assert (
-                plan_.shared_bytes <= persona.lds_bytes and plan_.column_tiles * plan_.column_groups >= heads * 3 / 16
-            )
+            for requests in (2, 256):
+                cut = tables.plan_decode(tables.MlaProblem(requests, heads, 64, 3, 1, q, kv, out), persona)
+                assert cut.shared_bytes <= persona.lds_bytes and cut.column_tiles * cut.column_groups >= heads * 3 / 16

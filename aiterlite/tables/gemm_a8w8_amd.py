@@ -37,17 +37,21 @@ class Plan:
 
 @dataclass(frozen=True)
 class Cost:
-    """What an estimate weighs; none of it was measured. In microseconds: a `launch` more, for the sum; a `trip` to
-    memory before a workgroup's first step. In bytes a microsecond: `cache`, of what splits leave each other. `reached`:
-    of a chip's published memory."""
+    """What an estimate weighs; none of it was measured. In microseconds: a `launch` more, for the sum; what a workgroup
+    takes to `start`. In bytes a microsecond: `cache`, of what splits leave each other. `reached`: of a chip's published
+    memory."""
 
     launch: float = 3.0
-    trip: float = 1.0
-    cache: float = 8e6
+    start: float = 1.0
+    cache: float = 1.4e6
     reached: float = 0.8
 
 
 COST = Cost()
+# Microseconds of a trip to memory, for which a step of a workgroup's weights is on its way. These and `Cost.cache` are
+# those whose plans come nearest to the best by the emulator's estimates without being worse by its timelines, which on
+# gfx950 go for more splits of a short K; so do AMD's own tables there (docs/perf/estimates.md).
+TRIP = {"gfx942": 0.5, "gfx950": 1.0}
 
 
 def plan(problem: A8w8Problem, persona: Persona) -> Plan:
@@ -78,10 +82,9 @@ def estimate(made: Plan, problem: A8w8Problem, persona: Persona) -> float:
     memory = COST.reached * 1e3 * (chip.memory_gb_per_s or USUAL_CHIP[persona.target].memory_gb_per_s)
     each = -(-made.grid // units)
     # A step of a workgroup's weights is on its way while the one before is multiplied.
-    rate = min(memory / units, min(each, _RESIDENT) * made.rows * STEP_K / COST.trip)
-    # A token's bytes come from caches, weights from memory.
-    stream = each * made.split_steps * STEP_K * (made.rows + made.tokens / 4) / rate
-    trips = -(-each // _RESIDENT) * COST.trip
+    rate = min(memory / units, min(each, _RESIDENT) * made.rows * STEP_K / TRIP[persona.target])
+    stream = each * made.split_steps * STEP_K * (made.rows + made.tokens) / rate
+    trips = -(-each // _RESIDENT) * COST.start
     if made.splits == 1:
         return stream + trips
     partial = 8.0 * made.splits * problem.n * problem.m * problem.batches

@@ -11,7 +11,7 @@ from aiterlite.hardware import CHIPS, USUAL_CHIP
 from aiterlite.jit.arguments import ArgumentStruct
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import WORKSPACE, Kernel, Operand, Value, Workspace, along_x
-from aiterlite.tables.gemm_a8w8_amd import COST, Plan
+from aiterlite.tables.gemm_a8w8_amd import COST, TRIP, Plan
 from aiterlite.tables.gemm_mxfp4_problem import LAYS, REQUIRES, MxGemmProblem, sizes
 from aiterlite.target import Persona
 
@@ -59,11 +59,11 @@ def estimate(made: Plan, problem: MxGemmProblem, persona: Persona) -> float:
     memory = COST.reached * 1e3 * (chip.memory_gb_per_s or USUAL_CHIP[persona.target].memory_gb_per_s)
     each = -(-made.grid // units)
     # A step of a workgroup's weights is on its way while the one before is multiplied.
-    rate = min(memory / units, min(each, _RESIDENT) * 2 * made.rows * _BYTES / COST.trip)
+    rate = min(memory / units, min(each, _RESIDENT) * 2 * made.rows * _BYTES / TRIP[persona.target])
     # Tokens come from caches, weights from memory.
     token_bytes = (_BYTES if problem.is_packed else 2 * STEP_K) / 4
     stream = each * made.split_steps * (made.rows * _BYTES + made.tokens * token_bytes) / rate
-    trips = -(-each // _RESIDENT) * COST.trip
+    trips = -(-each // _RESIDENT) * COST.start
     if made.splits == 1:
         return stream + trips
     partial = 8.0 * made.splits * problem.n * problem.m * problem.batch

@@ -260,12 +260,15 @@ def shared_bytes(types: tuple[str, str], column_tiles: int, tokens: int, stages:
 
 
 def plan_decode(problem: MlaProblem, persona: Persona) -> MlaPlan:
-    """As many tiles of columns as a piece has rows of q, up to what registers hold; then the longest and most tiles of
-    tokens that fit: in this order, since a workgroup that waits for each tile wastes more than a short tile does. With
-    four tiles of columns AMD's registers do not hold the scores of 64 tokens as well."""
+    """The fewest tiles of columns with which each workgroup has a compute unit, else as many as a piece has rows of q,
+    up to what registers hold: a workgroup of few rows is done sooner, and reads again what caches hold. Then the
+    longest and most tiles of tokens that fit: in this order, since a workgroup that waits for each tile wastes more
+    than a short tile does. With four tiles of columns AMD's registers do not hold the scores of 64 tokens as well."""
     tiles = problem.q_len * -(-problem.heads // _COLUMNS)
+    # With a plan there is a workgroup for each unit already.
+    room = 0 if problem.plan_units else persona.cu_count // max(1, problem.batch * problem.splits)
     column_tiles = 1
-    while column_tiles < min(tiles, _MOST_TILES):
+    while column_tiles < min(tiles, _MOST_TILES) and -(-tiles // column_tiles) > room:
         column_tiles *= 2
     lengths = (32,) if column_tiles == _MOST_TILES else (64, 32)
     for stages, tokens in itertools.product((2, 1), lengths):
