@@ -11,7 +11,7 @@ from aiterlite.hardware import CHIPS, USUAL_CHIP
 from aiterlite.jit.arguments import ArgumentStruct
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import WORKSPACE, Kernel, Operand, Value, Workspace, along_x
-from aiterlite.tables.gemm_a8w8_amd import COST, TRIP, Plan
+from aiterlite.tables.gemm_a8w8_amd import COST, Plan
 from aiterlite.tables.gemm_mxfp4_problem import LAYS, REQUIRES, MxGemmProblem, sizes
 from aiterlite.target import Persona
 
@@ -23,6 +23,8 @@ _TILES, _THREADS, _SUM_THREADS, _MOST_SPLITS = (1, 2), 256, 256, 64
 # Workgroups of a compute unit, as registers are bounded for.
 _RESIDENT = 2
 _BYTES = STEP_K * 17 // 32  # of a row and step
+# Microseconds of a trip to memory, chosen as those of gemm_a8w8_amd.py; two steps are on their way.
+_TRIP = 0.5
 
 
 def _tokens(problem: MxGemmProblem, persona: Persona) -> int:
@@ -59,9 +61,8 @@ def estimate(made: Plan, problem: MxGemmProblem, persona: Persona) -> float:
     memory = COST.reached * 1e3 * (chip.memory_gb_per_s or USUAL_CHIP[persona.target].memory_gb_per_s)
     each = -(-made.grid // units)
     # A step of a workgroup's weights is on its way while the one before is multiplied.
-    rate = min(memory / units, min(each, _RESIDENT) * 2 * made.rows * _BYTES / TRIP[persona.target])
-    # Tokens come from caches, weights from memory.
-    token_bytes = (_BYTES if problem.is_packed else 2 * STEP_K) / 4
+    rate = min(memory / units, min(each, _RESIDENT) * 2 * made.rows * _BYTES / _TRIP)
+    token_bytes = _BYTES if problem.is_packed else 2 * STEP_K
     stream = each * made.split_steps * (made.rows * _BYTES + made.tokens * token_bytes) / rate
     trips = -(-each // _RESIDENT) * COST.start
     if made.splits == 1:
