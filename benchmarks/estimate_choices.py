@@ -190,6 +190,8 @@ def mla_tiles(chip: str, kept: Kept) -> dict[str, Any]:
 
 # The fused mixture of experts -----------------------------------------------------------------------------------------
 
+# How kernels of a kind are cut, where they were cut otherwise when --work began to keep what ran: waves of a workgroup.
+_CUT = {"gemv": (4,)}
 _PREFER = {"gemv": None, "two_stage": "hip", "one_stage": "asm"}
 
 
@@ -237,7 +239,7 @@ def fused_moe(chip: str, kept: Kept) -> Iterator[dict[str, Any]]:
             held = {
                 kind: estimate(
                     kept.of(
-                        ("moe", chip, kind, tokens, list(layer)),
+                        ("moe", chip, kind, tokens, list(layer), *_CUT.get(kind, ())),
                         lambda at=(row, kind, tokens, layer): layer_of(chip, *at),  # type: ignore[misc]
                     ),
                     resolve(chip),

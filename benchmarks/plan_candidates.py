@@ -23,7 +23,7 @@ from aiterlite.tables.gemm_rc import reduce_kind, workspace_bytes
 from aiterlite.target import Persona, resolve
 
 # (rows of weights, k): of projections in bf16, and of those in 8 and 4 bits, over 8, 4 and 2 ranks.
-BF16 = ((256, 7168), (576, 7168), (2112, 7168), (3072, 1536), (7168, 2048), (12288, 1536))
+BF16 = ((256, 7168), (2112, 7168), (3072, 1536), (7168, 2048))
 NARROW = ((2112, 7168), (3072, 1536), (7168, 2048), (512, 7168), (7168, 256), (4608, 7168), (7168, 2304))
 NARROW += ((6144, 1536), (7168, 4096), (12288, 1536), (7168, 8192), (2048, 7168))
 # (experts, topk, width, inter) over 8 and 4 ranks.
@@ -71,12 +71,13 @@ def _skinny(chip: str) -> Iterator[Case]:
 
 
 def _skinny_plans(decision: Decision) -> Iterator[tuple[str, Any]]:
-    """Every cut of rows and K, with the waves and loads in flight that the plan gives it, and half as many waves."""
+    """The first five cuts of rows and K, with the waves and loads in flight that the plan gives them, and half as many
+    waves."""
     problem, persona, chip = decision.problem, decision.persona, gemm_plan.CHIPS[decision.persona.target]
-    for cut in gemm_plan.ranked_cuts(chip, problem.n, problem.m, problem.k, persona.cu_count):
+    for cut in gemm_plan.ranked_cuts(chip, problem.n, problem.m, problem.k, persona.cu_count)[:5]:
         whole = gemm_plan.split_k(chip, cut, problem.m, problem.k, persona.cu_count)
         few = replace(whole, waves=max(1, whole.waves // 2))
-        for tiling in (whole, few, replace(few, unroll=min(8, 2 * few.unroll))):
+        for tiling in (whole, few):
             if gemm_plan.compiles(chip, tiling):
                 t, grid = tiling, tiling.workgroups(problem.m)
                 made = replace(decision.plan, tiling=t, grid=grid, block=64 * t.waves)
@@ -84,15 +85,15 @@ def _skinny_plans(decision: Decision) -> Iterator[tuple[str, Any]]:
 
 
 def _reduced(chip: str) -> Iterator[Case]:
-    for m, k in BF16[:5]:
-        for n in (16, 64, 128):
+    for m, k in BF16:
+        for n in (16, 128):
             x, w = _zeros(n, k), _zeros(m, k)
             call = functools.partial(gemm_rc.wvSplitKrc, x, w, reduction="deterministic")
             yield Case("wvSplitKrc", f"{n} x [{m}, {k}]", call)
 
 
 def _reduced_plans(decision: Decision) -> Iterator[tuple[str, Any]]:
-    """Of each tile of rows and each number of waves over K the best three by the plan's own estimate, in shards that
+    """Of each tile of rows and each number of waves over K the best two by the plan's own estimate, in shards that
     differ by a quarter or more."""
     problem, persona = decision.problem, decision.persona
     units, seen = persona.cu_count, {}

@@ -61,10 +61,11 @@ class TwoStagePlan:
 
 
 def plan_few(problem: MoeProblem, persona: Persona) -> FewPlan:
-    """Up to 8 waves share the width, and have all of their part on its way at once where registers hold it: 7 blocks,
-    which is DeepSeek-R1's width."""
+    """Up to 4 waves share the width, each with 7 blocks on its way, as many as registers hold. With 8, which would have
+    all of DeepSeek-R1's width on its way at once, more of a workgroup's time is its start and the sum over waves:
+    estimates are 7 to 19 % longer, and timelines no shorter (docs/perf/estimates.md)."""
     blocks = problem.width // _step(problem)
-    waves = min(8, blocks)
+    waves = min(4, blocks)
     return FewPlan(waves, _turn(-(-blocks // waves), 7), _turn(problem.inter // _step(problem), 4))
 
 
