@@ -158,13 +158,15 @@ def _compiled(chip: str, heads: int, context: int, splits: int, requests: int, k
 
 
 def mla_tiles(chip: str, kept: Kept) -> dict[str, Any]:
-    """By tiles of rows of q: assembly where it is told to be faster if all that workgroups read comes from memory."""
+    """By tiles of rows of q: assembly where it is told to be faster if all that workgroups read comes from memory. A
+    choice of the file of today stays while the estimates prefer it, whether or not that can be told."""
     persona, made = resolve(chip), {}
+    today = estimated.of_chip(persona).get("mla_tiles", {})
     for heads in HEADS:
         choices = []
-        for context in TILE_CONTEXTS:
+        for i, context in enumerate(TILE_CONTEXTS):
             row = []
-            for requests in TILE_REQUESTS:
+            for j, requests in enumerate(TILE_REQUESTS):
                 splits = unasked_splits(persona.cu_count, requests, context)
                 of_asm = kept.of(
                     ("tiles", chip, heads, context, splits, "asm"),
@@ -172,8 +174,11 @@ def mla_tiles(chip: str, kept: Kept) -> dict[str, Any]:
                 )
                 of_hip = _compiled(chip, heads, context, splits, requests, kept)
                 both = [of_requests(counters, requests, persona, is_read_again=True) for counters in (of_asm, of_hip)]
-                row.append("asm" if faster(*both) == "A" else "")
-                own = [_said(of_requests(counters, requests, persona)) for counters in (of_asm, of_hip)]
+                once = [of_requests(counters, requests, persona) for counters in (of_asm, of_hip)]
+                stays = today and today[str(heads // 16)]["choices"][i][j] == "asm"
+                stays = stays and both[0].us < both[1].us and once[0].us < once[1].us
+                row.append("asm" if faster(*both) == "A" or stays else "")
+                own = [_said(held) for held in once]
                 worst = [f"at worst {held.us:.1f}" for held in both]
                 print(
                     f"  {chip}, MLA in bf16, {heads} heads, {requests} requests of {context} tokens: assembly "
@@ -231,9 +236,12 @@ def usual_kind(chip: str, tokens: int, layer: tuple[int, ...]) -> str:
 
 
 def fused_moe(chip: str, kept: Kept) -> Iterator[dict[str, Any]]:
-    """By layer and tokens: the kind of kernels that is told to be faster than what the table takes, or than all."""
+    """By layer and tokens: the kind of kernels that is told to be faster than what the table takes, or than all. A
+    choice of the file of today stays while the estimates prefer it."""
+    today = estimated.of_chip(resolve(chip)).get("fused_moe", ())
     for index, layer in enumerate(LAYERS):
-        choices = []
+        choices: list[str] = []
+        kept_choices = next((item["choices"] for item in today if item["layer"] == list(layer)), [])
         tokens_of_layer = TOKENS if index == 0 else FEW_TOKENS
         for tokens in tokens_of_layer:
             held = {
@@ -249,7 +257,7 @@ def fused_moe(chip: str, kept: Kept) -> Iterator[dict[str, Any]]:
             usual, best = usual_kind(chip, tokens, layer), min(held, key=lambda kind: held[kind].us)
             others = [usual] if best != usual else [kind for kind in held if kind != best]
             is_told = all(faster(held[best], held[kind]) == "A" for kind in others)
-            choices.append(best if is_told else "")
+            choices.append(best if is_told or kept_choices[len(choices) :][:1] == [best] else "")
             said = ", ".join(f"{kind} {_said(item)}" for kind, item in held.items())
             print(
                 f"  {chip}, layer {layer}, {tokens} tokens: {said}; the table's {usual}; {choices[-1] or 'cannot tell'}"

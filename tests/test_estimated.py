@@ -140,15 +140,14 @@ def test_assembly_for_several_tiles_of_few_requests(chip: str) -> None:
 
 def test_few_tokens_of_a_layer_on_80_compute_units() -> None:
     """What a CU does limits the kernel for few tokens there, and not on chips with 256 or 304 of the same memory."""
-    assert [layer("mi308x", tokens=n) for n in (1, 2, 3, 4)] == ["gemv", "gemv", "gemv", "two_stage_80"]
-    assert [layer("mi308x", tokens=n, inter=512) for n in (1, 2, 3, 4)] == ["gemv", *["two_stage_80"] * 3]
-    assert [layer(chip, tokens=4) for chip in ("mi300x", "mi355x")] == ["gemv"] * 2
+    assert [layer("mi308x", tokens=n) for n in (2, 3, 4)] == ["two_stage_80"] * 3
+    assert [layer(chip, tokens=2) for chip in ("mi300x", "mi355x")] == ["gemv"] * 2
     others = ({"quant": "none", "code": ""}, {"quant": "token"}, {"masked": True, "global_experts": 512})
     for fields in (*others, {"shuffled": False}):
-        assert layer("mi308x", tokens=4, **fields) == "gemv"
-    assert layer("mi308x", Wishes(prefer="asm"), tokens=4) == "one_stage_novs"
-    assert layer("mi308x", Wishes(vskip=True), tokens=4) == "one_stage_vs"
-    assert layer("mi308x", Wishes(vskip=False), tokens=4) == "two_stage_80"
+        assert layer("mi308x", tokens=2, **fields) == "gemv"
+    assert layer("mi308x", Wishes(prefer="asm"), tokens=2) == "one_stage_novs"
+    assert layer("mi308x", Wishes(vskip=True), tokens=2) == "one_stage_vs"
+    assert layer("mi308x", Wishes(vskip=False), tokens=2) == "two_stage_80"
 
 
 @pytest.mark.torch
