@@ -17,7 +17,7 @@ from aiterlite import QuantType, mla, moe
 from aiterlite.dispatch import Decision
 from aiterlite.ops import gemm, gemm_a8w8, gemm_mxfp4_operators, gemm_rc, norm, quant
 from aiterlite.ops.samples import mla as mla_samples
-from aiterlite.tables import fused_moe_amd, fused_moe_mxfp4, gemm_a8w8_amd, gemm_plan, gemm_rc_plan, moe_sorting
+from aiterlite.tables import fused_moe_amd, gemm_a8w8_amd, gemm_plan, gemm_rc_plan, moe_sorting
 from aiterlite.tables import mla as mla_tables
 from aiterlite.tables.gemm_rc import reduce_kind, workspace_bytes
 from aiterlite.target import Persona, resolve
@@ -244,7 +244,8 @@ def _mxfp4_moe_plans(decision: Decision) -> Iterator[tuple[str, Any]]:
     problem = decision.problem
     for entries in (16, 32):
         capacity = moe_sorting.least_capacity(problem.pairs, problem.experts, entries)
-        yield f"entries {entries}", fused_moe_mxfp4.Plan(entries, max(1, capacity // entries))
+        made = replace(decision.plan, entries=entries, blocks=max(1, capacity // entries), few=False)
+        yield f"entries {entries}", made
 
 
 # Rows -----------------------------------------------------------------------------------------------------------------
