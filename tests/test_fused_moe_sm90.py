@@ -147,7 +147,10 @@ def needed(decision: Decision) -> dict[str, int]:
         "h_scale": 4 * entries * (inter // 128),
         # Two tiles of each workgroup, of 128 gate and 128 up rows.
         "partial": 2 * 4 * plan.workgroups * plan.columns * 256,
-        "slots": 2 * pairs * width,
+        # Of `join` by 256 elements, which are written whole.
+        "slots": 2 * pairs * (-(-width // 256) * 256 if isinstance(plan, plans.JoinPlan) else width),
+        # A line each: tiles and sums that are taken; of 256 elements what is stored.
+        "arrived": 128 * (2 + -(-width // 256)),
         # Of the sorting.
         "counts": 2 * 1024 * int(tiles),
         "ranks": 4 * pairs,
@@ -179,6 +182,57 @@ def test_the_workspace_holds_what_kernels_leave_and_nothing_twice() -> None:
             assert decision.kernels[0].symbol == CLEAR
         if "counts" in places:
             assert places["counts"] + 512 <= places["ranks"]
+
+
+def test_counters_begin_as_zeros_and_rows_of_h_lie_as_they_are_multiplied() -> None:
+    """Of `join`: the kernel that prepares has a thread for each word, and stage 1 knows where stage 2 wants h."""
+    seen = 0
+    for decision in decisions(400):
+        tiled = {dict(kernel.unit.defines).get("AITERLITE_TILED") for kernel in decision.kernels} - {None}
+        is_join = isinstance(decision.plan, plans.JoinPlan)
+        assert tiled == {str(int(is_join))}, decision.problem
+        first = decision.kernels[0]
+        assert is_join == (first.args.get("arrivals", 0) != 0)
+        if is_join:
+            seen += 1
+            assert first.symbol in (sm90.PREPARE, sm90.PREPARE_MANY)
+            assert 4 * first.args["arrivals"] == needed(decision)["arrived"]
+            assert first.args["arrivals"] <= first.grid[0] * first.block[0]
+            assert all(kernel.args["arrived"] == first.args["arrived"] for kernel in decision.kernels)
+    assert seen > 5
+
+
+def test_a_cluster_sorts_what_its_workgroups_have_room_for() -> None:
+    seen = 0
+    for decision in decisions(400):
+        for kernel in decision.kernels:
+            if kernel.symbol != sm90.PREPARE_MANY:
+                continue
+            seen += 1
+            problem, pairs = decision.problem, int(dict(kernel.unit.defines)["AITERLITE_PAIRS"])
+            each = -(-problem.tokens // kernel.cluster)
+            assert problem.tokens <= 1024 and plans.global_experts(problem) <= 1024
+            assert each * problem.topk <= pairs * kernel.block[0] and each <= 128
+            groups = problem.tokens * problem.width // 128 if plans.quantises(problem) else 0
+            assert (kernel.grid[0] - kernel.cluster) * kernel.block[0] >= 8 * groups
+            assert kernel.grid[0] % kernel.cluster == 0
+    assert seen > 5
+
+
+def test_tiles_are_whole_where_few_multiprocessors_idle_at_the_end() -> None:
+    for tokens, experts, inter, whole in (
+        (1024, 256, 256, True),
+        (256, 256, 256, True),
+        (255, 256, 256, False),
+        (1024, 200, 256, False),
+        (64, 8, 2048, True),
+        (64, 7, 2048, False),
+    ):
+        problem = problems.problem(tables.TABLE, {"tokens": tokens, "experts": experts, "inter": inter})
+        decision = dispatch.decide(tables.TABLE, problem, H200, Wishes())
+        stage1 = next(kernel for kernel in decision.kernels if kernel.symbol == sm90.GATE_UP)
+        assert dict(stage1.unit.defines)["AITERLITE_WHOLE"] == str(int(whole)), problem
+        assert whole != any(kernel.symbol == sm90.FINISH for kernel in decision.kernels)
 
 
 def test_rows_of_h_are_tiles_of_128() -> None:

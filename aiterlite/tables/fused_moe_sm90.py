@@ -15,21 +15,26 @@ from aiterlite.tables import moe_sorting as sorting
 from aiterlite.tables import quant
 from aiterlite.tables.fused_moe_parts import NativeWeights, by_slots, clear_kernel, sum_kernel
 from aiterlite.tables.fused_moe_problem import ACTIVATIONS, BLOCK, FmoeProblem, MoeProblem
-from aiterlite.tables.fused_moe_sm90_plan import STEP_BYTES, Plan, Problem, SlotsPlan, SumsPlan
+from aiterlite.tables.fused_moe_sm90_plan import STEP_BYTES, JoinPlan, Plan, Problem, SlotsPlan, SumsPlan
 from aiterlite.tables.quant_plan import QuantProblem
 from aiterlite.target import Persona
 
 _HEADER = "aiterlite/fused_moe/sm90_args.h"
 ARGS, GEMM_ARGS = (ArgumentStruct(f"aiterlite_sm90_moe_{name}args", _HEADER) for name in ("", "gemm_"))
-PREPARE, GATE_UP, FINISH, DOWN, DOWN_SLOTS = (
-    f"aiterlite_sm90_moe_{name}" for name in ("prepare", "gate_up", "finish", "down", "down_slots")
+PREPARE_MANY = "aiterlite_sm90_moe_prepare_many"
+# From so many tokens on a cluster sorts: 5.6 us for 256 on an H200, one workgroup 6.4; 1,024 take 9.7 and 15.6.
+_MANY, _MANY_THREADS, _MANY_CLUSTER = 128, 512, 8
+PREPARE, GATE_UP, FINISH, DOWN, DOWN_SLOTS, DOWN_JOIN = (
+    f"aiterlite_sm90_moe_{name}" for name in ("prepare", "gate_up", "finish", "down", "down_slots", "down_join")
 )
 _STREAM_THREADS, _SPLIT_THREADS, _FINISH_THREADS = 384, 640, 256
 # Steps of weights that are asked for together: 281.9 us for 64 tokens on an H200, 285.0 of one, 282.4 of three.
 _TOGETHER = 2
 _MOST_TOPK = 32
+# Of a thread that multiplies, and of others, in stage 2 that adds up.
+_JOIN_REGISTERS = {"MULTIPLIER_REGISTERS": 168, "OTHER_REGISTERS": 48}
 # Fields of sm_90's struct that the common one in it lacks.
-_OWN_ARGS = ("codes", "code_scale", "partial", "workgroups", "entry_pitch")
+_OWN_ARGS = ("codes", "code_scale", "partial", "workgroups", "entry_pitch", "arrived", "arrivals")
 
 
 def _code(problem: Problem) -> str:
@@ -99,6 +104,7 @@ def _common(problem: Problem, plan: Plan) -> dict[str, int | str]:
         "SHUFFLED": int(_shuffled(problem)),
         "ROW_SCALES": int(_asked(problem, "quant", "block") == "token"),
         "SPLIT": 0,
+        "TILED": int(isinstance(plan, JoinPlan)),
         "WEIGHTED_INPUT": int(_asked(problem, "weighted_input", False)),
     }
 
@@ -112,7 +118,8 @@ def _args(problem: Problem, plan: Plan, persona: Persona) -> dict[str, Value]:
     if not plans.quantises(problem):
         codes = _asked(problem, "quant", "block") != "none"
         given |= {"codes": Operand("x"), "code_scale": Operand("x_scale") if codes else 0}
-    return {"slots": Operand("out") if by_slots(problem) else 0, **given}
+    counters = plans.arrivals(problem) if isinstance(plan, JoinPlan) and isinstance(problem, MoeProblem) else 0
+    return {"slots": Operand("out") if by_slots(problem) else 0, "arrived": 0, **given, "arrivals": counters}
 
 
 def _before(
@@ -120,18 +127,11 @@ def _before(
 ) -> tuple[tuple[Kernel, ...], dict[str, Value]]:
     """What sorts where lists are not made inline, and quantises where x is not yet; and the arguments behind it."""
     tokens, width, groups = problem.tokens, problem.width, problem.width // BLOCK
-    each, quantises = plans.pairs_of_thread(problem, plan), plans.quantises(problem)
-    if plan.inline or each:
+    quantises = plans.quantises(problem)
+    if plan.inline or plans.pairs_of_thread(problem, plan):
         scales: dict[str, Value] = {"stride_scale_token": 1, "stride_scale_group": tokens}
         after = {**args, **scales, "stride_x": width} if quantises else args
-        sorts = int(not plan.inline)
-        grid = sorts + (-(-tokens * groups // (plans.PREPARE_THREADS // 8)) if quantises else 0)
-        defines: dict[str, int | str] = {"ELEMENT": problem.dtype, "PAIRS": max(1, each * sorts), "SORTS": sorts}
-        lds = plans.prepare_shared(problem, plan) if sorts else 0
-        unit, block = _unit("prepare", PREPARE, defines), along_x(plans.PREPARE_THREADS)
-        given = {**args, **scales} if quantises else args
-        kernel = Kernel(unit, PREPARE, ARGS, along_x(max(1, grid)), block, lds=lds, args=given)
-        return ((kernel,) if grid else ()), after
+        return _prepare(problem, plan, {**args, **scales} if quantises else args), after
     after, kernels = dict(args), tuple[Kernel, ...]()
     if quantises:
         rows = QuantProblem(tokens, width, BLOCK, problem.dtype, problem.code)
@@ -146,15 +146,40 @@ def _before(
     return kernels + sorting.kernels_within(sorting_of, persona, problem.experts, lists, scratch), after
 
 
+def _prepare(problem: MoeProblem, plan: Plan, args: Mapping[str, Value]) -> tuple[Kernel, ...]:
+    """The kernel that sorts by one workgroup or a cluster, and quantises; none where there is neither to do."""
+    quantises, sorts = plans.quantises(problem), int(not plan.inline)
+    groups = problem.tokens * problem.width // BLOCK if quantises else 0
+    counters = plans.arrivals(problem) if isinstance(plan, JoinPlan) else 0
+    defines: dict[str, int | str] = {"ELEMENT": problem.dtype, "QUANTISES": int(quantises)}
+    if sorts and problem.tokens >= _MANY and plan.workgroups >= 2 * _MANY_CLUSTER:
+        threads, ranks = _MANY_THREADS, _MANY_CLUSTER
+        defines["PAIRS"] = -(-(-(-problem.tokens // ranks) * problem.topk) // threads)
+        others = max(-(-groups // (threads // 8)), -(-counters // threads))
+        unit, grid = _unit("prepare_many", PREPARE_MANY, defines), along_x(ranks * (1 + -(-others // ranks)))
+        return (Kernel(unit, PREPARE_MANY, ARGS, grid, along_x(threads), cluster=ranks, args=args),)
+    threads = plans.PREPARE_THREADS
+    defines |= {"PAIRS": max(1, plans.pairs_of_thread(problem, plan) * sorts), "SORTS": sorts}
+    grid = along_x(max(sorts + -(-groups // (threads // 8)), -(-counters // threads), 1))
+    lds = plans.prepare_shared(problem, plan) if sorts else 0
+    unit = _unit("prepare", PREPARE, defines)
+    kernel = Kernel(unit, PREPARE, ARGS, grid, along_x(threads), lds=lds, args=args)
+    return (kernel,) if sorts or quantises else ()
+
+
 def _gate_up(problem: Problem, plan: Plan, args: Mapping[str, Value], leads: bool) -> tuple[Kernel, ...]:
     shared = plans.gate_up_shared(plan, plans.element_bytes(problem))
-    ends = {**_common(problem, plan), "ACTIVATION": ACTIVATIONS.index(problem.activation)}
+    whole = plans.whole_tiles(problem, plan)
+    ends = {**_common(problem, plan), "ACTIVATION": ACTIVATIONS.index(problem.activation), "WHOLE": int(whole)}
     ring = {"SHARED_BYTES": shared, "STAGES": plan.stages, "TOGETHER": _TOGETHER}
     unit = _unit("gate_up", GATE_UP, {**ends, **ring, "LEADS": int(leads)})
     grid, block, maps = along_x(plan.workgroups), along_x(_STREAM_THREADS), (_gate_up_map(problem),)
     cuts = along_x(max(1, plan.workgroups - 1))
+    kernel = Kernel(unit, GATE_UP, GEMM_ARGS, grid, block, lds=shared, args=args, maps=maps)
+    if whole:
+        return (kernel,)
     return (
-        Kernel(unit, GATE_UP, GEMM_ARGS, grid, block, lds=shared, args=args, maps=maps),
+        kernel,
         Kernel(_unit("finish", FINISH, ends), FINISH, ARGS, cuts, along_x(_FINISH_THREADS), args=args),
     )
 
@@ -204,6 +229,24 @@ def _slots(problem: Problem, persona: Persona, plan: SlotsPlan) -> tuple[Kernel,
     )
 
 
+def _join(problem: MoeProblem, persona: Persona, plan: JoinPlan) -> tuple[Kernel, ...]:
+    args = _args(problem, plan, persona)
+    before, after = _before(problem, persona, plan, args)
+    shared = plans.join_shared(plan)
+    defines = {
+        **_common(problem, plan),
+        "ELEMENT": problem.dtype,
+        "SHARED_BYTES": shared,
+        "STAGES": plan.down_stages,
+        **_JOIN_REGISTERS,
+        "ADDERS": plan.adders,
+    }
+    unit, maps = _unit("down_join", DOWN_JOIN, defines), (_down_map(problem, BLOCK),)
+    grid, block = along_x(plan.workgroups), along_x(plans.JOIN_THREADS)
+    down = Kernel(unit, DOWN_JOIN, GEMM_ARGS, grid, block, lds=shared, args=after, maps=maps)
+    return (*before, *_gate_up(problem, plan, after, leads=not before), down)
+
+
 def _workspace(problem: Problem, persona: Persona, plan: Plan) -> Workspace:
     return Workspace("fused_moe", 0, plans.places(problem, plan, persona).bytes)
 
@@ -233,13 +276,33 @@ class MergedSlots:
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
         if min(problem.tokens, problem.topk, problem.experts) < 1 or plans.sums_fit(problem):
             return None  # others refuse the first
-        if not plans.merges(problem):
-            why = "a row a slot" if problem.by_slots else "weights on the input of several slots"
-            return Refusal(f"a token's slots of one expert are kept apart ({why})")
-        return Refusal(f"one workgroup does not sort {problem.pairs} pairs of {plans.global_experts(problem)} experts")
+        return _unsorted(problem)
 
     def __str__(self) -> str:
         return "slots of one expert that are one entry"
+
+
+@dataclass(frozen=True)
+class PreparedLists:
+    """The kernel that prepares sorts, and makes counters zeros."""
+
+    def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
+        if min(problem.tokens, problem.topk, problem.experts) < 1:
+            return None  # others refuse that
+        if plans.pairs_of_thread(problem, plans.plan_join(problem, persona)):
+            return None
+        return _unsorted(problem)
+
+    def __str__(self) -> str:
+        return "pairs that one workgroup sorts"
+
+
+def _unsorted(problem: Any) -> Refusal:
+    """Why the kernels that prepare do not sort a problem's pairs."""
+    if not plans.merges(problem):
+        why = "a row a slot" if problem.by_slots else "weights on the input of several slots"
+        return Refusal(f"a token's slots of one expert are kept apart ({why})")
+    return Refusal(f"one workgroup does not sort {problem.pairs} pairs of {plans.global_experts(problem)} experts")
 
 
 @dataclass(frozen=True)
@@ -286,6 +349,7 @@ _SUMMED = (
 _ALIGNED = Holds("aligned", True, "rows of x or a weight do not begin at multiples of 16 bytes", "copy them")
 ROWS: tuple[Row, ...] = (
     Row("sums", "cuda", (*_HOPPER, _ALIGNED, _FEW, *_SUMMED, MergedSlots()), 1, plans.plan_sums, _sums, _workspace),
+    Row("join", "cuda", (*_HOPPER, _ALIGNED, *_SUMMED, PreparedLists()), 1, plans.plan_join, _join, _workspace),
     Row("slots", "cuda", (*_HOPPER, _ALIGNED), 0, plans.plan_slots, _slots, _workspace),
 )
 FMOE_ROWS: tuple[Row, ...] = (Row("slots", "cuda", (*_HOPPER, GivenBlocks()), 0, plans.plan_slots, _slots, _workspace),)

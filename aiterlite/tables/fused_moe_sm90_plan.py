@@ -29,6 +29,12 @@ MOST_SUMS = _SUMS_TOKENS[-1]
 # workgroup sorts (sm90_prepare.hip), each of its threads so many pairs.
 _INLINE_TOKENS, _INLINE_PAIRS, _INLINE_EXPERTS = 16, 160, 1024
 PREPARE_THREADS = 1024
+JOIN_THREADS = 640
+_ADDERS = 4
+# Tiles are not cut from so many entries of an expert on, and where the last round has so large a share of all.
+_ALL_HIT, _WHOLE_SHARE = 8, 0.93
+# Words from one of the counters of stage 2 that adds up to the next.
+_COUNTER_WORDS = 32
 _PREPARED_TOKENS, _PAIRS_OF_THREAD = 1024, (1, 2, 4, 10)
 
 Problem = MoeProblem | FmoeProblem
@@ -73,7 +79,22 @@ class SlotsPlan:
         return False
 
 
-Plan = SumsPlan | SlotsPlan
+@dataclass(frozen=True)
+class JoinPlan:
+    """As a `SlotsPlan`; stage 2 adds up what it makes of slots."""
+
+    columns: int
+    workgroups: int
+    stages: int
+    down_stages: int
+    adders: int
+
+    @property
+    def inline(self) -> bool:
+        return False
+
+
+Plan = SumsPlan | SlotsPlan | JoinPlan
 
 
 def element_bytes(problem: Problem) -> int:
@@ -146,6 +167,20 @@ def _beside_slots(cols: int) -> int:
     return cols * (2 * (_PARTIAL_ROWS + 8) + 4)
 
 
+def _join_stage(cols: int) -> int:
+    return _up(2 * BLOCK * STEP_BYTES + cols * STEP_BYTES + 8 * cols + 8, 1024) + 16
+
+
+def _beside_join(cols: int, adders: int) -> int:
+    """Rows of two tiles on their way to memory, and two batches of 8 rows of slots of each that adds."""
+    tickets = 8 * 20 + 8
+    return 2 * (cols * 2 * (_PARTIAL_ROWS + 8) + 16) + 2 * adders * (8 * 2 * _PARTIAL_ROWS + 8) + tickets
+
+
+def join_shared(plan: JoinPlan) -> int:
+    return _up(plan.down_stages * _join_stage(plan.columns) + _beside_join(plan.columns, plan.adders), 1024)
+
+
 def gate_up_shared(plan: Plan, element: int) -> int:
     return _ring(plan.columns, plan.stages) + _up(_beside_gate_up(plan.columns, plan.inline, element), 1024)
 
@@ -199,6 +234,29 @@ def plan_slots(problem: Problem, persona: Persona) -> SlotsPlan:
     return SlotsPlan(cols, persona.cu_count or 1, stages, _stages(_stage(cols), _beside_slots(cols)))
 
 
+def plan_join(problem: MoeProblem, persona: Persona) -> JoinPlan:
+    cols = _columns(problem)
+    stages = _stages(_stage(cols), _beside_gate_up(cols, False, element_bytes(problem)))
+    down = _stages(_join_stage(cols), _beside_join(cols, _ADDERS), 1024)
+    return JoinPlan(cols, persona.cu_count or 1, stages, down, _ADDERS)
+
+
+def whole_tiles(problem: Problem, plan: Plan) -> bool:
+    """Whether stage 1's tiles are not cut, where the last round of them leaves few multiprocessors idle."""
+    if not isinstance(problem, MoeProblem) or plan.inline or problem.pairs < _ALL_HIT * global_experts(problem):
+        return False
+    # Where routing is even all experts have entries, and nearly all one block.
+    blocks = max(1, -(-problem.pairs // (problem.experts * plan.columns))) * problem.experts
+    tiles = blocks * problem.inter // BLOCK
+    rounds = -(-tiles // plan.workgroups)
+    return tiles >= _WHOLE_SHARE * rounds * plan.workgroups
+
+
+def arrivals(problem: MoeProblem) -> int:
+    """Words of the counters of stage 2 that adds up: what is taken, and how far each 256 elements are."""
+    return _COUNTER_WORDS * (2 + -(-problem.width // _PARTIAL_ROWS))
+
+
 def sums_fit(problem: MoeProblem) -> bool:
     """Whether no two entries of a block are a token's, so that its sums have one addition at a time."""
     return _inline(problem) or pairs_of_thread(problem, SlotsPlan(_columns(problem), 1, 1, 1)) > 0
@@ -244,6 +302,9 @@ def places(problem: Problem, plan: Plan, persona: Persona) -> NamedPlaces:
     sizes["partial"] = 4 * 2 * plan.workgroups * plan.columns * _PARTIAL_ROWS
     if isinstance(plan, SlotsPlan) and not by_slots(problem):
         sizes["slots"] = 2 * problem.pairs * problem.width
+    if isinstance(plan, JoinPlan) and isinstance(problem, MoeProblem):
+        sizes["slots"] = 2 * problem.pairs * _up(problem.width, _PARTIAL_ROWS)
+        sizes["arrived"] = 4 * arrivals(problem)
     taken = Places()
     return NamedPlaces({name: taken.take(size) for name, size in sizes.items()}, taken.bytes)
 

@@ -191,6 +191,8 @@ aiterlite_sm90_moe_prepare(const __grid_constant__ aiterlite_sm90_moe_args args)
   AITERLITE_SHARED(uint32_t, scan, kWaves);
   await_predecessors();
   admit_successors();
+  const uint32_t own = workgroup_id() * kThreads + thread_id();
+  if (own < static_cast<uint32_t>(args.arrivals)) store_u32(args.arrived + own, 0);
   if (kSorts && workgroup_id() == 0) return sort(args.moe, &bytes, scan);
-  quantise<AITERLITE_ELEMENT>(args, workgroup_id() - kSorts);
+  if constexpr (AITERLITE_QUANTISES) quantise<AITERLITE_ELEMENT>(args, workgroup_id() - kSorts);
 }

@@ -11,6 +11,9 @@ struct aiterlite_sm90_moe_args {
   float* partial;       // stage 1: two tiles of each workgroup, cut off before their last product
   int32_t workgroups;   // that stage 1 is cut for
   int32_t entry_pitch;  // of h_scale: [inter / 128][entry_pitch]
+  uint32_t* arrived;    // counters of sm90_down_join.hip, which begin as zeros
+  int32_t arrivals;     // words of those that are to be made zeros; 0: none
+  int32_t reserved;
 };
 
 // With the weights of a kernel's stage as the copy engine sees them.

@@ -14,7 +14,8 @@ inline constexpr uint32_t kRows = 128, kStepBytes = 128;
 inline constexpr bool kSplit = AITERLITE_SPLIT;
 inline constexpr uint32_t kMultipliers = kSplit ? 512 : 256, kSums = kColumns / 2;  // of a thread, of either box
 inline constexpr bool kInterleaved = AITERLITE_INTERLEAVED, kRowScales = AITERLITE_ROW_SCALES;
-using Code = AITERLITE_CODE;  // of weights, x and h
+inline constexpr bool kTiled = AITERLITE_TILED;  // h lies as stage 2 multiplies it (sm90_down_join.hip)
+using Code = AITERLITE_CODE;                     // of weights, x and h
 inline constexpr bool kIsFp8 = sizeof(Code) == 1;
 inline constexpr uint32_t kStep = kStepBytes / sizeof(Code);
 

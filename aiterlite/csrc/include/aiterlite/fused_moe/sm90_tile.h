@@ -13,8 +13,9 @@ namespace aiterlite::experts {
 // Stage 1's work.
 template <class AnyLists>
 AITERLITE_DEVICE Cut cut_of(const Args& args, const AnyLists& lists) {
-  return {static_cast<uint32_t>(args.moe.width) / kStep, static_cast<uint32_t>(args.moe.inter) / kRows, lists.blocks(),
-          static_cast<uint32_t>(args.workgroups), 1};
+  const uint32_t steps = static_cast<uint32_t>(args.moe.width) / kStep;
+  return {steps, static_cast<uint32_t>(args.moe.inter) / kRows, lists.blocks(), static_cast<uint32_t>(args.workgroups),
+          AITERLITE_WHOLE ? steps : 1};
 }
 // Shuffled weights whose gate and up rows take turns lie so in the boxes too: the first has those of h's first 64
 // elements. Neighbouring rows are neighbouring lanes of four, which exchange: the one with a gate row takes its up row
@@ -141,14 +142,19 @@ AITERLITE_DEVICE void finish(const Args& all, const Lists& lists, FinishShared& 
     put<Code>(shared.rows[column], element_of(place, k / 2 % 2), tile.first[k], shared.scale[column]);
   }
   barrier();
+  // Where h is tiled (AITERLITE_TILED), a block's rows lie as the matrix unit wants them: 128 bytes of each a step.
   constexpr uint32_t kChunks = kRows * sizeof(Code) / 16;
-  auto* h = static_cast<uint8_t*>(args.h) + (uint64_t{block} * kColumns * inter + part * kRows) * sizeof(Code);
+  auto* h = static_cast<uint8_t*>(args.h) + uint64_t{block} * kColumns * inter * sizeof(Code);
+  constexpr uint32_t kPart = kRows * sizeof(Code);
 #pragma unroll
   for (uint32_t at = place.thread; at < kColumns * kChunks; at += kMultipliers) {
     const uint32_t column = at / kChunks, byte = at % kChunks * 16;
     const Vector16 bytes = load_shared_16(&shared.rows[column][byte]);
-    store_quad(reinterpret_cast<float*>(h + uint64_t{column} * inter * sizeof(Code) + byte),
-               __builtin_bit_cast(Quad, bytes));
+    const uint32_t step = byte / kStepBytes, chunk = byte % kStepBytes / 16;
+    uint8_t* to = kTiled ? h + part * (kPart * kColumns) + step * (kStepBytes * kColumns) + column * kStepBytes +
+                               (chunk ^ column % 8) * 16
+                         : h + uint64_t{column} * inter * sizeof(Code) + part * kPart + byte;
+    store_quad(reinterpret_cast<float*>(to), __builtin_bit_cast(Quad, bytes));
   }
 }
 
