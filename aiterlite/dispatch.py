@@ -141,11 +141,11 @@ class Row:
     """One implementation of an operator.
 
     Higher `preference` wins; ties are decided by the order of the table. `favour` adds to it where data speaks for the
-    row and a problem, and `favoured_by` says which data. `plan` gives the tiling and geometry of a
-    problem's launches, `kernels` the launches themselves in their order (None for torch), and `workspace` the memory
-    that they need besides the operands. `vskip` marks kernels that use s_setvskip; the table holds others for the same
-    problems. `fallback` marks what AITERLITE_STRICT=1 refuses. `accuracy` says how exact a problem's results are, where
-    an operator promises that.
+    row and a problem, and `favoured_by` says which data, or tells it of a problem. `plan` gives the tiling and geometry
+    of a problem's launches, `kernels` the launches themselves in their order (None for torch), and `workspace` the
+    memory that they need besides the operands. `vskip` marks kernels that use s_setvskip; the table holds others for
+    the same problems. `fallback` marks what AITERLITE_STRICT=1 refuses. `accuracy` says how exact a problem's results
+    are, where an operator promises that.
     """
 
     name: str
@@ -159,7 +159,11 @@ class Row:
     fallback: bool = False
     accuracy: Callable[[Any], Any] | None = None
     favour: Callable[[Any, Persona], int] | None = None
-    favoured_by: str = ""
+    favoured_by: str | Callable[[Any, Persona], str] = ""
+
+    def why_favoured(self, problem: Any, persona: Persona) -> str:
+        by = self.favoured_by
+        return (by if isinstance(by, str) else by(problem, persona)) if self.favoured(problem, persona) else ""
 
     def favoured(self, problem: Any, persona: Persona) -> int:
         return self.favour(problem, persona) if self.favour is not None else 0
@@ -309,7 +313,7 @@ def decide(table: Table, problem: Any, persona: Persona, wishes: Wishes = Wishes
         ),
     )
     chosen = ranked[0] if ranked else None
-    by = chosen.favoured_by if chosen is not None and chosen.favoured(problem, persona) else ""
+    by = chosen.why_favoured(problem, persona) if chosen is not None else ""
     rejected += [Rejected(row.name, (_outranked(row, ranked[0], by, wishes),)) for row in ranked[1:]]
     notes = []
     if wishes.vskip is True and chosen is not None and not chosen.vskip and any(row.vskip for row in table.rows):

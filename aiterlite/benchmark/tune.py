@@ -1,4 +1,5 @@
-"""`aiterlite bench --tune`: who is fastest of wvSplitK, wvSplitKrc and torch, as a table that `linear` goes by.
+"""`aiterlite bench --tune`: who is fastest of wvSplitK, wvSplitKrc and torch, as a table that `linear` goes by; with
+--ops fused_moe, which kernels of the mixture of experts are (tune_moe.py).
 
 It measures this device; with --target, it asks the plans' own cost models about AMD chips that are not here. These know
 nothing of torch, so there wvSplitK competes only with wvSplitKrc, up to the 128 tokens that the latter takes. What
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from aiterlite import __version__, target
+from aiterlite.benchmark import tune_moe
 from aiterlite.benchmark.options import timed_persona
 from aiterlite.benchmark.timing import Contender, compare, copies_for
 from aiterlite.errors import ArgumentError
@@ -30,7 +32,7 @@ from aiterlite.target import Persona
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _COMMAND = "bench --tune"
-OPERATORS = ("linear",)
+OPERATORS = ("linear", "fused_moe")
 # The (M, K) to measure where none is given: projections of DeepSeek-R1 and gpt-oss on one rank, and squares.
 SHAPES = (*gemm_plan.SHAPES, (128, 2880), (640, 2880), (2880, 2880), (1024, 1024), (8192, 8192))
 # A cost model is asked about these, which takes no time.
@@ -40,22 +42,31 @@ ESTIMATED_SHAPES = tuple((m, k) for m in _ROWS for k in _DEPTHS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--tune", action="store_true", help="find out what linear should take, for each shape")
+    parser.add_argument("--tune", action="store_true", help="find out what an operator should take, for each shape")
     parser.add_argument("--ops", choices=OPERATORS, help="with --tune, what to tune (default: linear)")
+    parser.add_argument(
+        "--layer", type=tune_moe.layer, action="append", metavar="E,K,D,I", help="with --ops fused_moe; repeatable"
+    )
     parser.add_argument("--write", type=Path, metavar="FILE", help="with --tune, the crossover file to write or renew")
     parser.add_argument("--target", metavar="T,T", help="with --tune, AMD chips to estimate instead of measuring here")
 
 
 def wanted(arguments: argparse.Namespace) -> bool:
     """Whether --tune is given. Raises `ArgumentError` for options that belong to it where it is not."""
-    given = [f"--{name}" for name in ("ops", "write", "target") if getattr(arguments, name)]
+    given = [f"--{name}" for name in ("ops", "write", "target", "layer") if getattr(arguments, name)]
     if given and not arguments.tune:
         raise ArgumentError(_COMMAND, given[0], "given without --tune", "with --tune only")
+    other = "shape" if arguments.ops == "fused_moe" else "layer"
+    if arguments.tune and getattr(arguments, other):
+        allowed = "with --ops fused_moe only" if other == "layer" else "not with --ops fused_moe, which takes --layer"
+        raise ArgumentError(_COMMAND, f"--{other}", "given", allowed)
     return bool(arguments.tune)
 
 
 def run(arguments: argparse.Namespace, shapes: Sequence[tuple[int, int]], tokens: Sequence[int]) -> dict[str, Any]:
     """The tables, with the microseconds behind each point; written into --write too. Raises `ArgumentError`."""
+    if arguments.ops == "fused_moe":
+        return tune_moe.run(arguments, tokens)
     strange = [n for n in tokens if n not in BUCKETS]
     if strange:
         raise ArgumentError(_COMMAND, "--tokens", strange[0], f"the buckets, {', '.join(map(str, BUCKETS))}")
@@ -158,6 +169,8 @@ def _estimated(persona: Persona, shapes: Sequence[tuple[int, int]], buckets: Seq
 
 
 def to_text(data: dict[str, Any]) -> str:
+    if data.get("operator") == "fused_moe":
+        return tune_moe.to_text(data)
     lines = []
     for table in data["tables"]:
         lines.append(f"{table['chip']} ({table['target']}, {table['compute_units']} compute units): {table['source']}")

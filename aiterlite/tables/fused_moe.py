@@ -17,6 +17,7 @@ from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel, Value
 from aiterlite.tables import fused_moe_amd as amd
 from aiterlite.tables import fused_moe_asm as asm
+from aiterlite.tables import fused_moe_crossover as crossover
 from aiterlite.tables import fused_moe_mxfp4 as mxfp4
 from aiterlite.tables import fused_moe_sm90 as sm90
 from aiterlite.tables.family import Family
@@ -196,6 +197,20 @@ def _asking(rows: tuple[Row, ...], common: tuple[Any, ...]) -> tuple[Row, ...]:
     )
 
 
+def _measured(row: Row) -> Row:
+    """The row, which measured points go before its preference and estimates for."""
+
+    def favour(problem: MoeProblem, persona: Persona) -> int:
+        named = crossover.fastest_row(problem, persona)
+        return crossover.FAVOUR if named == row.name else row.favoured(problem, persona)
+
+    def by(problem: MoeProblem, persona: Persona) -> str:
+        measured = crossover.fastest_row(problem, persona) == row.name
+        return crossover.WHY if measured else row.why_favoured(problem, persona)
+
+    return replace(row, favour=favour, favoured_by=by)
+
+
 def _of_target(function: Callable[..., Any] | None) -> Callable[..., Any] | None:
     if function is None:
         return None
@@ -233,7 +248,7 @@ def elsewhere(problem: MoeProblem, persona: Persona) -> list[MoeProblem]:
 # A layer that is small enough to try anywhere, then DeepSeek-R1's over 8 ranks: parts of each expert, or whole ones.
 _LAYERS = Axis(("experts", "topk", "width", "inter"), ((16, 4, 512, 256), (256, 8, 7168, 256), (32, 8, 7168, 2048)))
 _TOKENS = one_axis("tokens", 1, 4, 16, 64, 256, 1024)
-_MOE_ROWS = tuple(row for rows, _ in _BACK_ENDS for row in _asking(rows, _MOE))
+_MOE_ROWS = tuple(_measured(row) for rows, _ in _BACK_ENDS for row in _asking(rows, _MOE))
 _FMOE_ROWS = tuple(row for _, rows in _BACK_ENDS for row in _asking(rows, _FMOE))
 TABLE = Table(OP, MoeProblem, _MOE_ROWS, (_LAYERS, _TOKENS), derive, elsewhere)
 FMOE_TABLE = Table(FMOE_OP, FmoeProblem, _FMOE_ROWS, (_LAYERS, _TOKENS), lambda values: {"code": NATIVE, **values})
