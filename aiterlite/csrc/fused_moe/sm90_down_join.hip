@@ -7,10 +7,10 @@
 // added, some 8 MB for 1,024 tokens, stay in the L2.
 //
 // Tiling. Workgroups take tiles, and tokens whose slots are to be added, from counters. Roles in one: a lane takes
-// tiles and asks the copy engine for weights; a warp asks for h, which stage 1 has laid out as the matrix unit wants it,
-// and for scales; two warpgroups multiply, 64 rows of either box each; two sets of two warps take tiles in turn from
-// shared memory to memory; a lane watches how far all workgroups are; kAdders warps add, and have the copy engine fetch
-// a token's rows while they add those of the one before.
+// tiles and asks the copy engine for weights; a warp asks for h, which stage 1 has laid out as the matrix unit wants
+// it, and for scales; two warpgroups multiply, 64 rows of either box each; two sets of two warps take tiles in turn
+// from shared memory to memory; a lane watches how far all workgroups are; kAdders warps add, and have the copy engine
+// fetch a token's rows while they add those of the one before.
 //
 // Traffic. w2 of each expert that has entries once a block. For each tile of 64 KiB of it (of 256 inner) a block's live
 // rows of h, from the L2. Rows of slots are written to the L2 and read there once; what has been added is discarded, so
