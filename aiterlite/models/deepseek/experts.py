@@ -69,8 +69,8 @@ class Experts:
             shared = reader.feed_forward(extra, inter)
         # CPUs read rows as they lie; matrix units of GPUs take them in an order of their own.
         reorder = not persona_for(reader.device.type, reader.device.index).target.startswith("cpu")
-        # There products of bf16 stay float32.
-        wide = reader.is_nvidia
+        # On gfx targets torch multiplies float32, for any number of rows.
+        wide = not reader.is_amd
         w1, w2 = (_all([p.weight for p in each]) for each in (up, down))
         w1_scale, w2_scale = _scales(up), _scales(down)
         if reorder:
@@ -135,7 +135,6 @@ class Experts:
             return router_gemm(x, self.router)
         if x.is_cuda:
             return torch.mm(x, self.router.mT, out_dtype=torch.float32)
-        # Planned.
         return functional.linear(x.float(), self.router.float())
 
 

@@ -182,9 +182,9 @@ class Reader:
         return self.checkpoint.read(name, rows).to(self.device, dtype or self.dtype).contiguous()
 
     @property
-    def is_nvidia(self) -> bool:
-        """Whether the model runs, or is planned, for kernels of `sm_` targets."""
-        return persona_for(self.device.type, self.device.index).target.startswith("sm_")
+    def is_amd(self) -> bool:
+        """Whether the model runs, or is planned, for kernels of `gfx` targets."""
+        return persona_for(self.device.type, self.device.index).target.startswith("gfx")
 
     def norm(self, name: str) -> Norm:
         return Norm(self.tensor(f"{name}.weight"), self.config.rms_norm_eps)
