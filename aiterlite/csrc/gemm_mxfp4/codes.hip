@@ -3,8 +3,8 @@
 //
 // Tiling. A workgroup of AITERLITE_WAVES waves has AITERLITE_TOKENS tokens, 16 * AITERLITE_TILES rows of weights and a
 // split of K; its waves have all of these rows and take steps of 256 k in turn (gemm_mxfp4/code_step.h), so that
-// tokens, too, are read once a workgroup. Their sums meet in LDS. Where K is split, sums go to memory as floats, and the
-// last of a piece's workgroups to arrive, by a counter that it leaves at zero again, adds them.
+// tokens, too, are read once a workgroup. Their sums meet in LDS. Where K is split, sums go to memory as floats, and
+// the last of a piece's workgroups to arrive, by a counter that it leaves at zero again, adds them.
 //
 // Traffic. Weights and scales once for each AITERLITE_TOKENS tokens, 16 and 4 bytes a lane; tokens once a workgroup,
 // from caches; y once. Of splits: N * M floats each, written and read. A step is under way while another is multiplied.
