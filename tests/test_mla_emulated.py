@@ -137,7 +137,7 @@ def test_nothing_goes_through_scratch(heads: int, requests: int, chip: str) -> N
     fp8 = resolve(chip).fp8
     for types in ({}, {"q_dtype": fp8}):
         problem = tables.MlaProblem(
-            **tables.derive({"batch": batch, "heads": heads, "context": 64, "splits": 2, **types})
+            **tables.derive({"batch": requests, "heads": heads, "context": 64, "splits": 2, **types})
         )
         for kernel in dispatch.decide(tables.DECODE, problem, resolve(chip)).kernels:
             used = engine.obtain(kernel.unit, build=True).entry.meta["resources"][kernel.symbol]

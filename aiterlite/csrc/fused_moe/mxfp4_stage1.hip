@@ -48,7 +48,7 @@ using Product = MxProduct<Number, kPacked, kShuffled, 4, kTokens>;
 }  // namespace
 
 AITERLITE_MX_KERNEL(kThreads) aiterlite_fused_moe_mxfp4_stage1(aiterlite_fused_moe_args args) {
-  AITERLITE_SHARED(float, sums, (kWaves * kTokens * kPitch)) __attribute__((aligned(16)));
+  AITERLITE_SHARED(Quad, sums, (kWaves * kTokens * kPitch / 4));
   AITERLITE_SHARED(int32_t, pair_of, kTokens);
   AITERLITE_SHARED(float, weight_of, kTokens);
   await_predecessors();
@@ -66,7 +66,7 @@ AITERLITE_MX_KERNEL(kThreads) aiterlite_fused_moe_mxfp4_stage1(aiterlite_fused_m
     weight_of[thread_id()] = kWeighted ? entries.weight(args) : 1.0f;
   }
   const MxMatrix<kShuffled> w1(args.w1, args.w1_scale, width, 2 * inter, static_cast<uint32_t>(entries.expert));
-  float* own = sums + wave * kTokens * kPitch;
+  float* own = reinterpret_cast<float*>(sums) + wave * kTokens * kPitch;
 #if defined(AITERLITE_CODE_STEPS)
   Codes::Sums found = {};
   Codes::run(
