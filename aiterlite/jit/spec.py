@@ -221,14 +221,16 @@ def device_templates(unit: Unit) -> tuple[str, ...]:
 
 def build_text(unit: Unit) -> str:
     """All that decides a unit's bytes except the contents of files and the versions of tools."""
+    # In a line of their own, since a flag may be spelled as a source is.
+    sources = f"sources {shlex.join(unit.sources)}"
     if unit.kind == HOST:
-        words = shlex.join((*host_flags(unit), *host_link_flags(), *unit.sources))
-        lines: tuple[str, ...] = (f"cpp_extension {words}",)
+        words = shlex.join((*host_flags(unit), *host_link_flags()))
+        lines: tuple[str, ...] = (f"cpp_extension {words}", sources)
         if unit.prelude:
             lines += (f"prelude {unit.prelude}",)
     else:
-        words = shlex.join((*define_flags(unit), *unit.flags, *unit.sources))
-        lines = (*device_templates(unit), f"flags {words}", f"target {unit.target}")
+        words = shlex.join((*define_flags(unit), *unit.flags))
+        lines = (*device_templates(unit), f"flags {words}", sources, f"target {unit.target}")
     return "\n".join(lines)
 
 
