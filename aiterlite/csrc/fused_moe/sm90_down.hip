@@ -23,6 +23,7 @@
 #include <aiterlite/overlap.h>
 #include <aiterlite/quant/strip.h>
 #include <aiterlite/tile/sm90_copy.h>
+#include <aiterlite/tile/sm90_turn.h>
 
 namespace {
 
@@ -65,13 +66,7 @@ struct Work {
       : blocks(lists.blocks()), steps(static_cast<uint32_t>(args.moe.inter) / kStep) {}
 };
 
-struct Turn {
-  uint32_t stage = 0, parity = 0;
-
-  AITERLITE_DEVICE void advance(uint32_t stages) {
-    for (stage += stages; stage >= kStages; stage -= kStages) parity ^= 1;
-  }
-};
+using Turn = RingTurn<kStages>;
 
 // One warp, of which one lane asks. It reads no more than weights, and what was there before stage 1 began: so it waits
 // for nothing. A lane knows the expert of one of 32 blocks, and has asked for that of one of the next: an answer of the
@@ -92,7 +87,7 @@ AITERLITE_DEVICE void copy_weights(const Args& args, const TensorMap& map, const
     const uint32_t first_row = shuffle(experts, block % kWaveSize) * width + row;
     if (lane != 0) continue;
 #pragma unroll 1
-    for (uint32_t step = 0; step < work.steps; ++step, turn.advance(1)) {
+    for (uint32_t step = 0; step < work.steps; ++step, turn.skip(1)) {
       Stage& stage = shared.stage[turn.stage];
       Barrier& full = shared.full[turn.stage];
       shared.empty[turn.stage].wait(turn.parity ^ 1);
@@ -120,7 +115,7 @@ AITERLITE_DEVICE void gather(const Args& args, const Lists& lists, const Work& w
   const auto expert_at = [&](uint32_t block) { return block < work.blocks ? lists.expert(block) : 0; };
   uint32_t block = warp / work.steps, step = warp % work.steps;
   Turn turn;
-  turn.advance(warp);
+  turn.skip(warp);
   // Entries that are no padding, which stands behind them: of padding nothing is read, and zeros are what it is.
   // A lane's tokens of a block; read a block ahead, and not looked at until then.
   constexpr uint32_t kHeld = (kColumns + kWaveSize - 1) / kWaveSize;
@@ -159,7 +154,7 @@ AITERLITE_DEVICE void gather(const Args& args, const Lists& lists, const Work& w
       read_tokens(block, next_token);
     }
     shared.empty[turn.stage].wait(turn.parity ^ 1);
-    turn.advance(kGatherWarps);
+    turn.skip(kGatherWarps);
 #pragma unroll
     for (uint32_t i = 0; i < kColumns / 4; ++i) {
       const uint32_t row = first_row + 4 * i;
@@ -196,9 +191,9 @@ AITERLITE_DEVICE void multiply(const Args& args, const Lists& lists, const Work&
   const uint32_t rows = left < kOwnRows ? left : kOwnRows;
   const bool owned[2] = {place.row(0) < rows, place.row(1) < rows};
   Turn turn;
-  turn.advance(group * work.steps);
+  turn.skip(group * work.steps);
 #pragma unroll 1
-  for (uint32_t block = group; block < work.blocks; block += kGroups, turn.advance((kGroups - 1) * work.steps)) {
+  for (uint32_t block = group; block < work.blocks; block += kGroups, turn.skip((kGroups - 1) * work.steps)) {
     float sums[kSums] = {};
     float weight[kColumns / 4];
     uint32_t token[kColumns / 4];
@@ -207,7 +202,7 @@ AITERLITE_DEVICE void multiply(const Args& args, const Lists& lists, const Work&
       const uint32_t at = turn.stage;
       const Stage& stage = shared.stage[at];
       shared.full[at].wait(turn.parity);
-      turn.advance(1);
+      turn.skip(1);
       publish_to_engines();
       const uint64_t w = AITERLITE_SHUFFLED ? operand_descriptor(stage.w, Swizzle::kNone, kPieceBytes, kAlongK)
                                             : tile_descriptor(stage.w);

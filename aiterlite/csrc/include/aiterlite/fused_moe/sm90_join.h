@@ -3,6 +3,7 @@
 #pragma once
 #include <aiterlite/fused_moe/sm90_cut.h>
 #include <aiterlite/tile/sm90_copy.h>
+#include <aiterlite/tile/sm90_turn.h>
 
 namespace aiterlite::experts::join {
 
@@ -61,16 +62,7 @@ struct Shared {
 };
 static_assert(sizeof(Shared) <= AITERLITE_SHARED_BYTES, "the ring does not fit AITERLITE_SHARED_BYTES");
 
-struct Turn {
-  uint32_t stage = 0, parity = 0;
-
-  AITERLITE_DEVICE void advance() {
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
+using Turn = RingTurn<kStages>;
 
 // What a counter said, which says one more then.
 AITERLITE_DEVICE uint32_t take_number(uint32_t* p) {
@@ -106,29 +98,22 @@ struct Work {
 
 // Tiles that the workgroup has taken, in order; one of no tile ends them.
 struct Tickets {
-  uint32_t at = 0, parity = 0;
+  RingTurn<kTickets> turn;
 
-  AITERLITE_DEVICE void advance(uint32_t by) {
-    at += by;
-    if (at >= kTickets) {
-      at -= kTickets;
-      parity ^= 1;
-    }
-  }
   // One thread.
   AITERLITE_DEVICE void push(Shared& shared, uint32_t tile) {
-    shared.ticket_empty[at].wait(parity ^ 1);
-    shared.ticket[at] = tile;
-    shared.ticket_full[at].arrive();
-    advance(1);
+    shared.ticket_empty[turn.stage].wait(turn.parity ^ 1);
+    shared.ticket[turn.stage] = tile;
+    shared.ticket_full[turn.stage].arrive();
+    turn.advance(1);
   }
   // A warp, which takes every `by`-th one.
   AITERLITE_DEVICE uint32_t pop(Shared& shared, uint32_t by = 1) {
-    shared.ticket_full[at].wait(parity);
-    const uint32_t tile = *const_cast<volatile uint32_t*>(&shared.ticket[at]);
+    shared.ticket_full[turn.stage].wait(turn.parity);
+    const uint32_t tile = *const_cast<volatile uint32_t*>(&shared.ticket[turn.stage]);
     wave_barrier();
-    if (lane_id() == 0) shared.ticket_empty[at].arrive();
-    advance(by);
+    if (lane_id() == 0) shared.ticket_empty[turn.stage].arrive();
+    turn.advance(by);
     return tile;
   }
 };

@@ -37,7 +37,7 @@ AITERLITE_DEVICE void store(const Args& args, const Lists& lists, const Work& wo
   const auto width = static_cast<uint32_t>(args.moe.width);
   const uint64_t keep = keep_long();
   Tickets tickets;
-  tickets.advance(set);
+  tickets.turn.advance(set);
   uint32_t parity = 0;
 #pragma unroll 1
   for (uint32_t tile = tickets.pop(shared, kSets); tile < work.tiles; tile = tickets.pop(shared, kSets), parity ^= 1) {

@@ -9,6 +9,7 @@
 #include <aiterlite/fragment/sm90_wgmma.h>
 #include <aiterlite/fused_moe/sm90_cut.h>
 #include <aiterlite/tile/sm90_copy.h>
+#include <aiterlite/tile/sm90_turn.h>
 
 namespace aiterlite::experts {
 
@@ -35,17 +36,7 @@ struct Ring {
   }
 };
 
-// Where in the ring a role is.
-struct Turn {
-  uint32_t stage = 0, parity = 0;
-
-  AITERLITE_DEVICE void advance() {
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
+using Turn = RingTurn<kStages>;
 
 // One thread: the weights of all steps. `box_of(piece)` gives what asks for one box of a step: (to, step, box,
 // barrier).

@@ -6,6 +6,7 @@
 #include <aiterlite/gemm_a8w8/sm90_args.h>
 #include <aiterlite/overlap.h>
 #include <aiterlite/tile/sm90_copy.h>
+#include <aiterlite/tile/sm90_turn.h>
 
 namespace {
 
@@ -83,18 +84,7 @@ struct Work {
   }
 };
 
-// Where in the ring a role is.
-struct Turn {
-  uint32_t stage = 0, parity = 0;
-
-  AITERLITE_DEVICE void advance(uint32_t stages) {
-    stage += stages;
-    if (stage >= kStages) {
-      stage -= kStages;
-      parity ^= 1;
-    }
-  }
-};
+using Turn = RingTurn<kStages>;
 
 // Where a step's weights are, for `ask`: (x, y, z) of the map.
 template <class Ask>

@@ -75,37 +75,34 @@ AITERLITE_DEVICE uint64_t values_descriptor(const WidePlace& place, uint32_t sta
   return operand_descriptor(&shared.value(stage, place.group, half * kHalfBoxes), Swizzle::k128, 1024, sizeof(Box));
 }
 
-// Asks for the products of a tile's weights and this group's values.
-template <class Element>
-AITERLITE_DEVICE void add_values(State& state, const WidePlace& place, uint32_t stage, Shared& shared) {
-  const uint64_t p = tile_descriptor(&shared.weights(stage));
+// Asks for products with this group's values: `multiply(sums, x, values)` for 16 tokens of a half of them.
+template <class Element, class Multiply>
+AITERLITE_DEVICE void add_halves(State& state, const WidePlace& place, uint32_t stage, Shared& shared,
+                                 const Multiply& multiply) {
   begin_group();
 #pragma unroll
   for (uint32_t half = 0; half < kHalves; ++half) {
     const uint64_t v = values_descriptor(place, stage, half, shared);
 #pragma unroll
-    for (uint32_t x = 0; x < kTokens / 16; ++x) {
-      multiply_group<Start::kSums, Rows::kAlongK, Rows::kAreK>(Element{}, state.values[half], advanced_bytes(p, x * 32),
-                                                               advanced_bytes(v, x * 16 * 128));
-    }
+    for (uint32_t x = 0; x < kTokens / 16; ++x) multiply(state.values[half], x, advanced_bytes(v, x * 16 * 128));
     if (kWeightParts<Element> == 1 || half + 1 == kHalves) commit_group();
   }
+}
+// Those of a tile's weights.
+template <class Element>
+AITERLITE_DEVICE void add_values(State& state, const WidePlace& place, uint32_t stage, Shared& shared) {
+  const uint64_t p = tile_descriptor(&shared.weights(stage));
+  add_halves<Element>(state, place, stage, shared, [&](float (&sums)[kValues], uint32_t x, uint64_t values) {
+    multiply_group<Start::kSums, Rows::kAlongK, Rows::kAreK>(Element{}, sums, advanced_bytes(p, x * 32), values);
+  });
 }
 // The same, of weights in registers.
 template <class Element>
 AITERLITE_DEVICE void add_values(State& state, const uint32_t (&weights)[kTokens / 16][4], const WidePlace& place,
                                  uint32_t stage, Shared& shared) {
-  begin_group();
-#pragma unroll
-  for (uint32_t half = 0; half < kHalves; ++half) {
-    const uint64_t v = values_descriptor(place, stage, half, shared);
-#pragma unroll
-    for (uint32_t x = 0; x < kTokens / 16; ++x) {
-      multiply_group<Start::kSums, Rows::kAreK>(Element{}, state.values[half], weights[x],
-                                                advanced_bytes(v, x * 16 * 128));
-    }
-    if (kWeightParts<Element> == 1 || half + 1 == kHalves) commit_group();
-  }
+  add_halves<Element>(state, place, stage, shared, [&](float (&sums)[kValues], uint32_t x, uint64_t values) {
+    multiply_group<Start::kSums, Rows::kAreK>(Element{}, sums, weights[x], values);
+  });
 }
 
 // Asks for the products of these and this group's values.
