@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aiterlite.tables.fused_moe_problem import QUANTS, MoeProblem
+from aiterlite.tables.measured import choose
 from aiterlite.target import Persona
 
 SHIPPED = Path(__file__).with_name("fused_moe_crossover.json")
@@ -93,16 +94,6 @@ def _fastest(target: str, chip: str, units: int, bucket: int | None, layer: Laye
 def shipped() -> tuple[MoeCrossover, ...]:
     """The tables that this package brings."""
     return load(SHIPPED)
-
-
-def choose(tables: Iterable[MoeCrossover], target: str, chip: str, units: int) -> MoeCrossover | None:
-    """The table that counts for a chip (rule 1), or None."""
-
-    def distance(table: MoeCrossover) -> tuple[float, bool]:
-        # CPUs have no compute units.
-        return abs(math.log(max(1, table.compute_units) / max(1, units))), table.chip != chip
-
-    return min((table for table in tables if table.target == target), key=distance, default=None)
 
 
 def decide(table: MoeCrossover, bucket: int, layer: Layer) -> str:

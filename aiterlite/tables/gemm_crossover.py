@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from aiterlite.tables.measured import choose
 from aiterlite.target import Persona
 
 SHIPPED = Path(__file__).with_name("gemm_crossover.json")
@@ -100,17 +101,6 @@ def _verdict(target: str, chip: str, units: int, bucket: int | None, m: int, k: 
 def shipped(target: str = "") -> tuple[CrossoverTable, ...]:
     """The tables that this package brings, all or those of one target, read once: a first call waits for them."""
     return load(SHIPPED, target)
-
-
-def choose(tables: Iterable[CrossoverTable], target: str, chip: str, units: int) -> CrossoverTable | None:
-    """The table that counts for a chip (rule 1), or None."""
-    same = [table for table in tables if table.target == target]
-
-    def distance(table: CrossoverTable) -> tuple[float, bool]:
-        # CPUs have no compute units.
-        return abs(math.log(max(1, table.compute_units) / max(1, units))), table.chip != chip
-
-    return min(same, key=distance, default=None)
 
 
 def decide(table: CrossoverTable, bucket: int, m: int, k: int, own: tuple[str, int] | None = None) -> Verdict | None:
