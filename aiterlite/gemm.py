@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from aiterlite.ops.batched_gemm import batched_gemm_bf16, batched_gemm_bf16_CK
 from aiterlite.ops.gemm_a8w8 import (
     gemm_a8w8,
     gemm_a8w8_blockscale,
@@ -26,6 +27,8 @@ from aiterlite.ops.gemm_mxfp4_operators import (
 )
 
 __all__ = [
+    "batched_gemm_bf16",
+    "batched_gemm_bf16_CK",
     "batched_gemm_a16wfp4",
     "batched_gemm_afp4wfp4_pre_quant",
     "gemm_a4w4",

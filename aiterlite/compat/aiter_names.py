@@ -227,7 +227,8 @@ NAMES = (
         Name(name, f"{_TRITON}{name} {_TRITON}gemm.batched.{name}", "aiterlite.gemm", _WHOLE)
         for name in ("batched_gemm_a16wfp4", "batched_gemm_afp4wfp4_pre_quant")
     ),
-    Name("batched_gemm_bf16_CK", _OPS + "batched_gemm_op_bf16", NOT, _LATER),
+    Name("batched_gemm_bf16_CK", _OPS + "batched_gemm_op_bf16", "aiterlite.gemm"),
+    Name("batched_gemm_bf16", f"{_TRITON}batched_gemm_bf16 {_TRITON}gemm.batched.batched_gemm_bf16", "aiterlite.gemm"),
     Name("hipb_mm", _GRADLIB, NOT, "hipBLASLt is torch's"),
     Name("hipb_create_extension", _GRADLIB, NOT, "hipBLASLt is torch's"),
     # Rotary embedding and the cache.

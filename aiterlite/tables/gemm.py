@@ -59,11 +59,13 @@ def plan_wv_split_k(problem: GemmProblem, persona: Persona) -> WvSplitKPlan:
 
 
 CPU_KERNEL, CPU_KERNEL_Q = "aiterlite_wv_split_k_cpu", "aiterlite_wv_split_k_q_cpu"
+CPU_BATCHED = "aiterlite_batched_gemm_cpu"
 
 
 def host_unit(target: str) -> Unit:
     """The family's CPU implementation, a symbol for each set of types."""
     symbols = [f"{CPU_KERNEL}_{dtype}{result}" for dtype in DTYPES for result in ("", "_float")]
+    symbols += [f"{CPU_BATCHED}_{dtype}" for dtype in DTYPES]
     symbols += [f"{CPU_KERNEL_Q}_{fp8}_{dtype}" for fp8 in FLAVOURS for dtype in DTYPES]
     return Unit("gemm", ("csrc/gemm/gemm.cpp", "csrc/gemm/gemm_fp8.cpp"), target, symbols=tuple(symbols))
 

@@ -1,8 +1,9 @@
-"""The skinny GEMMs as a family: `wvSplitK`, `wvSplitKQ`, `wvSplitKrc`, `LLMM1`, `router_gemm` and `linear`."""
+"""The skinny GEMMs as a family: `wvSplitK`, `wvSplitKQ`, `wvSplitKrc`, `LLMM1`, `router_gemm`,
+`batched_gemm_bf16` and `linear`."""
 
 from __future__ import annotations
 
-from aiterlite.tables import gemm, gemm_asm, gemm_fp8, gemm_rc, linear, router_gemm
+from aiterlite.tables import batched_gemm, gemm, gemm_asm, gemm_fp8, gemm_rc, linear, router_gemm
 from aiterlite.tables.family import Family
 
 FAMILY = Family(
@@ -14,6 +15,7 @@ FAMILY = Family(
         gemm_fp8.WV_SPLIT_K_Q,
         linear.LINEAR,
         router_gemm.ROUTER_GEMM,
+        batched_gemm.BATCHED_GEMM,
     ),
     ops=(
         "aiterlite.ops.gemm",
@@ -21,6 +23,7 @@ FAMILY = Family(
         "aiterlite.ops.gemm_fp8",
         "aiterlite.ops.linear",
         "aiterlite.ops.router_gemm",
+        "aiterlite.ops.batched_gemm",
     ),
     samples="aiterlite.ops.samples.gemm",
     public={

@@ -1,7 +1,8 @@
 // Skinny GEMM: y[n, m] = sum_k x[n, k] * w[m, k] + bias, for few tokens (N <= 16), 16-bit operands, float sums.
 // With 8-bit operands (AITERLITE_RESULT is defined, and names the type of y and bias) the kernel is
 // aiterlite_wv_split_k_q, and the sum is multiplied by the scales of x's row and of w's before the bias is added. With
-// AITERLITE_FLOAT y is float, and sums are not rounded.
+// AITERLITE_FLOAT y is float, and sums are not rounded. With AITERLITE_BATCHED it is aiterlite_batched_gemm: the y of a
+// grid are products of their own, of operands that lie apart.
 //
 // Tiling. The weights are read once and dominate, so everything serves to have many 16-byte weight loads in flight. A
 // matrix instruction multiplies 16 tile rows (weights) by 8 or 16 tile columns (tokens); each lane loads its operands
@@ -18,7 +19,8 @@
 // atomics.
 //
 // Order. Each output is summed over k inside a wave, then over waves, slices and cluster ranks in fixed order: the same
-// launch gives the same bits. N <= COLS / S; workgroup W waves; grid C * ceil(M / (R * 16 / S)) workgroups, exactly.
+// launch gives the same bits. N <= COLS / S; workgroup W waves; grid C * ceil(M / (R * 16 / S)) workgroups, exactly
+// (by the number of products, where it is batched).
 // Nothing is read beyond the K elements of a row: lanes past the end of K, M or N read an element that exists, or none.
 #include <aiterlite/block/mailbox.h>
 #include <aiterlite/fragment/row_tile.h>
@@ -35,6 +37,10 @@ using Bits = decltype(Element::bits);
 #define AITERLITE_WV_SPLIT_K aiterlite_wv_split_k_q
 using Result = aiterlite::AITERLITE_RESULT;
 using Args = aiterlite_scaled_gemm_args;
+#elif defined(AITERLITE_BATCHED)
+#define AITERLITE_WV_SPLIT_K aiterlite_batched_gemm
+using Result = Element;
+using Args = aiterlite_batched_gemm_args;
 #else
 #define AITERLITE_WV_SPLIT_K aiterlite_wv_split_k
 using Result = Element;
@@ -221,6 +227,18 @@ struct Scales<aiterlite_scaled_gemm_args> {
   }
 };
 
+// The operands of this workgroup's product.
+AITERLITE_DEVICE Args own_product(Args args) {
+#if defined(AITERLITE_BATCHED)
+  const int64_t batch = aiterlite::workgroup_id_y();
+  args.x = static_cast<const Bits*>(args.x) + batch * args.stride_x_batch;
+  args.weight = static_cast<const Bits*>(args.weight) + batch * args.stride_w_batch;
+  if (args.bias != nullptr) args.bias = static_cast<const Result*>(args.bias) + batch * args.stride_bias_batch;
+  args.y = static_cast<Result*>(args.y) + batch * args.stride_y_batch;
+#endif
+  return args;
+}
+
 AITERLITE_DEVICE void store(const Args& args, const Output& output, float sum) {
   if (!output.live) return;
   const int64_t at = output.token * args.stride_y + output.row;
@@ -235,7 +253,8 @@ AITERLITE_DEVICE void store(const Args& args, const Output& output, float sum) {
 
 AITERLITE_KERNEL(kThreads)
 AITERLITE_CLUSTER_DIMS(AITERLITE_CLUSTER)
-AITERLITE_WV_SPLIT_K(Args args) {
+AITERLITE_WV_SPLIT_K(Args given) {
+  const Args args = own_product(given);
   AITERLITE_SHARED(float, partial, kPartials);
   AITERLITE_SHARED(float, received, kReceived);
   AITERLITE_SHARED(uint64_t, arrivals, 1);

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from aiterlite.cache import concat_and_cache_mla, fused_qk_rope_concat_and_cache_mla
+from aiterlite.gemm import batched_gemm_bf16
 from aiterlite.mla import flash_attn_varlen_func, mla_decode_fwd
 from aiterlite.models.deepseek import persistent
 from aiterlite.models.deepseek.cache import Chunk, Step
@@ -49,8 +50,8 @@ class Rope:
 
 @dataclass(frozen=True)
 class Attention:
-    """A rank's heads of one layer: w_uk [heads, 128, 512], w_uv [heads, 512, 128]. Both lie as decode multiplies by
-    them, rows of weights as rows of the second operand: torch takes several times as long for the other order."""
+    """A rank's heads of one layer: w_uk [heads, 512, 128], w_uv [heads, 128, 512]. Both lie as decode multiplies by
+    them, what is summed over last."""
 
     config: Config
     parallel: Parallel
@@ -88,8 +89,8 @@ class Attention:
             None if whole else reader.norm(f"{name}.q_a_layernorm"),
             reader.projection(queries, rows=q_rows),
             reader.norm(f"{name}.kv_a_layernorm"),
-            by_heads[:, : config.qk_nope_head_dim].contiguous(),
-            by_heads[:, config.qk_nope_head_dim :].mT.contiguous(),
+            by_heads[:, : config.qk_nope_head_dim].mT.contiguous(),
+            by_heads[:, config.qk_nope_head_dim :].contiguous(),
             reader.projection(f"{name}.o_proj", columns=v_rows),
             rope,
             # A number of splits that goes by batch and context would let bits depend on them.
@@ -141,8 +142,8 @@ class Attention:
         heads = q.shape[1]
         # [heads, tokens, ...] from here on.
         shared = seen[:, latent:].expand(heads, -1, -1)
-        keys = torch.cat([torch.matmul(seen[:, :latent], self.w_uk.mT), shared], -1)
-        values = torch.matmul(seen[:, :latent], self.w_uv)
+        keys = torch.cat([torch.matmul(seen[:, :latent], self.w_uk), shared], -1)
+        values = torch.matmul(seen[:, :latent], self.w_uv.mT)
         # Where the one request begins and ends is known on the host.
         rows, tokens = (torch.tensor([0, count], dtype=torch.int32) for count in (q.shape[0], seen.shape[0]))
         out = q.new_empty(*q.shape[:2], self.config.v_head_dim)
@@ -168,8 +169,11 @@ class Attention:
         return q, latents, down[:, end:]
 
     def _by_heads(self, x: Tensor, weights: Tensor) -> Tensor:
-        """x [T, heads, a] · weights [heads, a, b], as [T, heads, b]."""
-        if self.splits is None or x.shape[0] == 1:
-            return torch.bmm(x.transpose(0, 1), weights).transpose(0, 1)
-        # The order of a library's sums may go by the number of rows; of one row it is always the same.
-        return torch.stack([torch.bmm(row.unsqueeze(1), weights).squeeze(1) for row in x])
+        """x [T, heads, a] · weights [heads, b, a], as [T, heads, b]."""
+        out = x.new_empty(*x.shape[:2], weights.shape[1])
+        # How a sum is cut may go by the number of rows; of one row it is always the same.
+        together = max(1, x.shape[0]) if self.splits is None else 1
+        for first in range(0, x.shape[0], together):
+            rows, result = (of[first : first + together].transpose(0, 1) for of in (x, out))
+            batched_gemm_bf16(rows, weights, dtype=x.dtype, YQ=result)
+        return out

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aiterlite.ops import gemm, gemm_fp8, gemm_rc, linear, operands, router_gemm
+from aiterlite.ops import batched_gemm, gemm, gemm_fp8, gemm_rc, linear, operands, router_gemm
 from aiterlite.ops.samples import Sample, Tensors, Within
 from aiterlite.reference import gemm as reference
+from aiterlite.tables.batched_gemm import BatchedGemmProblem
 from aiterlite.tables.gemm import DTYPES, FLAVOURS, GemmProblem
 from aiterlite.tables.gemm_fp8 import NATIVE, SCALES_W, SCALES_X, ScaledGemmProblem
 from aiterlite.target import persona_for
@@ -47,6 +48,27 @@ def _gemm(op: Callable[..., Tensor], *options: str, rounds: bool = True) -> Call
         )
 
     return make
+
+
+def _batched_gemm(problem: BatchedGemmProblem, seed: int) -> Sample:
+    operands.check_choice("sample", "dtype", problem.dtype, DTYPES)
+    dtype = operands.DTYPES[problem.dtype]
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(problem.batch, problem.n, problem.k, generator=generator).to(dtype)
+    w = torch.randn(problem.batch, problem.m, problem.k, generator=generator)
+    inputs = {"x": x, "weight": (w * max(problem.k, 1) ** -0.5).to(dtype)}
+    exact = x.double() @ inputs["weight"].double().mT
+    if problem.bias:
+        inputs["bias"] = torch.randn(problem.batch, 1, problem.m, generator=generator).to(dtype)
+        exact = exact + inputs["bias"].double()
+    bound = torch.stack([reference.error_bound(*of, dtype) for of in zip(x, inputs["weight"], exact, strict=True)])
+
+    def bind(given: Tensors) -> functools.partial[Tensor]:
+        return functools.partial(batched_gemm.OPERATOR, given["x"], given["weight"], given.get("bias"))
+
+    return Sample(
+        inputs, bind, ("y",), {"y": Within(exact, bound)}, lambda given: torch.bmm(given["x"], given["weight"].mT)
+    )
 
 
 def _scaled_gemm(problem: ScaledGemmProblem, seed: int) -> Sample:
@@ -88,5 +110,6 @@ SAMPLES: dict[str, Callable[[Any, int], Sample]] = {
     "wvSplitKQ": _scaled_gemm,
     "wvSplitKrc": _gemm(gemm_rc.wvSplitKrc, "reduction"),
     "LLMM1": _gemm(gemm.LLMM1),
+    "batched_gemm_bf16": _batched_gemm,
     "router_gemm": _gemm(router_gemm.router_gemm, rounds=False),
 }

@@ -35,6 +35,7 @@ inline constexpr bool kPredicatedLoads = false;
 
 AITERLITE_DEVICE uint32_t thread_id() { return __builtin_amdgcn_workitem_id_x(); }
 AITERLITE_DEVICE uint32_t workgroup_id() { return __builtin_amdgcn_workgroup_id_x(); }
+AITERLITE_DEVICE uint32_t workgroup_id_y() { return __builtin_amdgcn_workgroup_id_y(); }
 AITERLITE_DEVICE uint32_t uniform(uint32_t value) { return __builtin_amdgcn_readfirstlane(value); }
 
 AITERLITE_DEVICE void workgroup_barrier() {

@@ -28,6 +28,7 @@ inline constexpr bool kPredicatedLoads = true;
 
 AITERLITE_DEVICE uint32_t thread_id() { return threadIdx.x; }
 AITERLITE_DEVICE uint32_t workgroup_id() { return blockIdx.x; }
+AITERLITE_DEVICE uint32_t workgroup_id_y() { return blockIdx.y; }
 // Telling ptxas would take a shuffle, which costs more than the scalar arithmetic that it allows.
 AITERLITE_DEVICE uint32_t uniform(uint32_t value) { return value; }
 AITERLITE_DEVICE void workgroup_barrier() { __syncthreads(); }
