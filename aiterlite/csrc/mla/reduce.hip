@@ -7,7 +7,9 @@
 // once, o once. No atomics: same operands, same bits. Behind the tiles, where it is given the pages, requests without
 // KV: they become zero.
 //
-// kMostParts parts of a row have their weights in LDS at a time; of more, these go round.
+// kMostParts parts of a row have their weights in LDS at a time; of more, these go round. Of AITERLITE_FEW_PARTS or
+// fewer equal splits (0: never) each thread makes all weights itself, since to share them takes longer than to wait for
+// memory.
 #include <aiterlite/block/online_softmax.h>
 #include <aiterlite/block/reduce.h>
 #include <aiterlite/mla/work.h>
@@ -16,16 +18,21 @@
 
 namespace {
 
+#if !defined(AITERLITE_FEW_PARTS)
+#define AITERLITE_FEW_PARTS 0
+#endif
+
 using namespace aiterlite;
 using Out = AITERLITE_OUT;
 
 constexpr uint32_t kDim = AITERLITE_DIM, kSlices = AITERLITE_SLICES, kSliceThreads = kDim / 4;
 constexpr uint32_t kThreads = kSliceThreads * kSlices > kWaveSize ? kSliceThreads * kSlices : kWaveSize;
 constexpr uint32_t kWaves = kThreads / kWaveSize;
-constexpr uint32_t kAhead = 8, kMostParts = 128;
+constexpr uint32_t kAhead = 8, kMostParts = 128, kFewParts = AITERLITE_FEW_PARTS;
 
 static_assert(kSlices == 1 || (kThreads == kSliceThreads * kSlices && kThreads <= 1024),
               "AITERLITE_SLICES of AITERLITE_DIM / 4 threads are whole waves, of at most 1024 threads");
+static_assert(kFewParts <= kAhead * kSlices, "AITERLITE_FEW_PARTS are loaded at once");
 
 // The largest log-sum of a row's parts, and whether one of them lies outside partial.
 struct Survey {
@@ -84,6 +91,71 @@ AITERLITE_DEVICE void load_parts(const aiterlite_mla_reduce_args& args, const ml
   }
 }
 
+// The sums of slices, added in their order, to o.
+AITERLITE_DEVICE void finish_row(const aiterlite_mla_reduce_args& args, int64_t at, float base, float total,
+                                 float (&sum)[4], Shared& shared) {
+  const uint32_t slice = thread_id() / kSliceThreads, quad = thread_id() % kSliceThreads;
+  if constexpr (kSlices > 1) {
+    if (slice > 0) {
+#pragma unroll
+      for (uint32_t e = 0; e < 4; ++e) shared.sums[slice][quad * 4 + e] = sum[e];
+      if (quad == 0) shared.sums[0][slice] = total;
+    }
+    workgroup_barrier();
+    if (slice == 0) {
+#pragma unroll
+      for (uint32_t other = 1; other < kSlices; ++other) {
+        total += shared.sums[0][other];
+#pragma unroll
+        for (uint32_t e = 0; e < 4; ++e) sum[e] += shared.sums[other][quad * 4 + e];
+      }
+    }
+  }
+  if (slice > 0) return;
+  const float by = total == 0.0f ? 0.0f : 1.0f / total;
+#pragma unroll
+  for (float& value : sum) value *= by;
+  const float log_sum = total == 0.0f ? -__builtin_inff() : base + fast_log2(total) * kLn2;
+  store_row(args, at, quad, sum, log_sum);
+}
+
+// At most kFew splits of a row, which lie one behind the other.
+template <uint32_t kFew>
+AITERLITE_DEVICE void merge_few(const aiterlite_mla_reduce_args& args, int64_t row, uint32_t head, Shared& shared) {
+  const auto slice = static_cast<int32_t>(thread_id() / kSliceThreads);
+  const auto part_of = [&](int32_t j) { return row * args.splits + j; };
+  Vector16 part[kAhead];
+  load_parts(args, {row, 0, args.heads}, head, args.splits, slice, part_of, part);
+  float log_sum[kFew], base = -__builtin_inff();
+#pragma unroll
+  for (uint32_t j = 0; j < kFew; ++j) {
+    const auto at = static_cast<int32_t>(j) < args.splits ? static_cast<int32_t>(j) : args.splits - 1;
+    log_sum[j] = load_f32(args.partial_lse + part_of(at) * args.heads + head);
+  }
+#pragma unroll
+  for (uint32_t j = 0; j < kFew; ++j) base = Max{}(base, log_sum[j]);
+  base = base == -__builtin_inff() ? 0.0f : base;
+  float total = 0.0f, sum[4] = {};
+#pragma unroll
+  for (uint32_t i = 0; i < kAhead; ++i) {
+    const uint32_t at = i * kSlices + static_cast<uint32_t>(slice);
+    float own = -__builtin_inff();
+#pragma unroll
+    for (uint32_t other = 0; other < kSlices; ++other) {
+      const uint32_t j = i * kSlices + other;
+      if (j < kFew && j == at && static_cast<int32_t>(j) < args.splits) own = log_sum[j < kFew ? j : 0];
+    }
+    const float weight = fast_exp2((own - base) * kLog2E);
+    total += weight;
+#pragma unroll
+    for (uint32_t e = 0; e < 4; ++e) {
+      const float value = weight != 0.0f ? __builtin_bit_cast(float, part[i].word[e]) : 0.0f;
+      sum[e] += weight * value;
+    }
+  }
+  finish_row(args, row * args.heads + head, base, total, sum, shared);
+}
+
 template <class PartOf>
 AITERLITE_DEVICE void merge_row(const aiterlite_mla_reduce_args& args, const mla::Place& place, uint32_t head,
                                 int32_t parts, const PartOf& part_of, Shared& shared) {
@@ -123,28 +195,7 @@ AITERLITE_DEVICE void merge_row(const aiterlite_mla_reduce_args& args, const mla
       }
     }
   }
-  if constexpr (kSlices > 1) {
-    if (slice > 0) {
-#pragma unroll
-      for (uint32_t e = 0; e < 4; ++e) shared.sums[slice][quad * 4 + e] = sum[e];
-      if (quad == 0) shared.sums[0][slice] = total;
-    }
-    workgroup_barrier();
-    if (slice == 0) {
-#pragma unroll
-      for (uint32_t other = 1; other < kSlices; ++other) {
-        total += shared.sums[0][other];
-#pragma unroll
-        for (uint32_t e = 0; e < 4; ++e) sum[e] += shared.sums[other][quad * 4 + e];
-      }
-    }
-  }
-  if (slice > 0) return;
-  const float by = total == 0.0f ? 0.0f : 1.0f / total;
-#pragma unroll
-  for (float& value : sum) value *= by;
-  const float log_sum = total == 0.0f ? -__builtin_inff() : base + fast_log2(total) * kLn2;
-  store_row(args, place.row * args.heads + place.head + head, quad, sum, log_sum);
+  finish_row(args, place.row * args.heads + place.head + head, base, total, sum, shared);
 }
 
 AITERLITE_DEVICE void merge_tile(const aiterlite_mla_reduce_args& args, int32_t fold, int32_t number, uint32_t row,
@@ -180,6 +231,9 @@ aiterlite_mla_reduce(aiterlite_mla_reduce_args args) {
   if (args.splits > 0) {
     const int64_t row = workgroup_id() / heads;
     if (row >= args.rows) return;
+    if constexpr (kFewParts > 0) {
+      if (args.splits <= static_cast<int32_t>(kFewParts)) return merge_few<kFewParts>(args, row, head, shared[0]);
+    }
     const auto part_of = [&](int32_t j) { return row * args.splits + j; };
     merge_row(args, {row, 0, args.heads}, head, args.splits, part_of, shared[0]);
     return;
