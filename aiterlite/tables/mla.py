@@ -127,8 +127,7 @@ def splits_of(persona: Persona, problem: MlaProblem, threads: int = 0) -> int:
     batch, context = max(1, problem.batch), max(1, problem.context)
     units = threads or mla_heads.compute_units(persona)
     if persona.target == "sm_90a":
-        rows, types = problem.q_len * problem.heads, (problem.q_dtype, problem.kv_dtype)
-        return mla_sm90.unasked_splits(units, batch, rows, context, *types)
+        return mla_sm90.unasked_splits(problem, persona)
     told = 0
     if persona.family == "amd" and mla_asm.is_one_tile(problem):
         told = estimated.mla_splits(persona, problem.kv_dtype, context, batch)
@@ -221,7 +220,7 @@ def _merge_args(problem: MergeProblem) -> dict[str, Value]:
 
 DECODE_KERNEL, REDUCE_KERNEL = "aiterlite_mla_decode", "aiterlite_mla_reduce"
 # Of a merge: loads that a thread has in flight, and how many threads may share a part's four values.
-_PARTS_AHEAD, _MOST_SLICES = 8, 4
+_PARTS_AHEAD, _MOST_SLICES, _FEW_SLICES = 8, 4, 2
 _RING, _CHUNK = 4, 16
 
 
@@ -283,14 +282,17 @@ def plan_decode(problem: MlaProblem, persona: Persona) -> MlaPlan:
 def _reduce_kernel(
     dim: int, out_dtype: str, persona: Persona, parts: int, rows: int, args: Mapping[str, Value]
 ) -> Kernel:
-    """A workgroup for each of `rows` rows of a head, in as many slices as its parts keep busy."""
+    """A workgroup for each of `rows` rows of a head, in as many slices as its parts keep busy. On sm_90 few splits are
+    merged by threads that share nothing."""
     slices = 1
     while dim == VALUE_DIM and slices < _MOST_SLICES and slices * _PARTS_AHEAD < parts:
         slices *= 2
+    few = _PARTS_AHEAD * slices if args["splits"] and slices <= _FEW_SLICES and persona.target == "sm_90a" else 0
     defines = {
         "AITERLITE_DIM": str(dim),
         "AITERLITE_OUT": out_dtype,
         "AITERLITE_SLICES": str(slices),
+        **({"AITERLITE_FEW_PARTS": str(few)} if few else {}),
         **overlap_defines(persona.target),
     }
     unit = Unit(
@@ -332,9 +334,15 @@ def _asm_kernels(problem: MlaProblem, persona: Persona, plan: mla_asm.AsmPlan) -
 def _sm90_kernels(problem: MlaProblem, persona: Persona, plan: mla_sm90.Sm90Plan) -> tuple[Kernel, ...]:
     unit = mla_sm90.unit(problem, persona, plan)
     given = {**sizes(problem, persona), "column_groups": plan.column_groups}
-    grid, block = along_x(plan.grid), along_x(mla_sm90.threads(plan))
+    grid, block = along_x(plan.grid), along_x(mla_sm90.threads(plan, problem.page_size))
     arguments, maps = mla_sm90.arguments(plan), mla_sm90.maps(problem, plan)
-    decode = Kernel(unit, mla_sm90.symbol(plan), arguments, grid, block, lds=plan.shared_bytes, args=given, maps=maps)
+    decode = Kernel(
+        *(unit, mla_sm90.symbol(plan), arguments, grid, block),
+        lds=plan.shared_bytes,
+        cluster=max(1, plan.ranks),
+        args=given,
+        maps=maps,
+    )
     return _with_merge(decode, problem, persona, given)
 
 

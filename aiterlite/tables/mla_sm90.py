@@ -1,10 +1,13 @@
-"""MLA decode on sm_90: which of csrc/mla/sm90_decode.hip and sm90_decode_wide.hip serves a call, and how it is cut for
-it. Pure."""
+"""MLA decode on sm_90: which of csrc/mla/sm90_decode.hip, sm90_decode_short.hip and sm90_decode_wide.hip serves a call,
+and how it is cut for it. Pure."""
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aiterlite.jit.arguments import ArgumentStruct
 from aiterlite.jit.spec import Unit
@@ -18,9 +21,10 @@ if TYPE_CHECKING:
 DECODE_ARGS = ArgumentStruct("aiterlite_mla_decode_args", "aiterlite/mla/args.h")
 BOX_ARGS = ArgumentStruct("aiterlite_sm90_mla_args", "aiterlite/mla/sm90_args.h")
 KERNEL, WIDE_KERNEL = "aiterlite_sm90_mla_decode", "aiterlite_sm90_mla_decode_wide"
+SHORT_KERNEL = "aiterlite_sm90_mla_decode_short"
 # Two warpgroups multiply, two copy; one where the former need the registers, with 32 columns or 64 rows, and where
 # boxes come.
-_THREADS, _THREADS_FEW = 512, 384
+_THREADS, _THREADS_FEW, _THREADS_LEAST = 512, 384, 288
 # Tokens of a box (mla/sm90_boxes.h).
 BOX_TOKENS = 16
 KV_DTYPES = ("bf16", "fp16", "e4m3fn")
@@ -39,6 +43,15 @@ _WORKGROUP_US = (
     {16: (4.2, 3.6, 1.4), 32: (6.3, 6.6, 1.8), WIDE_ROWS: (7.0, 9.0, 3.0)},
     {16: (5.2, 3.3, 1.25), 32: (7.5, 4.9, 1.2)},
 )
+# The same of the kernel for few tokens, fitted to 80 measured calls within 15 %, and so that it finds the first of each
+# shape: a workgroup without its tokens, and in a cluster, by columns, 16 or 32; in one of 16; a merge, a part of it, a
+# row. A tile, by bits and columns. What memory brings, in megabytes a microsecond, to all multiprocessors and to one.
+_SHORT_US, _CLUSTER_US, _LARGE_CLUSTER_US, _SHORT_MERGE_US = (4.3, 7.3), (1.0, 1.6), 0.4, (3.0, 0.06, 0.0025)
+_SHORT_TILE_US, _READ_RATE, _UNIT_RATE = ((1.5, 2.2), (1.5, 2.0)), 4.5, 0.068
+_TOKEN_BYTES = (1152, 576)
+# Of 132 multiprocessors, how many can be in clusters of so many at once, asked of an H200's driver. Of few of them not
+# all have clusters of more than 8.
+_IN_CLUSTERS, _UNITS_OF_LARGE_CLUSTERS = {1: 132, 2: 132, 4: 120, 8: 120, 16: 112}, 100
 MOST_SPLITS = 64
 
 
@@ -46,7 +59,8 @@ MOST_SPLITS = 64
 class Sm90Plan:
     """One launch: `columns` packed rows of q a workgroup, `column_groups` of those a piece, `stages` tiles of 64 tokens
     in `shared_bytes` of shared memory. `wide`: by the kernel for 64 rows. `boxes`: the copy engine brings 16 tokens of
-    a page at once, not rows one by one."""
+    a page at once, not rows one by one. `ranks`: by the kernel for few tokens, in which so many workgroups, a cluster,
+    share each split; 0: by another one."""
 
     wide: bool
     boxes: bool
@@ -55,6 +69,7 @@ class Sm90Plan:
     stages: int
     shared_bytes: int
     grid: int
+    ranks: int = 0
 
 
 def shared_bytes(columns: int, stages: int, kv_dtype: str, boxes: bool) -> int:
@@ -69,6 +84,15 @@ def shared_bytes(columns: int, stages: int, kv_dtype: str, boxes: bool) -> int:
         return area + tiles + 16
     small = 16 * (2 * stages + 13 * columns // 4)
     return _aligned(_aligned(area) + tiles + small)
+
+
+def short_shared_bytes(columns: int, stages: int, kv_dtype: str, boxes: bool, ranks: int) -> int:
+    """The size of sm90_decode_short.hip's `Shared`: tiles; operands; what is small."""
+    weight_parts = 2 if kv_dtype == "bf16" else 1
+    row = _KEY_DIM * (1 if kv_dtype == "e4m3fn" else 2) + (0 if boxes else _PADDING)
+    operands = columns * _KEY_DIM * 2 + 2 * weight_parts * columns * _TOKENS * 2
+    small = columns * (32 + 16 + 8 * ranks) + 4 * 32 + (2 * 8 + 8) * stages + 8
+    return _aligned(stages * _TOKENS * row + operands + small)
 
 
 def wide_shared_bytes() -> int:
@@ -104,6 +128,22 @@ def _microseconds(cut: int, units: int, batch: int, rows: int, context: float, k
     return -(-workgroups // units) * of_round + (_MERGE_US + splits * _PART_US if splits > 1 else 0.0)
 
 
+class _Done(NamedTuple):
+    """When a call of so many rows of q a workgroup, and splits, is done: first of all its microseconds."""
+
+    us: float
+    splits: int
+    cut: int
+
+
+def _done(problem: MlaProblem, units: int, splits: int) -> _Done:
+    """That of the best cut; the most rows of equals."""
+    batch, context, rows = max(1, problem.batch), max(1, problem.context), problem.q_len * problem.heads
+    given = (units, batch, rows, context, problem.kv_dtype, splits)
+    cuts = reversed(_cuts(rows, problem.q_dtype, problem.kv_dtype))
+    return min((_Done(_microseconds(cut, *given), splits, cut) for cut in cuts), key=lambda done: done.us)
+
+
 def plan_decode(problem: MlaProblem, persona: Persona) -> Sm90Plan:
     """The rows of q a workgroup that are done first: few where that fills the multiprocessors, many where KV is read
     again for each group of them. With a plan, which was made for a piece a workgroup, the fewest that hold all rows of
@@ -112,10 +152,11 @@ def plan_decode(problem: MlaProblem, persona: Persona) -> Sm90Plan:
     pieces = problem.plan_units or problem.batch * problem.splits
     cuts = _cuts(rows, problem.q_dtype, problem.kv_dtype)
     columns = cuts[-1]
+    short = short_cut(problem, persona, (problem.splits,))
+    if short is not None:
+        return _plan_short(problem, persona, short)
     if not problem.plan_units:
-        units, context = max(1, mla_heads.compute_units(persona)), max(1, problem.context)
-        given = (units, problem.batch, rows, context, problem.kv_dtype, problem.splits)
-        columns = min(reversed(cuts), key=lambda cut: _microseconds(cut, *given))
+        columns = _done(problem, max(1, mla_heads.compute_units(persona)), problem.splits).cut
     groups = -(-rows // columns)
     if columns == WIDE_ROWS:
         return Sm90Plan(True, boxes, columns, groups, _LEAST_STAGES, wide_shared_bytes(), pieces * groups)
@@ -126,40 +167,115 @@ def plan_decode(problem: MlaProblem, persona: Persona) -> Sm90Plan:
     return Sm90Plan(False, boxes, columns, groups, stages, size, pieces * groups)
 
 
-def unasked_splits(cu_count: int, batch: int, rows: int, context: float, q_dtype: str, kv_dtype: str) -> int:
-    """The count of pieces of a request, of `rows` packed rows of q, that is done first by the model above. The lowest
-    of equals."""
+@dataclass(frozen=True)
+class Short:
+    """A cut for sm90_decode_short.hip: `columns` heads a workgroup, `ranks` workgroups of each of `splits`."""
 
-    def microseconds(splits: int) -> float:
-        given = (max(1, cu_count), batch, rows, context, kv_dtype, splits)
-        return min(_microseconds(cut, *given) for cut in _cuts(rows, q_dtype, kv_dtype))
+    columns: int
+    ranks: int
+    splits: int
 
-    return min(range(1, MOST_SPLITS + 1), key=microseconds)
+    def groups(self, heads: int) -> int:
+        return -(-heads // self.columns)
+
+    def tiles(self, context: float) -> int:
+        """Those of a workgroup."""
+        return max(1, math.ceil(context / (_TOKENS * self.splits * self.ranks)))
+
+    def us(self, problem: MlaProblem, units: int) -> float:
+        eight_bits, wide = problem.kv_dtype == "e4m3fn", self.columns > COLUMNS[0]
+        groups, tiles = self.groups(problem.heads), self.tiles(problem.context)
+        workgroups = problem.batch * self.splits * groups * self.ranks
+        rounds = math.ceil(workgroups / max(1, _IN_CLUSTERS[self.ranks] * units // 132))
+        # Some may have no tile, and workgroups that share KV read it once.
+        readers = problem.batch * math.ceil(max(1, problem.context) / (_TOKENS * tiles))
+        read = problem.batch * problem.context * _TOKEN_BYTES[eight_bits] * 1e-6
+        reading = read / min(_READ_RATE, _UNIT_RATE * readers)
+        working = rounds * tiles * _SHORT_TILE_US[eight_bits][wide]
+        cluster = (_CLUSTER_US[wide] if self.ranks > 1 else 0.0) + (_LARGE_CLUSTER_US if self.ranks > 8 else 0.0)
+        taken = rounds * (_SHORT_US[wide] + cluster) + max(reading, working)
+        base, part, row = _SHORT_MERGE_US
+        return taken + (base + part * self.splits + row * problem.batch * problem.heads if self.splits > 1 else 0.0)
 
 
-def threads(plan: Sm90Plan) -> int:
+def short_cut(problem: MlaProblem, persona: Persona, splits: Iterable[int]) -> Short | None:
+    """How sm90_decode_short.hip serves a call done first, where it is the one to serve it; None: another kernel is.
+
+    It takes one row of q a request: of 16-bit KV always, but for more heads than columns where the models say
+    otherwise; of 8 bits, which it converts in one group of warps at a time, few tiles a workgroup."""
+    if problem.plan_units or problem.q_len != 1:
+        return None
+    units, heads, splits = max(1, mla_heads.compute_units(persona)), problem.heads, tuple(splits)
+    most = max(_IN_CLUSTERS) if units >= _UNITS_OF_LARGE_CLUSTERS else 8
+    columns, ranks = COLUMNS if heads > COLUMNS[0] else COLUMNS[:1], [count for count in _IN_CLUSTERS if count <= most]
+    best = min(
+        itertools.starmap(Short, itertools.product(columns, ranks, splits)), key=lambda cut: cut.us(problem, units)
+    )
+    if problem.kv_dtype == "e4m3fn":
+        few = 8 if COLUMNS[0] < heads <= COLUMNS[-1] and best.columns == COLUMNS[0] else 2
+        return best if best.tiles(problem.context) <= few else None
+    wide = heads > COLUMNS[-1] and min(_done(problem, units, count) for count in splits).cut == WIDE_ROWS
+    return None if wide else best
+
+
+def _plan_short(problem: MlaProblem, persona: Persona, cut: Short) -> Sm90Plan:
+    columns, ranks, boxes = cut.columns, cut.ranks, _box_tokens(problem) > 1
+    stages = _MOST_STAGES
+    while short_shared_bytes(columns, stages, problem.kv_dtype, boxes, ranks) > persona.lds_bytes:
+        stages -= 1
+    size, groups = short_shared_bytes(columns, stages, problem.kv_dtype, boxes, ranks), cut.groups(problem.heads)
+    grid = problem.batch * problem.splits * groups * ranks
+    return Sm90Plan(False, boxes, columns, groups, stages, size, grid, ranks)
+
+
+def _box_tokens(problem: MlaProblem) -> int:
+    """The tokens of a box of the kernel for few tokens; 1: rows are copied."""
+    if not problem.pages_exist or problem.page_size % BOX_TOKENS != 0:
+        return 1
+    return _TOKENS if problem.page_size % _TOKENS == 0 else BOX_TOKENS
+
+
+def unasked_splits(problem: MlaProblem, persona: Persona) -> int:
+    """The count of pieces of each request that is done first by the models above. The lowest of equals."""
+    units = max(1, mla_heads.compute_units(persona))
+    # Of few tokens, powers of two, and what fills the multiprocessors.
+    filling = (units // max(1, problem.batch * -(-problem.heads // columns)) for columns in COLUMNS)
+    some = sorted({1, 2, 4, 8, 16, 32, MOST_SPLITS, *(min(max(1, count), MOST_SPLITS) for count in filling)})
+    short = short_cut(problem, persona, some)
+    if short is not None:
+        return short.splits
+    return min(_done(problem, units, splits) for splits in range(1, MOST_SPLITS + 1)).splits
+
+
+def threads(plan: Sm90Plan, page_size: int) -> int:
+    """Two warpgroups, and those that copy. One warp asks for whole tiles; with 32 columns its warpgroup gives registers
+    up."""
+    if plan.ranks:
+        alone = plan.boxes and page_size % _TOKENS == 0 and plan.columns == COLUMNS[0]
+        return _THREADS_LEAST if alone else _THREADS_FEW
     return _THREADS if plan.columns == COLUMNS[0] and not plan.boxes else _THREADS_FEW
 
 
 def symbol(plan: Sm90Plan) -> str:
-    return WIDE_KERNEL if plan.wide else KERNEL
+    return WIDE_KERNEL if plan.wide else SHORT_KERNEL if plan.ranks else KERNEL
 
 
 def unit(problem: MlaProblem, persona: Persona, plan: Sm90Plan) -> Unit:
-    cut: dict[str, str] = (
-        {} if plan.wide else {"AITERLITE_COLUMNS": str(plan.columns), "AITERLITE_STAGES": str(plan.stages)}
-    )
+    cut = {"AITERLITE_COLUMNS": plan.columns, "AITERLITE_STAGES": plan.stages}
+    if plan.ranks:
+        cut |= {"AITERLITE_BOX_TOKENS": _box_tokens(problem), "AITERLITE_RANKS": plan.ranks}
+    else:
+        cut = {} if plan.wide else cut
+        cut |= {"AITERLITE_BOXES": int(plan.boxes), "AITERLITE_PLANNED": int(problem.plan_units > 0)}
     defines = {
-        **cut,
-        "AITERLITE_BOXES": str(int(plan.boxes)),
+        **{name: str(value) for name, value in cut.items()},
         "AITERLITE_KV": problem.kv_dtype,
         "AITERLITE_OUT": problem.out_dtype,
-        "AITERLITE_PLANNED": str(int(problem.plan_units > 0)),
         "AITERLITE_Q": problem.q_dtype,
         "AITERLITE_SHARED_BYTES": str(plan.shared_bytes),
         **overlap_defines(persona.target),
     }
-    name = "sm90_decode_wide" if plan.wide else "sm90_decode"
+    name = "sm90_decode_wide" if plan.wide else "sm90_decode_short" if plan.ranks else "sm90_decode"
     given = tuple(sorted(defines.items()))
     return Unit(f"mla/{name}", (f"csrc/mla/{name}.hip",), persona.target, given, symbols=(symbol(plan),))
 
@@ -169,9 +285,15 @@ def arguments(plan: Sm90Plan) -> ArgumentStruct:
 
 
 def maps(problem: MlaProblem, plan: Sm90Plan) -> tuple[TensorMap, ...]:
-    """KV as [pages, page_size, 576], in boxes whose rows are as long as they are swizzled."""
+    """KV as [pages, page_size, 576], in boxes whose rows are as long as they are swizzled. A box of a tile is all
+    of it, of [pages, 9, page_size, 64]."""
     if not plan.boxes:
         return ()
-    sizes, strides = (_KEY_DIM, problem.page_size, "pages"), ("stride_slot", "stride_page")
     swizzle = 64 if problem.kv_dtype == "e4m3fn" else 128
-    return (TensorMap("kv_map", "kv_buffer", problem.kv_dtype, sizes, strides, (64, BOX_TOKENS, 1), swizzle),)
+    sizes: tuple[int | str, ...] = (_KEY_DIM, problem.page_size, "pages")
+    strides: tuple[int | str, ...] = ("stride_slot", "stride_page")
+    box: tuple[int, ...] = (64, BOX_TOKENS, 1)
+    if plan.ranks and _box_tokens(problem) == _TOKENS:
+        sizes, strides = (64, problem.page_size, _KEY_DIM // 64, "pages"), ("stride_slot", 64, "stride_page")
+        box = (64, _TOKENS, _KEY_DIM // 64, 1)
+    return (TensorMap("kv_map", "kv_buffer", problem.kv_dtype, sizes, strides, box, swizzle),)

@@ -37,6 +37,11 @@ AITERLITE_DEVICE void store_in_rank(uint32_t address, const Quad& value) {
                "f"(value.value[1]), "f"(value.value[2]), "f"(value.value[3])
                : "memory");
 }
+AITERLITE_DEVICE void store_in_rank(uint32_t address, const Vector16& value) {
+  asm volatile("st.shared::cluster.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(value.word[0]),
+               "r"(value.word[1]), "r"(value.word[2]), "r"(value.word[3])
+               : "memory");
+}
 AITERLITE_DEVICE float load_from_rank(uint32_t address) {
   float value;
   asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
@@ -70,6 +75,17 @@ AITERLITE_DEVICE void mailbox_send(uint64_t* mailbox, uint32_t to, float* local,
       "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [data], %3, [box];\n"
       "}" ::"r"(shared_address(local)),
       "r"(shared_address(mailbox)), "r"(to), "f"(value)
+      : "memory");
+}
+AITERLITE_DEVICE void mailbox_send(uint64_t* mailbox, uint32_t to, void* local, const Vector8& value) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 data, box;\n"
+      "mapa.shared::cluster.u32 data, %0, %2;\n"
+      "mapa.shared::cluster.u32 box, %1, %2;\n"
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [data], {%3, %4}, [box];\n"
+      "}" ::"r"(shared_address(local)),
+      "r"(shared_address(mailbox)), "r"(to), "r"(value.word[0]), "r"(value.word[1])
       : "memory");
 }
 AITERLITE_DEVICE void mailbox_send(uint64_t* mailbox, uint32_t to, Quad* local, const Quad& value) {

@@ -71,4 +71,12 @@ AITERLITE_DEVICE uint32_t first_lane(LaneMask lanes) {
 inline constexpr bool kReducesWords = true;
 AITERLITE_DEVICE uint32_t greatest_word(uint32_t value) { return __reduce_max_sync(kAllLanes, value); }
 
+// A matrix of 8 rows of 8 elements of 16 bits, of which lane l has two, 2 * (l % 4) and the next of row l / 4, turned
+// over.
+AITERLITE_DEVICE uint32_t transpose_matrix(uint32_t pair) {
+  uint32_t turned;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(turned) : "r"(pair));
+  return turned;
+}
+
 }  // namespace aiterlite

@@ -48,6 +48,7 @@ class Sm90Operands {
     return a_[kStep % 3][x];
   }
 
+  static constexpr bool kPaired = false;
   // Which of a warp's 16 values row g (i = 0) or g + 8 (i = 1) of a is.
   AITERLITE_DEVICE static uint32_t value_dim(uint32_t g, uint32_t i) { return g + 8 * i; }
   // Rows g and g + 8 to the place of a warp's 16 values.
@@ -101,6 +102,7 @@ class Sm90Operands<e4m3fn, Rows> {
     return a_[kStep % 2][x / 2][x % 2];
   }
 
+  static constexpr bool kPaired = true;  // rows g and g + 8 are neighbours
   AITERLITE_DEVICE static uint32_t value_dim(uint32_t g, uint32_t i) { return 2 * g + i; }
   AITERLITE_DEVICE static void stage_values(float* to, uint32_t g, float low, float high) {
     store_shared_8(to + 2 * g, {{__builtin_bit_cast(uint32_t, low), __builtin_bit_cast(uint32_t, high)}});

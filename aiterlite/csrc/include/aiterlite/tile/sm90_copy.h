@@ -48,6 +48,16 @@ AITERLITE_DEVICE void copy_box(void* to, const TensorMap& map, uint32_t x, uint3
       : "memory");
 }
 
+// Of four.
+AITERLITE_DEVICE void copy_box(void* to, const TensorMap& map, uint32_t x, uint32_t y, uint32_t z, uint32_t w,
+                               Barrier& barrier, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%2, %3, %4, %5}], [%6], %7;" ::"r"(shared_address(to)),
+      "l"(&map), "r"(x), "r"(y), "r"(z), "r"(w), "r"(barrier.address()), "l"(policy)
+      : "memory");
+}
+
 // Fetches the box to the L2 from memory; what is written afterwards is not missed.
 AITERLITE_DEVICE void prefetch_box(const TensorMap& map, uint32_t x, uint32_t y, uint32_t z) {
   asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(&map), "r"(x), "r"(y), "r"(z)

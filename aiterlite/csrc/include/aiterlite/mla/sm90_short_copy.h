@@ -1,0 +1,105 @@
+// mla/sm90_decode_short.hip: tiles of KV to shared memory.
+#pragma once
+#include <aiterlite/mla/sm90_short.h>
+
+namespace aiterlite::mla {
+
+// A bit each for the first `count` of a tile's tokens.
+AITERLITE_DEVICE Vector8 first_of_tile(uint32_t count) {
+  const uint64_t bits = count >= 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
+  return {{static_cast<uint32_t>(bits), static_cast<uint32_t>(bits >> 32)}};
+}
+
+// A warp that copies boxes, for all tiles: whole tiles, one copy each; or its slabs, a copy for each panel.
+template <class Cut, class Kv>
+AITERLITE_DEVICE void copy_boxes(const aiterlite_mla_decode_args& args, const TensorMap& map, const ShortPiece& piece,
+                                 const Divisor& pages, Slab next, typename Cut::Shared& shared) {
+  using Boxes = Sm90Boxes<Kv>;
+  const uint32_t warp = wave_id() - kMultipliers / kWaveSize, lane = lane_id(), tiles = piece.tiles();
+  const uint64_t once = keep_briefly();
+  uint32_t stage = 0, parity = 1;
+#pragma unroll 1
+  for (uint32_t tile = 0; tile < tiles; ++tile) {
+    const Slab place = next;
+    if (tile + 1 < tiles) {
+      PageEntry entry = {-1, -1};
+      next = find_slab<Cut::kBoxTokens>(args, piece, pages, Cut::first_token(tile + 1), entry);
+    }
+    shared.empty[stage].wait(parity);
+    Barrier& full = shared.full[stage];
+    char* to = shared.ring[stage];
+    const auto count = static_cast<uint32_t>(place.count), page = static_cast<uint32_t>(place.page);
+    const auto slot = static_cast<uint32_t>(place.slot);
+    if (count == 0) {
+#pragma unroll 1
+      for (uint32_t slab = 0; slab < kSlabs; slab += Cut::kCopyWarps) Boxes::clear_slab(to, slab + warp, 0, kPanels);
+      publish_to_engines();
+      wave_barrier();
+    }
+    if constexpr (Cut::kWhole) {
+      if (lane == 0) {
+        shared.exist[stage] = first_of_tile(count);
+        full.arrive_expecting(count == 0 ? 0 : Boxes::kBytes);
+        if (count != 0) copy_box(to, map, 0, slot, 0, page, full, once);
+      }
+    } else {
+      if (lane == 0) {
+        shared.set_exist(stage, warp, (1u << count) - 1);
+        full.arrive_expecting(count == 0 ? 0 : kPanels * Boxes::kBoxBytes);
+      }
+      wave_barrier();
+      if (count != 0 && lane < kPanels) {
+        copy_box(to + lane * Boxes::kPanelBytes + warp * Boxes::kBoxBytes, map, lane * 64, slot, page, full, once);
+      }
+    }
+    if (++stage == Cut::kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+}
+
+// One of the warps that copy rows, 16 bytes a lane: a copy of the engine for each row takes longer to ask for. Rows
+// that do not exist become zeros.
+template <class Cut, class Kv>
+AITERLITE_DEVICE void copy_rows(const aiterlite_mla_decode_args& args, const ShortPiece& piece, const Divisor& pages,
+                                const Slab& first, typename Cut::Shared& shared) {
+  constexpr uint32_t kChunks = Cut::kRowBytes / 16;
+  const uint32_t warp = wave_id() - kMultipliers / kWaveSize, lane = lane_id(), tiles = piece.tiles();
+  const auto offset_of = [&](const Slab& one) -> int64_t {
+    return lane < kSlabTokens && one.count > 0 ? one.page * args.stride_page + one.slot * args.stride_slot : -1;
+  };
+  int64_t next = offset_of(first);
+  uint32_t stage = 0, parity = 1;
+#pragma unroll 1
+  for (uint32_t tile = 0; tile < tiles; ++tile) {
+    const int64_t offset = next;
+    if (tile + 1 < tiles) {
+      PageEntry entry = {-1, -1};
+      next = offset_of(find_slab<1>(args, piece, pages, Cut::first_token(tile + 1), entry));
+    }
+    shared.empty[stage].wait(parity);
+#pragma unroll 2
+    for (uint32_t row = 0; row < kSlabTokens; ++row) {
+      const int64_t from = shuffle_value(offset, row);
+      const char* bytes = reinterpret_cast<const char*>(static_cast<const Kv*>(args.kv_buffer) + (from < 0 ? 0 : from));
+      char* to = shared.ring[stage] + Cut::Rows::at(warp * kSlabTokens + row, 0);
+#pragma unroll
+      for (uint32_t chunk = lane; chunk < kChunks; chunk += kWaveSize) {
+        copy_async(to + chunk * 16, bytes + chunk * 16, from >= 0);
+      }
+    }
+    shared.full[stage].arrive_after_copies();
+    const uint32_t exist = lanes_where(offset >= 0);
+    if (lane == 0) {
+      shared.set_exist(stage, warp, exist);
+      shared.full[stage].arrive();
+    }
+    if (++stage == Cut::kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+}
+
+}  // namespace aiterlite::mla
