@@ -2,11 +2,12 @@
 where those can be called.
 
 In one run, graph-timed on a GPU, operands rotated through more than the L2. `floor` only reads the packed weights and
-their scales, `linear` is ours of bf16 weights, `torch` its own; `marlin` is vLLM's, `triton` triton_kernels'. Prints
-microseconds and the error over its bound; `--json FILE` writes them. On a CPU `--device cpu` times ours and `linear`.
+their scales, `dequantised` is the table's other row, `linear` is ours of bf16 weights, `torch` its own; `marlin` is
+vLLM's, `triton` triton_kernels'. Prints microseconds and the error over its bound; `--json FILE` writes them. On a CPU
+`--device cpu` times ours and `linear`. `--calls` names those that are timed, for a short run.
 
-`--sweep N` measures cuts instead: for each shape the plan's, and of each size of a cluster the N that its estimate
-thinks best.
+`--sweep N` measures cuts instead: for each shape the plan's, and of each kind of cut (workgroups that split K,
+warpgroups that take turns, folds) the N that its estimate thinks best.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from aiterlite.benchmark.floor import read_floor
 from aiterlite.benchmark.timing import Contender, compare, copies_for
 from aiterlite.jit import engine
 from aiterlite.ops import gemm_mxfp4 as ops
+from aiterlite.ops import gemm_mxfp4_dense
 from aiterlite.ops.shuffle import shuffle_scale, shuffle_weight
 from aiterlite.reference import gemm_mxfp4 as reference
 from aiterlite.reference import mxfp4
@@ -87,6 +89,18 @@ def of_torch(o: Operands) -> Tensor:
 def of_linear(o: Operands) -> Tensor:
     assert o.dense is not None
     return aiterlite.linear(o.x, o.dense)
+
+
+def dequantised() -> Call:
+    run = gemm_mxfp4_dense.prepare((1.0, 0.0), (False, False, False), False, torch.device("cuda"))
+    made: dict[int, Tensor] = {}
+
+    def call(o: Operands) -> Tensor:
+        y = made.setdefault(o.w.data_ptr(), torch.empty(o.x.shape[0], o.w.shape[0], dtype=DTYPE, device=o.x.device))
+        run(o.x, o.w, None, y, None, o.w_scale)
+        return y
+
+    return call
 
 
 def shuffled_call(operands: list[Operands]) -> Call:
@@ -164,14 +178,39 @@ def of_bound(o: Operands, got: Tensor) -> float:
     return float(((got.double() - exact).abs() / reference.error_bound(exact, magnitude, DTYPE)).max())
 
 
-def measure(n: int, m: int, k: int, device: torch.device, samples: int) -> dict[str, Any]:
-    operands = operands_of(n, m, k, device)
+@functools.cache
+def floor_of(m: int, k: int, copies: int, device: torch.device) -> Contender:
+    """What only reads as many bytes, its fastest form."""
+    size = -(-m * k * 17 // 32 // 16) * 8
+    return read_floor([torch.zeros(size, dtype=torch.int16, device=device) for _ in range(copies)])
+
+
+def build(shapes: list[tuple[int, int, int]], device: torch.device, named: tuple[str, ...]) -> None:
+    """Kernels of ours, side by side: else each is built when it is first called."""
+    persona = persona_for(device.type, device.index or 0)
+    kinds = {"ours": ("bf16", False), "shuffled": ("bf16", True), "a4w4": ("fp4", False)}
+    problems = [
+        MxGemmProblem(n, m, k, x, shuffled=shuffled, w_scale="shuffled" if shuffled else "rows")
+        for n, m, k in shapes
+        for name, (x, shuffled) in kinds.items()
+        if not named or name in named
+    ]
+    decisions = [dispatch.decide(tables.TABLE, problem, persona) for problem in problems]
+    units = list(dict.fromkeys(kernel.unit for decision in decisions for kernel in decision.kernels))
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        list(pool.map(engine.obtain, units))
+
+
+def measure(n: int, m: int, k: int, device: torch.device, samples: int, named: tuple[str, ...]) -> dict[str, Any]:
+    operands = operands_of(n, m, k, device, with_dense=not named or bool({"linear", "torch"} & set(named)))
     own = {"ours": ours, "shuffled": shuffled_call(operands), "a4w4": ours_packed}
     calls: dict[str, Call] = {}
     others: dict[str, Call] = {"linear": of_linear, "torch": of_torch}
     if device.type == "cuda":
-        others |= peers(operands)
+        others |= {"dequantised": dequantised(), **peers(operands)}
     for name, call in {**own, **others}.items():
+        if named and name not in named:
+            continue
         try:
             for one in operands:
                 call(one)
@@ -183,10 +222,7 @@ def measure(n: int, m: int, k: int, device: torch.device, samples: int) -> dict[
     error = of_bound(operands[0], ours(operands[0]))
     if device.type == "cuda":
         contenders: dict[str, Contender] = {name: functools.partial(at, call, operands) for name, call in calls.items()}
-        size = m * k * 17 // 32
-        contenders["floor"] = read_floor(
-            [torch.zeros(-(-size // 16) * 8, dtype=torch.int16, device=device) for _ in operands]
-        )
+        contenders["floor"] = floor_of(m, k, len(operands), device)
         times = {name: t.median * 1e6 for name, t in compare(contenders, len(operands), device, samples).items()}
     else:
         times = on_cpu(calls, operands, samples)
@@ -220,16 +256,15 @@ def show(row: dict[str, Any]) -> None:
 
 
 def chosen(n: int, m: int, k: int, units: int, count: int) -> list[sm90.Cut]:
-    """The plan's choice first; then, of each size of a cluster and each number of tiles, the best by the estimate, no
-    two of the same rows and K waves."""
+    """The plan's choice first; then of each kind the best by the estimate, no two of the same rows."""
     first = sm90.cut_for(MxGemmProblem(n, m, k), units)
     tiles = -(-n // first.cols)
     ranked = sorted(sm90.candidates(first.cols, m, k), key=lambda cut: sm90.estimate(cut, tiles, m, k, 1, units))
     found = [first]
-    for kind in dict.fromkeys((cut.cluster, cut.tiles) for cut in ranked):
-        of_kind = [cut for cut in ranked if (cut.cluster, cut.tiles) == kind]
-        shapes = list(dict.fromkeys((cut.rows, cut.k_waves) for cut in of_kind))[:count]
-        found += [next(cut for cut in of_kind if (cut.rows, cut.k_waves) == shape) for shape in shapes]
+    for kind in dict.fromkeys((cut.cluster, cut.turns, cut.fold) for cut in ranked):
+        of_kind = [cut for cut in ranked if (cut.cluster, cut.turns, cut.fold) == kind]
+        rows = list(dict.fromkeys(cut.rows for cut in of_kind))[:count]
+        found += [next(cut for cut in of_kind if cut.rows == number) for number in rows]
     return list(dict.fromkeys(found))
 
 
@@ -249,7 +284,7 @@ def sweep(n: int, m: int, k: int, device: torch.device, samples: int, count: int
         args = (first.x, first.w, None, first.w_scale, None, DTYPE, 1.0, 0.0)
         run = ops.FORWARD.prepare(*args)
         sm90.cut_for = planned
-        name = f"r{cut.rows} t{cut.tiles} c{cut.cluster} w{cut.k_waves} s{cut.stages} x{cut.x_steps}"
+        name = f"r{cut.rows} c{cut.cluster} t{cut.turns} f{cut.fold} s{cut.stages}"
 
         def call(copy: int, run: Any = run) -> object:
             o = operands[copy]
@@ -257,8 +292,7 @@ def sweep(n: int, m: int, k: int, device: torch.device, samples: int, count: int
 
         contenders[name] = call
         errors[name] = of_bound(first, run(*args))
-    size = -(-m * k * 17 // 32 // 16) * 8
-    contenders["floor"] = read_floor([torch.zeros(size, dtype=torch.int16, device=device) for _ in operands])
+    contenders["floor"] = floor_of(m, k, len(operands), device)
     times = {name: t.median * 1e6 for name, t in compare(contenders, len(operands), device, samples).items()}
     rows = []
     for cut, name in zip(cuts, contenders, strict=False):
@@ -277,19 +311,22 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="NxK")
     parser.add_argument("--tokens", nargs="+", type=int, default=TOKENS)
     parser.add_argument("--samples", type=int, default=11)
+    parser.add_argument("--calls", nargs="+", default=(), metavar="NAME")
     parser.add_argument("--sweep", type=int, default=0, metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     device = torch.device(options.device)
     rows: list[dict[str, Any]] = []
+    shapes = [(int(m), int(k)) for m, k in (shape.split("x") for shape in options.shapes)]
     with torch.no_grad():
-        for shape in options.shapes:
-            m, k = map(int, shape.split("x"))
+        if device.type == "cuda" and not options.sweep:
+            build([(n, m, k) for m, k in shapes for n in options.tokens], device, tuple(options.calls))
+        for m, k in shapes:
             for n in options.tokens:
                 if options.sweep:
                     rows += sweep(n, m, k, device, options.samples, options.sweep)
                 else:
-                    rows.append(measure(n, m, k, device, options.samples))
+                    rows.append(measure(n, m, k, device, options.samples, tuple(options.calls)))
                     show(rows[-1])
     if options.json:
         chip = persona_for(device.type, device.index or 0).chip

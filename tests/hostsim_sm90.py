@@ -21,8 +21,8 @@ from aiterlite.kernel import Kernel, TensorMap
 
 HERE = Path(__file__).parent
 
-# Reads grid, cluster, threads, seed, the struct and where its pointers are (numbers of buffers from 1 on), its maps,
-# and the buffers. Runs the clusters one after the other; writes buffers.
+# Reads grid, cluster, threads, seed, the wave that lags, the struct and where its pointers are (numbers of buffers from
+# 1 on), its maps, and the buffers. Runs the clusters one after the other; writes buffers.
 _MAIN = """
 #include <hostsim/isa.h>
 #include <stdio.h>
@@ -38,6 +38,7 @@ static uint64_t next() {
 int main(int, char** argv) {
   file = fopen(argv[1], "rb");
   const uint64_t grid = next(), cluster = next(), threads = next(), seed = next();
+  hostsim::lagging_wave = static_cast<uint32_t>(next());
   alignas(64) %s args = {};
   auto* bytes = reinterpret_cast<char*>(&args);
   if (next() != sizeof args || fread(bytes, sizeof args, 1, file) != 1) hostsim::fail("no arguments");
@@ -126,9 +127,15 @@ def _map_words(made: TensorMap, kernel: Kernel, values: Mapping[str, Any]) -> li
 
 
 def simulate(
-    kernel: Kernel, tensors: Mapping[str, Tensor | None], sizes: Mapping[str, Any], folder: Path, seed: int = 0
+    kernel: Kernel,
+    tensors: Mapping[str, Tensor | None],
+    sizes: Mapping[str, Any],
+    folder: Path,
+    seed: int = 0,
+    lagging_wave: int = 2**32 - 1,
 ) -> None:
-    """Runs a kernel on tensors by name, whole allocations, which it writes to."""
+    """Runs a kernel on tensors by name, whole allocations, which it writes to. The threads of one wave of each
+    workgroup may be made to run only while no other can."""
     names = [name for name, tensor in tensors.items() if tensor is not None]
     layout, values = kernel.layout, {**sizes, **kernel.args}
     memory = bytearray(layout.size)
@@ -139,7 +146,7 @@ def simulate(
         struct.pack_into(f"<{field.code}", memory, field.offset, value)
     pointers = [field.offset for field in layout.fields if field.pointer]
     maps = [_map_words(made, kernel, values) for made in kernel.maps]
-    words = [kernel.grid[0], kernel.cluster, kernel.block[0], seed, layout.size]
+    words = [kernel.grid[0], kernel.cluster, kernel.block[0], seed, lagging_wave, layout.size]
     after = [len(pointers), *pointers, len(maps), *(word for made in maps for word in made), len(names)]
     data = struct.pack(f"<{len(words)}Q", *words) + bytes(memory) + struct.pack(f"<{len(after)}Q", *after)
     for name in names:
@@ -154,6 +161,7 @@ def simulate(
         capture_output=True,
         text=True,
         env={"ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0"},
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr[:4000]

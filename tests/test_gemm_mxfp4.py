@@ -187,10 +187,10 @@ def test_a_hopper_takes_every_launch() -> None:
                 continue
             plan, (kernel,) = decision.plan, decision.kernels
             cut, steps = plan.cut, -(-problem.k // 256)
-            assert plan.shared_bytes <= 227 << 10 and plan.block <= 1024 and cut.stages >= 2
-            assert cut.cluster <= steps and cut.x_steps % cut.k_waves == 0
-            rounds = -(-steps // cut.cluster) > cut.x_steps
-            assert not rounds or cut.x_steps % (cut.k_waves * cut.stages) == 0
+            assert plan.shared_bytes <= 227 << 10 and plan.block <= 1024 and cut.registers <= cut.room_for_registers(1)
+            assert cut.cluster <= steps and cut.stages % cut.turns == 0 and cut.stages >= 2 * cut.turns
+            assert cut.cols * cut.parts * cut.fold <= 128 and (cut.parts == 2) == (problem.x == "fp16")
+            assert cut.fits_sums
             assert kernel.grid[0] == plan.grid < 1 << 31 and plan.grid % cut.cluster == 0
             other = replace(problem, shuffled=not problem.shuffled, w_scale="shuffled")
             assert sm90.plan(other, persona) == plan

@@ -3,6 +3,7 @@ layout, every kind of cut, captured graphs, and kernels that write what they rea
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from gemm_mxfp4_cases import Case, assert_near, moved, operands, run  # noqa: E4
 
 from aiterlite import gemm  # noqa: E402
 from aiterlite.ops import gemm_mxfp4 as ops  # noqa: E402
+from aiterlite.ops.shuffle import shuffle_scale, shuffle_weight  # noqa: E402
 from aiterlite.reference import gemm_mxfp4 as reference  # noqa: E402
 from aiterlite.reference import mxfp4  # noqa: E402
 from aiterlite.tables import gemm_mxfp4_sm90 as sm90  # noqa: E402
@@ -68,10 +70,27 @@ def test_every_kind_of_cut(monkeypatch: Any, cols: int, cluster: int) -> None:
     cuts = [cut for cut in sm90.candidates(cols, m, k) if cut.cluster == cluster]
     made = operands(Case(cols - 3, m, k), cols)
     on = [moved(t, "cuda") for t in (made.x, made.w, made.x_scale, made.w_scale)]
-    for cut in cuts[:: max(1, len(cuts) // 2)]:
+    for cut in random.Random(cols + cluster).sample(cuts, min(2, len(cuts))):
         monkeypatch.setattr(sm90, "cut_for", lambda *_, cut=cut: cut)
         args = (*on, None, torch.bfloat16, 1.0, 0.0)
         assert_near(ops.FORWARD.prepare(*args)(*args), made.exact, made.magnitude)
+
+
+@pytest.mark.parametrize("n", [2, 16, 40, 128])
+def test_layouts_have_the_same_bits(n: int) -> None:
+    """Plain and shuffled weights and scales, whole steps of K and not, of scales on both sides of 2."""
+    for m, k in ((2112, 1024), (96, 1344)):
+        made = operands(Case(n, m, k), n)
+        w_scale = made.w_scale.clone()
+        w_scale[5::7, ::3] = 140
+        x, w, w_scale = moved(made.x, "cuda"), moved(made.w, "cuda"), moved(w_scale, "cuda")
+        rest = (None, torch.bfloat16, 1.0, 0.0)
+        plain = ops.FORWARD(x, w, None, w_scale, *rest)
+        dense = mxfp4.dequantise(w, w_scale)
+        assert_near(plain, *reference.product(x, dense))
+        for other_w, other_scale in ((w, shuffle_scale(w_scale)), (shuffle_weight(w.contiguous()), w_scale)):
+            how = (other_w is not w, False, other_scale is not w_scale)
+            assert torch.equal(ops.FORWARD(x, other_w, None, other_scale, *rest, *how), plain)
 
 
 def test_special_numbers() -> None:
@@ -126,3 +145,21 @@ def test_the_same_call_has_the_same_bits() -> None:
         on = [moved(t, "cuda") for t in (made.x, made.w, made.w_scale)]
         first = gemm.gemm_a16wfp4(*on)
         assert all(torch.equal(gemm.gemm_a16wfp4(*on), first) for _ in range(50))
+
+
+@pytest.mark.parametrize("n", [1, 16, 64])
+def test_a_chain_of_the_same_product(n: int) -> None:
+    """Launches that start before the one ahead has ended: each ends, with the same bits."""
+    for m, k in ((2112, 7168), (7168, 2048)):
+        made = operands(Case(n, m, k), n)
+        on = [moved(t, "cuda") for t in (made.x, made.w, made.w_scale)]
+        first = gemm.gemm_a16wfp4(*on)
+        torch.cuda.synchronize()
+        found = [gemm.gemm_a16wfp4(*on) for _ in range(20)]
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = [gemm.gemm_a16wfp4(*on) for _ in range(60)]
+        for _ in range(3):
+            graph.replay()
+        torch.cuda.synchronize()
+        assert all(torch.equal(y, first) for y in (*found, *captured))

@@ -1,5 +1,5 @@
-"""sm_90's GEMM of MXFP4 weights executed on the host, under the address sanitizer: rings, K waves, rounds of tokens,
-clusters and the exchange of their sums, in every layout of weights and scales."""
+"""sm_90's GEMM of MXFP4 weights executed on the host, under the address sanitizer: rings, folds, turns, clusters and
+the exchange of their sums, in every layout of weights and scales."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from gemm_mxfp4_cases import Case, assert_near, operands, poisoned, shuffled_sca
 from hostsim_sm90 import simulate  # noqa: E402
 
 from aiterlite.ops.shuffle import shuffle_weight  # noqa: E402
+from aiterlite.reference import gemm_mxfp4 as reference  # noqa: E402
+from aiterlite.reference import mxfp4  # noqa: E402
 from aiterlite.tables import gemm_mxfp4_sm90 as sm90  # noqa: E402
 from aiterlite.tables.gemm_mxfp4_problem import MxGemmProblem  # noqa: E402
 from aiterlite.target import resolve  # noqa: E402
@@ -23,8 +25,22 @@ pytestmark = [pytest.mark.torch, pytest.mark.compile]
 BATCHES = [f"stride_{name}_batch" for name in ("x", "w", "y", "x_scale", "w_scale")]
 
 
-def run(case: Case, cut: sm90.Cut, folder: Path, lay: str, shuffled: bool, seed: int = 0) -> Any:
+def run(
+    case: Case,
+    cut: sm90.Cut,
+    folder: Path,
+    lay: str,
+    shuffled: bool,
+    seed: int = 0,
+    great: bool = False,
+    lagging_wave: int = 2**32 - 1,
+) -> Any:
     made = operands(case, seed if case.bias == "none" else 1)
+    if great:
+        w_scale = made.w_scale.clone()
+        w_scale[1::5, ::2], w_scale[2::7] = 129, 227
+        exact, magnitude = reference.product(made.x, mxfp4.dequantise(made.w, w_scale))
+        made = replace(made, w_scale=w_scale, exact=exact, magnitude=magnitude)
     y = poisoned((case.n, case.m), torch.bfloat16, "cpu")
     packed = case.x == "fp4"
     tiles = lay == "shuffled"
@@ -58,31 +74,52 @@ def run(case: Case, cut: sm90.Cut, folder: Path, lay: str, shuffled: bool, seed:
         "bias": None if made.bias is None else made.bias.float(),
     }
     given |= {"x_scale": None if x_scale is None else x_scale.contiguous(), "w_scale": w_scale}
-    simulate(kernel, given, sizes, folder, seed)
+    simulate(kernel, given, sizes, folder, seed, lagging_wave)
     assert_near(y, made.exact, made.magnitude)
     return y
 
 
-# Parts of tiles of rows and of columns; K that is no multiple of a step; rings that wrap; K waves and ranks that do not
-# come out even; rounds of tokens; two tiles a warp.
+# Parts of tiles of rows and of columns; K that is no multiple of a step; rings that wrap; folds, turns and ranks that
+# do not come out even; fp16, which is two columns; sums that reuse the ring.
 CASES = [
-    (Case(3, 48, 2816, bias="fp32", factors=(0.5, 2.0)), sm90.Cut(8, 32, 1, 2, 2, 2, 4)),
-    (Case(13, 80, 1536, "fp4", bias="fp32"), sm90.Cut(16, 64, 2, 1, 2, 3, 6)),
-    (Case(20, 96, 1344, "fp16", bias="fp32"), sm90.Cut(32, 32, 1, 2, 2, 2, 4)),
+    (Case(3, 16, 2816, bias="fp32", factors=(0.5, 2.0)), sm90.Cut(8, 32, 2, 2, 2, 4, 2)),
+    (Case(13, 80, 1536, "fp4", bias="fp32"), sm90.Cut(16, 80, 1, 1, 1, 3, 4)),
+    (Case(20, 48, 1344, "fp16", bias="fp32"), sm90.Cut(32, 32, 2, 1, 1, 2, 2, parts=2)),
+    (Case(61, 64, 1024, bias="fp32"), sm90.Cut(64, 80, 4, 1, 1, 2, 2)),
 ]
 
 
 @pytest.mark.parametrize("number", range(len(CASES)))
 def test_cuts(number: int, tmp_path: Path) -> None:
     case, cut = CASES[number]
-    first = run(case, cut, tmp_path, "rows" if case.k % 256 == 0 else "strided", False)
-    # In another layout, and with nothing fetched early.
+    # With steps fetched early, and other warps that bring tokens.
     lay = "strided" if number == 1 else "shuffled"
-    again = run(case, replace(cut, early=0), tmp_path, lay, True, seed=5)
-    assert torch.equal(again.view(torch.int16), first.view(torch.int16))
+    first = run(case, replace(cut, early=2, loaders=2), tmp_path, lay, True, seed=5)
+    if number < 2:
+        # In another layout: the same bits.
+        again = run(case, cut, tmp_path, "rows" if case.k % 256 == 0 else "strided", False)
+        assert torch.equal(again.view(torch.int16), first.view(torch.int16))
 
 
 def test_a_row_of_the_least_scale(tmp_path: Path) -> None:
-    """2^-127 is a subnormal float, and the powers of two that the kernel moves must leave room for it: an H200 once had
-    zeros for such a row."""
-    run(Case(3, 7, 32, lying="columns"), sm90.Cut(8, 16, 1, 1, 1, 2, 1), tmp_path, "strided", False, seed=5)
+    """2^-127 is a subnormal float, and what is multiplied must leave room for it."""
+    run(Case(3, 7, 32, lying="columns"), sm90.Cut(8, 16, 1, 1, 1, 2, 4), tmp_path, "strided", False, seed=5)
+
+
+def test_scales_that_are_applied_twice(tmp_path: Path) -> None:
+    """4 and 2^100, in some rows and blocks: bf16 has no power of two that takes a decoded code to them."""
+    run(Case(3, 20, 288), sm90.Cut(8, 32, 1, 1, 2, 2, 2), tmp_path, "strided", False, great=True)
+
+
+# Of 4 warpgroups that take turns: one that multiplies, the two that copy weights and scales, two that bring tokens.
+@pytest.mark.parametrize("wave", [1, 17, 18, 20])
+def test_no_wave_need_keep_up(wave: int, tmp_path: Path) -> None:
+    """A warp that runs only while no other can misses no phase of a barrier. (A barrier tells one phase from the next
+    alone: on an H200 a warp that waited also for stages whose tokens others brought came too late, and hung.)"""
+    cut = sm90.Cut(8, 16, 1, 4, 1, 8, 2, loaders=4)
+    run(Case(1, 16, 4096), cut, tmp_path, "rows", False, lagging_wave=wave)
+
+
+def test_warps_without_a_token(tmp_path: Path) -> None:
+    """Of six warps that bring one token to a ring of four stages two have none, and end. (On an H200 they did not.)"""
+    run(Case(1, 16, 1536), sm90.Cut(8, 16, 1, 1, 1, 4, 2, loaders=6), tmp_path, "rows", False)

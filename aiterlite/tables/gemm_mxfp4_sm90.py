@@ -1,7 +1,7 @@
-"""GEMM of MXFP4 weights on sm_90a: the kernel whose warps stream weights to themselves, and how problems are cut.
+"""GEMM of MXFP4 weights on sm_90a: the kernel that decodes codes to operands of warpgroups, and how problems are cut.
 
 Every cut that fits is given an estimated time, and the best is taken: by the bytes that memory and a multiprocessor
-take in, by the instructions that decoding takes, and by the steps that one warp does one after the other.
+take in, by what decoding and products take, and by the steps that a warpgroup does one after the other.
 """
 
 from __future__ import annotations
@@ -9,67 +9,93 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 from aiterlite import hardware
 from aiterlite.dispatch import Between, Holds, Refusal, Row, Targets, Wishes
+from aiterlite.jit.arguments import ArgumentStruct
 from aiterlite.jit.spec import Unit
-from aiterlite.kernel import Kernel, along_x, overlap_defines
-from aiterlite.tables.gemm_mxfp4_problem import ARGS, LAYS, REQUIRES, MxGemmProblem, sizes
-from aiterlite.tables.mx_types import BLOCK
+from aiterlite.kernel import Kernel, TensorMap, along_x, overlap_defines
+from aiterlite.tables.gemm_mxfp4_problem import LAYS, REQUIRES, SHUFFLED_ROWS, MxGemmProblem, sizes
 from aiterlite.target import Persona
 
 TARGET = "sm_90a"
 KERNEL = "aiterlite_sm90_gemm_mxfp4"
-STEP_K, TILE_ROWS = 256, 16
-COLUMNS, TILES, CLUSTERS, K_WAVES, ROW_WAVES = (8, 16, 32, 64), (1, 2), (1, 2, 4, 8), (1, 2, 4, 8), (1, 2, 4, 8)
-MOST_TOKENS = 192
-MOST_WAVES, LEAST_WAVES, STAGES = 16, 4, (2, 3, 4, 6, 8)
+ARGS = ArgumentStruct("aiterlite_sm90_gemm_mxfp4_args", "aiterlite/gemm_mxfp4/sm90_args.h")
+STEP_K, TILE_ROWS, GROUP_TILES, MOST_ROWS = 256, 16, 4, 256
+ROW_BYTES = STEP_K // 2
+COLUMNS, CLUSTERS, TURNS, FOLDS = (8, 16, 32, 64, 128), (1, 2, 4, 8), (1, 2, 4), (1, 2)
+MOST_GROUPS, MOST_PRODUCT_COLUMNS = 4, 128
+# Warps that bring tokens, by columns: many sums leave registers for fewer.
+LOADERS = {8: 4, 16: 6, 32: 6, 64: 2, 128: 2}
+MOST_TOKENS = 256
 # Of 132 multiprocessors, how many can be in clusters of so many at once, asked of an H200's driver.
 _IN_CLUSTERS = {1: 132, 2: 132, 4: 120, 8: 120}
-# Registers of a thread, by columns and tiles, as ptxas has them.
-_REGISTERS = {
-    **{(8, 1): 128, (8, 2): 184, (16, 1): 160, (16, 2): 248},
-    **{(32, 1): 216, (64, 1): 255},
-}
 _ARCH = hardware.ARCHITECTURES[TARGET]
 
 
 @dataclass(frozen=True)
 class Cut:
     """The defines of one variant: a cluster of `cluster` workgroups owns `rows` weight rows by `cols` tokens and splits
-    K. A warp has `tiles` tiles of 16 rows and every `k_waves`-th step of 256 k, `stages` of them under way. `x_steps`
-    steps of tokens are held at once."""
+    K. Warpgroups have 64 / `fold` rows and `fold` parts of a step; `turns` of them take steps in turn. `stages` steps
+    are under way. Codes are decoded by `words` words of a block at once; a token is `parts` columns."""
 
     cols: int
     rows: int
-    tiles: int
-    cluster: int
-    k_waves: int
-    stages: int
-    x_steps: int
-    early: int = 1
+    cluster: int = 1
+    turns: int = 1
+    fold: int = 1
+    stages: int = 4
+    words: int = 2
+    parts: int = 1
+    loaders: int = 6
+    early: int = 0
 
     @property
-    def waves(self) -> int:
-        return self.rows // (TILE_ROWS * self.tiles) * self.k_waves
+    def groups(self) -> int:
+        return -(-self.rows * self.fold // (TILE_ROWS * GROUP_TILES)) * self.turns
+
+    @property
+    def threads(self) -> int:
+        return 128 * self.groups + 32 * (2 + self.loaders)
+
+    @property
+    def registers(self) -> int:
+        """Of a multiplying thread: sums, two sets of operands, and the rest, as ptxas has them."""
+        sums = self.cols * self.parts * self.fold // 2
+        return sums + 16 * self.words + (40 if sums >= 32 else 36)
+
+    @property
+    def stage_bytes(self) -> int:
+        tokens = 2 * (self.cols * self.parts // 8) * (4 * (2 * 256 + 16))
+        return self.rows * ROW_BYTES + tokens + (self.rows // 32 + 1) * 256
 
     @property
     def shared_bytes(self) -> int:
         units = self.rows // TILE_ROWS * self.cols // 8
-        ring = self.waves * self.stages * self.tiles * TILE_ROWS * (STEP_K // 2 + STEP_K // BLOCK)
-        received = -(-units // self.cluster) * self.cluster * 32 if self.cluster > 1 else 0
-        handed = (self.k_waves - 1) * units * 32
-        tokens = self.cols * (2 * STEP_K * self.x_steps + 64)
-        return -(-(ring + 16 * (received + handed + 2) + 16 + tokens) // 1024) * 1024
+        received = -(-units // self.cluster) * self.cluster * 512 if self.cluster > 1 else 0
+        handed = (self.turns * self.fold - 1) * units * 512
+        own = self.stages * (self.stage_bytes + 16) + handed + (0 if received > 16384 else received) + 64
+        return -(-own // 1024) * 1024 + 1024
+
+    @property
+    def fits_sums(self) -> bool:
+        """Whether sums that reuse the ring fit it."""
+        units = self.rows // TILE_ROWS * self.cols // 8
+        received = -(-units // self.cluster) * self.cluster * 512 if self.cluster > 1 else 0
+        return received <= 16384 or received <= self.stages * (self.stage_bytes - (self.rows // 32 + 1) * 256)
 
     @property
     def resident(self) -> int:
         """Workgroups that a multiprocessor has room for, one or two."""
         by_memory = _ARCH.lds_unit_bytes // (self.shared_bytes + _ARCH.lds_overhead)
-        registers = _REGISTERS[self.cols, self.tiles] * 32 * self.waves
-        return 2 if by_memory >= 2 and 2 * registers <= _ARCH.unit_registers else 1
+        return 2 if by_memory >= 2 and self.registers <= self.room_for_registers(2) else 1
+
+    def room_for_registers(self, workgroups: int) -> int:
+        """What a thread may have: a quarter of the multiprocessor holds every fourth warp."""
+        warps = -(-workgroups * self.threads // 32 // _ARCH.simds)
+        return _ARCH.unit_registers // _ARCH.simds // warps // 32 // 8 * 8
 
 
 @dataclass(frozen=True)
@@ -84,22 +110,24 @@ class Plan:
 
 @dataclass(frozen=True)
 class Cost:
-    """What an estimate weighs. In bytes a microsecond: `memory`, and `intake` of a multiprocessor. In microseconds:
-    `base`; `step` of a warp, a tile of rows and 8 tokens, beside `product` for each further 8; an `exchange` in a
-    cluster and each `doubling` of it; each further `wave` of workgroups; being `alone` on a multiprocessor. In steps a
-    microsecond: `rate`, at which a multiprocessor decodes tiles."""
+    """What an estimate weighs. In bytes a microsecond: `memory`, and `intake` of a multiprocessor. In a microsecond:
+    cycles (`clock`). In cycles: what a chunk of 64 rows takes a multiprocessor to decode (`decode`), and a warpgroup
+    alone (`latency`); a product of few columns (`product`); what a `step` takes beside that. In microseconds: `base`;
+    an `exchange` in a cluster and each `doubling` of it; each further `wave` of workgroups; being `alone` on a
+    multiprocessor."""
 
     memory: float = 4.4e6
     intake: float = 42e3
-    base: float = 1.5
-    step: float = 0.42
-    product: float = 0.08
-    rate: float = 14.0
+    clock: float = 1750.0
+    decode: float = 230.0
+    latency: float = 320.0
+    product: float = 13.0
+    step: float = 150.0
+    base: float = 1.7
     exchange: float = 0.4
     doubling: float = 0.05
     wave: float = 1.0
-    alone: float = 0.2
-    gather: float = 0.15
+    alone: float = 0.35
 
 
 def plan(problem: MxGemmProblem, persona: Persona) -> Plan:
@@ -108,68 +136,68 @@ def plan(problem: MxGemmProblem, persona: Persona) -> Plan:
 
 def plan_of(cut: Cut, problem: MxGemmProblem) -> Plan:
     tiles = -(-problem.m // cut.rows) * -(-problem.n // cut.cols) * problem.batch
-    return Plan(cut, tiles * cut.cluster, 32 * cut.waves, cut.shared_bytes)
+    return Plan(cut, tiles * cut.cluster, cut.threads, cut.shared_bytes)
+
+
+def parts_of(problem: MxGemmProblem) -> int:
+    """bf16 has all tokens but those of fp16, which are two columns each."""
+    return 2 if problem.x == "fp16" else 1
 
 
 def cut_for(problem: MxGemmProblem, compute_units: int) -> Cut:
     """The same for all tokens that need the same columns, and for all layouts, so that these have the same bits."""
-    cols = next((c for c in COLUMNS if c >= problem.n), COLUMNS[-1])
-    return _best(cols, -(-problem.n // cols), problem.m, problem.k, problem.batch, compute_units)
+    parts = parts_of(problem)
+    columns = [c for c in COLUMNS if c * parts <= MOST_PRODUCT_COLUMNS]
+    cols = next((c for c in columns if c >= problem.n), columns[-1])
+    return _best(cols, parts, -(-problem.n // cols), problem.m, problem.k, problem.batch, compute_units)
 
 
 @functools.lru_cache(maxsize=4096)
-def _best(cols: int, token_tiles: int, m: int, k: int, batch: int, compute_units: int) -> Cut:
+def _best(cols: int, parts: int, token_tiles: int, m: int, k: int, batch: int, compute_units: int) -> Cut:
     def score(cut: Cut) -> tuple[float, tuple[int, ...]]:
         return round(estimate(cut, token_tiles, m, k, batch, compute_units), 3), astuple(cut)
 
-    return min(candidates(cols, m, k), key=score)
+    return min(candidates(cols, m, k, parts), key=score)
 
 
-def candidates(cols: int, m: int, k: int) -> Iterator[Cut]:
-    """Cuts whose warps each have a step, with as many stages as they have use of and as leave room for the next launch,
-    and as one workgroup alone has room for."""
+def candidates(cols: int, m: int, k: int, parts: int = 1) -> Iterator[Cut]:
+    """Cuts whose warpgroups each have a step, with as many stages as they have use of and as leave room for the next
+    launch, and as one workgroup alone has room for."""
     steps = -(-k // STEP_K)
-    for row_waves, tiles, cluster, k_waves in itertools.product(ROW_WAVES, TILES, CLUSTERS, K_WAVES):
-        rows, waves = row_waves * tiles * TILE_ROWS, row_waves * k_waves
+    most = min(MOST_ROWS, -(-m // TILE_ROWS) * TILE_ROWS)
+    for rows, cluster, turns, fold in itertools.product(range(TILE_ROWS, most + 1, TILE_ROWS), CLUSTERS, TURNS, FOLDS):
         own = -(-steps // cluster)
-        if (cols, tiles) in _REGISTERS and _REGISTERS[cols, tiles] * 32 * waves > _ARCH.unit_registers:
+        if cluster > steps or turns > own or (fold == 2 and rows % 32):
             continue
-        small = rows >= 2 * m or waves < LEAST_WAVES
-        if (cols, tiles) not in _REGISTERS or waves > MOST_WAVES or cluster > steps or (k_waves > 1 and k_waves > own):
+        bare = Cut(cols, rows, cluster, turns, fold, 2 * turns, parts=parts, loaders=LOADERS[cols])
+        if bare.groups > MOST_GROUPS or cols * parts * fold > MOST_PRODUCT_COLUMNS:
             continue
-        if small and not (own <= k_waves or rows >= m):
+        # The matrix unit multiplies 64 rows, whether they are there or not.
+        if rows < 32 * fold and rows < m and fold == 1 and cols > 8:
             continue
-        seen: set[tuple[int, int]] = set()
+        if bare.registers > min(bare.room_for_registers(1), 248):
+            continue
+        seen: set[int] = set()
         for room in (_ARCH.lds_unit_bytes // 2 - _ARCH.lds_overhead, _ARCH.lds_bytes):
-            made = _filled(Cut(cols, rows, tiles, cluster, k_waves, 2, k_waves), own, room)
-            if made is not None and (made.stages, made.x_steps) not in seen:
-                seen.add((made.stages, made.x_steps))
+            made = _filled(bare, own, room)
+            if made is not None and made.stages not in seen:
+                seen.add(made.stages)
                 yield made
 
 
 def _filled(bare: Cut, own: int, room: int) -> Cut | None:
-    """With all tokens of a workgroup held, or as many as fit, and as many stages as are left room for."""
-    most = -(-own // bare.k_waves) * bare.k_waves
-    each = -(-own // bare.k_waves)
-    for stages in (4, 3, 2):
-        # Each round of tokens begins with the ring's first stage.
-        for x_steps in (most, *range(most - most % (stages * bare.k_waves), 0, -stages * bare.k_waves)):
-            if x_steps < most and x_steps > 16:
-                continue
-            cut = Cut(bare.cols, bare.rows, bare.tiles, bare.cluster, bare.k_waves, stages, x_steps)
-            if cut.shared_bytes > room:
-                continue
-            for more in STAGES:
-                longer = Cut(bare.cols, bare.rows, bare.tiles, bare.cluster, bare.k_waves, more, x_steps)
-                if x_steps == most and stages <= more <= max(2, each) and longer.shared_bytes <= room:
-                    cut = longer
-            return cut
+    """With as many stages as are left room for, and as there are steps."""
+    most = max(2 * bare.turns, -(-own // bare.turns) * bare.turns)
+    for stages in range(min(most, 16), 2 * bare.turns - 1, -1):
+        made = replace(bare, stages=stages)
+        if stages % bare.turns == 0 and made.shared_bytes <= room and made.fits_sums:
+            return made
     return None
 
 
 def estimate(cut: Cut, token_tiles: int, m: int, k: int, batch: int, compute_units: int, cost: Cost = Cost()) -> float:
-    """Microseconds: the weights' stream, or what the busiest multiprocessor takes in, decodes or does in one warp,
-    whichever is longest; what starting and the exchange of sums take."""
+    """Microseconds: the weights' stream, or what the busiest multiprocessor takes in, decodes, multiplies or does in
+    one warpgroup, whichever is longest; what starting and the exchange of sums take."""
     steps = -(-k // STEP_K)
     own = -(-steps // cut.cluster)
     usable = max(1, _IN_CLUSTERS[cut.cluster] * compute_units // 132)
@@ -181,20 +209,26 @@ def estimate(cut: Cut, token_tiles: int, m: int, k: int, batch: int, compute_uni
     tokens = 2 * STEP_K * own * (cut.cols / 2 if cut.cols == COLUMNS[0] else cut.cols)
     memory = m * k * batch * 17 / 32 / cost.memory
     intake = busiest * (weights + tokens) / cost.intake
-    work = 1 + cost.product / cost.step * (cut.cols // 8 - 1)
-    decoding = busiest * own * cut.rows // TILE_ROWS * work / cost.rate
-    one_warp = rounds * -(-own // cut.k_waves) * cost.step * work * (1 + 0.6 * (cut.tiles - 1))
-    chunks = -(-own // cut.x_steps)
-    exchange = 0.1 * (cut.k_waves > 1)
+    # A part of the multiprocessor decodes the tiles of every fourth warp.
+    tiles = cut.rows // TILE_ROWS
+    busy = (
+        -(-tiles // GROUP_TILES) if cut.turns * cut.fold == 1 else max(1.0, tiles * cut.turns / GROUP_TILES) / cut.turns
+    )
+    decoding = busiest * own * 2 * busy * cost.decode
+    products = busiest * own * 2 * cut.groups / cut.turns / cut.fold * 8
+    products *= max(cost.product, cut.cols * cut.parts * cut.fold / 2)
+    of_unit = max(cost.latency, 8 * max(cost.product, cut.cols * cut.parts * cut.fold / 2))
+    one = rounds * -(-own // cut.turns) * (2 / cut.fold * of_unit + cost.step)
+    exchange = 0.1 * (cut.turns * cut.fold > 1)
     if cut.cluster > 1:
         sent = 4 * cut.rows * cut.cols * (cut.cluster - 1) / cut.cluster
         exchange += cost.exchange + cost.doubling * cut.cluster.bit_length() + sent / 34e3
     # Too few bytes on their way leave memory idle.
-    held = together * cut.waves * min(cut.stages, -(-own // cut.k_waves)) * cut.tiles * TILE_ROWS * STEP_K * 17 / 32
+    held = together * min(cut.stages, own) * cut.rows * STEP_K * 17 / 32
     under_way = min(1.0, held * min(grid / together, usable) / usable / 40e3)
     start = cost.base + cost.wave * (rounds - 1) + cost.alone * (cut.resident == 1)
-    reading = tokens * together / cost.intake * 0.5 + 0.8 * (chunks - 1) * rounds
-    return start + reading + max(memory / max(under_way, 0.05), intake, decoding, one_warp) + exchange
+    cycles = max(decoding, products, one) / cost.clock
+    return start + max(memory / max(under_way, 0.05), intake, cycles) + exchange
 
 
 # Kernels --------------------------------------------------------------------------------------------------------------
@@ -206,7 +240,8 @@ def _unit(problem: MxGemmProblem, made: Plan) -> Unit:
         "CLUSTER": cut.cluster,
         "COLS": cut.cols,
         "EARLY": cut.early,
-        "K_WAVES": cut.k_waves,
+        "FOLD": cut.fold,
+        "LOADERS": cut.loaders,
         "NUMBER": "fp16" if problem.x == "fp16" else "bf16",
         "PACKED": int(problem.is_packed),
         "RESIDENT": cut.resident,
@@ -215,10 +250,10 @@ def _unit(problem: MxGemmProblem, made: Plan) -> Unit:
         "SHARED_BYTES": made.shared_bytes,
         "SHUFFLED": int(problem.shuffled),
         "STAGES": cut.stages,
-        "TILES": cut.tiles,
+        "TURNS": cut.turns,
+        "WORDS": cut.words,
         "W_SCALES": LAYS.index(problem.w_scale),
         "X_SCALE_SHUFFLED": int(problem.x_scale_shuffled),
-        "X_STEPS": cut.x_steps,
     }
     defines = {f"AITERLITE_{name}": str(value) for name, value in values.items()} | overlap_defines(TARGET)
     return Unit("gemm_mxfp4/sm90", ("csrc/gemm_mxfp4/sm90.hip",), TARGET, tuple(defines.items()), symbols=(KERNEL,))
@@ -227,9 +262,18 @@ def _unit(problem: MxGemmProblem, made: Plan) -> Unit:
 def kernels(problem: MxGemmProblem, persona: Persona, made: Plan) -> tuple[Kernel, ...]:
     grid, block = along_x(made.grid), along_x(made.block)
     unit, cut = _unit(problem, made), made.cut
-    return (
-        Kernel(unit, KERNEL, ARGS, grid, block, lds=made.shared_bytes, cluster=cut.cluster, args=dict(sizes(problem))),
-    )
+    if problem.shuffled:
+        # Lines of 8 rows of a block; 16 rows are a panel.
+        line, lines = 8 * 16, problem.k // 16
+        w_sizes: tuple[int | str, ...] = (line, lines, problem.m // SHUFFLED_ROWS)
+        w_strides: tuple[int | str, ...] = (line, line * lines)
+        w_box = (line, STEP_K // 16, cut.rows // TILE_ROWS)
+    else:
+        w_sizes, w_strides = (problem.k // 2, problem.m, problem.batch), ("stride_w", "stride_w_batch")
+        w_box = (ROW_BYTES, cut.rows, 1)
+    maps = (TensorMap("w_map", "w", "uint8", w_sizes, w_strides, w_box),)
+    given = dict(sizes(problem))
+    return (Kernel(unit, KERNEL, ARGS, grid, block, lds=made.shared_bytes, cluster=cut.cluster, args=given, maps=maps),)
 
 
 @dataclass(frozen=True)
@@ -254,7 +298,7 @@ _REQUIRES = (
     Between("k", 1, 2**24),
     GridFits(),
 )
-ROW = Row("mma", "cuda", _REQUIRES, 0, plan, kernels)
+ROW = Row("wgmma", "cuda", _REQUIRES, 0, plan, kernels)
 # Weights dequantised by torch, and its product: of more tokens than that, decoding for each tile takes longer, by the
 # kernel's times and the bytes that dequantising moves; and of rows that the kernel does not read. No speed is claimed.
 DENSE_ROW = Row("dequantised", "torch", (Targets((TARGET,)), *REQUIRES), -1)

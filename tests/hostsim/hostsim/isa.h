@@ -245,10 +245,13 @@ inline void mma_m16n8k32_e4m3(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t 
 
 inline uint32_t cluster_rank() { return scheduler.workgroup().rank; }
 
-// Split barrier: what is waited for is the generation that the arrival belonged to. Kernels use it once.
-inline void cluster_arrive() { scheduler.arrive(scheduler.cluster()); }
+// Split barrier: what is waited for is the generation that the thread's last arrival belonged to.
+inline void cluster_arrive() {
+  scheduler.current().cluster_generation = scheduler.cluster().generation;
+  scheduler.arrive(scheduler.cluster());
+}
 inline void cluster_wait() {
-  scheduler.wait([] { return scheduler.cluster().generation > 0; });
+  scheduler.wait([] { return scheduler.cluster().generation > scheduler.current().cluster_generation; });
 }
 
 inline void mailbox_open(uint64_t*, uint32_t bytes) {

@@ -53,6 +53,7 @@ struct Thread {
   Workgroup* workgroup = nullptr;
   uint32_t id = 0;
   uint32_t next_shared = 0;
+  uint64_t cluster_generation = 0;  // when it last arrived at the cluster's barrier
   bool done = false;
   bool incomplete = false;  // it published what may not have arrived yet
   bool accepted = false;    // it may read what other workgroups published
@@ -83,6 +84,9 @@ struct Workgroup {
 };
 
 constexpr size_t kStackBytes = 128 * 1024;
+
+// A wave of each workgroup whose threads run only while no other can: what must not depend on how fast a wave is.
+inline uint32_t lagging_wave = ~0u;
 
 class Scheduler {
  public:
@@ -117,8 +121,16 @@ class Scheduler {
     std::shuffle(order.begin(), order.end(), random_);
     while (!order.empty()) {
       const uint64_t before = progress_;
-      for (Thread* thread : order) resume(thread);
+      for (Thread* thread : order) {
+        if (!lags(*thread, wave_size)) resume(thread);
+      }
       deliver();
+      if (progress_ == before) {
+        for (Thread* thread : order) {
+          if (lags(*thread, wave_size)) resume(thread);
+        }
+        deliver();
+      }
       order.erase(std::remove_if(order.begin(), order.end(), [](Thread* t) { return t->done; }), order.end());
       if (progress_ == before && !order.empty())
         fail("deadlock: some threads wait for others that ended or wait elsewhere");
@@ -186,6 +198,7 @@ class Scheduler {
     thread->workgroup = group;
     thread->id = id;
     thread->next_shared = 0;
+    thread->cluster_generation = 0;
     thread->done = false;
     thread->incomplete = thread->accepted = false;
     thread->open_copies.clear();
@@ -197,6 +210,8 @@ class Scheduler {
     makecontext(&thread->context, reinterpret_cast<void (*)()>(&Scheduler::enter), 0);
     return thread;
   }
+
+  static bool lags(const Thread& thread, uint32_t wave_size) { return thread.id / wave_size == lagging_wave; }
 
   void resume(Thread* thread) {
     if (thread->done) return;

@@ -1,14 +1,15 @@
-// fragment/sm90_wgmma.h on the host: e4m3fn and 16-bit types with both operands in shared memory, rows along k. From
-// the PTX manual's layouts of wgmma.m64nNk32 and k16 and of its matrix descriptors. Found before the header of that
-// name.
+// fragment/sm90_wgmma.h on the host: e4m3fn and 16-bit types with both operands in shared memory, rows along k, and
+// bf16 with a in registers. From the PTX manual's layouts of wgmma.m64nNk32 and k16 and of its matrix descriptors.
+// Found before the header of that name.
 //
-// Products are made where their group is waited for, of what shared memory then holds.
+// Products are made where their group is waited for, of what shared memory then holds; registers must not have changed.
 #pragma once
 #include <aiterlite/numeric/types.h>
 #include <aiterlite/tile/sm90_barrier.h>
 
 #include <array>
 #include <map>
+#include <utility>
 
 namespace aiterlite {
 
@@ -62,8 +63,42 @@ struct GroupProduct {
   bool zero;
   uint32_t depth;
   float (*element)(uint64_t descriptor, uint32_t row, uint32_t k);
+  const uint32_t* registers = nullptr;  // of a, where it is there; and what they held
+  std::array<uint32_t, 4> held = {};
+
+  void multiply_shared(uint32_t wave, uint32_t lane) const {
+    for (uint32_t i = 0; i < sums; ++i) {
+      const uint32_t row = 16 * wave + lane / 4 + 8 * (i / 2 % 2), column = 8 * (i / 4) + lane % 4 * 2 + i % 2;
+      float sum = zero ? 0.0f : d[i];
+      for (uint32_t k = 0; k < depth; ++k) sum = fmaf(element(a, row, k), element(b, column, k), sum);
+      d[i] = sum;
+    }
+  }
+  // `of_lane` is the same product of a lane of this wave: lanes 4 r to 4 r + 3 hold rows r and r + 8.
+  template <class OfLane>
+  void multiply_registers(uint32_t lane, const OfLane& of_lane) const {
+    float row[2][16];
+    for (uint32_t quad = 0; quad < 4; ++quad) {
+      const GroupProduct& other = of_lane(lane / 4 * 4 + quad);
+      for (uint32_t word = 0; word < 4; ++word) {
+        for (uint32_t c = 0; c < 2; ++c) {
+          row[word % 2][word / 2 * 8 + 2 * quad + c] = Bf16Operand::decode(other.held[word] >> (16 * c) & 0xffff);
+        }
+      }
+    }
+    for (uint32_t i = 0; i < sums; ++i) {
+      float sum = zero ? 0.0f : d[i];
+      const uint32_t column = 8 * (i / 4) + lane % 4 * 2 + i % 2;
+      for (uint32_t k = 0; k < 16; ++k) sum = fmaf(row[i / 2 % 2][k], element(b, column, k), sum);
+      constexpr uint32_t kNan = 0x7fffffff;
+      if (isnan(sum)) memcpy(&sum, &kNan, sizeof kNan);
+      d[i] = sum;
+    }
+  }
 };
-inline std::map<const hostsim::Thread*, std::deque<std::vector<GroupProduct>>> products;
+// Of the threads of the cluster, by rank and number.
+using OfThread = std::map<std::pair<uint32_t, uint32_t>, std::deque<std::vector<GroupProduct>>>;
+inline OfThread products;
 inline std::map<const hostsim::Thread*, std::vector<GroupProduct>> open_products;
 
 inline void begin_group() {}
@@ -77,32 +112,43 @@ void multiply_group(Element, float (&d)[kCount], uint64_t a, uint64_t b) {
   constexpr uint32_t kDepth = 32 / sizeof(Element::bits);
   open_products[&scheduler.current()].push_back({d, kCount, a, b, kStart == Start::kZero, kDepth, element});
 }
+template <Start kStart = Start::kSums, uint32_t kCount>
+void multiply_group(bf16, float (&d)[kCount], const uint32_t (&a)[4], uint64_t b) {
+  const auto element = [](uint64_t descriptor, uint32_t row, uint32_t k) {
+    return shared_element(bf16{}, descriptor, row, k);
+  };
+  open_products[&scheduler.current()].push_back(
+      {d, kCount, 0, b, kStart == Start::kZero, 16, element, a, {a[0], a[1], a[2], a[3]}});
+}
 inline void commit_group() {
-  products[&scheduler.current()].push_back(std::move(open_products[&scheduler.current()]));
-  open_products[&scheduler.current()].clear();
+  auto& opened = open_products[&scheduler.current()];
+  products[{scheduler.workgroup().rank, thread_id()}].push_back(std::move(opened));
+  opened.clear();
 }
 template <uint32_t pending>
 void await_group() {
   hostsim::Meeting& group = hostsim::own_dynamic().groups[thread_id() / 128];
   group.size = 128;
   scheduler.meet(group, 0, "await_group", nullptr, [] {});
-  auto& held = products[&scheduler.current()];
-  while (held.size() > pending) {
-    for (const GroupProduct& one : held.front()) {
-      const uint32_t lane = thread_id() % 32, wave = thread_id() / 32 % 4;
-      for (uint32_t i = 0; i < one.sums; ++i) {
-        const uint32_t row = 16 * wave + lane / 4 + 8 * (i / 2 % 2), column = 8 * (i / 4) + lane % 4 * 2 + i % 2;
-        float sum = one.zero ? 0.0f : one.d[i];
-        for (uint32_t k = 0; k < one.depth; ++k) {
-          sum = fmaf(one.element(one.a, row, k), one.element(one.b, column, k), sum);
-        }
-        one.d[i] = sum;
+  const uint32_t rank = scheduler.workgroup().rank, lane = thread_id() % 32, first = thread_id() - lane;
+  auto& held = products[{rank, thread_id()}];
+  for (size_t number = 0; number + pending < held.size(); ++number) {
+    for (size_t at = 0; at < held[number].size(); ++at) {
+      const GroupProduct& one = held[number][at];
+      if (one.registers == nullptr) {
+        one.multiply_shared(thread_id() / 32 % 4, lane);
+        continue;
       }
+      if (memcmp(one.registers, one.held.data(), sizeof one.held) != 0) {
+        hostsim::fail("registers were written that were still to be multiplied");
+      }
+      one.multiply_registers(
+          lane, [&](uint32_t other) -> const GroupProduct& { return products[{rank, first + other}][number][at]; });
     }
-    held.pop_front();
   }
   // Nobody says that a stage is free before all have multiplied.
   scheduler.meet(group, 0, "await_group", nullptr, [] {});
+  while (held.size() > pending) held.pop_front();
 }
 
 }  // namespace aiterlite
