@@ -6,8 +6,8 @@ only reads the weights. `torch rows` has a scale a token and one a row: less wor
 bytes a second over a copy's, 4.07 TB/s, and the error over its bound; `--json FILE` writes them.
 
 `--sweep N` measures cuts instead, which is what the plan's estimate is fitted to: for each shape, of each size of a
-cluster, and of each that shares tokens, the N that it thinks best, and two with weights that are fetched early. `--fit
-FILE` prints weights for that, of a sweep's JSON, and needs no GPU.
+cluster, of each that shares tokens, and of both formulations, the N that it thinks best, and two with weights that are
+fetched early. `--fit FILE` prints weights for that, of a sweep's JSON, and needs no GPU.
 """
 
 from __future__ import annotations
@@ -183,9 +183,9 @@ def chosen(n: int, m: int, k: int, units: int, count: int) -> list[sm90.Cut]:
     tiles = -(-n // first.cols)
     ranked = sorted(sm90.candidates(first.cols, m, k), key=lambda cut: sm90.estimate(cut, tiles, m, k, 1, units))
     found = [first]
-    kinds = dict.fromkeys((cut.cluster, cut.share) for cut in ranked)
+    kinds = dict.fromkeys((cut.cluster, cut.share, cut.by_tokens) for cut in ranked)
     for kind in kinds:
-        of_kind = [cut for cut in ranked if (cut.cluster, cut.share) == kind]
+        of_kind = [cut for cut in ranked if (cut.cluster, cut.share, cut.by_tokens) == kind]
         rows = list(dict.fromkeys(cut.rows for cut in of_kind))[:count]
         found += [cut for cut in of_kind if cut.rows in rows]
     # Fetching early is tried of the best two of all.
@@ -208,7 +208,8 @@ def sweep(n: int, m: int, k: int, device: torch.device, samples: int, count: int
         first = operands[0]
         run = ops.FORWARD.prepare(first.x, first.w, first.x_scale, first.w_scale, DTYPE, False)
         sm90.cut_for = planned
-        name = f"{cut.rows}x{cut.cols} c{cut.cluster} s{cut.stages} e{cut.early} x{cut.share}"
+        kind = "t" if cut.by_tokens else "w"
+        name = f"{kind} {cut.rows}x{cut.cols} c{cut.cluster} s{cut.stages} e{cut.early} x{cut.share}"
 
         def call(copy: int, run: Any = run) -> object:
             o = operands[copy]
@@ -224,7 +225,7 @@ def sweep(n: int, m: int, k: int, device: torch.device, samples: int, count: int
         rows.append({**row, "of_bound": errors[name]})
         share = m * k / times[name] * 1e6 / COPY
         print(
-            f"({m}, {k}) {n:>4} {name:22} {times[name]:6.2f} us, expected {expected:6.2f}, {share:4.0%}, "
+            f"({m}, {k}) {n:>4} {name:24} {times[name]:6.2f} us, expected {expected:6.2f}, {share:4.0%}, "
             f"error {errors[name]:.2f}{'  planned' if cut == cuts[0] else ''}",
             flush=True,
         )

@@ -66,12 +66,16 @@ def test_absorbed_projections(n: int) -> None:
     run_batched(Batch(3, n, 40, 256, "fp16"), FP8, "cuda", n, DROPS)
 
 
-@pytest.mark.parametrize("cols", sm90.COLUMNS)
+KINDS = [(cols, by_tokens) for cols in sm90.COLUMNS for by_tokens in (False, True)[: 1 + (cols >= 32)]]
+
+
+@pytest.mark.parametrize(("cols", "by_tokens"), KINDS)
 @pytest.mark.parametrize("cluster", sm90.CLUSTERS)
-def test_every_kind_of_cut(monkeypatch: Any, cols: int, cluster: int) -> None:
+def test_every_kind_of_cut(monkeypatch: Any, cols: int, by_tokens: bool, cluster: int) -> None:
     """Few rows or many, some fetched early, with the bits of shuffled weights."""
     m, k = 528, 2176
-    cuts = [cut for cut in sm90.candidates(cols, m, k) if cut.cluster == cluster]
+    every = sm90.candidates(cols, m, k, (by_tokens,))
+    cuts = [cut for cut in every if cut.cluster == cluster]
     cut = cuts[(cols + 7 * cluster) % len(cuts)]
     x, w, x_scale, w_scale = (moved(t, "cuda") for t in blockscale_operands(Case(cols - 3, m, k), FP8, cols))
     exact, magnitude = reference.blockscale(x, w, x_scale, w_scale)
@@ -82,6 +86,23 @@ def test_every_kind_of_cut(monkeypatch: Any, cols: int, cluster: int) -> None:
     monkeypatch.setattr(sm90, "cut_for", lambda *_: replace(cut, early=3))
     given = x, shuffle_weight(w), x_scale, w_scale, torch.bfloat16, True
     assert torch.equal(ops.FORWARD.prepare(*given)(*given).view(torch.int16), got.view(torch.int16)), cut
+
+
+@pytest.mark.parametrize(("n", "m", "rows", "cluster"), [(70, 1003, 80, 2), (77, 1008, 80, 2), (33, 1003, 48, 4)])
+def test_lanes_that_store_apart_exchange_words_together(
+    monkeypatch: Any, n: int, m: int, rows: int, cluster: int
+) -> None:
+    """Tokens as rows: ptxas let lanes that had stored begin the next exchange without the others, where rows end within
+    a vector and a rank has several pairs of rows."""
+    k = 272 if cluster == 2 else 1040
+    cut = sm90.Cut(128 if n > 64 else 64, rows, cluster, 2, by_tokens=True)
+    monkeypatch.setattr(sm90, "cut_for", lambda *_: cut)
+    x, w, x_scale, w_scale = (moved(t, "cuda") for t in blockscale_operands(Case(n, m, k), FP8, n))
+    exact, magnitude = reference.blockscale(x, w, x_scale, w_scale)
+    given = x, w, x_scale, w_scale, torch.bfloat16, False
+    run = ops.FORWARD.prepare(*given)
+    for _ in range(20):
+        assert_near(run(*given), exact, magnitude, k, DROPS)
 
 
 def test_nothing_beyond_the_operands_has_a_part() -> None:

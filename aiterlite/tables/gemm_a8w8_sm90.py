@@ -39,6 +39,9 @@ GROUP_ROWS, TILE_ROWS, MOST_ROWS, MAX_STAGES = 64, 16, 256, 48
 _IN_CLUSTERS = {1: 132, 2: 132, 4: 120, 8: 120}
 # Registers of a multiplying thread where copying ones give some up, by warpgroups.
 _MOVED_REGISTERS = {3: 160, 4: 112}
+_BY_TOKENS_REGISTERS = 232
+# Where tokens are rows: those that matrix instructions take in large pieces.
+_TOKEN_ROWS = (16, 32, 48, 64, 80, 96, 128, 144, 192)
 # On an H200 more under way was slower in every shape, and less than this too.
 _MOST_RING, _SHORT_RING = 150 << 10, 112e3
 _ARCH = hardware.ARCHITECTURES[TARGET]
@@ -48,7 +51,9 @@ _ARCH = hardware.ARCHITECTURES[TARGET]
 class Cut:
     """The defines of one variant: a cluster of `cluster` workgroups owns `rows` weight rows by `cols` token columns and
     splits K; each has `stages` steps of 128 k under way, and fetches the weights of `early` of them to the L2 before
-    the kernels ahead have ended. `share` such clusters are one, and fetch a part of the tokens each for all."""
+    the kernels ahead have ended. `share` such clusters are one, and fetch a part of the tokens each for all.
+    `by_tokens`: tokens are the rows of the matrix unit, 64 a warpgroup, and weights its columns (sm90_tokens.hip);
+    otherwise it is the other way (sm90.hip)."""
 
     cols: int
     rows: int
@@ -56,6 +61,7 @@ class Cut:
     stages: int
     early: int = 0
     share: int = 1
+    by_tokens: bool = False
 
     @property
     def together(self) -> int:
@@ -69,15 +75,26 @@ class Cut:
     @property
     def turns(self) -> int:
         """Warpgroups that take steps in turn."""
-        return 2 if self.row_groups == 1 else 1
+        return 2 if self.row_groups == 1 and not self.by_tokens else 1
 
     @property
     def groups(self) -> int:
-        return self.row_groups * self.turns
+        return -(-self.cols // GROUP_ROWS) if self.by_tokens else self.row_groups * self.turns
+
+    @property
+    def parts(self) -> int:
+        """Steps whose products a warpgroup holds where tokens are rows."""
+        return 2 if self.rows <= GROUP_ROWS else 1
+
+    @property
+    def held(self) -> int:
+        return self.parts if self.by_tokens else 1
 
     @property
     def moves(self) -> bool:
         """Whether copying threads, a warpgroup of them, give registers to multiplying ones."""
+        if self.by_tokens:
+            return self.groups > 1 and self.rows > 128
         return self.groups > 2 and self.cols > 32
 
     @property
@@ -87,6 +104,10 @@ class Cut:
     @property
     def fixed_bytes(self) -> int:
         """Shared memory beside the ring: sums that are received and handed over, and what products read beyond it."""
+        if self.by_tokens:
+            owned = -(-self.rows // TILE_ROWS // self.cluster)
+            beyond = max(16, STEP_K * (GROUP_ROWS * self.groups - self.cols))
+            return beyond + 16 * ((self.cluster - 1) * owned * 2 * 128 * self.groups + 1) + 64
         pairs = -(-self.cols // 2 // self.cluster)
         received = pairs * self.cluster * self.rows // 2 if self.cluster > 1 else 0
         handed = self.cols // 8 * 128 * self.row_groups if self.turns > 1 else 0
@@ -120,9 +141,10 @@ class Cost:
 
     `memory`, and of a multiprocessor `intake` and `send`, in bytes a microsecond. In microseconds: `base`; each further
     `wave` of workgroups; each further workgroup of a multiprocessor beside others, a `crowd`; being `alone` there; each
-    doubling of `sharing`; a `step` of a warpgroup, and each `product` of it for 8 columns; to `finish` 1,000 sums by 2
-    bytes. Without unit: the `power` that adds up memory and products, which hide each other in part; what a ring of no
-    bytes takes longer, that is `short`.
+    doubling of `sharing`; a `step` of a warpgroup, and each `product` of it for 8 columns; where tokens are rows, a
+    `token_step`, and each `row_product` for 8 rows and 64 tokens; to `finish` 1,000 sums by 2 bytes. Without unit: what
+    a step takes where `two` are held; the `power` that adds up memory and products, which hide each other in part; what
+    a ring of no bytes takes longer, that is `short`.
     """
 
     memory: float = 4.529e6
@@ -135,7 +157,10 @@ class Cost:
     sharing: float = 0.124
     step: float = 0.073
     product: float = 0.0323
+    token_step: float = 0.0736
+    row_product: float = 0.0136
     finish: float = 0.1771
+    two: float = 0.79
     power: float = 1.75
     short: float = 0.2195
 
@@ -163,35 +188,44 @@ def _best(cols: int, token_tiles: int, m: int, k: int, batch: int, compute_units
         # Of rings of which neither leaves room for the next launch, the longer one.
         return round(estimate(cut, token_tiles, m, k, batch, compute_units), 3), (-cut.stages, *astuple(cut))
 
-    return min(candidates(cols, m, k), key=score)
+    # With more tokens than a tile, whose products are the time, tokens as rows were not measured.
+    formulations = (False, True) if token_tiles == 1 else (False,)
+    return min(candidates(cols, m, k, formulations), key=score)
 
 
-def candidates(cols: int, m: int, k: int) -> Iterator[Cut]:
+def candidates(cols: int, m: int, k: int, formulations: tuple[bool, ...] = (False, True)) -> Iterator[Cut]:
     """Cuts that leave each workgroup of a cluster a step of K, with as long a ring as leaves room for a workgroup of
-    the next launch, and as keeps memory busy."""
+    the next launch, and as keeps memory busy. `formulations`: those with weights as rows, or `by_tokens`."""
     steps = -(-k // STEP_K)
     most_rows = min(192 if cols == 128 else MOST_ROWS, -(-m // TILE_ROWS) * TILE_ROWS)
-    for rows, cluster, share in itertools.product(range(TILE_ROWS, most_rows + 1, TILE_ROWS), CLUSTERS, SHARES):
+    every = itertools.product(range(TILE_ROWS, most_rows + 1, TILE_ROWS), CLUSTERS, SHARES, formulations)
+    for rows, cluster, share, by_tokens in every:
+        if by_tokens and (cols < 32 or rows not in _TOKEN_ROWS):
+            continue
         if cluster > steps or (share > 1 and (cluster > 1 or cols < 32 or rows * share > m)):
             continue  # few tokens are not worth sharing, and workgroups that split K lose by it
-        own, bare = -(-steps // cluster), Cut(cols, rows, cluster, 0, share=share)
+        own, bare = -(-steps // cluster), Cut(cols, rows, cluster, 0, share=share, by_tokens=by_tokens)
         # A warpgroup waits for its next step before it says that it has read this one.
-        least = 2 * bare.turns
+        each = bare.parts if by_tokens else bare.turns
+        least = (3 if by_tokens and each == 2 else 2) * each
         seen: set[int] = set()
         for shared in (_ARCH.lds_unit_bytes // 2 - _ARCH.lds_overhead, _ARCH.lds_bytes):
             ring = min(_MOST_RING, shared - 1024 - bare.fixed_bytes)
-            stages = min(MAX_STAGES, max(least, own + own % bare.turns), ring // bare.stage_bytes)
-            stages -= stages % bare.turns
+            stages = min(MAX_STAGES, max(least, own + own % each), ring // bare.stage_bytes)
+            stages -= stages % each
             if stages >= least and stages not in seen:
                 seen.add(stages)
-                yield Cut(cols, rows, cluster, stages, share=share)
+                yield Cut(cols, rows, cluster, stages, share=share, by_tokens=by_tokens)
 
 
 def _resident(cut: Cut) -> int:
     """Workgroups that a multiprocessor has room for, one or two: by shared memory, and by the registers that ptxas
     needs for so many columns."""
     by_memory = _ARCH.lds_unit_bytes // (cut.shared_bytes + _ARCH.lds_overhead)
-    needed = {8: 48, 16: 56, 32: 96}.get(cut.cols, 256)
+    if cut.by_tokens:
+        needed = cut.rows * cut.parts // 2 + cut.rows // 2 + 32
+    else:
+        needed = {8: 48, 16: 56, 32: 96}.get(cut.cols, 256)
     return 2 if by_memory >= 2 and 2 * needed * cut.threads <= _ARCH.unit_registers else 1
 
 
@@ -206,16 +240,20 @@ def estimate(cut: Cut, token_tiles: int, m: int, k: int, batch: int, compute_uni
     together = _resident(cut) if cut.together == 1 else 1
     # Workgroups that a multiprocessor has in all, and one after the other.
     load, waves = -(-tiles // clusters), -(-tiles // (clusters * together))
-    step = (cost.step + cost.product * cut.cols / 8) / cut.turns
+    if cut.by_tokens:
+        step = cost.token_step + cost.row_product * cut.rows / 8 * cut.groups
+        step *= cost.two if cut.parts == 2 else 1.0
+    else:
+        step = (cost.step + cost.product * cut.cols / 8) / cut.turns
     memory = max(m * k * batch / cost.memory, load * own * STEP_K * cut.rows / cost.intake)
     products = (waves + load) / 2 * own * step
     stream = float((memory**cost.power + products**cost.power) ** (1 / cost.power))
-    # Too few bytes on their way leave memory idle.
-    under_way = cut.stages * STEP_K * (cut.rows + cut.cols) * min(load, together)
+    # Too few bytes on their way leave memory idle; a part that is held is a stage that is not.
+    under_way = (cut.stages - cut.held + 1) * STEP_K * (cut.rows + cut.cols) * min(load, together)
     stream *= 1 + cost.short * max(0.0, 1 - under_way / _SHORT_RING)
     sums = cut.rows * cut.cols / cut.cluster
     end = 4 * sums * (cut.cluster - 1) / cost.send + cost.sharing * (cut.share.bit_length() - 1)
-    if cut.cluster > 1 or cut.cols < 32:
+    if not (cut.by_tokens or (cut.cluster == 1 and cut.cols >= 32)):
         end += cost.finish * sums / 1000
     start = cost.base + cost.wave * (waves - 1) + cost.crowd * (load - waves) + cost.alone * (_resident(cut) == 1)
     return start + stream + end
@@ -232,7 +270,7 @@ def _unit(problem: A8w8Problem, plan: Plan) -> Unit:
         "COLS": cut.cols,
         "EARLY": cut.early,
         "K_GROUPS": cut.turns,
-        "REGISTERS": _MOVED_REGISTERS.get(cut.groups, 0),
+        "REGISTERS": _BY_TOKENS_REGISTERS if cut.by_tokens else _MOVED_REGISTERS.get(cut.groups, 0),
         "RESIDENT": plan.resident,
         "RESULT": problem.dtype,
         "ROWS": cut.rows,
@@ -244,7 +282,8 @@ def _unit(problem: A8w8Problem, plan: Plan) -> Unit:
         "X_GROUPS": int(problem.X_GROUPS),
     }
     defines = {f"AITERLITE_{name}": str(value) for name, value in values.items()} | overlap_defines(TARGET)
-    return Unit("gemm_a8w8/sm90", ("csrc/gemm_a8w8/sm90.hip",), TARGET, tuple(defines.items()), symbols=(KERNEL,))
+    name = "sm90_tokens" if cut.by_tokens else "sm90"
+    return Unit(f"gemm_a8w8/{name}", (f"csrc/gemm_a8w8/{name}.hip",), TARGET, tuple(defines.items()), symbols=(KERNEL,))
 
 
 def kernels(problem: A8w8Problem, persona: Persona, plan: Plan) -> tuple[Kernel, ...]:
