@@ -32,7 +32,9 @@ ASKED: list[dict[str, Any]] = [
 @pytest.mark.parametrize("asked", ASKED, ids=lambda asked: "-".join(asked))
 @pytest.mark.parametrize("weights", WEIGHTS, ids=lambda weights: weights["quant"])
 def test_layers(weights: dict[str, Any], asked: dict[str, Any]) -> None:
-    for tokens, width, inter in ((9, 384, 384), (600, 256, 256)):
+    # Sums in shared memory, of lists that each workgroup makes and of sorted ones; slots that meet in the L2, and of
+    # the last elements a part.
+    for tokens, width, inter in ((9, 384, 384), (70, 384, 128), (600, 640, 256)):
         problem = cases.problem_of(tokens=tokens, width=width, inter=inter, **weights, **asked)
         ids = cases.skewed_ids("strange", replace(problem, experts=problem.global_experts), tokens)
         ids[0] = 2

@@ -342,14 +342,11 @@ _HOPPER = (
     Between("topk", 1, _MOST_TOPK),
 )
 _FEW = Between("tokens", 1, plans.MOST_SUMS, "their sums fit shared memory")
-_SUMMED = (
-    Holds("by_slots", False, "the result has a row a slot, and this adds them up"),
-    Holds("bias2", False, "rows of w2 have biases"),
-)
+_SUMMED = Holds("by_slots", False, "the result has a row a slot, and this adds them up")
 _ALIGNED = Holds("aligned", True, "rows of x or a weight do not begin at multiples of 16 bytes", "copy them")
 ROWS: tuple[Row, ...] = (
-    Row("sums", "cuda", (*_HOPPER, _ALIGNED, _FEW, *_SUMMED, MergedSlots()), 1, plans.plan_sums, _sums, _workspace),
-    Row("join", "cuda", (*_HOPPER, _ALIGNED, *_SUMMED, PreparedLists()), 1, plans.plan_join, _join, _workspace),
+    Row("sums", "cuda", (*_HOPPER, _ALIGNED, _FEW, _SUMMED, MergedSlots()), 1, plans.plan_sums, _sums, _workspace),
+    Row("join", "cuda", (*_HOPPER, _ALIGNED, _SUMMED, PreparedLists()), 1, plans.plan_join, _join, _workspace),
     Row("slots", "cuda", (*_HOPPER, _ALIGNED), 0, plans.plan_slots, _slots, _workspace),
 )
 FMOE_ROWS: tuple[Row, ...] = (Row("slots", "cuda", (*_HOPPER, GivenBlocks()), 0, plans.plan_slots, _slots, _workspace),)

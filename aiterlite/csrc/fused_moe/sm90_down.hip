@@ -1,5 +1,5 @@
 // Stage 2 of the fused mixture of experts on sm_90, for as many tokens as a workgroup has room for: the products of h
-// with w2, weighted, and their sum over the slots of each token.
+// with w2, and biases, weighted, and their sum over the slots of each token.
 //
 // Formulation. As in stage 1 weights are rows and entries columns. A workgroup owns AITERLITE_ROWS elements of every
 // token's result and runs over all blocks of entries: their experts' rows of w2 stream through shared memory, and what
@@ -197,6 +197,17 @@ AITERLITE_DEVICE void multiply(const Args& args, const Lists& lists, const Work&
     float sums[kSums] = {};
     float weight[kColumns / 4];
     uint32_t token[kColumns / 4];
+    // What rows have of their own; asked for before the products, which take longer.
+    float own_scale[2] = {1.0f, 1.0f}, bias[2] = {};
+    if constexpr (kRowScales || AITERLITE_BIAS2) {
+      const uint64_t first = uint64_t{lists.expert(block)} * static_cast<uint32_t>(args.moe.width) + first_owned;
+#pragma unroll
+      for (uint32_t i = 0; i < 2; ++i) {
+        if (!owned[i]) continue;
+        if constexpr (kRowScales) own_scale[i] = load_f32(args.moe.w2_scale + first + place.row(i));
+        if constexpr (AITERLITE_BIAS2) bias[i] = load_f32(args.moe.bias2 + first + place.row(i));
+      }
+    }
 #pragma unroll 1
     for (uint32_t step = 0; step < work.steps; ++step) {
       const uint32_t at = turn.stage;
@@ -236,15 +247,6 @@ AITERLITE_DEVICE void multiply(const Args& args, const Lists& lists, const Work&
         sums[k] = __builtin_fmaf(part[k], scale[k / 4 * 2 + k % 2] * row_scale[k / 2 % 2], sums[k]);
       }
     }
-    float row_scale[2] = {1.0f, 1.0f};
-    if constexpr (kRowScales) {
-      const uint32_t expert = lists.expert(block);
-#pragma unroll
-      for (uint32_t i = 0; i < 2; ++i) {
-        const uint64_t row = uint64_t{expert} * static_cast<uint32_t>(args.moe.width) + workgroup_id() * kOwnRows;
-        if (owned[i]) row_scale[i] = load_f32(args.moe.w2_scale + row + place.row(i));
-      }
-    }
     shared.turn[group].wait(block / kGroups & 1);
 #pragma unroll
     for (uint32_t k = 0; k < kColumns / 4; ++k) {
@@ -252,7 +254,8 @@ AITERLITE_DEVICE void multiply(const Args& args, const Lists& lists, const Work&
 #pragma unroll
       for (uint32_t i = 0; i < 2; ++i) {
         if (!owned[i]) continue;
-        const float value = sums[k / 2 * 4 + 2 * i + k % 2] * row_scale[i];
+        const float made = sums[k / 2 * 4 + 2 * i + k % 2];
+        const float value = AITERLITE_BIAS2 ? __builtin_fmaf(made, own_scale[i], bias[i]) : made * own_scale[i];
         float& sum = shared.sums[token[k]][place.row(i)];
         sum = __builtin_fmaf(value, weight[k], sum);
       }

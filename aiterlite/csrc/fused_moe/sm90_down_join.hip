@@ -1,5 +1,5 @@
 // Stage 2 of the fused mixture of experts on sm_90, for tokens whose sums no workgroup has room for: the products of h
-// with w2, weighted, and their sum over the slots of each token, in one launch.
+// with w2, and biases, weighted, and their sum over the slots of each token, in one launch.
 //
 // Formulation. As in stage 1 weights are rows and entries columns: a tile is 256 rows of w2 by a block of entries. Its
 // weighted sums go to memory, a row of 256 elements a slot. All blocks' tiles of the same 256 elements follow each
@@ -96,13 +96,15 @@ AITERLITE_DEVICE void multiply(const Args& args, const Lists& lists, const Work&
         if (lane == 0) shared.empty[turn.stage].arrive();
       }
     }
-    float row_scale[2][2] = {{1.0f, 1.0f}, {1.0f, 1.0f}};
-    if constexpr (kRowScales) {
-      const float* scale = args.moe.w2_scale + uint64_t{lists.expert(work.block(tile))} * width;
+    float row_scale[2][2] = {{1.0f, 1.0f}, {1.0f, 1.0f}}, bias[2][2] = {};
+    if constexpr (kRowScales || AITERLITE_BIAS2) {
+      const uint64_t first = uint64_t{lists.expert(work.block(tile))} * width;
 #pragma unroll
       for (uint32_t i = 0; i < 4; ++i) {
         const uint32_t row = work.part(tile) * kTileRows + i / 2 * kRows + place.row(i % 2);
-        if (row < width) row_scale[i / 2][i % 2] = load_f32(scale + row);
+        if (row >= width) continue;
+        if constexpr (kRowScales) row_scale[i / 2][i % 2] = load_f32(args.moe.w2_scale + first + row);
+        if constexpr (AITERLITE_BIAS2) bias[i / 2][i % 2] = load_f32(args.moe.bias2 + first + row);
       }
     }
     shared.rows_empty[set].wait(parity);
@@ -116,9 +118,14 @@ AITERLITE_DEVICE void multiply(const Args& args, const Lists& lists, const Work&
 #pragma unroll
         for (uint32_t m = 0; m < 4; ++m) {
           const uint32_t column = j + m / 2 < kColumns / 8 ? j + m / 2 : j, k = 4 * column + 2 * (m % 2);
-          const float by = row_scale[box][m % 2];
-          packed[m] = pack_pair(Out{}, sums[box][k] * (by * weight[2 * column]),
-                                sums[box][k + 1] * (by * weight[2 * column + 1]));
+          float value[2];
+#pragma unroll
+          for (uint32_t c = 0; c < 2; ++c) {
+            const float of_entry = weight[2 * column + c];
+            value[c] = sums[box][k + c] * (row_scale[box][m % 2] * of_entry);
+            if constexpr (AITERLITE_BIAS2) value[c] = __builtin_fmaf(bias[box][m % 2], of_entry, value[c]);
+          }
+          packed[m] = pack_pair(Out{}, value[0], value[1]);
         }
         const uint32_t second = j + 1 < kColumns / 8 ? lane / 16 : 0;
         uint16_t* row = shared.rows[set][8 * (j + second) + lane % 8];
