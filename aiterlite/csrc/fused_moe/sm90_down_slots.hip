@@ -133,7 +133,7 @@ aiterlite_sm90_moe_down_slots(const __grid_constant__ aiterlite_sm90_moe_gemm_ar
   const ListShared none;
   const EarlyLists early(args, none);
   const Lists lists(args, none);
-  const Cut cut(steps, parts, early.blocks(), static_cast<uint32_t>(args.workgroups), steps);
+  const WholeTiles cut(steps, parts, early.blocks(), static_cast<uint32_t>(args.workgroups));
 
   if (warp < kGathererWarp) {
     await_predecessors();

@@ -23,7 +23,7 @@ aiterlite_sm90_moe_finish(const __grid_constant__ aiterlite_sm90_moe_args args) 
   // Where cuts go was known before stage 1 began, and stage 1 waited for that before it let this kernel start.
   make_lists<kMultipliers>(args, list[0]);
   const EarlyLists early(args, list[0]);
-  const Cut cut = cut_of(args, early);
+  const auto cut = cut_of(args, early);
   const uint32_t first = workgroup_id(), at = cut.begin(first + 1), tile = at / cut.steps;
   const uint32_t begin = tile * cut.steps, end = begin + cut.steps;
   // No step follows a cut behind the last tile.

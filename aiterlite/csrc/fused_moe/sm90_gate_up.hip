@@ -56,7 +56,7 @@ aiterlite_sm90_moe_gate_up(const __grid_constant__ aiterlite_sm90_moe_gemm_args 
   }
   admit_successors();
   const Lists lists(args, shared.lists);
-  const Cut cut = cut_of(args, lists);
+  const auto cut = cut_of(args, lists);
   const auto inter = static_cast<uint32_t>(args.moe.inter);
 
   if (warp < kGathererWarp) {

@@ -2,7 +2,8 @@
 //
 // A tile is a sorted block of kColumns entries by two boxes of 128 rows of weights. Its products come in steps of 128
 // bytes of K. All steps of all tiles, in order, are cut into equal shares, one a workgroup, so that each streams as
-// many bytes.
+// many bytes. Or tiles stay whole, where the last round of them leaves few workgroups idle: then neighbours are
+// different workgroups' at the same time, so that two blocks of an expert read its weights from memory once.
 #pragma once
 #include <aiterlite/fused_moe/sm90_lists.h>
 #include <aiterlite/numeric/types.h>
@@ -29,20 +30,18 @@ struct Piece {
   uint32_t slot;  // where its partial sums go
 };
 
-struct Cut {
+struct Shares {
   uint32_t steps, parts, workgroups;  // steps of a tile, tiles of a block; that share
-  uint32_t grain, all, each, more;    // steps that are cut apart, in all; grains of a share, one more of the first ones
+  uint32_t all, each, more;           // steps in all; of a share, one more of the first ones
 
-  // `grain` is 1, or that of a whole tile, which is then never cut.
-  AITERLITE_DEVICE Cut(uint32_t steps, uint32_t parts, uint32_t blocks, uint32_t workgroups, uint32_t grain)
-      : steps(steps), parts(parts), workgroups(workgroups), grain(grain), all(blocks * parts * steps) {
-    const uint32_t grains = blocks * parts * (steps / grain);
-    each = grains / workgroups;
-    more = grains - each * workgroups;
+  AITERLITE_DEVICE Shares(uint32_t steps, uint32_t parts, uint32_t blocks, uint32_t workgroups)
+      : steps(steps), parts(parts), workgroups(workgroups), all(blocks * parts * steps) {
+    each = all / workgroups;
+    more = all - each * workgroups;
   }
   // The first step of a workgroup's share.
   AITERLITE_DEVICE uint32_t begin(uint32_t workgroup) const {
-    return (workgroup * each + (workgroup < more ? workgroup : more)) * grain;
+    return workgroup * each + (workgroup < more ? workgroup : more);
   }
   template <class Take>
   AITERLITE_DEVICE void for_each_piece(uint32_t workgroup, const Take& take) const {
@@ -58,6 +57,20 @@ struct Cut {
         part = 0;
         ++block;
       }
+    }
+  }
+};
+struct WholeTiles {
+  uint32_t steps, parts, workgroups, tiles;
+
+  AITERLITE_DEVICE WholeTiles(uint32_t steps, uint32_t parts, uint32_t blocks, uint32_t workgroups)
+      : steps(steps), parts(parts), workgroups(workgroups), tiles(blocks * parts) {}
+  template <class Take>
+  AITERLITE_DEVICE void for_each_piece(uint32_t workgroup, const Take& take) const {
+#pragma unroll 1
+    for (uint32_t tile = workgroup; tile < tiles; tile += workgroups) {
+      const uint32_t block = tile / parts;
+      take(Piece{block, tile - block * parts, 0, steps, true, 0});
     }
   }
 };

@@ -40,7 +40,7 @@ using Turn = RingTurn<kStages>;
 
 // One thread: the weights of all steps. `box_of(piece)` gives what asks for one box of a step: (to, step, box,
 // barrier).
-template <class BoxOf>
+template <class Cut, class BoxOf>
 AITERLITE_DEVICE void copy_weights(const Cut& cut, Ring& ring, const BoxOf& box_of) {
   // Steps that are asked for together, so that memory sees more than 128 bytes of a row at once.
   constexpr uint32_t kTogether = AITERLITE_TOGETHER;
@@ -92,7 +92,7 @@ inline constexpr uint32_t kNoRow = ~0u;
 
 // Three warps. `row_of(piece, column)` is the source's row of an entry, and `scales_of(piece, second)` where the scales
 // of the boxes' first step are.
-template <class RowOf, class ScalesOf>
+template <class Cut, class RowOf, class ScalesOf>
 AITERLITE_DEVICE void gather(const Cut& cut, Ring& ring, const Source& source, uint32_t thread, const RowOf& row_of,
                              const ScalesOf& scales_of) {
   constexpr uint32_t kAtOnce = kGatherers / 8, kHeld = (kColumns + kAtOnce - 1) / kAtOnce;  // rows; of a thread
@@ -109,7 +109,7 @@ AITERLITE_DEVICE void gather(const Cut& cut, Ring& ring, const Source& source, u
   int64_t scale_step = 0;
   bool exists = false;
   cut.for_each_piece(workgroup_id(), [&](const Piece& piece) {
-    // A block's tiles follow each other, and have the same entries.
+    // A block's tiles may follow each other, and have the same entries.
     if (piece.block != block) {
       block = piece.block;
       wanted = 0;
@@ -152,7 +152,7 @@ AITERLITE_DEVICE void gather(const Cut& cut, Ring& ring, const Source& source, u
 
 // The multiplying warpgroups. `end(piece, tile)` takes a piece's sums. kByGroup: a box has one scale for the first
 // warpgroup's rows and one for the other's, the same in both boxes.
-template <bool kByGroup, class End>
+template <bool kByGroup, class Cut, class End>
 AITERLITE_DEVICE void multiply(const Cut& cut, Ring& ring, const End& end) {
   const Place place(thread_id());
   const uint32_t warpgroup = shuffle(place.warp / kGroupWaves, 0);

@@ -12,10 +12,10 @@ namespace aiterlite::experts {
 
 // Stage 1's work.
 template <class AnyLists>
-AITERLITE_DEVICE Cut cut_of(const Args& args, const AnyLists& lists) {
-  const uint32_t steps = static_cast<uint32_t>(args.moe.width) / kStep;
-  return {steps, static_cast<uint32_t>(args.moe.inter) / kRows, lists.blocks(), static_cast<uint32_t>(args.workgroups),
-          AITERLITE_WHOLE ? steps : 1};
+AITERLITE_DEVICE std::conditional_t<AITERLITE_WHOLE, WholeTiles, Shares> cut_of(const Args& args,
+                                                                                const AnyLists& lists) {
+  return {static_cast<uint32_t>(args.moe.width) / kStep, static_cast<uint32_t>(args.moe.inter) / kRows, lists.blocks(),
+          static_cast<uint32_t>(args.workgroups)};
 }
 // Shuffled weights whose gate and up rows take turns lie so in the boxes too: the first has those of h's first 64
 // elements. Neighbouring rows are neighbouring lanes of four, which exchange: the one with a gate row takes its up row
