@@ -285,6 +285,8 @@ def test_decisions_are_the_golden_ones() -> None:
 
 _CODES, _ROWS = "XQ, WQ, x_scale, w_scale", "bias=None, dtype=torch.bfloat16"
 SIGNATURES = {
+    "batched_gemm_bf16": "XQ, WQ, bias=None, dtype=torch.bfloat16, splitK=None, YQ=None, config=None",
+    "batched_gemm_bf16_CK": "XQ, WQ, bias=None, dtype=torch.bfloat16, splitK=None",
     "gemm_a8w8_blockscale": f"{_CODES}, dtype=torch.bfloat16, isBpreshuffled=False",
     "gemm_a8w8_blockscale_bpreshuffle": f"{_CODES}, dtype=torch.bfloat16, out=None",
     "gemm_a8w8": f"{_CODES}, {_ROWS}, splitK=None",

@@ -1,9 +1,9 @@
 // MLA decode on sm_90 of few tokens a workgroup: as mla/sm90_decode.hip, for requests of one row of q without a plan,
 // made for the time from the first load to the last store.
 //
-// Formulation. S^T = K q^T, then O^T = V^T P^T, as there; 16-bit KV in boxes is multiplied where it lies. Two warpgroups
-// share a tile of 64 tokens: they take scores of tiles in turn, and each has half of the values of all tiles, so that
-// nothing is merged between them. Sums of weights are products with ones.
+// Formulation. S^T = K q^T, then O^T = V^T P^T, as there; 16-bit KV in boxes is multiplied where it lies. Two
+// warpgroups share a tile of 64 tokens: they take scores of tiles in turn, and each has half of the values of all
+// tiles, so that nothing is merged between them. Sums of weights are products with ones.
 //
 // Tiling. AITERLITE_RANKS workgroups, a cluster, share a split of a request: tiles of 64 tokens are dealt to all splits
 // and ranks. A workgroup has kColumns heads; more heads are other workgroups', which read KV again. One warp or four

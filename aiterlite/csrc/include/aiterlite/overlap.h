@@ -2,8 +2,8 @@
 //
 // A kernel that is compiled with AITERLITE_OVERLAP may be launched so, and then every thread of it must call
 // await_predecessors before it reads or writes global memory. Work that needs none (addresses, barriers) can come
-// before, and so can prefetches, which read nothing yet, and a look at numbers (load_latest) that only says what will be
-// wanted: nothing that is written may follow from it. Compiled without, or launched as usual, the calls do nothing.
+// before, and so can prefetches, which read nothing yet, and a look at numbers (load_latest) that only says what will
+// be wanted: nothing that is written may follow from it. Compiled without, or launched as usual, the calls do nothing.
 #pragma once
 #include <aiterlite/platform.h>
 
