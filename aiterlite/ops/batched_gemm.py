@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aiterlite.errors import ArgumentError
 from aiterlite.launch import calls as launches
 from aiterlite.launch import results
 from aiterlite.ops import calls, operands
@@ -91,14 +90,7 @@ def _check_result(y: Tensor, x: Tensor, shape: tuple[int, int, int]) -> None:
     operands.check_shape(OP, "YQ", y, (shape,))
     operands.check_like(OP, "YQ", y, x, "XQ")
     operands.check_dense(OP, YQ=y)
-    # Rows of both dimensions, none over another.
-    outer, inner = sorted((0, 1), key=y.stride, reverse=True)
-    fits = y.shape[inner] < 2 or y.stride(inner) >= y.shape[2]
-    if y.shape[outer] > 1:
-        fits &= y.stride(outer) >= y.stride(inner) * (y.shape[inner] - 1) + y.shape[2]
-    if y.numel() and not fits:
-        got = f"of strides {list(y.stride())}"
-        raise ArgumentError(OP, "YQ", got, "rows that do not overlap", "Call .contiguous() on it.")
+    operands.check_rows_apart(OP, "YQ", y)
 
 
 def _product(y: Tensor, x: Tensor, w: Tensor, bias: Tensor | None) -> Callable[..., Any]:

@@ -184,12 +184,7 @@ def _fake_batched_out(
     operands.check_shape(_BATCHED, "YQ", YQ, ([n, batch, m] if transpose_bm else [batch, n, m],))
     operands.check_device(_BATCHED, "YQ", YQ, X, "X")
     operands.check_dense(_BATCHED, YQ=YQ)
-    # Rows of both dimensions, none over another.
-    outer, inner = sorted((0, 1), key=YQ.stride, reverse=True)
-    apart = YQ.stride(outer) >= YQ.stride(inner) * YQ.shape[inner] and (YQ.shape[inner] < 2 or YQ.stride(inner) >= m)
-    if YQ.numel() and not apart and YQ.shape[outer] > 1:
-        got = f"of strides {list(YQ.stride())}"
-        raise ArgumentError(_BATCHED, "YQ", got, "rows that do not overlap", "Call .contiguous() on it.")
+    operands.check_rows_apart(_BATCHED, "YQ", YQ)
 
 
 def _prepare_batched_out(

@@ -65,6 +65,18 @@ def check_dense(function: str, **tensors: Tensor | None) -> None:
             raise ArgumentError(function, name, got, "a last dimension of stride 1", "Call .contiguous() on it.")
 
 
+def check_rows_apart(function: str, name: str, tensor: Tensor) -> None:
+    """No row of [A, B, C], whose last dimension is dense, lies over another; A may lie inside B."""
+    outer, inner = sorted((0, 1), key=tensor.stride, reverse=True)
+    rows = tensor.shape[inner]
+    fits = rows < 2 or tensor.stride(inner) >= tensor.shape[2]
+    if tensor.shape[outer] > 1:
+        fits &= tensor.stride(outer) >= tensor.stride(inner) * (rows - 1) + tensor.shape[2]
+    if tensor.numel() and not fits:
+        got = f"of strides {list(tensor.stride())}"
+        raise ArgumentError(function, name, got, "rows that do not overlap", "Call .contiguous() on it.")
+
+
 def check_choice(function: str, name: str, value: Any, allowed: Sequence[Any]) -> None:
     if value not in allowed:
         raise ArgumentError(function, name, repr(value), ", ".join(map(str, allowed)))
