@@ -90,7 +90,7 @@ def _check_result(y: Tensor, x: Tensor, shape: tuple[int, int, int]) -> None:
     operands.check_shape(OP, "YQ", y, (shape,))
     operands.check_like(OP, "YQ", y, x, "XQ")
     operands.check_dense(OP, YQ=y)
-    operands.check_rows_apart(OP, "YQ", y)
+    operands.check_apart(OP, "YQ", y)
 
 
 def _product(y: Tensor, x: Tensor, w: Tensor, bias: Tensor | None) -> Callable[..., Any]:

@@ -184,7 +184,7 @@ def _fake_batched_out(
     operands.check_shape(_BATCHED, "YQ", YQ, ([n, batch, m] if transpose_bm else [batch, n, m],))
     operands.check_device(_BATCHED, "YQ", YQ, X, "X")
     operands.check_dense(_BATCHED, YQ=YQ)
-    operands.check_rows_apart(_BATCHED, "YQ", YQ)
+    operands.check_apart(_BATCHED, "YQ", YQ)
 
 
 def _prepare_batched_out(
