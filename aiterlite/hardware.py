@@ -245,6 +245,15 @@ CHIPS = {
 # The first chip of a target stands for it where no device says more.
 USUAL_CHIP = {target: next(chip for chip in CHIPS.values() if chip.target == target) for target in ARCHITECTURES}
 PCI_CHIPS = {number: chip for chip in CHIPS.values() for number in chip.pci}
+# Of an H200's 132 multiprocessors, how many clusters of so many workgroups reach at once, one on each: its driver's
+# occupancy query. Of two workgroups on each, two or three clusters more than twice as many fit.
+_CLUSTERED, _CLUSTERED_OF = {1: 132, 2: 132, 4: 120, 8: 120, 16: 112}, 132
+
+
+def units_in_clusters(size: int, compute_units: int) -> int:
+    """The multiprocessors of a Hopper chip with so many that are in clusters of `size` workgroups, a power of two up to
+    16, when these fill it."""
+    return _CLUSTERED[size] * compute_units // _CLUSTERED_OF
 
 
 def architecture(target: str) -> Architecture:

@@ -35,8 +35,6 @@ ARGS = ArgumentStruct("aiterlite_sm90_gemm_a8w8_args", "aiterlite/gemm_a8w8/sm90
 COLUMNS = (8, 16, 32, 64, 128)
 CLUSTERS, SHARES = (1, 2, 4, 8), (1, 2, 4)
 GROUP_ROWS, TILE_ROWS, MOST_ROWS, MAX_STAGES = 64, 16, 256, 48
-# Of 132 multiprocessors, how many can be in clusters of so many at once, asked of an H200's driver.
-_IN_CLUSTERS = {1: 132, 2: 132, 4: 120, 8: 120}
 # Registers of a multiplying thread where copying ones give some up, by warpgroups.
 _MOVED_REGISTERS = {3: 160, 4: 112}
 _BY_TOKENS_REGISTERS = 232
@@ -83,12 +81,8 @@ class Cut:
 
     @property
     def parts(self) -> int:
-        """Steps whose products a warpgroup holds where tokens are rows."""
-        return 2 if self.rows <= GROUP_ROWS else 1
-
-    @property
-    def held(self) -> int:
-        return self.parts if self.by_tokens else 1
+        """Steps whose products a warpgroup holds at once."""
+        return 2 if self.by_tokens and self.rows <= GROUP_ROWS else 1
 
     @property
     def moves(self) -> bool:
@@ -206,8 +200,8 @@ def candidates(cols: int, m: int, k: int, formulations: tuple[bool, ...] = (Fals
             continue  # few tokens are not worth sharing, and workgroups that split K lose by it
         own, bare = -(-steps // cluster), Cut(cols, rows, cluster, 0, share=share, by_tokens=by_tokens)
         # A warpgroup waits for its next step before it says that it has read this one.
-        each = bare.parts if by_tokens else bare.turns
-        least = (3 if by_tokens and each == 2 else 2) * each
+        each = bare.parts * bare.turns
+        least = (3 if bare.parts == 2 else 2) * each
         seen: set[int] = set()
         for shared in (_ARCH.lds_unit_bytes // 2 - _ARCH.lds_overhead, _ARCH.lds_bytes):
             ring = min(_MOST_RING, shared - 1024 - bare.fixed_bytes)
@@ -234,7 +228,7 @@ def estimate(cut: Cut, token_tiles: int, m: int, k: int, batch: int, compute_uni
     starting, the exchange of sums and the end take."""
     steps = -(-k // STEP_K)
     own = -(-steps // cut.cluster)
-    clusters = max(1, _IN_CLUSTERS[cut.together] * compute_units // 132 // cut.together)
+    clusters = max(1, hardware.units_in_clusters(cut.together, compute_units) // cut.together)
     tiles = -(-m // (cut.rows * cut.share)) * token_tiles * batch
     # Clusters are packed on a part of the chip where multiprocessors have room for more than one workgroup.
     together = _resident(cut) if cut.together == 1 else 1
@@ -249,7 +243,7 @@ def estimate(cut: Cut, token_tiles: int, m: int, k: int, batch: int, compute_uni
     products = (waves + load) / 2 * own * step
     stream = float((memory**cost.power + products**cost.power) ** (1 / cost.power))
     # Too few bytes on their way leave memory idle; a part that is held is a stage that is not.
-    under_way = (cut.stages - cut.held + 1) * STEP_K * (cut.rows + cut.cols) * min(load, together)
+    under_way = (cut.stages - cut.parts + 1) * STEP_K * (cut.rows + cut.cols) * min(load, together)
     stream *= 1 + cost.short * max(0.0, 1 - under_way / _SHORT_RING)
     sums = cut.rows * cut.cols / cut.cluster
     end = 4 * sums * (cut.cluster - 1) / cost.send + cost.sharing * (cut.share.bit_length() - 1)

@@ -30,8 +30,7 @@ MOST_GROUPS, MOST_PRODUCT_COLUMNS = 4, 128
 # Warps that bring tokens, by columns: many sums leave registers for fewer.
 LOADERS = {8: 4, 16: 6, 32: 6, 64: 2, 128: 2}
 MOST_TOKENS = 256
-# Of 132 multiprocessors, how many can be in clusters of so many at once, asked of an H200's driver.
-_IN_CLUSTERS = {1: 132, 2: 132, 4: 120, 8: 120}
+_UNIT_BYTES, _MOST_RECEIVED = 512, 16 << 10
 _ARCH = hardware.ARCHITECTURES[TARGET]
 
 
@@ -72,19 +71,27 @@ class Cut:
         return self.rows * ROW_BYTES + tokens + (self.rows // 32 + 1) * 256
 
     @property
+    def units(self) -> int:
+        """Groups of sums that warps hand over: 16 rows by 8 tokens."""
+        return self.rows // TILE_ROWS * self.cols // 8
+
+    @property
+    def received_bytes(self) -> int:
+        """Of sums that the others of a cluster send. Many lie where the ring was."""
+        return -(-self.units // self.cluster) * self.cluster * _UNIT_BYTES if self.cluster > 1 else 0
+
+    @property
     def shared_bytes(self) -> int:
-        units = self.rows // TILE_ROWS * self.cols // 8
-        received = -(-units // self.cluster) * self.cluster * 512 if self.cluster > 1 else 0
-        handed = (self.turns * self.fold - 1) * units * 512
-        own = self.stages * (self.stage_bytes + 16) + handed + (0 if received > 16384 else received) + 64
+        handed = (self.turns * self.fold - 1) * self.units * _UNIT_BYTES
+        received = self.received_bytes if self.received_bytes <= _MOST_RECEIVED else 0
+        own = self.stages * (self.stage_bytes + 16) + handed + received + 64
         return -(-own // 1024) * 1024 + 1024
 
     @property
     def fits_sums(self) -> bool:
         """Whether sums that reuse the ring fit it."""
-        units = self.rows // TILE_ROWS * self.cols // 8
-        received = -(-units // self.cluster) * self.cluster * 512 if self.cluster > 1 else 0
-        return received <= 16384 or received <= self.stages * (self.stage_bytes - (self.rows // 32 + 1) * 256)
+        ring = self.stages * (self.stage_bytes - (self.rows // 32 + 1) * 256)
+        return self.received_bytes <= max(_MOST_RECEIVED, ring)
 
     @property
     def resident(self) -> int:
@@ -200,7 +207,7 @@ def estimate(cut: Cut, token_tiles: int, m: int, k: int, batch: int, compute_uni
     one warpgroup, whichever is longest; what starting and the exchange of sums take."""
     steps = -(-k // STEP_K)
     own = -(-steps // cut.cluster)
-    usable = max(1, _IN_CLUSTERS[cut.cluster] * compute_units // 132)
+    usable = max(1, hardware.units_in_clusters(cut.cluster, compute_units))
     grid = -(-m // cut.rows) * token_tiles * batch * cut.cluster
     busiest = -(-grid // usable)
     together = min(busiest, cut.resident)

@@ -146,10 +146,7 @@ class Cost:
 
 
 _COST = Cost()
-# Clusters of each size that an H200 of 132 multiprocessors holds at once, one workgroup on each (the driver's
-# occupancy query; of two on each, two or three more than twice as many).
 _USUAL_UNITS = hardware.USUAL_CHIP[TARGET].compute_units
-_FITTING = {1: 132, 2: 66, 4: 30, 8: 15, 16: 7}
 # Bytes of weights that a workgroup fetches to the L2 before its predecessors have ended, where they are not all: more
 # stands in the copy engine's way when the kernel may read.
 _EARLY_BYTES = 32 << 10
@@ -275,7 +272,7 @@ def _with_ring(cut: Sm90Tiling, stages: int, early: int, admits_early: bool) -> 
 
 def _fitting(together: int, compute_units: int) -> int:
     """Clusters that a chip holds at once, one workgroup on each multiprocessor."""
-    return max(1, _FITTING[together] * compute_units // _USUAL_UNITS)
+    return max(1, hardware.units_in_clusters(together, compute_units) // together)
 
 
 def _resident(cut: Sm90Tiling) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from aiterlite import hardware
 from aiterlite.jit.arguments import ArgumentStruct
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import TensorMap, overlap_defines
@@ -49,9 +50,8 @@ _WORKGROUP_US = (
 _SHORT_US, _CLUSTER_US, _LARGE_CLUSTER_US, _SHORT_MERGE_US = (4.3, 7.3), (1.0, 1.6), 0.4, (3.0, 0.06, 0.0025)
 _SHORT_TILE_US, _READ_RATE, _UNIT_RATE = ((1.5, 2.2), (1.5, 2.0)), 4.5, 0.068
 _TOKEN_BYTES = (1152, 576)
-# Of 132 multiprocessors, how many can be in clusters of so many at once, asked of an H200's driver. Of few of them not
-# all have clusters of more than 8.
-_IN_CLUSTERS, _UNITS_OF_LARGE_CLUSTERS = {1: 132, 2: 132, 4: 120, 8: 120, 16: 112}, 100
+# Workgroups of a cluster. Of few multiprocessors not all have clusters of more than 8.
+_RANKS, _UNITS_OF_LARGE_CLUSTERS = (1, 2, 4, 8, 16), 100
 MOST_SPLITS = 64
 
 
@@ -186,7 +186,7 @@ class Short:
         eight_bits, wide = problem.kv_dtype == "e4m3fn", self.columns > COLUMNS[0]
         groups, tiles = self.groups(problem.heads), self.tiles(problem.context)
         workgroups = problem.batch * self.splits * groups * self.ranks
-        rounds = math.ceil(workgroups / max(1, _IN_CLUSTERS[self.ranks] * units // 132))
+        rounds = math.ceil(workgroups / max(1, hardware.units_in_clusters(self.ranks, units)))
         # Some may have no tile, and workgroups that share KV read it once.
         readers = problem.batch * math.ceil(max(1, problem.context) / (_TOKENS * tiles))
         read = problem.batch * problem.context * _TOKEN_BYTES[eight_bits] * 1e-6
@@ -206,8 +206,9 @@ def short_cut(problem: MlaProblem, persona: Persona, splits: Iterable[int]) -> S
     if problem.plan_units or problem.q_len != 1:
         return None
     units, heads, splits = max(1, mla_heads.compute_units(persona)), problem.heads, tuple(splits)
-    most = max(_IN_CLUSTERS) if units >= _UNITS_OF_LARGE_CLUSTERS else 8
-    columns, ranks = COLUMNS if heads > COLUMNS[0] else COLUMNS[:1], [count for count in _IN_CLUSTERS if count <= most]
+    columns = COLUMNS if heads > COLUMNS[0] else COLUMNS[:1]
+    most = _RANKS[-1] if units >= _UNITS_OF_LARGE_CLUSTERS else hardware.PORTABLE_CLUSTER
+    ranks = [count for count in _RANKS if count <= most]
     best = min(
         itertools.starmap(Short, itertools.product(columns, ranks, splits)), key=lambda cut: cut.us(problem, units)
     )
