@@ -16,9 +16,8 @@ struct Float {
   static float from_float(float value) { return value; }
 };
 
-// Of either argument struct.
-template <class Element, class Result = Element, class Args>
-int32_t run(const Args& args, parallel_for_t parallel_for, int32_t num_threads) {
+template <class Element, class Result = Element>
+int32_t run(const aiterlite_gemm_args& args, parallel_for_t parallel_for, int32_t num_threads) {
   Problem problem = {};
   problem.x = args.x;
   problem.w = args.weight;
@@ -35,12 +34,13 @@ int32_t run(const Args& args, parallel_for_t parallel_for, int32_t num_threads) 
 }
 
 template <class Element>
-aiterlite_batched_gemm_args product(aiterlite_batched_gemm_args args, int64_t batch) {
+aiterlite_gemm_args product(const aiterlite_batched_gemm_args& given, int64_t batch) {
   using Bits = typename Element::Bits;
-  args.x = static_cast<const Bits*>(args.x) + batch * args.stride_x_batch;
-  args.weight = static_cast<const Bits*>(args.weight) + batch * args.stride_w_batch;
-  if (args.bias != nullptr) args.bias = static_cast<const Bits*>(args.bias) + batch * args.stride_bias_batch;
-  args.y = static_cast<Bits*>(args.y) + batch * args.stride_y_batch;
+  aiterlite_gemm_args args = given.first;
+  args.x = static_cast<const Bits*>(args.x) + batch * given.stride_x_batch;
+  args.weight = static_cast<const Bits*>(args.weight) + batch * given.stride_w_batch;
+  if (args.bias != nullptr) args.bias = static_cast<const Bits*>(args.bias) + batch * given.stride_bias_batch;
+  args.y = static_cast<Bits*>(args.y) + batch * given.stride_y_batch;
   return args;
 }
 
@@ -61,7 +61,7 @@ void work_products(int64_t begin, int64_t end, void* context) {
 // Threads share the products, whole ones each, where these are as many.
 template <class Element>
 int32_t run_batched(const aiterlite_batched_gemm_args& args, parallel_for_t parallel_for, int32_t num_threads) {
-  const double multiply_adds = static_cast<double>(args.batch) * args.n * args.m * args.k;
+  const double multiply_adds = static_cast<double>(args.batch) * args.first.n * args.first.m * args.first.k;
   if (parallel_for != nullptr && args.batch >= num_threads && multiply_adds >= kSerialWork) {
     Products products{&args, 0};
     const int32_t status = parallel_for(0, args.batch, 1, work_products<Element>, &products);

@@ -37,14 +37,17 @@ using Bits = decltype(Element::bits);
 #define AITERLITE_WV_SPLIT_K aiterlite_wv_split_k_q
 using Result = aiterlite::AITERLITE_RESULT;
 using Args = aiterlite_scaled_gemm_args;
-#elif defined(AITERLITE_BATCHED)
-#define AITERLITE_WV_SPLIT_K aiterlite_batched_gemm
-using Result = Element;
-using Args = aiterlite_batched_gemm_args;
+using Given = Args;
 #else
-#define AITERLITE_WV_SPLIT_K aiterlite_wv_split_k
 using Result = Element;
 using Args = aiterlite_gemm_args;
+#if defined(AITERLITE_BATCHED)
+#define AITERLITE_WV_SPLIT_K aiterlite_batched_gemm
+using Given = aiterlite_batched_gemm_args;
+#else
+#define AITERLITE_WV_SPLIT_K aiterlite_wv_split_k
+using Given = Args;
+#endif
 #endif
 using aiterlite::kLaneRows;
 using aiterlite::kTileColumns;
@@ -227,17 +230,20 @@ struct Scales<aiterlite_scaled_gemm_args> {
   }
 };
 
-// The operands of this workgroup's product.
-AITERLITE_DEVICE Args own_product(Args args) {
+// What this workgroup's product is of.
 #if defined(AITERLITE_BATCHED)
+AITERLITE_DEVICE Args own_product(const Given& given) {
   const int64_t batch = aiterlite::workgroup_id_y();
-  args.x = static_cast<const Bits*>(args.x) + batch * args.stride_x_batch;
-  args.weight = static_cast<const Bits*>(args.weight) + batch * args.stride_w_batch;
-  if (args.bias != nullptr) args.bias = static_cast<const Result*>(args.bias) + batch * args.stride_bias_batch;
-  args.y = static_cast<Result*>(args.y) + batch * args.stride_y_batch;
-#endif
+  Args args = given.first;
+  args.x = static_cast<const Bits*>(args.x) + batch * given.stride_x_batch;
+  args.weight = static_cast<const Bits*>(args.weight) + batch * given.stride_w_batch;
+  if (args.bias != nullptr) args.bias = static_cast<const Result*>(args.bias) + batch * given.stride_bias_batch;
+  args.y = static_cast<Result*>(args.y) + batch * given.stride_y_batch;
   return args;
 }
+#else
+AITERLITE_DEVICE const Args& own_product(const Given& given) { return given; }
+#endif
 
 AITERLITE_DEVICE void store(const Args& args, const Output& output, float sum) {
   if (!output.live) return;
@@ -253,8 +259,8 @@ AITERLITE_DEVICE void store(const Args& args, const Output& output, float sum) {
 
 AITERLITE_KERNEL(kThreads)
 AITERLITE_CLUSTER_DIMS(AITERLITE_CLUSTER)
-AITERLITE_WV_SPLIT_K(Args given) {
-  const Args args = own_product(given);
+AITERLITE_WV_SPLIT_K(Given given) {
+  const Args& args = own_product(given);
   AITERLITE_SHARED(float, partial, kPartials);
   AITERLITE_SHARED(float, received, kReceived);
   AITERLITE_SHARED(uint64_t, arrivals, 1);

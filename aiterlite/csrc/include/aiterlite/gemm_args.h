@@ -19,24 +19,14 @@ struct aiterlite_gemm_args {
   int32_t reserved;  // keeps the size a multiple of 8 on every compiler; always 0
 };
 
-// `batch` such products; what belongs to the next one begins stride_*_batch elements on.
+// `batch` such products; the operands of the next one begin stride_*_batch elements on.
 struct aiterlite_batched_gemm_args {
-  const void* x;
-  const void* weight;
-  const void* bias;
-  void* y;
-  int64_t stride_x;
-  int64_t stride_w;
-  int64_t stride_bias;
-  int64_t stride_y;
+  struct aiterlite_gemm_args first;
   int64_t stride_x_batch;
   int64_t stride_w_batch;
   int64_t stride_bias_batch;
   int64_t stride_y_batch;
-  int32_t n;
-  int32_t m;
-  int32_t k;
-  int32_t batch;
+  int64_t batch;
 };
 
 // y[n, m] = (sum_k x[n, k] * weight[m, k]) * scale_x[n] * scale_w[m] + bias, x and weight of 8-bit floats. scale_x is
