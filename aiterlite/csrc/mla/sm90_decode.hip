@@ -32,6 +32,7 @@
 #include <aiterlite/numeric/pack.h>
 #include <aiterlite/overlap.h>
 #include <aiterlite/tile/sm90_copy.h>
+#include <aiterlite/tile/sm90_turn.h>
 
 namespace {
 
@@ -92,7 +93,7 @@ AITERLITE_DEVICE void copy_pieces(const aiterlite_mla_decode_args& args, Shared&
   const uint32_t warp = wave_id() - kMultipliers / kWaveSize, lane = lane_id();
   const uint32_t row = warp * kWarpRows + lane % kWarpRows;
   const uint64_t once = keep_briefly();
-  uint32_t stage = 0, parity = 1;
+  RingTurn<kStages> turn = {0, 1};
   for_each_piece(args, [&](const Work& work, const Extent& extent) {
     const auto offset_of = [&](uint32_t tile) -> int64_t {
       const auto at = static_cast<int32_t>(tile * kTokens + row);
@@ -105,7 +106,8 @@ AITERLITE_DEVICE void copy_pieces(const aiterlite_mla_decode_args& args, Shared&
       const int64_t offset = next;
       if (tile + 1 < tiles) next = offset_of(tile + 1);
       const uint32_t exist = lanes_where(offset >= 0);
-      shared.empty(stage).wait(parity);
+      const uint32_t stage = turn.stage;
+      shared.empty(stage).wait(turn.parity);
 #pragma unroll 1
       for (uint32_t absent = ~exist & kWarpMask; absent != 0; absent &= absent - 1) {
         char* zeroed = shared.at(stage, warp * kWarpRows + first_lane(absent), 0);
@@ -124,10 +126,7 @@ AITERLITE_DEVICE void copy_pieces(const aiterlite_mla_decode_args& args, Shared&
         copy_bytes(shared.at(stage, row, 0), static_cast<const Kv*>(args.kv_buffer) + offset, Cut::kRowBytes,
                    shared.full(stage), once);
       }
-      if (++stage == kStages) {
-        stage = 0;
-        parity ^= 1;
-      }
+      turn.advance();
     }
   });
 }

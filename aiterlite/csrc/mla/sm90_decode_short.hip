@@ -347,13 +347,14 @@ AITERLITE_DEVICE void multiply_piece(const Args& args, const ShortTask& task, co
   for (uint32_t c = 0; c < kColumns / 4; ++c) sums.relative[c] = kBeginsAtZero ? 0.0f : kLowest;
   named_barrier_wait(kAllBarrier, kMultipliers);
   const uint32_t tiles = piece.tiles();
-  uint32_t stage = 0, parity = 0;
+  RingTurn<kStages> turn;
   float factor[kColumns / 4];
 #pragma unroll 1
   for (uint32_t tile = 0; tile < tiles; ++tile) {
     const uint32_t owner = tile % 2;
     const bool first = tile == 0;
-    shared.full[stage].wait(parity);
+    const uint32_t stage = turn.stage;
+    shared.full[stage].wait(turn.parity);
     bool far = false;
     if (place.group == owner) {
       float scores[kColumns / 2];
@@ -373,10 +374,7 @@ AITERLITE_DEVICE void multiply_piece(const Args& args, const ShortTask& task, co
     if (last) mla::make_factors<Cut>(args, result, count, value_scale, sums, place, task.rank, shared, factor);
     await_group<0>();
     if (place.lane == 0) shared.empty[stage].arrive();
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
+    turn.advance();
   }
   if constexpr (kRanks == 1) {
     mla::store_alone<Cut, Out>(args, result, count, sums, factor, place);

@@ -12,6 +12,7 @@
 #include <aiterlite/gemm_mxfp4/tokens.h>
 #include <aiterlite/overlap.h>
 #include <aiterlite/tile/sm90_copy.h>
+#include <aiterlite/tile/sm90_turn.h>
 
 namespace aiterlite::gemm_mxfp4 {
 
@@ -124,17 +125,6 @@ struct Work {
   }
 };
 
-// Where in the ring a role is.
-struct Turn {
-  uint32_t stage = 0, parity = 0;
-
-  AITERLITE_DEVICE void advance(uint32_t stages) {
-    stage += stages;
-    if (stage >= kStages) {
-      stage -= kStages;
-      parity ^= 1;
-    }
-  }
-};
+using Turn = RingTurn<kStages>;
 
 }  // namespace aiterlite::gemm_mxfp4

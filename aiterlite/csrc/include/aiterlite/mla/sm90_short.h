@@ -6,6 +6,7 @@
 #include <aiterlite/mla/sm90_columns.h>
 #include <aiterlite/overlap.h>
 #include <aiterlite/tile/sm90_copy.h>
+#include <aiterlite/tile/sm90_turn.h>
 
 namespace aiterlite::mla {
 

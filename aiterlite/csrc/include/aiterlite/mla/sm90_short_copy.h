@@ -17,7 +17,7 @@ AITERLITE_DEVICE void copy_boxes(const aiterlite_mla_decode_args& args, const Te
   using Boxes = Sm90Boxes<Kv>;
   const uint32_t warp = wave_id() - kMultipliers / kWaveSize, lane = lane_id(), tiles = piece.tiles();
   const uint64_t once = keep_briefly();
-  uint32_t stage = 0, parity = 1;
+  RingTurn<Cut::kStages> turn = {0, 1};
 #pragma unroll 1
   for (uint32_t tile = 0; tile < tiles; ++tile) {
     const Slab place = next;
@@ -25,7 +25,8 @@ AITERLITE_DEVICE void copy_boxes(const aiterlite_mla_decode_args& args, const Te
       PageEntry entry = {-1, -1};
       next = find_slab<Cut::kBoxTokens>(args, piece, pages, Cut::first_token(tile + 1), entry);
     }
-    shared.empty[stage].wait(parity);
+    const uint32_t stage = turn.stage;
+    shared.empty[stage].wait(turn.parity);
     Barrier& full = shared.full[stage];
     char* to = shared.ring[stage];
     const auto count = static_cast<uint32_t>(place.count), page = static_cast<uint32_t>(place.page);
@@ -52,10 +53,7 @@ AITERLITE_DEVICE void copy_boxes(const aiterlite_mla_decode_args& args, const Te
         copy_box(to + lane * Boxes::kPanelBytes + warp * Boxes::kBoxBytes, map, lane * 64, slot, page, full, once);
       }
     }
-    if (++stage == Cut::kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
+    turn.advance();
   }
 }
 
@@ -70,7 +68,7 @@ AITERLITE_DEVICE void copy_rows(const aiterlite_mla_decode_args& args, const Sho
     return lane < kSlabTokens && one.count > 0 ? one.page * args.stride_page + one.slot * args.stride_slot : -1;
   };
   int64_t next = offset_of(first);
-  uint32_t stage = 0, parity = 1;
+  RingTurn<Cut::kStages> turn = {0, 1};
 #pragma unroll 1
   for (uint32_t tile = 0; tile < tiles; ++tile) {
     const int64_t offset = next;
@@ -78,7 +76,8 @@ AITERLITE_DEVICE void copy_rows(const aiterlite_mla_decode_args& args, const Sho
       PageEntry entry = {-1, -1};
       next = offset_of(find_slab<1>(args, piece, pages, Cut::first_token(tile + 1), entry));
     }
-    shared.empty[stage].wait(parity);
+    const uint32_t stage = turn.stage;
+    shared.empty[stage].wait(turn.parity);
 #pragma unroll 2
     for (uint32_t row = 0; row < kSlabTokens; ++row) {
       const int64_t from = shuffle_value(offset, row);
@@ -95,10 +94,7 @@ AITERLITE_DEVICE void copy_rows(const aiterlite_mla_decode_args& args, const Sho
       shared.set_exist(stage, warp, exist);
       shared.full[stage].arrive();
     }
-    if (++stage == Cut::kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
+    turn.advance();
   }
 }
 

@@ -2,6 +2,7 @@
 // hold no boxes.
 #pragma once
 #include <aiterlite/mla/sm90_wide.h>
+#include <aiterlite/tile/sm90_turn.h>
 
 namespace aiterlite::mla::wide {
 
@@ -62,7 +63,7 @@ template <class Element, class Pieces>
 AITERLITE_DEVICE void copy_rows(const aiterlite_mla_decode_args& args, const Pieces& for_each_piece, Shared& shared) {
   const uint32_t thread = thread_id() - kMultipliers, row = thread / 8, chunk = thread % 8, warp = thread / kWaveSize;
   const auto* buffer = static_cast<const Element*>(args.kv_buffer) + chunk * 8;
-  uint32_t stage = 0, parity = 1;
+  RingTurn<kStages> turn = {0, 1};
   for_each_piece([&](const Work& work, const Extent& extent) {
     const auto offset_of = [&](uint32_t tile, uint32_t round) -> int64_t {
       const auto at = static_cast<int32_t>(tile * kTokens + round * kCopiedAtOnce + row);
@@ -74,6 +75,7 @@ AITERLITE_DEVICE void copy_rows(const aiterlite_mla_decode_args& args, const Pie
     for (uint32_t round = 0; round < kRounds; ++round) next[round] = offset_of(0, round);
 #pragma unroll 1
     for (uint32_t tile = 0; tile < tiles; ++tile) {
+      const uint32_t stage = turn.stage;
       int64_t offset[kRounds];
 #pragma unroll
       for (uint32_t round = 0; round < kRounds; ++round) {
@@ -82,7 +84,7 @@ AITERLITE_DEVICE void copy_rows(const aiterlite_mla_decode_args& args, const Pie
       }
 #pragma unroll
       for (uint32_t part = 0; part < kParts; ++part) {
-        shared.empty[stage][part].wait(parity);
+        shared.empty[stage][part].wait(turn.parity);
 #pragma unroll
         for (uint32_t round = 0; round < kRounds; ++round) {
           const bool exists = offset[round] >= 0;
@@ -102,10 +104,7 @@ AITERLITE_DEVICE void copy_rows(const aiterlite_mla_decode_args& args, const Pie
         shared.full[stage][part].arrive_after_copies();
         if (lane_id() == 0) shared.full[stage][part].arrive();
       }
-      if (++stage == kStages) {
-        stage = 0;
-        parity ^= 1;
-      }
+      turn.advance();
     }
   });
 }
