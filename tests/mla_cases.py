@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -214,3 +214,25 @@ def assert_nothing_leaks(device: str, types: tuple[str, str] = ("bf16", "bf16"),
         rows = [0, 1, 3]
         assert torch.equal(o[rows], clean[0][rows]) and torch.equal(lse[rows], clean[1][rows])
         assert bool(o[2].isnan().all() and lse[2].isnan().all())
+
+
+def assert_replays_agree(
+    call: Callable[[Tensor], object], outs: Sequence[Tensor], replays: int, calls: int = 1
+) -> None:
+    """A graph of some `calls` for each of `outs`, on a stream of its own, all replayed beside each other: every result
+    has the bits of a call that ran alone."""
+    call(outs[0])
+    expected = outs[0].clone()
+    graphs, streams = [], [torch.cuda.Stream() for _ in outs]
+    for o, stream in zip(outs, streams, strict=True):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            for _ in range(calls):
+                call(o)
+        graphs.append(graph)
+    for _ in range(replays):
+        for graph, stream in zip(graphs, streams, strict=True):
+            with torch.cuda.stream(stream):
+                graph.replay()
+    torch.cuda.synchronize()
+    assert all(torch.equal(o, expected) for o in outs)

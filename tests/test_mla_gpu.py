@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from mla_cases import Batch, assert_nothing_leaks, assert_right, batch, plan, run  # noqa: E402
+from mla_cases import Batch, assert_nothing_leaks, assert_replays_agree, assert_right, batch, plan, run  # noqa: E402
 
 from aiterlite.errors import DispatchError  # noqa: E402
 from aiterlite.mla import mla_decode_fwd  # noqa: E402
@@ -68,20 +68,7 @@ def _call(case: Batch, o: torch.Tensor, **given: Any) -> torch.Tensor:
 def test_replays_of_a_graph_give_the_same_bits_on_two_streams() -> None:
     case = batch([1000, 333], [1, 1], 16).to("cuda")
     outs = [torch.empty(2, 16, 512, dtype=torch.bfloat16, device="cuda") for _ in range(2)]
-    _call(case, outs[0], num_kv_splits=8)
-    expected = outs[0].clone()
-    graphs, streams = [], [torch.cuda.Stream() for _ in outs]
-    for o, stream in zip(outs, streams, strict=True):
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            _call(case, o, num_kv_splits=8)
-        graphs.append(graph)
-    for _ in range(500):
-        for graph, stream in zip(graphs, streams, strict=True):
-            with torch.cuda.stream(stream):
-                graph.replay()
-    torch.cuda.synchronize()
-    assert all(torch.equal(o, expected) for o in outs)
+    assert_replays_agree(lambda o: _call(case, o, num_kv_splits=8), outs, 500)
 
 
 def test_a_plan_is_refilled_under_a_captured_graph() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from mla_cases import Batch, assert_nothing_leaks, assert_right, batch, plan, run  # noqa: E402
+from mla_cases import Batch, assert_nothing_leaks, assert_replays_agree, assert_right, batch, plan, run  # noqa: E402
 
 from aiterlite.mla import mla_decode_fwd  # noqa: E402
 from aiterlite.reference.mla import Attention  # noqa: E402
@@ -109,17 +109,4 @@ def test_replays_of_a_graph_give_the_same_bits_on_two_streams(page_size: int) ->
     def call(o: torch.Tensor) -> None:
         mla_decode_fwd(case.q, case.kv_buffer, o, *case.pages, 1, page_size=page_size, num_kv_splits=2)
 
-    call(outs[0])
-    expected = outs[0].clone()
-    graphs, streams = [], [torch.cuda.Stream() for _ in outs]
-    for o, stream in zip(outs, streams, strict=True):
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            call(o)
-        graphs.append(graph)
-    for _ in range(300):
-        for graph, stream in zip(graphs, streams, strict=True):
-            with torch.cuda.stream(stream):
-                graph.replay()
-    torch.cuda.synchronize()
-    assert all(torch.equal(o, expected) for o in outs)
+    assert_replays_agree(call, outs, 300)
