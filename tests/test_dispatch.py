@@ -36,6 +36,7 @@ from aiterlite.tables import (
 )
 from aiterlite.tables import gemm_crossover as crossover
 from aiterlite.tables.activation import ActProblem, QuantActProblem
+from aiterlite.tables.batched_gemm import BatchedGemmProblem
 from aiterlite.tables.cache import ConcatProblem, FusedProblem
 from aiterlite.tables.fused_moe_problem import FmoeProblem, MoeProblem
 from aiterlite.tables.gemm_a8w8_problem import BatchedProblem, BlockScaleProblem, RowScaleProblem
@@ -231,6 +232,16 @@ PROBLEMS = {
     BlockScaleProblem: st.builds(BlockScaleProblem, shuffled=st.booleans(), **products_of_8_bits),
     RowScaleProblem: st.builds(RowScaleProblem, shuffled=st.booleans(), bias=st.booleans(), **products_of_8_bits),
     BatchedProblem: st.builds(BatchedProblem, batch=_a8w8_sizes, bias=st.booleans(), **products_of_8_bits),
+    BatchedGemmProblem: st.builds(
+        BatchedGemmProblem,
+        n=_a8w8_sizes,
+        m=_a8w8_multiples,
+        k=_a8w8_multiples,
+        batch=_a8w8_sizes,
+        dtype=st.sampled_from(["bf16", "fp16", "fp32"]),
+        bias=st.booleans(),
+        aligned=st.booleans(),
+    ),
     MxGemmProblem: st.builds(
         MxGemmProblem,
         n=_a8w8_sizes,
@@ -325,6 +336,10 @@ wishes = st.builds(
     prefer=st.sampled_from([None, *dispatch.KINDS]),
     jit_off=st.booleans(),
 )
+
+
+def test_every_table_s_calls_are_drawn() -> None:
+    assert {table.problem for table in TABLES.values()} == set(PROBLEMS)
 
 
 @given(calls, st.sampled_from(PERSONAS), wishes)
