@@ -70,11 +70,11 @@ class Call:
         """This package's, by name."""
         absent = (
             *("topk_ids", "topk_weights", "expert_mask", "num_local_tokens"),
-            *("local_topk_ids", "h", "h_scale", "slots"),
+            *("local_topk_ids", "h", "h_scale", "slots", "bias1", "bias2"),
         )
         zeros = (
             *("stride_ids", "stride_weights", "global_experts", "id_words"),
-            *("beta", "linear_beta", "limit"),
+            *("beta", "linear_beta", "limit", "w1_scales"),
         )
         sizes = {name: getattr(self, name) for name in ("tokens", "experts", "topk", "width", "inter")}
         strides = {"stride_x": self.width, "stride_out": self.width}

@@ -431,6 +431,25 @@ def vllm_experts(x: Tensor, w1: Tensor, w2: Tensor, scales: tuple[Any, Any], rou
     return found
 
 
+def vllm_tensor_experts(
+    x: Tensor, w1: Tensor, w2: Tensor, scales: tuple[Any, Any], static: tuple[Any, Any], routed: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Of a checkpoint with a scale a tensor: one an expert, and what it says of hidden states and of those between."""
+    from aiter import ActivationType, QuantType
+    from aiter.fused_moe import fused_moe
+    from aiter.ops.shuffle import shuffle_weight
+
+    w1, w2 = (shuffle_weight(weight, layout=(16, 16)) for weight in (w1, w2))
+    of_weights: dict[str, Any] = {"w1_scale": scales[0], "w2_scale": scales[1]}
+    found: Tensor = fused_moe(
+        *(x, w1, w2, *routed, None, ActivationType(0), QuantType(1), False),
+        **of_weights,
+        a1_scale=static[0],
+        a2_scale=static[1],
+    )
+    return found
+
+
 def sglang_biased_experts(
     x: Tensor,
     weights: tuple[Tensor, Tensor],

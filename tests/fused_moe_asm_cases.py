@@ -165,7 +165,7 @@ def arguments(made: Case, out: Tensor, store: str) -> dict[str, Any]:
     """The kernel's arguments by name; `out` is the result of the whole, or the slots."""
     absent = ("topk_ids", "topk_weights", "expert_mask", "num_local_tokens", "local_topk_ids", "h", "h_scale")
     absent += ("bias1", "bias2")
-    zeros = ("stride_ids", "stride_weights", "global_experts", "id_words", "beta", "linear_beta")
+    zeros = ("stride_ids", "stride_weights", "global_experts", "id_words", "beta", "linear_beta", "w1_scales")
     sizes = {"tokens": made.tokens, "topk": made.topk, "experts": made.experts, "width": made.width}
     return {
         **dict.fromkeys(absent),

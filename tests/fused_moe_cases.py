@@ -19,6 +19,7 @@ from aiterlite.tables.quant_types import ActivationType, QuantType
 
 ACTIVATIONS = {"silu": ActivationType.Silu, "gelu": ActivationType.Gelu, "swiglu": ActivationType.Swiglu}
 QUANTS = {"none": QuantType.No, "token": QuantType.per_Token, "block": QuantType.per_128x128}
+QUANTS["tensor"] = QuantType.per_Tensor
 RING = 64
 # Relative, by Frobenius norms. Where a kernel keeps x and h: a rounding of the result, and of h and each slot to the
 # result's type. Where it rounds both to 8 bits: two codes' errors, of 0.024 each, and what a silu makes of them.
@@ -110,7 +111,7 @@ def run(case: Case) -> Tensor:
         ringed(made.x, 8 * spare), ringed(made.w1), ringed(made.w2), ringed(made.routing, spare), ringed(ids, spare),
         ringed(torch.full(result_shape(problem), float("nan"), dtype=case.dtype, device=made.x.device), apart),
         *[t if t is None else ringed(t) for t in (made.mask, live, made.weights.w1_scale, made.weights.w2_scale)],
-        made.x_scale if made.x_scale is None else ringed(made.x_scale, spare),
+        made.x_scale if made.x_scale is None else ringed(made.x_scale, spare if made.x_scale.dim() == 2 else 0),
     ]  # fmt: skip
     out = given[5]
     assert out is not None

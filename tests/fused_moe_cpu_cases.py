@@ -18,7 +18,7 @@ from aiterlite.launch.calls import parallel_for
 ARGS = ArgumentStruct("aiterlite_fused_moe_cpu_args", "aiterlite/fused_moe/args.h")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 CODES = {"none": None, "e4m3fn": torch.float8_e4m3fn, "e4m3fnuz": torch.float8_e4m3fnuz}
-ACTIVATIONS, QUANTS = ("silu", "gelu", "swiglu"), ("none", "token", "block")
+ACTIVATIONS, QUANTS = ("silu", "gelu", "swiglu"), ("none", "token", "block", "mxfp4", "tensor")
 SYMBOLS = tuple(f"aiterlite_fused_moe_cpu_{dtype}_{code}" for dtype in DTYPES for code in CODES)
 _GUARD = 512  # elements of poison around an operand
 
@@ -98,6 +98,10 @@ def make(
     w2 = (random(experts, width, inter) * scale * inter**-0.5).to(of_weights)
     if quant == "token":
         more["w1_scale"], more["w2_scale"] = ((0.5 + torch.rand(*w.shape[:2], generator=g)) / scale for w in (w1, w2))
+    elif quant == "tensor":
+        # Gate's and up's.
+        more["w1_scale"] = (0.5 + torch.rand(experts, 2, generator=g)) / scale
+        more["w2_scale"] = (0.5 + torch.rand(experts, generator=g)) / scale
     elif quant == "block":
         more["w1_scale"], more["w2_scale"] = (
             (0.5 + torch.rand(experts, -(-w.shape[1] // 128), -(-w.shape[2] // 128), generator=g)) / scale
@@ -132,6 +136,8 @@ def _numbers(codes: Tensor, scale: Tensor | None, quant: str) -> Tensor:
     if quant == "token":
         return values * scale.double().unsqueeze(1)
     rows, columns = codes.shape
+    if quant == "tensor":
+        return values * scale.double().reshape(-1).repeat_interleave(rows // scale.numel()).unsqueeze(1)
     return values * scale.double().repeat_interleave(128, 0)[:rows].repeat_interleave(128, 1)[:, :columns]
 
 
@@ -275,6 +281,7 @@ def numbers(case: Case) -> dict[str, int | float]:
         "limit": case.limit,
         "beta": case.beta,
         "linear_beta": case.linear_beta,
+        "w1_scales": 2,
         "activation": ACTIVATIONS.index(case.activation),
         "quant": QUANTS.index(case.quant),
         "shuffled": int(case.shuffled),

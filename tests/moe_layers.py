@@ -59,7 +59,11 @@ class Layer:
 
 
 def _weights(
-    generator: torch.Generator, shape: tuple[int, int, int], problem: MoeProblem, hit: Sequence[int]
+    generator: torch.Generator,
+    shape: tuple[int, int, int],
+    problem: MoeProblem,
+    hit: Sequence[int],
+    halves: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Codes and scales; experts that are not hit are NaN."""
     experts, rows, columns = shape
@@ -70,7 +74,9 @@ def _weights(
         codes[missing] = NAN
         return codes, None
     # Scales far apart, so that one that is taken for another shows.
-    scale_shape = (experts, rows) if problem.quant == "token" else (experts, rows // BLOCK, columns // BLOCK)
+    of_blocks = (experts, rows // BLOCK, columns // BLOCK)
+    of_tensor = (experts, 2) if halves else (experts,)
+    scale_shape = {"token": (experts, rows), "tensor": of_tensor}.get(problem.quant, of_blocks)
     scale = 10 ** (torch.rand(scale_shape, generator=generator) - 0.5) / 50 / math.sqrt(columns)
     codes = (values * 50).clamp(-240, 240).to(CODES[problem.code])
     codes.view(torch.uint8)[missing] = POISON[problem.code]
@@ -87,14 +93,16 @@ def layer(
     pad: int = 8,
     limit: float = 3.0,
     seed: int = 0,
+    halves: bool = False,
 ) -> Layer:
+    """`halves`: of scales of tensors, w1 has one for gate and one for up."""
     generator = torch.Generator().manual_seed(seed)
     dtype = DTYPES[problem.dtype]
     tokens, topk, width, inter = problem.tokens, problem.topk, problem.width, problem.inter
     named, held = torch.tensor(ids, dtype=id_dtype).reshape(tokens, topk), torch.tensor(mask) if mask else None
     local = reference.local_ids(named, problem.experts, held, live)
     hit = sorted(set(local.flatten().tolist()) - {-1})
-    w1, w1_scale = _weights(generator, (problem.experts, 2 * inter, width), problem, hit)
+    w1, w1_scale = _weights(generator, (problem.experts, 2 * inter, width), problem, hit, halves)
     w2, w2_scale = _weights(generator, (problem.experts, width, inter), problem, hit)
 
     rows = torch.randn(tokens, width, generator=generator) * torch.rand(tokens, 1, generator=generator) * 4
@@ -102,19 +110,24 @@ def layer(
     sizes: dict[str, Any] = {"stride_scale_token": 0, "stride_scale_group": 0}
     storage = torch.full((tokens, width + pad), NAN, dtype=dtype)
     if problem.quantised:
-        codes, scales = quantisation.per_group(rows, CODES[problem.code], BLOCK)
+        coarser = {"token": quantisation.per_token, "tensor": quantisation.per_tensor}.get(problem.quant)
+        if coarser is not None:
+            codes, scales = coarser(rows, CODES[problem.code])
+        else:
+            codes, scales = quantisation.per_group(rows, CODES[problem.code], BLOCK)
         storage = torch.full((tokens, width + 2 * pad), POISON[problem.code], dtype=torch.uint8)
         storage = storage.view(CODES[problem.code])
         storage.view(torch.uint8)[:, :width] = codes.view(torch.uint8)
         # Transposed, as upstream passes them.
-        x_scale = scales.t().contiguous()
-        sizes |= {"stride_scale_token": 1, "stride_scale_group": tokens}
+        x_scale = scales.reshape(-1, 1 if coarser else width // BLOCK).t().contiguous()
+        sizes["stride_scale_token"] = int(problem.quant != "tensor")
+        sizes["stride_scale_group"] = 0 if coarser else tokens
     else:
         storage[:, :width] = rows.to(dtype)
     x = storage[:, :width]
     if live is not None:
         x.view(torch.uint8)[live:] = 0xFF
-        if x_scale is not None:
+        if x_scale is not None and problem.quant != "tensor":
             x_scale[:, live:] = NAN
 
     ids_storage = torch.full((tokens, topk + 3), 0, dtype=id_dtype)
@@ -138,6 +151,7 @@ def layer(
         "beta": 1.5,
         "linear_beta": 0.75,
         "sorted_entries": 1 << 24,
+        "w1_scales": 2 if halves else 1,
         "stride_x": x.stride(0),
         "stride_out": out.stride(0),
         "stride_ids": topk + 3,

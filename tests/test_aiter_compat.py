@@ -400,6 +400,21 @@ def test_a_layer_of_experts(aiter: Any, target: str) -> None:
 
 
 @where
+def test_experts_of_a_checkpoint_with_a_scale_a_tensor(aiter: Any, target: str) -> None:
+    """Activation scales dynamic, and static ones, which a checkpoint has as numbers without dimensions."""
+    with on(target) as device:
+        case = case_of(problem_of(quant="tensor", code=FP8.get(target, "e4m3fn")), 2, device=device)
+        made, weights = case.made, case.made.weights
+        for static in ((None, None), (torch.tensor(0.01, device=device), torch.tensor(0.02, device=device))):
+            scales = weights.w1_scale, weights.w2_scale
+            got = clients.vllm_tensor_experts(made.x, weights.w1, weights.w2, scales, static, (made.routing, made.ids))
+            if target == "cuda":
+                check_on_hopper(case, got, rounds=True)
+            else:
+                check(case, got)
+
+
+@where
 def test_experts_with_biases_and_without_their_sum(aiter: Any, target: str) -> None:
     for by_slots in (False, True):
         how = {"activation": "swiglu", "interleaved": True, "precision": "a8w4", "bias1": True, "bias2": True}

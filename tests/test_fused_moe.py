@@ -242,7 +242,7 @@ def test_forms_of_the_same_call_give_the_same_bits() -> None:
         {"quant_type": QuantType.per_1x128},
         {"quant_type": 5, "activation": 0},
         {"gate_mode": GateMode.INTERLEAVE},
-        {"block_size_M": 64, "moe_sorting_dispatch_policy": 2},
+        {"block_size_M": 64, "moe_sorting_dispatch_policy": 2, "splitk": 4},
         {"block_size_M": -1},
         {"hidden_pad": 64, "intermediate_pad": 32},
         {"dtype": BF16},
@@ -496,7 +496,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"w2_scale": T.ones(8, 2, 2)[:, :, :1]}, "w2_scale", ".contiguous()"),
     ({"quant_type": QuantType.No}, "w1", "torch.bfloat16"),
     ({"quant_type": QuantType.per_1x32}, "w1", "two codes a byte"),
-    ({"quant_type": QuantType.per_Tensor}, "quant_type", "per_Token (2)"),
+    ({"quant_type": QuantType.per_256x128}, "quant_type", "per_Tensor (1)"),
     ({"quant_type": 77}, "quant_type", "per_128x128 (5)"),
     ({"quant_type": None}, "quant_type", "QuantType, or its number"),
     ({"activation": "silu"}, "activation", "ActivationType, or its number"),
@@ -527,7 +527,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"bias2": T.zeros(256, 8).T}, "bias2", ".contiguous()"),
     ({"hidden_pad": 257}, "hidden_pad", "0 to 256"),
     ({"intermediate_pad": -1}, "intermediate_pad", "0 to 128"),
-    ({"splitk": 2}, "splitk", "The table chooses"),
+    ({"splitk": 0.5}, "splitk", "an integer"),
+    ({"shared_w1": T.zeros(1)}, "shared_w1", "a call of its own"),
     ({"shared_w1": T.zeros(1)}, "shared_w1", "Append the shared expert"),
     ({"shared_w2_scale": T.zeros(1)}, "shared_w2_scale", "Append the shared expert"),
     ({"shared_expert_id": 8}, "shared_expert_id", "Append the shared expert"),
@@ -558,8 +559,11 @@ def test_what_scales_do_not_go_with() -> None:
         call(case)
     codes = case.made.x.to(torch.float8_e4m3fn)
     case.made.w1.is_shuffled = False
-    with pytest.raises(ArgumentError, match="`hidden_states` .*only with per_1x128"):
+    with pytest.raises(ArgumentError, match=r"`a1_scale` is None.*\[5, 1\]"):
         call(case, hidden_states=codes, dtype=BF16)
+    case = case_of(problem_of(quant="none"), 1)
+    with pytest.raises(ArgumentError, match="`hidden_states` is of dtype torch.float8_e4m3fn.*dtype of the result"):
+        call(case, hidden_states=case.made.x.to(torch.float8_e4m3fn), dtype=BF16)
 
 
 def test_a_call_that_no_row_serves_says_why() -> None:

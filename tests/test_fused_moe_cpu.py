@@ -346,6 +346,7 @@ def test_nothing_is_touched_outside_operands(target: str) -> None:
             every.append(make(6, 3, 2, 200, 40, code=code, quant=quant, dtype=dtype, pad=3, out_pad=3))
             every.append(make(7, 3, 2, 96, 96, code=code, quant=quant, dtype=dtype, shuffled=True))
             if quant != "none":
+                every.append(make(5, 3, 2, 200, 40, code=code, quant="tensor", dtype=dtype))
                 every.append(make(9, 3, 2, 256, 128, code=code, dtype=dtype, quantised=True, pad=1))
                 every.append(make(9, 3, 2, 256, 128, code=code, dtype=dtype, sorted_block=4))
     for case, (status, out) in zip(every, run_guarded(target, [guarded(c, **of_pool) for c in every]), strict=True):

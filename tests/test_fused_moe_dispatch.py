@@ -39,6 +39,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "swiglu, interleaved": {"activation": "swiglu", "interleaved": True},
     "fp16": {"dtype": "fp16"},
     "a scale a row": {"quant": "token"},
+    "a scale a tensor": {"quant": "tensor"},
     "16-bit weights": {"quant": "none", "code": ""},
     "quantised hidden states": {"quantised": True},
     "weights on the input": {"weighted_input": True},
@@ -134,7 +135,7 @@ def test_hopper_adds_in_place_only_where_a_token_has_one_entry_an_expert() -> No
 
 
 def random_fields(source: random.Random) -> dict[str, Any]:
-    quant, code = source.choice([("block", None), ("block", None), ("token", None), ("none", "")])
+    quant, code = source.choice([("block", None), ("block", None), ("token", None), ("tensor", None), ("none", "")])
     step = source.choice([128, 128, 256, 512, 100])
     fields = {
         "tokens": source.choice([1, 3, 4, 5, 31, 32, 500, 5000]),

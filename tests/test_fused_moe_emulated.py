@@ -82,6 +82,10 @@ FEW = {
     "16 bits": ([[1, 2], [2, 9]], 4, {"quant": "none", "shuffled": True, "width": 512, "inter": 192}, {}),
     "fp16": ([[3, 2]], 4, {"quant": "none", "dtype": "fp16", "interleaved": True}, {}),
     "a scale a row": ([[1, 2], [2, 0], [1, 0]], 4, {"quant": "token", "weighted_input": True}, {}),
+    "a scale a tensor": ([[1, 2], [2, 0], [1, 0]], 4, {"quant": "tensor"}, {"halves": True}),
+    "a scale a tensor, and of all of x": (
+        [[3, -1, 2]], 4, {"quant": "tensor", "quantised": True, "interleaved": True, "shuffled": True}, {},
+    ),
 }  # fmt: skip
 
 
@@ -123,6 +127,10 @@ SORTED = {
     "none of them": ([[-1, 9], [8, -7]], 4, {}, {}),
     "fp16": (routed(9, 2, 4), 4, {"quant": "none", "dtype": "fp16", "activation": "gelu", "inter": 64}, {}),
     "a scale a row": (routed(20, 2, 4), 4, {"quant": "token", "shuffled": True}, {}),
+    "a scale a tensor": (
+        routed(19, 2, 5, none=4), 5, {"quant": "tensor", "interleaved": True, "shuffled": True}, {"halves": True},
+    ),
+    "a scale a row, and a token": (routed(6, 2, 4), 4, {"quant": "token", "quantised": True}, {"live": 5}),
 }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ BOTH = {"bias1": True, "bias2": True}
 WEIGHTS: list[dict[str, Any]] = [
     {"quant": "none", "code": ""},
     {"quant": "token", "code": "e4m3fn"},
+    {"quant": "tensor", "code": "e4m3fn"},
     {"quant": "block", "code": "e4m3fn", "shuffled": True},
 ]
 ASKED: list[dict[str, Any]] = [
@@ -40,6 +41,20 @@ def test_layers(weights: dict[str, Any], asked: dict[str, Any]) -> None:
         ids[0] = 2
         case = cases.case_of(problem, tokens, ids, device="cuda")
         cases.check_on_hopper(case, cases.run(case), problem.quant != "none")
+
+
+@pytest.mark.parametrize(
+    ("quant", "how"),
+    [("tensor", {}), ("tensor", {"shuffled": True, "interleaved": True}), ("token", {})],
+    ids=["tensor", "tensor-shuffled-interleaved", "token"],
+)
+def test_scales_of_tensors_and_of_whole_hidden_states(quant: str, how: dict[str, Any]) -> None:
+    """By each row. Of even seeds w1 has one scale an expert, of odd ones gate and up have one each."""
+    for tokens, quantised in ((2, False), (40, True), (600, False), (1100, True)):
+        fields = {"tokens": tokens, "quant": quant, "quantised": quantised, "width": 640, "inter": 384}
+        for seed in (2, 3):
+            case = cases.case_of(cases.problem_of(**fields, **how), seed, device="cuda", spare=seed - 2)
+            cases.check_on_hopper(case, cases.run(case), True)
 
 
 @pytest.mark.parametrize("asked", ASKED, ids=lambda asked: "-".join(asked))

@@ -41,10 +41,10 @@ def random_problem(source: random.Random) -> MoeProblem:
     fields = random_sizes(source)
     flags = ("shuffled", "interleaved", "quantised", "weighted_input", "masked")
     fields |= {name: source.random() < 0.4 for name in flags}
-    fields |= {"quant": source.choice(["none", "token", "block"]), "activation": source.choice(ACTIVATIONS)}
+    fields |= {"quant": source.choice(["none", "token", "tensor", "block"]), "activation": source.choice(ACTIVATIONS)}
     if fields["masked"]:
         fields["global_experts"] = min(1024, fields["experts"] + source.choice([0, 1, 300]))
-    if fields["quant"] != "block":
+    if fields["quant"] == "none":
         fields["quantised"] = False
     made = problems.problem(tables.TABLE, fields)
     assert isinstance(made, MoeProblem)
@@ -62,7 +62,8 @@ def decisions(count: int, persona: Persona = H200) -> list[Decision]:
         table, problem = (tables.FMOE_TABLE, random_sorted) if number % 4 == 0 else (tables.TABLE, random_problem)
         made.append(dispatch.decide(table, problem(source), persona, Wishes()))
     served = [decision for decision in made if decision.row is not None]
-    assert len(served) > 0.5 * count
+    # An inner width that is an odd number of 64 elements is refused, and half are.
+    assert len(served) > 0.4 * count
     return served
 
 

@@ -117,7 +117,7 @@ NAMES = (
     Name("mha_batch_prefill_func", _MHA, IMPORTS, _BLOCK),
     Name("unified_attention", f"{_TRITON}attention.unified_attention {_TRITON}unified_attention", IMPORTS, _BLOCK),
     # Mixture of experts.
-    Name("fused_moe", "aiter.fused_moe", "aiterlite.moe", "no scale a tensor, shared_w1 and its like, stage2_scatter"),
+    Name("fused_moe", "aiter.fused_moe", "aiterlite.moe", "no shared_w1 and its like, stage2_scatter"),
     Name("moe_sorting", "aiter.fused_moe", "aiterlite.moe"),
     Name("fused_topk", "aiter.fused_moe", "aiterlite.moe"),
     Name("moe_sorting_fwd", _OPS + "moe_sorting", "aiterlite.moe"),

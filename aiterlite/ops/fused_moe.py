@@ -22,7 +22,7 @@ from aiterlite.ops.calls import Run
 from aiterlite.ops.operator import register
 from aiterlite.ops.shuffle import is_shuffled
 from aiterlite.tables import fused_moe as tables
-from aiterlite.tables.fused_moe_problem import BLOCK, MX_CODE, OP, MoeProblem
+from aiterlite.tables.fused_moe_problem import MX_CODE, OP, MoeProblem
 from aiterlite.tables.quant_types import ActivationType, QuantType
 
 # Operands of the kernels that each call brings, in this order.
@@ -83,19 +83,25 @@ def fused_moe(
         expert_mask: int32, an entry for each expert that ids may name: 0 for those of other ranks, the others are those
             of w1, in their order. More than w1 has add nothing. It may end in an entry of 0 for an expert that is none.
         activation: Silu, Gelu (exact, by erf) or Swiglu, of `ActivationType`.
-        quant_type: No; per_Token: a scale for each row of w1 and w2; per_1x128 or per_128x128, which are the same: one
-            for each block of 128 x 128, and width and inter are multiples of 128. Hidden states, and what is between
-            the stages, are quantised in the call where a kernel multiplies 8-bit numbers. per_1x32: MXFP4, and both
-            become it for any number of tokens, or MXFP8 where gates take turns; or what AITERLITE_MXFP4_ACTIVATIONS
-            says: either, or they keep 16 bits (docs/fused-moe.md).
+        quant_type: No; per_Tensor: a scale for each expert's w1, or its gate and its up rows, and w2; per_Token: one
+            for each row of w1 and w2; per_1x128 or per_128x128, which are the same: one for each block of 128 x 128,
+            and width and inter are multiples of 128. Hidden states, and what is between the stages, are quantised in
+            the call, by groups of 128, where a kernel multiplies 8-bit numbers. per_1x32: MXFP4, and both become it for
+            any number of tokens, or MXFP8 where gates take turns; or what AITERLITE_MXFP4_ACTIVATIONS says: either, or
+            they keep 16 bits (docs/fused-moe.md).
         doweight_stage1: the routing weight goes on hidden_states, not on the result. (Upstream: topk 1 only.)
-        w1_scale: float32 [experts, 2 * inter / 128, width / 128], or [experts, 2 * inter], contiguous or flattened; a
-            number is its code times its scale. Of MXFP4 float8_e8m0fnu or uint8 [experts, 2 * inter, width / 32]; of
-            weights that are shuffled what `shuffle_scale` makes of [experts * 2 * inter, width / 32].
-        w2_scale: the same of w2: [experts, width / 128, inter / 128], or [experts, width].
-        a1_scale: float32 [tokens, width / 128], of MXFP4 and MXFP8 bytes [tokens, width / 32], of any strides,
-            where hidden_states are codes.
-        block_size_M, moe_sorting_dispatch_policy: preferences; the table decides, with the same result.
+        w1_scale: float32 [experts, 2 * inter / 128, width / 128], or [experts, 2 * inter], contiguous or flattened, or
+            [experts], or [experts, 2], gate's and up's; a number is its code times its scale. Of MXFP4 float8_e8m0fnu
+            or uint8 [experts, 2 * inter, width / 32]; of weights that are shuffled what `shuffle_scale` makes of
+            [experts * 2 * inter, width / 32].
+        w2_scale: the same of w2: [experts, width / 128, inter / 128], or [experts, width], or [experts].
+        a1_scale: where hidden_states are codes: float32 [tokens, width / 128], or [tokens, 1] or one number beside
+            scales of tensors or rows; of MXFP4 and MXFP8 bytes [tokens, width / 32]; of any strides. Beside scales of
+            tensors and hidden_states that are no codes, a checkpoint's static scale of them: one float32.
+        a2_scale: beside scales of tensors, a checkpoint's static scale of what is between the stages: one float32.
+            Static scales are not read: both are quantised by groups' own scales, which clip nothing, or not at all.
+        block_size_M, moe_sorting_dispatch_policy, splitk: preferences; the table decides, with the same result.
+            (Upstream's function does not hand splitk on, either.)
         num_local_tokens: int32 [1], on the device: how many tokens there are; rows of the result behind them are 0.
         dtype: of the result: bfloat16 or float16, that of hidden_states unless those are codes.
         swiglu_limit, beta, linear_beta: of Swiglu, which is gate * sigmoid(beta * gate) * (up + linear_beta) of gate at
@@ -110,9 +116,13 @@ def fused_moe(
         bias1: float32 [experts, 2 * inter], contiguous, of the rows of w1 as they lie: what gate and up are more, after
             the weight of doweight_stage1.
         bias2: float32 [experts, width], contiguous: what a slot's result is more before its weight.
-        a2_scale, splitk, stage2_scatter: not here.
-        shared_w1, shared_w2, shared_w1_scale, shared_w2_scale, shared_expert_id: not here. A shared expert is one more
-            expert of w1 and w2 that each token names.
+        shared_w1, shared_w2, shared_w1_scale, shared_w2_scale, shared_expert_id: not here. They are upstream's for one
+            shared expert of MXFP8 beside routed ones of MXFP4, which it has on gfx950 only: [1, 2 * inter, width] and
+            [1, width, inter] of float8_e4m3fn with shuffled e8m0 scales stand for row shared_expert_id, the last of w1
+            and w2, which is a dummy. A shared expert of the routed ones' format needs none of them, there and here: it
+            is one more expert of w1 and w2 that each token names. One of another format is a call of its own, whose
+            result is added; numbers of MXFP8 are numbers of bfloat16, of quant_type No.
+        stage2_scatter: not here.
 
     Returns [tokens, width], or with no_combine [tokens, topk, width]. Sums are float32. Not differentiable.
 
@@ -121,19 +131,25 @@ def fused_moe(
     Raises `ArgumentError`, `DispatchError` (with the reasons) or a `JitError`.
     """
     if (
-        not (a2_scale is stage2_scatter is None)
+        stage2_scatter is not None
         or not (shared_w1 is shared_w2 is shared_w1_scale is shared_w2_scale is None and shared_expert_id == -1)
         or splitk
         or block_size_M
         or moe_sorting_dispatch_policy
     ):
         _refuse(
-            a2_scale=a2_scale, stage2_scatter=stage2_scatter, shared_w1=shared_w1, shared_w2=shared_w2,
-            shared_w1_scale=shared_w1_scale, shared_w2_scale=shared_w2_scale, shared_expert_id=shared_expert_id,
-            splitk=splitk,
+            stage2_scatter=stage2_scatter, shared_w1=shared_w1, shared_w2=shared_w2, shared_w1_scale=shared_w1_scale,
+            shared_w2_scale=shared_w2_scale, shared_expert_id=shared_expert_id,
         )  # fmt: skip
-        _check_preferences(block_size_M, moe_sorting_dispatch_policy)
+        _check_preferences(block_size_M, moe_sorting_dispatch_policy, splitk)
     arguments.check_tensors(OP, hidden_states=hidden_states, w1=w1, w2=w2, topk_weight=topk_weight, topk_ids=topk_ids)
+    kind = checks.number_of(OP, "quant_type", quant_type)
+    if a1_scale is not None or a2_scale is not None:
+        quant = checks.quant_name(OP, kind)
+        checks.check_static(OP, quant, hidden_states, a2_scale=a2_scale)
+        if quant == "tensor" and hidden_states.itemsize != 1:
+            checks.check_static(OP, quant, hidden_states, a1_scale=a1_scale)
+            a1_scale = None
     if hidden_pad or intermediate_pad:
         width, inter = (w2.shape[1], w1.shape[1] // 2) if w1.dim() == w2.dim() == 3 else (1, 1)
         arguments.check_ints(OP, hidden_pad=(hidden_pad, 0, width), intermediate_pad=(intermediate_pad, 0, inter))
@@ -150,21 +166,19 @@ def fused_moe(
     mode = getattr(gate_mode, "value", gate_mode)
     args = (
         hidden_states, w1, w2, topk_weight, topk_ids, out, expert_mask, num_local_tokens, w1_scale, w2_scale, a1_scale,
-        checks.number_of(OP, "activation", activation), checks.number_of(OP, "quant_type", quant_type),
-        bool(doweight_stage1), mode, is_shuffled(w1, w2), swiglu_limit, beta,
-        linear_beta, deterministic, "", bool(no_combine), bias1, bias2,
+        checks.number_of(OP, "activation", activation), kind, bool(doweight_stage1), mode, is_shuffled(w1, w2),
+        swiglu_limit, beta, linear_beta, deterministic, "", bool(no_combine), bias1, bias2,
     )  # fmt: skip
     direct.call(OPERATOR, args, ())
     return out
 
 
 _REMEDIES = {
-    "a2_scale": "Leave it out: what is between the stages is quantised in the call.",
     "stage2_scatter": "Combine the results of ranks after the call.",
-    "shared_expert_id": "Append the shared expert to w1 and w2, and its id and weight to each token's.",
-    "splitk": "The table chooses how sums are split.",
+    "shared_expert_id": "Append the shared expert to w1 and w2, and its id and weight to each token's; one of another "
+    "format is a call of its own.",
 }
-_UNASKED = {"shared_expert_id": -1, "splitk": 0}
+_UNASKED = {"shared_expert_id": -1}
 
 
 def _refuse(**given: Any) -> None:
@@ -177,7 +191,8 @@ def _refuse(**given: Any) -> None:
             raise ArgumentError(OP, name, got, str(unasked), remedy)
 
 
-def _check_preferences(block_size: Any, policy: Any) -> None:
+def _check_preferences(block_size: Any, policy: Any, splits: Any) -> None:
+    arguments.check_ints(OP, splitk=(splits, -1, 2**31 - 1))
     if block_size is not None:
         arguments.check_ints(OP, block_size_M=(block_size, -1, tables.MOST_BLOCK))
     operands.check_choice(OP, "moe_sorting_dispatch_policy", policy, tables.POLICIES)
@@ -254,7 +269,7 @@ class _Call:
             mxfp4.check_scales(OP, w1, w2, self.shuffled, **scales)
         else:
             checks.check_codes(OP, quant, w1, out.dtype)
-            self._check_input(quant)
+            checks.check_input(OP, quant, x, self.a1_scale, w1, out.dtype)
             checks.check_scales(OP, quant, w1, w2, ("w1", "w2"), **scales)
         checks.check_biases(OP, w1, w2, bias1=self.bias1, bias2=self.bias2)
         checks.check_routing(OP, x, self.topk_ids, self.topk_weight)
@@ -271,25 +286,6 @@ class _Call:
         operands.check_shape(OP, "out", out, [[tokens, width]])
         operands.check_dense(OP, out=out)
         arguments.check_rows_apart(OP, "out", out, width)
-
-    def _check_input(self, quant: str) -> None:
-        x, scale = self.hidden_states, self.a1_scale
-        if not self.quantised:
-            operands.check_dtype(OP, "hidden_states", x, (self.out.dtype,), "the dtype of the result")
-            if scale is not None:
-                allowed = f"None beside hidden_states of {x.dtype}"
-                raise ArgumentError(OP, "a1_scale", "a tensor", allowed, "They are quantised in the call.")
-            return
-        operands.check_dtype(OP, "hidden_states", x, (self.w1.dtype,), "codes of the weights' type")
-        shape = [x.shape[0], x.shape[1] // BLOCK]
-        if quant != "block":
-            remedy = "Pass hidden states of the result's dtype: they are quantised in the call."
-            raise ArgumentError(OP, "hidden_states", f"of dtype {x.dtype}", "codes only with per_1x128", remedy)
-        if scale is None:
-            raise ArgumentError(OP, "a1_scale", "None", f"float32 {shape}, the scales of hidden_states")
-        operands.check_shape(OP, "a1_scale", scale, [shape])
-        operands.check_dtype(OP, "a1_scale", scale, (torch.float32,), "the dtype of scales")
-        operands.check_device(OP, "a1_scale", scale, x, "hidden_states")
 
     def numbers(self) -> tuple[str, dict[str, int | float]]:
         name = checks.activation_name(OP, self.activation)
@@ -327,16 +323,17 @@ class _Call:
     @property
     def sizes(self) -> dict[str, int | float]:
         """What the kernels' arguments hold besides addresses and what kernels say themselves."""
-        problem, scale = self.problem, self.a1_scale
+        problem, scale = self.problem, self.w1_scale
+        halves = problem.quant == "tensor" and scale is not None and scale.numel() == 2 * problem.experts
         return layer_sizes(problem, problem.interleaved) | {
+            "w1_scales": 2 if halves else 1,
             "global_experts": self.named,
             "id_words": self.topk_ids.itemsize // 4,
             "stride_x": self.hidden_states.stride(0),
             "stride_out": self.out.stride(-2),
             "stride_ids": self.topk_ids.stride(0),
             "stride_weights": self.topk_weight.stride(0),
-            "stride_scale_token": 0 if scale is None else scale.stride(0),
-            "stride_scale_group": 0 if scale is None else scale.stride(1),
+            **checks.input_strides(problem.quant, self.a1_scale),
             **self.numbers()[1],
         }
 
@@ -349,7 +346,7 @@ def layer_sizes(problem: Any, interleaved: bool) -> dict[str, int | float]:
     """What a problem says of the kernels' arguments."""
     given = {name: getattr(problem, name) for name in ("tokens", "topk", "experts", "width", "inter")}
     rows = {"gate_step": 2 if interleaved else 1, "up_offset": 1 if interleaved else problem.inter}
-    return {**given, **rows, "sorted_entries": 0}
+    return {**given, **rows, "sorted_entries": 0, "w1_scales": 1}
 
 
 def _prepare(*args: Any) -> Run:

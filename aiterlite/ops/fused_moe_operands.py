@@ -23,11 +23,14 @@ IDS = (torch.int32, torch.int64)
 QUANTS = {QuantType.No: "none", QuantType.per_Token: "token", QuantType.per_1x128: "block"}
 QUANTS[QuantType.per_128x128] = QUANTS[QuantType.per_1x128]
 QUANTS[QuantType.per_1x32] = "mxfp4"
+QUANTS[QuantType.per_Tensor] = "tensor"
 ACTIVATIONS = {ActivationType.Silu: "silu", ActivationType.Gelu: "gelu", ActivationType.Swiglu: "swiglu"}
 GATE_MODES = {"separated": False, "interleave": True, "interleaved": True}
 # Upstream's swiglu where nothing else is asked for.
 LIMIT, BETA, LINEAR_BETA = 7.0, 1.702, 1.0
 _MOST = torch.finfo(torch.float32).max
+# What has one scale.
+_SHARED = {"block": f"block of {BLOCK} x {BLOCK}", "token": "row", "tensor": "expert's matrix"}
 _PAD = "Pad weights with zeros, and scales with ones, before."
 
 
@@ -48,7 +51,7 @@ def quant_name(op: str, kind: Any) -> str:
     if kind in QUANTS:
         return QUANTS[kind]
     known = QuantType(kind).name if kind in list(QuantType) else kind
-    remedy = "Quantise weights by blocks of 128 x 128, or by rows, or to MXFP4."
+    remedy = "Quantise weights by blocks of 128 x 128, by rows or by tensors, or to MXFP4."
     allowed = ", ".join(f"QuantType.{item.name} ({item.value})" for item in QUANTS)
     raise ArgumentError(op, "quant_type", known, allowed, remedy)
 
@@ -135,25 +138,74 @@ def check_scales(op: str, quant: str, w1: Tensor, w2: Tensor, names: tuple[str, 
         if quant == "block" and (rows % BLOCK or columns % BLOCK):
             allowed = f"rows and columns of multiples of {BLOCK}, the blocks of its scales"
             raise ArgumentError(op, of, f"of shape {list(weight.shape)}", allowed, _PAD)
-        shape = [experts, rows // BLOCK, columns // BLOCK] if quant == "block" else [experts, rows]
+        shape = {"block": [experts, rows // BLOCK, columns // BLOCK], "token": [experts, rows]}.get(quant, [experts])
         if scale is None:
-            raise ArgumentError(op, name, "None", f"float32 {shape}, a number for each {_shared(quant)} of {of}")
+            raise ArgumentError(op, name, "None", f"float32 {shape}, a number for each {_SHARED[quant]} of {of}")
         arguments.check_tensors(op, **{name: scale})
         operands.check_dtype(op, name, scale, (torch.float32,), "the dtype of scales")
         operands.check_device(op, name, scale, weight, of)
         # Dimensions of 1 say nothing. As many numbers in another shape are in another order.
-        flattened = (shape, [experts, math.prod(shape[1:])], [math.prod(shape)])
-        if _sizes(scale.shape) not in map(_sizes, flattened):
-            raise ArgumentError(op, name, f"of shape {list(scale.shape)}", f"{shape}, or flattened")
+        fitting, words = [shape, [experts, math.prod(shape[1:])], [math.prod(shape)]], "or flattened"
+        if quant == "tensor":
+            words = f"or {[experts, 1]}"
+        if quant == "tensor" and weight is w1:
+            fitting, words = [shape, [experts, 2]], f"or {[experts, 2]}, gate's and up's"
+        if _sizes(scale.shape) not in map(_sizes, fitting):
+            raise ArgumentError(op, name, f"of shape {list(scale.shape)}", f"{shape}, {words}")
         arguments.check_contiguous(op, **{name: scale})
+
+
+def check_input(op: str, quant: str, x: Tensor, scale: Tensor | None, w1: Tensor, dtype: torch.dtype) -> None:
+    """Hidden states: of the result's type, or codes of the weights' with scales, for each 128 of a token where weights
+    have them by blocks, and else a scale a token, or one."""
+    if x.itemsize != 1:
+        operands.check_dtype(op, "hidden_states", x, (dtype,), "the dtype of the result")
+        if scale is not None:
+            allowed = f"None beside hidden_states of {x.dtype}"
+            raise ArgumentError(op, "a1_scale", "a tensor", allowed, "They are quantised in the call.")
+        return
+    if quant == "none":
+        raise ArgumentError(op, "hidden_states", f"of dtype {x.dtype}", f"{dtype}, the dtype of the result")
+    operands.check_dtype(op, "hidden_states", x, (w1.dtype,), "codes of the weights' type")
+    tokens, width = x.shape
+    shapes = [[tokens, width // BLOCK]] if quant == "block" else [[tokens, 1], [tokens]]
+    if scale is None:
+        raise ArgumentError(op, "a1_scale", "None", f"float32 {shapes[0]}, the scales of hidden_states")
+    words = "" if quant == "block" else f"{[tokens, 1]} or {[tokens]}, a scale a token, or one number"
+    if quant == "block" or scale.numel() != 1:
+        operands.check_shape(op, "a1_scale", scale, shapes, words)
+    operands.check_dtype(op, "a1_scale", scale, (torch.float32,), "the dtype of scales")
+    operands.check_device(op, "a1_scale", scale, x, "hidden_states")
+
+
+def input_strides(quant: str, scale: Tensor | None) -> dict[str, int]:
+    """How far scales of hidden states lie apart, from token to token, and from one group of 128 to the next."""
+    group = scale is not None and quant in ("block", "mxfp4")
+    token = scale is not None and (group or scale.numel() > 1)
+    return {
+        "stride_scale_token": scale.stride(0) if scale is not None and token else 0,
+        "stride_scale_group": scale.stride(1) if scale is not None and group else 0,
+    }
+
+
+def check_static(op: str, quant: str, x: Tensor, **scales: Tensor | None) -> None:
+    """A checkpoint's scales for x or h as a whole, which are not read (docs/fused-moe.md)."""
+    for name, scale in scales.items():
+        if scale is None:
+            continue
+        if quant != "tensor":
+            remedy = "Leave it out: what is multiplied as 8-bit numbers is quantised in the call, by its own scales."
+            raise ArgumentError(op, name, "a tensor", "None, unless quant_type is per_Tensor", remedy)
+        arguments.check_tensors(op, **{name: scale})
+        operands.check_dtype(op, name, scale, (torch.float32,), "the dtype of scales")
+        operands.check_device(op, name, scale, x, "hidden_states")
+        if scale.numel() != 1:
+            remedy = "Take the largest of those of all experts."
+            raise ArgumentError(op, name, f"of shape {list(scale.shape)}", "one number", remedy)
 
 
 def _sizes(shape: Sequence[int]) -> list[int]:
     return [size for size in shape if size != 1]
-
-
-def _shared(quant: str) -> str:
-    return f"block of {BLOCK} x {BLOCK}" if quant == "block" else "row"
 
 
 def check_codes(op: str, quant: str, w1: Tensor, dtype: torch.dtype, name: str = "w1") -> None:

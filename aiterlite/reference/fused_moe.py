@@ -36,8 +36,9 @@ _UNIT = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2.0**-
 @dataclass(frozen=True)
 class Weights:
     """Of a layer's experts, unshuffled: w1 [experts, 2 * inter, width], w2 [experts, width, inter], as codes and their
-    float32 scales: None, one a row ([experts, rows]), or one a block of 128 x 128. Of MXFP4 two codes a byte, and bytes
-    for scales, [experts, rows, columns / 32]. Biases, of rows as they lie, are [experts, rows], float32."""
+    float32 scales: None, one a row ([experts, rows]), one a block of 128 x 128, one a matrix ([experts]), or of w1 one
+    of gate and one of up ([experts, 2]). Of MXFP4 two codes a byte, and bytes for scales, [experts, rows, columns /
+    32]. Biases, of rows as they lie, are [experts, rows], float32."""
 
     w1: Tensor
     w2: Tensor
@@ -49,8 +50,11 @@ class Weights:
 
     def gate_up(self, expert: int) -> tuple[Tensor, Tensor]:
         """Two float64 matrices [inter, width]."""
-        w1 = dequantised(self.w1[expert], None if self.w1_scale is None else self.w1_scale[expert])
-        return self._halves(w1)
+        scale = None if self.w1_scale is None else self.w1_scale[expert]
+        if scale is not None and list(scale.shape) == [2]:
+            each = len(self.w1[expert]) // 2
+            scale = scale.repeat(each) if self.interleaved else scale.repeat_interleave(each)
+        return self._halves(dequantised(self.w1[expert], scale))
 
     def _halves(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         middle = len(rows) // 2
@@ -102,7 +106,7 @@ def dequantised(codes: Tensor, scale: Tensor | None) -> Tensor:
     values: Tensor = codes.double()
     if scale is None:
         return values
-    if scale.numel() == len(codes):
+    if scale.numel() in (1, len(codes)):
         return values * scale.double().reshape(-1, 1)
     blocks: Tensor = scale.double().reshape(len(codes) // GROUP, -1)
     return values * blocks.repeat_interleave(GROUP, 0).repeat_interleave(GROUP, 1)
@@ -147,9 +151,9 @@ def fused_moe(
     which: str = "xh",
     by_slots: bool = False,
 ) -> Layer:
-    """The layer. x is [tokens, width], or codes of `x_scale` [tokens, width / 128], or MXFP4 or MXFP8. With `rounded`,
-    those of x and h that `which` names are rounded to codes of that type and a scale for each 128 elements, or to MXFP4
-    or MXFP8; an x of codes is left as it is."""
+    """The layer. x is [tokens, width], or codes of `x_scale`, [tokens, width / 128], [tokens, 1] or one number, or
+    MXFP4 or MXFP8. With `rounded`, those of x and h that `which` names are rounded to codes of that type and a scale
+    for each 128 elements, or to MXFP4 or MXFP8; an x of codes is left as it is."""
     experts, width = weights.w2.shape[:2]
     local = local_ids(topk_ids, experts, mask, live)
     routing = topk_weights.double()
@@ -164,7 +168,8 @@ def fused_moe(
         if x_scale is not None and x_scale.itemsize == 1:
             given = (mxfp4 if given.dtype == torch.uint8 else mxfp8).dequantise(given, x_scale[tokens])
         elif x_scale is not None:
-            given = given.double() * x_scale[tokens].double().repeat_interleave(GROUP, -1)
+            scales = x_scale.reshape(-1, 1).expand(len(x), 1) if x_scale.numel() in (1, len(x)) else x_scale
+            given = given.double() * scales[tokens].double().repeat_interleave(width // scales.shape[1], -1)
         elif rounded is not None and "x" in which:
             given = rounded_by_groups(given, rounded)
         on_input, on_result = (weight, 1.0) if weighted_input else (1.0, weight)

@@ -82,7 +82,7 @@ class LayerFits:
 
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
         quant = getattr(problem, "quant", "block")
-        step = BLOCK if quant == "block" or getattr(problem, "quantised", False) else 32 if problem.shuffled else 1
+        step = BLOCK if quant == "block" else 32 if problem.shuffled else 1
         if quant == "mxfp4":
             step = 2 * MX_BLOCK if problem.shuffled else MX_BLOCK
         if problem.width % step == 0 and problem.inter % step == 0:

@@ -113,7 +113,7 @@ def _global_experts(problem: MoeProblem | FmoeProblem) -> int:
 
 # Kernels --------------------------------------------------------------------------------------------------------------
 
-_SCALES = {"none": 0, "token": 1, "block": 2}
+_SCALES = {"none": 0, "token": 1, "block": 2, "tensor": 3}
 _NOTHING: dict[str, Value] = {
     "sorted_ids": 0,
     "sorted_weights": 0,

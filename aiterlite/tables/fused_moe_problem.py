@@ -11,7 +11,8 @@ from aiterlite.target import Persona
 OP, FMOE_OP = "fused_moe", "fmoe_fp8_blockscale_g1u1"
 ARGS = ArgumentStruct("aiterlite_fused_moe_args", "aiterlite/fused_moe/args.h")
 
-QUANTS = ("none", "token", "block", "mxfp4")
+# By the numbers that the CPU's kernel has for them.
+QUANTS = ("none", "token", "block", "mxfp4", "tensor")
 ACTIVATIONS = ("silu", "gelu", "swiglu")
 BLOCK = 128
 # Of MXFP4 weights: their code, and what they are multiplied by: MXFP4, 16 bits, or MXFP8.
@@ -26,13 +27,14 @@ class MoeProblem:
     """`tokens` of `width` elements, `topk` of `experts` each, whose layer is `inter` wide.
 
     `dtype` is that of hidden states and result, `code` that of the weights' elements (empty: as `dtype`; `native`: the
-    target's own). `quant`: weights have no scale (none), one a row (token), one a block of 128 x 128 (block), or are of
-    MXFP4 (mxfp4), beside which x and h become that, or MXFP8, or neither (`precision`, of PRECISIONS; else empty).
-    `quantised`: the hidden states come in `code` with a scale for each 128 elements of a token, or beside MXFP4 in what
-    they would become. `shuffled`: weights lie as `shuffle_weight` puts them, and scales of MXFP4 as `shuffle_scale`
-    does. `interleaved`: rows of gate and up take turns. `weighted_input`: the routing weight goes on x, not on the
-    result. `masked`: ids are those of `global_experts`, of which a mask names the ones here. `by_slots`: the result has
-    a row a slot, which are not summed. `bias1`, `bias2`: whether rows of w1, of w2, have biases.
+    target's own). `quant`: weights have no scale (none), one a row (token), one a block of 128 x 128 (block), one an
+    expert, or of w1 one of gate and one of up (tensor), or are of MXFP4 (mxfp4), beside which x and h become that, or
+    MXFP8, or neither (`precision`, of PRECISIONS; else empty). `quantised`: the hidden states come in `code` with a
+    scale for each 128 elements of a token where weights have them by blocks, else one a token or one for all, or beside
+    MXFP4 in what they would become. `shuffled`: weights lie as `shuffle_weight` puts them, and scales of MXFP4 as
+    `shuffle_scale` does. `interleaved`: rows of gate and up take turns. `weighted_input`: the routing weight goes on x,
+    not on the result. `masked`: ids are those of `global_experts`, of which a mask names the ones here. `by_slots`: the
+    result has a row a slot, which are not summed. `bias1`, `bias2`: whether rows of w1, of w2, have biases.
     """
 
     tokens: int

@@ -33,6 +33,8 @@ _TOGETHER = 2
 _MOST_TOPK = 32
 # Of a thread that multiplies, and of others, in stage 2 that adds up.
 _JOIN_REGISTERS = {"MULTIPLIER_REGISTERS": 168, "OTHER_REGISTERS": 48}
+# Scales that a row's sum is multiplied by at its end, as kernels number them.
+_ROW_SCALES = {"token": 1, "tensor": 2}
 # Fields of sm_90's struct that the common one in it lacks.
 _OWN_ARGS = ("codes", "code_scale", "partial", "workgroups", "entry_pitch", "arrived", "arrivals")
 
@@ -102,7 +104,7 @@ def _common(problem: Problem, plan: Plan) -> dict[str, int | str]:
         "INLINE": int(plan.inline),
         "INTERLEAVED": int(_asked(problem, "interleaved", False)),
         "SHUFFLED": int(_shuffled(problem)),
-        "ROW_SCALES": int(_asked(problem, "quant", "block") == "token"),
+        "ROW_SCALES": _ROW_SCALES.get(_asked(problem, "quant", "block"), 0),
         "SPLIT": 0,
         "TILED": int(isinstance(plan, JoinPlan)),
         "WEIGHTED_INPUT": int(_asked(problem, "weighted_input", False)),

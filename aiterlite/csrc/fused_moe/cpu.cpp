@@ -26,7 +26,7 @@ constexpr int64_t kChunkTokens = 512;
 constexpr int64_t kSerialWork = 1 << 17;  // multiply-adds that are not worth waking a thread for
 constexpr int64_t kOutBytes = 128 << 10;  // of a task's results of w2
 constexpr int64_t kMostColumns = 128;
-enum { kNone, kToken, kBlock };  // args.quant
+enum { kNone, kToken, kBlock, kTensor = 4 };  // args.quant
 
 template <class In, class Arithmetic>
 class Layer {
@@ -136,8 +136,15 @@ class Layer {
     if (args_.quant != kBlock) return ones_.at;
     return scales + (expert * ceil_div(rows, kGroup) + row / kGroup) * groups;
   }
-  float row_scale(const float* scales, int64_t expert, int64_t rows, int64_t row) const {
-    return args_.quant == kToken ? scales[expert * rows + row] : 1.0f;
+  float w1_scale(int64_t expert, int64_t row) const {
+    const int64_t rows = int64_t{2} * call_.inter, each = call_.w1_scales;
+    if (args_.quant == kToken) return call_.w1_scale[expert * rows + row];
+    const bool up = call_.gate_step == 2 ? row % 2 != 0 : row >= call_.inter;
+    return args_.quant == kTensor ? call_.w1_scale[expert * each + (up ? each - 1 : 0)] : 1.0f;
+  }
+  float w2_scale(int64_t expert, int64_t row) const {
+    if (args_.quant == kToken) return call_.w2_scale[expert * call_.width + row];
+    return args_.quant == kTensor ? call_.w2_scale[expert] : 1.0f;
   }
 
   // Rows [first, first + 16) of an expert's w1, or those that there are, times tokens.
@@ -157,8 +164,10 @@ class Layer {
     }
     const Bits* data = static_cast<const Bits*>(call_.w1) + expert * rows * call_.width;
     expert_panel<Arithmetic>({data, call_.width, args_.shuffled != 0}, first, count, tokens, sums);
-    for (int64_t t = 0; args_.quant == kToken && t < tokens.count; ++t) {
-      for (int64_t r = 0; r < count; ++r) sums[t][r] *= row_scale(call_.w1_scale, expert, rows, first + r);
+    if (args_.quant != kToken && args_.quant != kTensor) return;
+    for (int64_t r = 0; r < count; ++r) {
+      const float scale = w1_scale(expert, first + r);
+      for (int64_t t = 0; t < tokens.count; ++t) sums[t][r] *= scale;
     }
   }
 
@@ -249,7 +258,7 @@ class Layer {
         for (int64_t t = 0; t < tokens.count; ++t) {
           float* at = to + (begin + t) * columns_ + row - first;
           for (int64_t r = 0; r < count; ++r) {
-            at[r] = sums[t][r] * row_scale(call_.w2_scale, group.expert, rows, row + r);
+            at[r] = sums[t][r] * w2_scale(group.expert, row + r);
             if (bias != nullptr) at[r] += bias[r];
           }
         }

@@ -21,6 +21,7 @@
 #include <aiterlite/fused_moe/activation.h>
 #include <aiterlite/fused_moe/few_pairs.h>
 #include <aiterlite/fused_moe/few_product.h>
+#include <aiterlite/fused_moe/row_scales.h>
 
 namespace {
 
@@ -105,10 +106,11 @@ AITERLITE_KERNEL(kThreads) aiterlite_fused_moe_few_gate_up(aiterlite_fused_moe_a
 #pragma unroll
       for (uint32_t k = 0; k < 2; ++k) both[k] += partial[(w * kGroupPairs + column) * kPitch + r + 2 * k];
     }
-    if constexpr (kScales == kRowScales) {
-      const float* rows = args.w1_scale + uint64_t{group.expert} * 2 * inter;
+    if constexpr (kScales == kRowScales || kScales == kTensorScales) {
 #pragma unroll
-      for (uint32_t k = 0; k < 2; ++k) both[k] *= load_f32(rows + weight_row(r + 2 * k));
+      for (uint32_t k = 0; k < 2; ++k) {
+        both[k] *= load_f32(scale_of_w1<kScales == kTensorScales>(args, group.expert, weight_row(r + 2 * k)));
+      }
     }
     const auto number = static_cast<uint32_t>(pair_of[column]), topk = static_cast<uint32_t>(args.topk);
     if constexpr (kWeighted) {
@@ -157,10 +159,12 @@ AITERLITE_KERNEL(kThreads) aiterlite_fused_moe_few_down(aiterlite_fused_moe_args
                           scales};
     float sums[4] = {};
     product.run(sums, 0, AITERLITE_DOWN_UNROLL, inter / Down::kBlock);
-    if constexpr (kScales == kRowScales) {
-      const float* rows = args.w2_scale + uint64_t{group.expert} * width + feature + lane / 16 * 4;
+    if constexpr (kScales == kRowScales || kScales == kTensorScales) {
+      const uint32_t row = feature + lane / 16 * 4;
 #pragma unroll
-      for (uint32_t i = 0; i < 4; ++i) sums[i] *= load_f32(rows + i);
+      for (uint32_t i = 0; i < 4; ++i) {
+        sums[i] *= load_f32(scale_of_w2<kScales == kTensorScales>(args, group.expert, row + i));
+      }
     }
     if constexpr (kBias2) {
       const float* rows = args.bias2 + uint64_t{group.expert} * width + feature + lane / 16 * 4;

@@ -200,12 +200,14 @@ AITERLITE_DEVICE void multiply(const Args& args, const Lists& lists, const Work&
     // What rows have of their own; asked for before the products, which take longer.
     float own_scale[2] = {1.0f, 1.0f}, bias[2] = {};
     if constexpr (kRowScales || AITERLITE_BIAS2) {
-      const uint64_t first = uint64_t{lists.expert(block)} * static_cast<uint32_t>(args.moe.width) + first_owned;
+      const uint32_t expert = lists.expert(block);
+      const uint64_t first = uint64_t{expert} * static_cast<uint32_t>(args.moe.width) + first_owned;
 #pragma unroll
       for (uint32_t i = 0; i < 2; ++i) {
         if (!owned[i]) continue;
-        if constexpr (kRowScales) own_scale[i] = load_f32(args.moe.w2_scale + first + place.row(i));
-        if constexpr (AITERLITE_BIAS2) bias[i] = load_f32(args.moe.bias2 + first + place.row(i));
+        const uint64_t row = first + place.row(i);
+        if constexpr (kRowScales) own_scale[i] = load_f32(args.moe.w2_scale + (kTensorScales ? expert : row));
+        if constexpr (AITERLITE_BIAS2) bias[i] = load_f32(args.moe.bias2 + row);
       }
     }
 #pragma unroll 1

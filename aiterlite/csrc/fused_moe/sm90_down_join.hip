@@ -98,12 +98,14 @@ AITERLITE_DEVICE void multiply(const Args& args, const Lists& lists, const Work&
     }
     float row_scale[2][2] = {{1.0f, 1.0f}, {1.0f, 1.0f}}, bias[2][2] = {};
     if constexpr (kRowScales || AITERLITE_BIAS2) {
-      const uint64_t first = uint64_t{lists.expert(work.block(tile))} * width;
+      const uint32_t expert = lists.expert(work.block(tile));
+      const uint64_t first = uint64_t{expert} * width;
 #pragma unroll
       for (uint32_t i = 0; i < 4; ++i) {
         const uint32_t row = work.part(tile) * kTileRows + i / 2 * kRows + place.row(i % 2);
         if (row >= width) continue;
-        if constexpr (kRowScales) row_scale[i / 2][i % 2] = load_f32(args.moe.w2_scale + first + row);
+        const float* scale = args.moe.w2_scale + (kTensorScales ? expert : first + row);
+        if constexpr (kRowScales) row_scale[i / 2][i % 2] = load_f32(scale);
         if constexpr (AITERLITE_BIAS2) bias[i / 2][i % 2] = load_f32(args.moe.bias2 + first + row);
       }
     }

@@ -70,7 +70,11 @@ AITERLITE_DEVICE void write(const Args& args, const Lists& lists, Shared& shared
       if (row < width) into[i] = load_f32(of + row);
     }
   };
-  if constexpr (kRowScales) read_rows(args.moe.w2_scale, row_scale);
+  if constexpr (kTensorScales) {
+    row_scale[0] = row_scale[1] = load_f32(args.moe.w2_scale + lists.expert(piece.block));
+  } else if constexpr (kRowScales) {
+    read_rows(args.moe.w2_scale, row_scale);
+  }
   if constexpr (AITERLITE_BIAS2) read_rows(args.moe.bias2, bias);
   // Matrices of 8 columns by 8 rows, which are stored by columns: a warp's 16 rows of two of the thread's pairs of
   // columns at once. Of an odd number the last is stored twice.

@@ -10,6 +10,7 @@
 //
 // Order. As in stage 1: the same operands, the same bits. Grid: blocks that there may be, times tiles of features.
 #include <aiterlite/fused_moe/block_product.h>
+#include <aiterlite/fused_moe/row_scales.h>
 #include <aiterlite/fused_moe/sorted_block.h>
 #include <aiterlite/numeric/pack.h>
 
@@ -90,13 +91,13 @@ AITERLITE_KERNEL_WAVES(kThreads, 2) aiterlite_fused_moe_stage2(aiterlite_fused_m
   Product::Sums sums = {};
   product.run(sums, row_bytes / Product::kStepBytes, shared.tiles);
 
-  if constexpr (kScales == kRowScales) {
+  if constexpr (kScales == kRowScales || kScales == kTensorScales) {
 #pragma unroll
     for (uint32_t t = 0; t < kRowTiles; ++t) {
 #pragma unroll
       for (uint32_t i = 0; i < 4; ++i) {
         const uint32_t row = first + 16 * t + Mfma<16>::sum_row(lane, i);
-        const float scale = load_f32(args.w2_scale + uint64_t{expert} * width + row);
+        const float scale = load_f32(scale_of_w2<kScales == kTensorScales>(args, expert, row));
 #pragma unroll
         for (uint32_t c = 0; c < kTokenTiles; ++c) sums[t][c][i] *= scale;
       }

@@ -41,6 +41,12 @@ _NONE_EACH = 29
 _SPREAD = 48.0
 # Those of weights that are not of 8 bits.
 _CODES = {"none": ("",), "mxfp4": (MX_CODE,)}
+# Hidden states as codes and scales, by the scales that weights have.
+_QUANTISED: dict[str, Callable[[Tensor, torch.dtype], tuple[Tensor, Tensor]]] = {
+    "block": lambda x, dtype: quant.per_group(x, dtype, BLOCK),
+    "token": quant.per_token,
+    "tensor": quant.per_tensor,
+}
 # Codes that are looked up together, by four bytes each.
 _AT_ONCE = 1 << 24
 
@@ -114,7 +120,7 @@ def make(problem: MoeProblem, seed: int, ids: Tensor | None = None, device: torc
     elif problem.quantised:
         # Codes of fnuz end at 240, and those below of e4m3fn are also its own, but for the least.
         least = "e4m3fnuz" if problem.code == NATIVE else problem.code
-        x, x_scale = quant.per_group(x, dtype_of(least), BLOCK)
+        x, x_scale = _QUANTISED[problem.quant](x, dtype_of(least))
         x = x.to(dtype_of(problem.code))
     shapes = (experts, 2 * inter, width), (experts, width, inter)
     if problem.quant == "none":
@@ -125,7 +131,9 @@ def make(problem: MoeProblem, seed: int, ids: Tensor | None = None, device: torc
         weights = Weights(w1, w2, first, second, problem.interleaved)
     else:
         w1, w2 = (codes(shape, dtype_of(problem.code), generator) for shape in shapes)
-        first, second = (_scales(problem.quant, shape, generator) for shape in shapes)
+        # Of tensors, odd seeds have a scale for gate and one for up.
+        first = _scales(problem.quant, shapes[0], generator, 1 + seed % 2)
+        second = _scales(problem.quant, shapes[1], generator)
         weights = Weights(w1, w2, first, second, problem.interleaved)
     weights = replace(
         weights,
@@ -148,10 +156,11 @@ def make(problem: MoeProblem, seed: int, ids: Tensor | None = None, device: torc
     return Operands(x, x_scale, weights, w1, w2, ids.to(device), routing, mask, w1_scale, w2_scale)
 
 
-def _scales(kind: str, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+def _scales(kind: str, shape: tuple[int, int, int], generator: torch.Generator, halves: int = 1) -> Tensor:
     """Those that make weights of variance 1 / columns."""
     experts, rows, columns = shape
-    of = (experts, rows // BLOCK, columns // BLOCK) if kind == "block" else (experts, rows)
+    of_tensor = (experts, halves) if halves > 1 else (experts,)
+    of = {"block": (experts, rows // BLOCK, columns // BLOCK), "tensor": of_tensor}.get(kind, (experts, rows))
     made: Tensor = (0.5 + torch.rand(of, generator=generator, device=generator.device)) * (columns**-0.5 / _SPREAD)
     return made
 
@@ -198,7 +207,7 @@ def _fused_moe(problem: MoeProblem, seed: int) -> Sample:
         kept = (w1_scale, w2_scale, a1_scale, *kinds, *options, problem.by_slots, *biases)
         return functools.partial(fused_moe.OPERATOR, *tensors, mask, None, *kept)
 
-    bound = reference.error_bound(layer, dtype, problem.quant in ("token", "block"))
+    bound = reference.error_bound(layer, dtype, problem.quant in ("token", "block", "tensor"))
     return Sample(inputs=inputs, bind=bind, results=(), outputs={"out": Within(layer.out, bound)})
 
 

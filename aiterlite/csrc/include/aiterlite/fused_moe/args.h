@@ -17,9 +17,9 @@ struct aiterlite_fused_moe_args {
   const void* x;               // [tokens, width], as stage 1 multiplies it
   const float* x_scale;        // of token t and group g, at t * stride_scale_token + g * stride_scale_group
   const void* w1;              // [experts, 2 * inter, width]
-  const float* w1_scale;       // [experts, 2 * inter / 128, width / 128], or [experts, 2 * inter]
+  const float* w1_scale;       // [experts, 2 * inter / 128, width / 128], [experts, 2 * inter], [experts, w1_scales]
   const void* w2;              // [experts, width, inter]
-  const float* w2_scale;       // [experts, width / 128, inter / 128], or [experts, width]
+  const float* w2_scale;       // [experts, width / 128, inter / 128], [experts, width], [experts]
   const void* topk_ids;        // [tokens, topk], of `id_words` words
   const float* topk_weights;   // [tokens, topk]
   const int32_t* expert_mask;  // [global_experts]: 1 for those whose weights are here, in their order
@@ -55,18 +55,19 @@ struct aiterlite_fused_moe_args {
   int32_t sorted_entries;  // of sorted buffers that a call brings: what num_valid_ids says beyond is not there
   const float* bias1;      // [experts, 2 * inter], by rows of w1 as they lie; null where there is none
   const float* bias2;      // [experts, width]
+  int32_t w1_scales;       // of scales of tensors: 1, or 2, gate's and up's
 };
 
 // The same for the CPU's kernel, which has one symbol for a type of elements and of weights, and all else as numbers.
 // Its pairs are those of sorted_ids, where that is not null, and its sums go onto what `out` holds, where `add` is set.
 struct aiterlite_fused_moe_cpu_args {
   struct aiterlite_fused_moe_args call;
-  int32_t activation;      // 0 silu, 1 gelu, 2 swiglu
-  int32_t quant;           // scales of weights: 0 none, 1 one a row, 2 one a block of 128 x 128, 3 MXFP4's
-  int32_t shuffled;        // weights lie as shuffle_weight puts them, (16, 16)
+  int32_t activation;  // 0 silu, 1 gelu, 2 swiglu
+  int32_t quant;       // scales of weights: 0 none, 1 one a row, 2 one a block of 128 x 128, 3 MXFP4's, 4 one a tensor
+  int32_t shuffled;    // weights lie as shuffle_weight puts them, (16, 16)
   int32_t weighted_input;  // the routing weight goes on x, not on the result
-  int32_t quantised;       // x is of the weights' code, with x_scale for each 128 elements of a token, or 32 of MXFP4
-                           // (of e4m3fn where h becomes MXFP8)
+  int32_t quantised;  // x is of the weights' code, with x_scale for each 128 elements of a token (strides may be 0),
+                      // or 32 of MXFP4 (of e4m3fn where h becomes MXFP8)
   int32_t add;
   int32_t rounded;   // MXFP4: x, where it is not quantised, and h become MXFP4 (1) or MXFP8 (2) too
   int32_t by_slots;  // out has a row a slot

@@ -14,7 +14,9 @@ inline constexpr uint32_t kRows = 128, kStepBytes = 128;
 // Whether a warpgroup has 64 rows of one box, of four warpgroups, or of both, of two.
 inline constexpr bool kSplit = AITERLITE_SPLIT;
 inline constexpr uint32_t kMultipliers = kSplit ? 512 : 256, kSums = kColumns / 2;  // of a thread, of either box
-inline constexpr bool kInterleaved = AITERLITE_INTERLEAVED, kRowScales = AITERLITE_ROW_SCALES;
+inline constexpr bool kInterleaved = AITERLITE_INTERLEAVED;
+// Whether a row's sum is scaled at its end, by a scale of its own (1) or of its tensor (2).
+inline constexpr bool kRowScales = AITERLITE_ROW_SCALES, kTensorScales = AITERLITE_ROW_SCALES == 2;
 inline constexpr bool kTiled = AITERLITE_TILED;  // h lies as stage 2 multiplies it (sm90_down_join.hip)
 using Code = AITERLITE_CODE;                     // of weights, x and h
 inline constexpr bool kIsFp8 = sizeof(Code) == 1;

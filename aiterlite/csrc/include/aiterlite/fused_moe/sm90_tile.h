@@ -4,6 +4,7 @@
 // order.
 #pragma once
 #include <aiterlite/fused_moe/activation.h>
+#include <aiterlite/fused_moe/row_scales.h>
 #include <aiterlite/fused_moe/sm90_cut.h>
 #include <aiterlite/quant/strip.h>
 #include <aiterlite/vector.h>
@@ -97,7 +98,15 @@ AITERLITE_DEVICE void finish(const Args& all, const Lists& lists, FinishShared& 
       into[i][1] = load_f32(of + args.up_offset);
     }
   };
-  if constexpr (kRowScales) read_rows(args.w1_scale, row_scale);
+  if constexpr (kTensorScales) {
+#pragma unroll
+    for (uint32_t up = 0; up < 2; ++up) {
+      row_scale[0][up] = load_f32(fused_moe::scale_of_gate_or_up(args, lists.expert(block), up));
+      row_scale[1][up] = row_scale[0][up];
+    }
+  } else if constexpr (kRowScales) {
+    read_rows(args.w1_scale, row_scale);
+  }
   if constexpr (AITERLITE_BIAS1) read_rows(args.bias1, bias);
   float most[kSums / 2];
 #pragma unroll

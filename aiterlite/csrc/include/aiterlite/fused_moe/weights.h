@@ -16,8 +16,9 @@ struct WeightLayout {
 };
 
 // How products of 128 k become sums.
-inline constexpr int kUnscaled = 0;     // as they are
-inline constexpr int kRowScales = 1;    // x has a scale a group of 128, a weight row one, which the end multiplies by
-inline constexpr int kBlockScales = 2;  // x has a scale a group of 128, weights one a block of 128 x 128
+inline constexpr int kUnscaled = 0;      // as they are
+inline constexpr int kRowScales = 1;     // x has a scale a group of 128, a weight row one, which the end multiplies by
+inline constexpr int kBlockScales = 2;   // x has a scale a group of 128, weights one a block of 128 x 128
+inline constexpr int kTensorScales = 3;  // as of rows, but an expert's w2 has one, and its w1 one, or gate's and up's
 
 }  // namespace aiterlite::fused_moe
