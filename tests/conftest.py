@@ -104,6 +104,15 @@ def _fresh_settings() -> Iterator[None]:
     envs.reload()
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch has one thread: small products and their references are no work for several, and other tests run beside."""
+    from torch_threads import threads
+
+    with threads(1):
+        yield
+
+
 @pytest.fixture(scope="session")
 def emulator_library() -> str:
     """The emulator's library, built into the cache of the session."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,17 +30,6 @@ LIKE_ROUNDED = 5e-3
 LIKE, MATRIX = 2e-2, 2.0**-10
 # Rounding x and h costs 4.3e-2 of a large layer. Of a few tokens of few experts it is a mean over less.
 SMALL, R1 = 7e-2, 5e-2
-
-
-@contextmanager
-def threads(number: int) -> Iterator[None]:
-    """Small products and their references are no work for several, and other tests run beside."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def problem_of(**fields: Any) -> MoeProblem:

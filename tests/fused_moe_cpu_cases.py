@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch_threads
 from torch import Tensor
 
 from aiterlite.jit import loader
@@ -320,12 +321,8 @@ def run(target: str, case: Case, threads: int = 1) -> Tensor:
     addresses = {name: t.data_ptr() for name, (t, _, _) in held.items()}
     entry = getattr(loader.host_library(host_unit(target)), symbol(case))
     entry.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int32]
-    was = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads.threads(threads):
         assert entry(packed(case, {**addresses, "out": out.data_ptr()}), parallel_for(), threads) == 0
-    finally:
-        torch.set_num_threads(was)
     for name, (_, room, _) in held.items():
         assert torch.equal(room.view(torch.uint8), before[name].view(torch.uint8)), f"{name} was written to"
     result = out.clone()

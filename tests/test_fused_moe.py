@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 from dataclasses import replace
 from enum import Enum
 from typing import Any
@@ -15,6 +14,7 @@ torch = pytest.importorskip("torch")
 import fused_moe_cases as cases  # noqa: E402
 from fused_moe_cases import KINDS, case_of, check, problem_of, run, run_sorted, skewed_ids  # noqa: E402
 from torch import Tensor  # noqa: E402
+from torch_threads import bits_do_not_depend_on_threads, threads  # noqa: E402
 
 from aiterlite import ActivationType, QuantType, envs, moe  # noqa: E402
 from aiterlite.errors import ArgumentError, DispatchError  # noqa: E402
@@ -25,7 +25,7 @@ from aiterlite.reference import fused_moe as reference  # noqa: E402
 from aiterlite.tables import TABLES, problems  # noqa: E402
 from aiterlite.tables.fused_moe_problem import FMOE_OP, OP  # noqa: E402
 
-pytestmark = pytest.mark.compile
+pytestmark = [pytest.mark.compile, pytest.mark.usefixtures("one_thread")]
 BF16, FP16 = torch.bfloat16, torch.float16
 
 
@@ -49,13 +49,6 @@ def call(case: cases.Case, **changes: Any) -> Tensor:
         "dtype": case.dtype if problem.quantised else None,
     }
     return moe.fused_moe(**{**given, **changes})
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """What several threads do is a test's own."""
-    with cases.threads(1):
-        yield
 
 
 # Against the definition -----------------------------------------------------------------------------------------------
@@ -110,9 +103,9 @@ def test_every_count_of_tokens() -> None:
 
 @pytest.mark.parametrize("tokens", [100, 513, 1025])
 def test_many_tokens_by_two_threads(tokens: int) -> None:
-    torch.set_num_threads(2)
     case = case_of(problem_of(tokens=tokens, width=128, shuffled=True), tokens)
-    check(case, run(case))
+    with threads(2):
+        check(case, run(case))
 
 
 @pytest.mark.parametrize("inter", [128, 256, 384, 768, 1408, 2048])
@@ -183,11 +176,7 @@ def test_a_trailing_fake_expert() -> None:
 
 def test_same_call_same_bits_whatever_threads() -> None:
     case = case_of(problem_of(tokens=37, inter=384, width=512, shuffled=True), 8)
-    results = []
-    for number in (1, 2, 3):
-        torch.set_num_threads(number)
-        results.append(run(case))
-    assert all(torch.equal(results[0], other) for other in results[1:])
+    assert bits_do_not_depend_on_threads(lambda: run(case), (1, 2, 3))
 
 
 @pytest.mark.parametrize("op", [OP, FMOE_OP])

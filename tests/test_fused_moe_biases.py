@@ -4,7 +4,6 @@ and MXFP4's stages as sm_90 compiles them, on the host; which rows serve them.""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,15 +26,9 @@ from aiterlite.reference import fused_moe as reference  # noqa: E402
 from aiterlite.tables import fused_moe as tables  # noqa: E402
 from aiterlite.target import resolve  # noqa: E402
 
-pytestmark = [pytest.mark.torch, pytest.mark.compile]
+pytestmark = [pytest.mark.torch, pytest.mark.compile, pytest.mark.usefixtures("one_thread")]
 emulated = pytest.mark.skipif(toolchain.find("amd") is None, reason=toolchain.how_to_get("amd"))
 BOTH = {"bias1": True, "bias2": True}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with cases.threads(1):
-        yield
 
 
 def test_the_reference_has_numbers_that_one_can_check() -> None:

@@ -10,7 +10,6 @@ import pickle
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,7 +25,7 @@ from torch import Tensor  # noqa: E402
 
 from aiterlite.jit import engine  # noqa: E402
 
-pytestmark = [pytest.mark.torch, pytest.mark.compile]
+pytestmark = [pytest.mark.torch, pytest.mark.compile, pytest.mark.usefixtures("one_thread")]
 # A vector of each length: x86-64-v2 has those of x86-64. With AVX-512 fp16 runs what CPUs without AVX512_BF16 do.
 LEVELS = [target for target in RUNNABLE if target in (HOST, "cpu-x86-64", "cpu-x86-64-v3")]
 levels = pytest.mark.parametrize("target", LEVELS)
@@ -41,15 +40,6 @@ def right(target: str, case: Case, threads: int = 1) -> Tensor:
 
 def same(a: Tensor, b: Tensor) -> bool:
     return torch.equal(a.contiguous().view(torch.int16), b.contiguous().view(torch.int16))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """For the oracle, whose operations are small."""
-    was = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(was)
 
 
 # What is computed -----------------------------------------------------------------------------------------------------

@@ -248,13 +248,14 @@ def test_sweeps_have_codes_of_their_target() -> None:
 def test_every_setting_runs_and_both_twins_give_the_same_bits(chip: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     import fused_moe_cases as cases
+    from torch_threads import threads
 
     persona = resolve(chip)
     fields = {"tokens": 32, "experts": 4, "topk": 2, "width": 1024, "inter": 256, "shuffled": True}
     case = cases.case_of(cases.problem_of(code=persona.fp8, **fields), 3)
     monkeypatch.setenv("AITERLITE_TARGET", chip)
     got = {}
-    with cases.threads(1):
+    with threads(1):
         for name in SETTINGS:
             monkeypatch.setenv("AITER_ENABLE_VSKIP", "" if name == "unset" else name)
             envs.reload()

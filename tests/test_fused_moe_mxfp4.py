@@ -4,7 +4,6 @@ whole, in both precisions; what the public call means, and what it refuses."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +11,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fused_moe_cases import threads  # noqa: E402
 from fused_moe_mxfp4_cases import STAGE, case_of, check, first_stage, problem_of, run  # noqa: E402
 from gemm_operands import on  # noqa: E402
 from test_gemm_cpu_unit import HOST, RUNNABLE  # noqa: E402
 from torch import Tensor  # noqa: E402
+from torch_threads import threads  # noqa: E402
 
 from aiterlite import QuantType, dispatch, envs, moe  # noqa: E402
 from aiterlite.errors import ArgumentError, EnvironmentValueError  # noqa: E402
@@ -27,17 +26,10 @@ from aiterlite.tables import fused_moe as tables  # noqa: E402
 from aiterlite.tables import problems  # noqa: E402
 from aiterlite.target import resolve  # noqa: E402
 
-pytestmark = [pytest.mark.torch, pytest.mark.compile]
+pytestmark = [pytest.mark.torch, pytest.mark.compile, pytest.mark.usefixtures("one_thread")]
 LEVELS = [target for target in RUNNABLE if target in (HOST, "cpu-x86-64", "cpu-x86-64-v3")]
 levels = pytest.mark.parametrize("target", LEVELS)
 precisions = pytest.mark.parametrize("precision", ["a4w4", "a16w4", "a8w4"])
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """What several threads do is a test's own."""
-    with threads(1):
-        yield
 
 
 def on_level(target: str) -> Any:

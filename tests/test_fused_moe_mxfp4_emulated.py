@@ -3,7 +3,6 @@ precisions, every way that weights and scales lie, ids that are none, blocks of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fused_moe_cases import skewed_ids, threads  # noqa: E402
+from fused_moe_cases import skewed_ids  # noqa: E402
 from fused_moe_mxfp4_cases import case_of, check, first_stage, problem_of, run  # noqa: E402
 from gemm_operands import AMD, on  # noqa: E402
 from moe_layers import assert_nothing_spilled  # noqa: E402
@@ -25,6 +24,7 @@ from aiterlite.tables.fused_moe import TABLE  # noqa: E402
 from aiterlite.target import resolve  # noqa: E402
 
 pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.torch,
     pytest.mark.compile,
     pytest.mark.skipif(toolchain.find("amd") is None, reason=toolchain.how_to_get("amd")),
@@ -44,12 +44,6 @@ CASES: dict[str, dict[str, Any]] = {
     "eight bits, fp16": {"tokens": 2, "width": 160, "inter": 96, "precision": "a8w4", "dtype": "fp16"},
     "eight bits that come": {"tokens": 2, "width": 96, "inter": 64, "precision": "a8w4", "quantised": True},
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with threads(1):
-        yield
 
 
 @each_target

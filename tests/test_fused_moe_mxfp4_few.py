@@ -3,7 +3,6 @@ of more tokens make of the same ones; emulated with all sanitizers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fused_moe_cases import skewed_ids, threads  # noqa: E402
+from fused_moe_cases import skewed_ids  # noqa: E402
 from fused_moe_mxfp4_cases import Case, case_of, check, problem_of, run  # noqa: E402
 from gemm_operands import AMD, on  # noqa: E402
 
@@ -22,6 +21,7 @@ from aiterlite.tables.fused_moe import TABLE  # noqa: E402
 from aiterlite.target import resolve  # noqa: E402
 
 pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.torch,
     pytest.mark.compile,
     pytest.mark.skipif(toolchain.find("amd") is None, reason=toolchain.how_to_get("amd")),
@@ -32,12 +32,6 @@ CASES: dict[str, dict[str, Any]] = {
     "kept": {"width": 64, "inter": 32, "precision": "a16w4", "weighted_input": True, "bias1": True, "bias2": True},
     "eight bits": {"width": 96, "inter": 64, "precision": "a8w4", "interleaved": True, "by_slots": True},
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with threads(1):
-        yield
 
 
 def first_tokens(case: Case, count: int) -> Case:

@@ -10,8 +10,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fused_moe_cases import Case, case_of, problem_of, threads  # noqa: E402
+from fused_moe_cases import Case, case_of, problem_of  # noqa: E402
 from support import finish, start  # noqa: E402
+from torch_threads import threads  # noqa: E402
 
 from aiterlite import QuantType, moe  # noqa: E402
 from aiterlite.reference import fused_moe as reference  # noqa: E402

@@ -3,14 +3,12 @@ on the CPU: against the float64 layer, and what calls mean."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-import fused_moe_cases as cases  # noqa: E402
 from fused_moe_cases import case_of, check, problem_of, run  # noqa: E402
 from test_fused_moe import HOWS, call  # noqa: E402
 from torch import Tensor  # noqa: E402
@@ -18,16 +16,10 @@ from torch import Tensor  # noqa: E402
 from aiterlite import QuantType  # noqa: E402
 from aiterlite.errors import ArgumentError  # noqa: E402
 
-pytestmark = pytest.mark.compile
+pytestmark = [pytest.mark.compile, pytest.mark.usefixtures("one_thread")]
 BF16 = torch.bfloat16
 # A sample of an even seed has one scale an expert's w1, of an odd seed one of gate and one of up.
 WHOLE, HALVES = 2, 3
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    with cases.threads(1):
-        yield
 
 
 @pytest.mark.parametrize("how", HOWS, ids=lambda how: "-".join(how) or "plain")

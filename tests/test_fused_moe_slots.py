@@ -3,7 +3,6 @@ with all sanitizers, and what sm_90 has of its own for it, on the host; which ro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,19 +29,13 @@ from aiterlite.tables import moe_sorting  # noqa: E402
 from aiterlite.tables.fused_moe_parts import ABSENT, SUM  # noqa: E402
 from aiterlite.target import resolve  # noqa: E402
 
-pytestmark = [pytest.mark.torch, pytest.mark.compile]
+pytestmark = [pytest.mark.torch, pytest.mark.compile, pytest.mark.usefixtures("one_thread")]
 emulated = pytest.mark.skipif(toolchain.find("amd") is None, reason=toolchain.how_to_get("amd"))
 HOWS: list[dict[str, Any]] = [
     {"shuffled": True},
     {"weighted_input": True, "quant": "token", "activation": "gelu"},
     {"masked": True, "global_experts": 21, "quant": "none", "dtype": "fp16", "interleaved": True},
 ]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with cases.threads(1):
-        yield
 
 
 def strange(problem: Any, make: Any = cases.case_of, **how: Any) -> Any:

@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch")
 
 import gemm_operands as operands  # noqa: E402
 from gemm_operands import KINDS, NAN, assert_within_bound, biases  # noqa: E402
+from torch_threads import bits_do_not_depend_on_threads  # noqa: E402
 
 import aiterlite  # noqa: E402
 from aiterlite import dispatch, emulator, envs  # noqa: E402
@@ -146,15 +147,7 @@ def test_same_bits_every_time(device: str) -> None:
 
 def test_bits_do_not_depend_on_threads() -> None:
     x, weight = torch.randn(3, 1024).bfloat16(), torch.randn(301, 1024).bfloat16()
-    threads = torch.get_num_threads()
-    try:
-        results = []
-        for count in (1, 2, 5):
-            torch.set_num_threads(count)
-            results.append(aiterlite.wvSplitK(x, weight))
-    finally:
-        torch.set_num_threads(threads)
-    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+    assert bits_do_not_depend_on_threads(lambda: aiterlite.wvSplitK(x, weight))
 
 
 # What bad input gets --------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from gemm_a8w8_cases import (  # noqa: E402
     run_rowscale,
 )
 from gemm_operands import AMD, on  # noqa: E402
+from torch_threads import bits_do_not_depend_on_threads  # noqa: E402
 
 from aiterlite import dispatch, gemm  # noqa: E402
 from aiterlite.errors import ArgumentError, DispatchError  # noqa: E402
@@ -140,18 +141,14 @@ def test_sizes_of_every_kind_on_a_cpu() -> None:
 
 def test_the_bits_do_not_depend_on_threads() -> None:
     operands = blockscale_operands(Case(40, 400, 1024), OCP)
-    threads = torch.get_num_threads()
-    try:
-        results = []
-        for count in (1, 2, 5):
-            torch.set_num_threads(count)
-            results.append(gemm.gemm_a8w8_blockscale(*operands))
-    finally:
-        torch.set_num_threads(threads)
-    assert all(torch.equal(result, results[0]) for result in results)
-    # Nor on the tokens beside one.
+    assert bits_do_not_depend_on_threads(lambda: gemm.gemm_a8w8_blockscale(*operands))
+
+
+def test_the_bits_do_not_depend_on_the_tokens_beside_one() -> None:
+    operands = blockscale_operands(Case(40, 400, 1024), OCP)
     x, w, x_scale, w_scale = operands
-    assert torch.equal(gemm.gemm_a8w8_blockscale(x[7:8], w, x_scale[7:8], w_scale), results[0][7:8])
+    alone = gemm.gemm_a8w8_blockscale(x[7:8], w, x_scale[7:8], w_scale)
+    assert torch.equal(alone, gemm.gemm_a8w8_blockscale(*operands)[7:8])
 
 
 # Plans ----------------------------------------------------------------------------------------------------------------

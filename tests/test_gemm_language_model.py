@@ -9,7 +9,7 @@ one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -27,6 +27,8 @@ from aiterlite.tables import gemm_rc as tables  # noqa: E402
 from aiterlite.tables.gemm_rc_plan import REDUCTIONS  # noqa: E402
 from aiterlite.target import persona_for  # noqa: E402
 
+# Threads are test_gemm_vocabulary.py's subject.
+pytestmark = pytest.mark.usefixtures("one_thread")
 WIDTH, HEAD, EXPERT, VOCABULARY = 4224, 32, 32, 64
 LAYERS, EXPERTS, CHOSEN = 2, 8, 2
 # A layer adds a tenth of its input, and logits spread over about a nat. One bit of a bfloat16 state, which any other
@@ -151,15 +153,6 @@ class Decoded:
 
 STARTS = [3, 40]
 SCHEDULES = [Schedule(quantum=(64, 333, 1024)[run % 3], seed=run) for run in range(RUNS)]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Threads are test_gemm_vocabulary.py's subject; of this model's small products they only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("target", TARGETS)

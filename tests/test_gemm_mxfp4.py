@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch")
 
 from gemm_mxfp4_cases import Case, assert_near, operands, poisoned, run, shuffled_scale  # noqa: E402
 from gemm_operands import AMD, on  # noqa: E402
+from torch_threads import bits_do_not_depend_on_threads  # noqa: E402
 
 from aiterlite import dispatch, gemm  # noqa: E402
 from aiterlite.errors import ArgumentError  # noqa: E402
@@ -127,15 +128,8 @@ def test_sizes_of_every_kind_on_a_cpu(number: int) -> None:
 
 
 def test_the_bits_do_not_depend_on_threads() -> None:
-    made, results = operands(Case(20, 400, 1024), 1), []
-    threads = torch.get_num_threads()
-    try:
-        for count in (1, 2, 5):
-            torch.set_num_threads(count)
-            results.append(gemm.gemm_a16wfp4(made.x, made.w, made.w_scale))
-    finally:
-        torch.set_num_threads(threads)
-    assert all(torch.equal(result, results[0]) for result in results)
+    made = operands(Case(20, 400, 1024), 1)
+    assert bits_do_not_depend_on_threads(lambda: gemm.gemm_a16wfp4(made.x, made.w, made.w_scale))
 
 
 @pytest.mark.parametrize("number", range(3))

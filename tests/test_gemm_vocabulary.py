@@ -18,6 +18,7 @@ torch = pytest.importorskip("torch")
 
 from gemm_operands import on  # noqa: E402
 from torch import Tensor  # noqa: E402
+from torch_threads import threads  # noqa: E402
 
 import aiterlite  # noqa: E402
 from aiterlite import emulator  # noqa: E402
@@ -117,16 +118,6 @@ def model_on(target: str) -> Iterator[Model]:
             made = (embedding.bfloat16(), head.bfloat16(), stored, scales)
             _models[target] = Model(*(tensor.to(device) for tensor in made))
         yield _models[target]
-
-
-@contextlib.contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def exact(model: Model, target: str, name: str, batch: int, steps: int) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from mla_cases import PLAN, Batch, assert_right, batch, plan, ringed, run  # noqa: E402
+from torch_threads import threads  # noqa: E402
 
 from aiterlite.errors import ArgumentError  # noqa: E402
 from aiterlite.mla import mla_decode_fwd, mla_prefill_fwd, mla_reduce_v1  # noqa: E402
@@ -106,13 +107,10 @@ def test_parts_are_normalised_and_merge_to_the_result() -> None:
 
 def test_threads_change_no_bit() -> None:
     case = ragged(11, 32)
-    threads, results = torch.get_num_threads(), []
-    try:
-        for count in (1, 3):
-            torch.set_num_threads(count)
+    results = []
+    for count in (1, 3):
+        with threads(count):
             results.append(run(case, num_kv_splits=5))
-    finally:
-        torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
