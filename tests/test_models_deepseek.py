@@ -14,8 +14,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import deepseek_cases as cases  # noqa: E402
-from fused_moe_cases import threads  # noqa: E402
 from support import finish, start  # noqa: E402
+from torch_threads import threads  # noqa: E402
 
 import aiterlite  # noqa: E402
 from aiterlite import demo, envs  # noqa: E402

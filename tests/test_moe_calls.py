@@ -215,7 +215,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "moe_sum",
         {"output": floats(1, 8).expand(2, 8)},
-        "`output` is of strides [0, 1]; allowed: rows that do not overlap",
+        "`output` is of strides [0, 1]; allowed: elements that do not overlap",
     ),
     ("topk_softmax", {"topk_indices": ints(2, 0)}, "`topk_indices` is of 0 columns; allowed: 1 to 32"),
     ("topk_softmax", {"shared_expert_scoring_func": "x"}, "is 'x'; allowed: '', 'sigmoid'."),

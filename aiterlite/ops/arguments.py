@@ -56,11 +56,15 @@ def check_contiguous(function: str, **tensors: Tensor | None) -> None:
             raise ArgumentError(function, name, got, "contiguous", "Call .contiguous() on it.")
 
 
-def check_rows_apart(function: str, name: str, tensor: Tensor, columns: int) -> None:
-    """Rows of a matrix that is written to, `columns` of each, share no memory."""
-    if tensor.shape[0] > 1 and tensor.stride(0) < columns:
-        got = f"of strides {list(tensor.stride())}"
-        raise ArgumentError(function, name, got, "rows that do not overlap", "Call .contiguous() on it.")
+def check_apart(function: str, name: str, tensor: Tensor) -> None:
+    """No two elements of a tensor that is written to share memory. Its dimensions may lie in any order."""
+    reach, pairs = 1, sorted(zip(tensor.stride(), tensor.shape, strict=True))
+    for stride, size in pairs if tensor.numel() else ():
+        if size > 1:
+            if stride < reach:
+                got = f"of strides {list(tensor.stride())}"
+                raise ArgumentError(function, name, got, "elements that do not overlap", "Call .contiguous() on it.")
+            reach += stride * (size - 1)
 
 
 def check_written(function: str, name: str, tensor: Tensor) -> None:
@@ -70,7 +74,7 @@ def check_written(function: str, name: str, tensor: Tensor) -> None:
     if not _has_one_stride(tensor):
         got = f"of strides {list(tensor.stride())}"
         raise ArgumentError(function, name, got, "rows that are all as far apart", "Call .contiguous() on it.")
-    check_rows_apart(function, name, tensor.view(-1, tensor.shape[-1]), tensor.shape[-1])
+    check_apart(function, name, tensor)
 
 
 def _has_one_stride(tensor: Tensor) -> bool:

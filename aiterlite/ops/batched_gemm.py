@@ -14,7 +14,7 @@ from torch import Tensor
 
 from aiterlite.launch import calls as launches
 from aiterlite.launch import results
-from aiterlite.ops import calls, operands
+from aiterlite.ops import arguments, calls, operands
 from aiterlite.ops.calls import Run
 from aiterlite.ops.operator import register
 from aiterlite.tables import gemm
@@ -90,7 +90,7 @@ def _check_result(y: Tensor, x: Tensor, shape: tuple[int, int, int]) -> None:
     operands.check_shape(OP, "YQ", y, (shape,))
     operands.check_like(OP, "YQ", y, x, "XQ")
     operands.check_dense(OP, YQ=y)
-    operands.check_apart(OP, "YQ", y)
+    arguments.check_apart(OP, "YQ", y)
 
 
 def _product(y: Tensor, x: Tensor, w: Tensor, bias: Tensor | None) -> Callable[..., Any]:

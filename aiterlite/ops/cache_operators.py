@@ -15,7 +15,7 @@ from aiterlite.launch import calls as launches
 from aiterlite.ops import arguments, calls, direct, operands
 from aiterlite.ops.calls import Run
 from aiterlite.ops.operator import register
-from aiterlite.ops.rope_operator import INDICES, check_apart, check_index, check_tables, is_aligned
+from aiterlite.ops.rope_operator import INDICES, check_index, check_tables, is_aligned
 from aiterlite.tables import cache as tables
 from aiterlite.tables.cache import CONCAT, ConcatProblem, FusedProblem
 from aiterlite.tables.rope import DTYPES, STYLES
@@ -63,7 +63,7 @@ def _check_cache(op: str, cache: Tensor, like: Tensor, of: str, heads: int, widt
         given = f"of shape {list(cache.shape)}, heads apart"
         raise ArgumentError(op, "kv_cache", given, f"[blocks, block, {heads}, {width}]")
     operands.check_dense(op, kv_cache=cache)
-    check_apart(op, "kv_cache", cache)
+    arguments.check_apart(op, "kv_cache", cache)
     if cache.shape[0] * cache.shape[1] > _MOST_SLOTS:
         raise ArgumentError(op, "kv_cache", f"of shape {list(cache.shape)}", f"at most {_MOST_SLOTS} slots")
 
@@ -101,7 +101,7 @@ def _check_q_out(op: str, q_out: Tensor, q_nope: Tensor, width: int) -> None:
     operands.check_device(op, "q_out", q_out, q_nope, "q_nope")
     operands.check_shape(op, "q_out", q_out, [(*q_nope.shape[:2], width)])
     operands.check_dense(op, q_out=q_out)
-    check_apart(op, "q_out", q_out)
+    arguments.check_apart(op, "q_out", q_out)
 
 
 def _check_pairs(op: str, rope: Tensor, cos: Tensor, sin: Tensor, of: str, names: tuple[str, str]) -> bool:

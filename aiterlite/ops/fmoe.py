@@ -129,7 +129,7 @@ class _Call:
         operands.check_shape(FMOE_OP, "out", out, [x.shape])
         operands.check_device(FMOE_OP, "out", out, x, "input")
         operands.check_dense(FMOE_OP, input=x, out=out)
-        arguments.check_rows_apart(FMOE_OP, "out", out, out.shape[1])
+        arguments.check_apart(FMOE_OP, "out", out)
         self._check_input_scale()
         self._check_sorted()
 

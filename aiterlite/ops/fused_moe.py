@@ -285,7 +285,7 @@ class _Call:
             return
         operands.check_shape(OP, "out", out, [[tokens, width]])
         operands.check_dense(OP, out=out)
-        arguments.check_rows_apart(OP, "out", out, width)
+        arguments.check_apart(OP, "out", out)
 
     def numbers(self) -> tuple[str, dict[str, int | float]]:
         name = checks.activation_name(OP, self.activation)

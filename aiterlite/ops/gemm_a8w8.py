@@ -209,8 +209,7 @@ def _check_out(op: str, name: str, out: Tensor, x: Tensor, shape: list[int]) -> 
     operands.check_shape(op, name, out, (shape,))
     operands.check_device(op, name, out, x, "XQ")
     operands.check_dense(op, **{name: out})
-    if out.numel():
-        arguments.check_rows_apart(op, name, out, out.shape[1])
+    arguments.check_apart(op, name, out)
 
 
 # How calls are prepared -----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from aiterlite.errors import ArgumentError
 from aiterlite.launch import results
-from aiterlite.ops import operands
+from aiterlite.ops import arguments, operands
 from aiterlite.ops.calls import Run
 from aiterlite.ops.gemm_a8w8_launch import DTYPES, FP8, launch_of
 from aiterlite.ops.operator import register
@@ -184,7 +184,7 @@ def _fake_batched_out(
     operands.check_shape(_BATCHED, "YQ", YQ, ([n, batch, m] if transpose_bm else [batch, n, m],))
     operands.check_device(_BATCHED, "YQ", YQ, X, "X")
     operands.check_dense(_BATCHED, YQ=YQ)
-    operands.check_apart(_BATCHED, "YQ", YQ)
+    arguments.check_apart(_BATCHED, "YQ", YQ)
 
 
 def _prepare_batched_out(

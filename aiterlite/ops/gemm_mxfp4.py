@@ -272,7 +272,7 @@ def _fake_out(
     operands.check_shape(OP, "y", y, (_shape(x, w, tokens_first),))
     operands.check_device(OP, "y", y, x)
     operands.check_dense(OP, y=y)
-    operands.check_apart(OP, "y", y)
+    arguments.check_apart(OP, "y", y)
 
 
 def _prepare_out(

@@ -30,7 +30,7 @@ def _check_sum(input: Tensor, output: Tensor) -> None:
     operands.check_like(_SUM, "output", output, input, "input")
     operands.check_shape(_SUM, "output", output, [[input.shape[0], input.shape[2]]])
     operands.check_dense(_SUM, input=input, output=output)
-    arguments.check_rows_apart(_SUM, "output", output, input.shape[2])
+    arguments.check_apart(_SUM, "output", output)
 
 
 def _prepare_sum(input: Tensor, output: Tensor) -> Run:

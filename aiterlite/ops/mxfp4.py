@@ -179,17 +179,8 @@ def check_results(op: str, input: Tensor, out: Tensor, scale: Tensor, rows: int,
         if scale.numel() != rows * blocks or not scale.is_contiguous():
             allowed = f"[{rows}, {blocks}], or contiguous of as many elements"
             raise ArgumentError(op, "out_scale", f"of shape {list(scale.shape)}", allowed)
-    elif not _lies_apart(scale):
-        got = f"of strides {list(scale.stride())}"
-        raise ArgumentError(op, "out_scale", got, "elements that do not overlap", "Call .contiguous() on it.")
-
-
-def _lies_apart(scale: Tensor) -> bool:
-    """Whether no two elements of a matrix share memory: one stride goes over all that the other reaches."""
-    (rows, blocks), (by_row, by_block) = scale.shape, scale.stride()
-    return (
-        rows <= 1 or blocks <= 1 or by_row >= blocks * max(1, by_block) > 0 or (by_block >= rows * max(1, by_row) > 0)
-    )
+    else:
+        arguments.check_apart(op, "out_scale", scale)
 
 
 # How calls are prepared -----------------------------------------------------------------------------------------------

@@ -65,18 +65,6 @@ def check_dense(function: str, **tensors: Tensor | None) -> None:
             raise ArgumentError(function, name, got, "a last dimension of stride 1", "Call .contiguous() on it.")
 
 
-def check_apart(function: str, name: str, tensor: Tensor) -> None:
-    """Rows of a tensor that is written to, whose last dimension is dense, share no memory; its other dimensions may
-    lie in any order."""
-    reach, pairs = tensor.shape[-1], sorted(zip(tensor.stride()[:-1], tensor.shape[:-1], strict=True))
-    for stride, size in pairs if tensor.numel() else ():
-        if size > 1:
-            if stride < reach:
-                got = f"of strides {list(tensor.stride())}"
-                raise ArgumentError(function, name, got, "rows that do not overlap", "Call .contiguous() on it.")
-            reach = stride * size
-
-
 def check_choice(function: str, name: str, value: Any, allowed: Sequence[Any]) -> None:
     if value not in allowed:
         raise ArgumentError(function, name, repr(value), ", ".join(map(str, allowed)))

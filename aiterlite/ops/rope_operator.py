@@ -13,7 +13,7 @@ from torch import Tensor
 
 from aiterlite.errors import ArgumentError
 from aiterlite.launch import calls as launches
-from aiterlite.ops import calls, operands
+from aiterlite.ops import arguments, calls, operands
 from aiterlite.ops.calls import Run
 from aiterlite.ops.operator import register
 from aiterlite.tables import rope as tables
@@ -26,17 +26,6 @@ _NAMES = ("x", "y", "cos", "sin", "positions", "offsets", "out_x", "out_y")
 
 
 # What operands must be ------------------------------------------------------------------------------------------------
-
-
-def check_apart(op: str, name: str, tensor: Tensor) -> None:
-    """No two elements of what is written share memory."""
-    reach = 1
-    for stride, size in sorted((stride, size) for size, stride in zip(tensor.shape, tensor.stride(), strict=True)):
-        if size > 1:
-            if stride < reach:
-                got = f"of strides {list(tensor.stride())}"
-                raise ArgumentError(op, name, got, "elements that do not overlap", "Call .contiguous() on it.")
-            reach = stride * (size - 1) + reach
 
 
 def check_tables(op: str, cos: Tensor, sin: Tensor, like: Tensor, of: str, names: tuple[str, str]) -> None:
@@ -221,9 +210,9 @@ def _fake_in_place(
     nope_first: bool,
 ) -> None:
     _check(x, y, cos, sin, positions, offsets, rotate_style, reuse_freqs_front_part)
-    check_apart(OP, "x", x)
+    arguments.check_apart(OP, "x", x)
     if y is not None:
-        check_apart(OP, "y", y)
+        arguments.check_apart(OP, "y", y)
 
 
 def _prepare_in_place(

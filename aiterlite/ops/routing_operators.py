@@ -112,7 +112,7 @@ class _Call:
         operands.check_dtype(self.op, name, tensor, (dtype,))
         operands.check_device(self.op, name, tensor, self.gating, self.names[0])
         operands.check_dense(self.op, **{name: tensor})
-        arguments.check_rows_apart(self.op, name, tensor, columns)
+        arguments.check_apart(self.op, name, tensor[:, :columns])
 
     @property
     def problem(self) -> RoutingProblem:
