@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from bench_quant import at, imported, run
+from side_by_side import contenders_of, imported, run, tried, with_plain
 from torch import Tensor
 
-from aiterlite import activation, envs
-from aiterlite.benchmark.timing import Contender, compare, copies_for
+from aiterlite import activation
+from aiterlite.benchmark.timing import copies_for
 from aiterlite.reference import activation as reference
 
 FP8, GROUP = torch.float8_e4m3fn, 128
@@ -131,22 +131,10 @@ def measure(kind: str, n: int, device: torch.device, samples: int) -> dict[str, 
     form, _, given = kind.rpartition("_")
     width = int(given)
     operands = operands_of(form, width, n, device)
-    calls: dict[str, Call] = {}
-    equal: dict[str, float] = {}
     offered = {"ours": ours(form, width), "torch": of_torch(form, False), "compiled": of_torch(form, True)}
-    for name, call in {**offered, **peers(form)}.items():
-        try:
-            equal[name] = agreement(call, form, operands[0])
-            calls[name] = call
-        except Exception as error:  # another package's, or a compiler's
-            if name == "ours":
-                raise
-            print(f"{name}: not called ({type(error).__name__}: {str(error).partition(chr(10))[0]})", flush=True)
-    contenders: dict[str, Contender] = {name: functools.partial(at, call, operands) for name, call in calls.items()}
-    times = {name: t.median * 1e6 for name, t in compare(contenders, len(operands), device, samples).items()}
-    with envs.override(AITERLITE_OVERLAP="0"):
-        plain: dict[str, Contender] = {"plain": contenders["ours"]}
-        times |= {name: t.median * 1e6 for name, t in compare(plain, len(operands), device, samples).items()}
+    calls, equal = tried({**offered, **peers(form)}, lambda name, call: agreement(call, form, operands[0]))
+    contenders = contenders_of(calls, operands)
+    times = with_plain(contenders, len(operands), device, samples)
     coded = operands[0].out.dtype == FP8
     moved = n * width * (5 if coded else 6) + operands[0].scales.nbytes * coded
     rate = moved / times["ours"] * 1e-3

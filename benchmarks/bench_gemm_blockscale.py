@@ -13,24 +13,21 @@ fetched early. `--fit FILE` prints weights for that, of a sweep's JSON, and need
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import math
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import cut_sweep
 import torch
-from bench_quant import at, imported
+from side_by_side import contenders_of, imported, tried, with_plain, write
 from torch import Tensor
 
-from aiterlite import dispatch, envs, gemm
+from aiterlite import dispatch, gemm
 from aiterlite.benchmark.floor import read_floor
-from aiterlite.benchmark.timing import Contender, compare, copies_for
-from aiterlite.jit import engine
+from aiterlite.benchmark.timing import Contender, copies_for
 from aiterlite.ops import gemm_a8w8 as ops
 from aiterlite.ops.shuffle import shuffle_weight
 from aiterlite.reference import gemm_a8w8 as reference
@@ -133,24 +130,17 @@ def of_bound(o: Operands, got: Tensor) -> float:
 def measure(n: int, m: int, k: int, device: torch.device, samples: int) -> dict[str, Any]:
     _prepared.clear()
     operands = operands_of(n, m, k, device)
-    calls: dict[str, Call] = {}
-    for name, call in {"ours": ours, "shuffled": of_shuffled, **peers(n, m, k)}.items():
-        try:
-            for one in operands:
-                call(one)
-            torch.cuda.synchronize()
-            calls[name] = call
-        except Exception as error:  # another package's
-            if name in ("ours", "shuffled"):
-                raise
-            print(f"{name}: not called ({type(error).__name__}: {str(error).partition(chr(10))[0]})", flush=True)
+
+    def trial(name: str, call: Call) -> None:
+        for one in operands:
+            call(one)
+        torch.cuda.synchronize()
+
+    own: dict[str, Call] = {"ours": ours, "shuffled": of_shuffled}
+    calls, _ = tried({**own, **peers(n, m, k)}, trial, own=tuple(own))
     error = of_bound(operands[0], ours(operands[0]))
-    contenders: dict[str, Contender] = {name: functools.partial(at, call, operands) for name, call in calls.items()}
-    contenders["floor"] = read_floor([o.w.view(torch.int16) for o in operands])
-    times = {name: t.median * 1e6 for name, t in compare(contenders, len(operands), device, samples).items()}
-    with envs.override(AITERLITE_OVERLAP="0"):
-        plain: dict[str, Contender] = {"plain": contenders["ours"]}
-        times |= {name: t.median * 1e6 for name, t in compare(plain, len(operands), device, samples).items()}
+    floor = read_floor([o.w.view(torch.int16) for o in operands])
+    times = with_plain({**contenders_of(calls, operands), "floor": floor}, len(operands), device, samples)
     decision = dispatch.decide(
         tables.BLOCKSCALE_TABLE, BlockScaleProblem(n, m, k), persona_for(device.type, device.index or 0)
     )
@@ -176,60 +166,42 @@ def show(row: dict[str, Any]) -> None:
 # The sweep ------------------------------------------------------------------------------------------------------------
 
 
-def chosen(n: int, m: int, k: int, units: int, count: int) -> list[sm90.Cut]:
+def swept(n: int, m: int, k: int, device: torch.device, samples: int, count: int) -> list[dict[str, Any]]:
     """The plan's choice first; then, of each size of a cluster, the best by the estimate, no two of the same rows."""
-    problem = BlockScaleProblem(n, m, k)
-    first = sm90.cut_for(problem, units)
-    tiles = -(-n // first.cols)
-    ranked = sorted(sm90.candidates(first.cols, m, k), key=lambda cut: sm90.estimate(cut, tiles, m, k, 1, units))
-    found = [first]
-    kinds = dict.fromkeys((cut.cluster, cut.share, cut.by_tokens) for cut in ranked)
-    for kind in kinds:
-        of_kind = [cut for cut in ranked if (cut.cluster, cut.share, cut.by_tokens) == kind]
-        rows = list(dict.fromkeys(cut.rows for cut in of_kind))[:count]
-        found += [cut for cut in of_kind if cut.rows in rows]
-    # Fetching early is tried of the best two of all.
-    early = [replace(cut, early=cut.stages) for cut in ranked[:2]]
-    return list(dict.fromkeys((*found, *early)))
-
-
-def sweep(n: int, m: int, k: int, device: torch.device, samples: int, count: int) -> list[dict[str, Any]]:
     persona = persona_for(device.type, device.index or 0)
-    problem, planned = BlockScaleProblem(n, m, k), sm90.cut_for
-    cuts = chosen(n, m, k, persona.cu_count, count)
-    units = [sm90.kernels(problem, persona, sm90.plan_of(cut, problem))[0].unit for cut in cuts]
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        list(pool.map(engine.obtain, units))
     operands = operands_of(n, m, k, device, with_shuffled=False)
-    contenders: dict[str, Contender] = {}
-    errors: dict[str, float] = {}
-    for cut in cuts:
-        sm90.cut_for = lambda *_, cut=cut: cut  # type: ignore[misc]
-        first = operands[0]
-        run = ops.FORWARD.prepare(first.x, first.w, first.x_scale, first.w_scale, DTYPE, False)
-        sm90.cut_for = planned
-        kind = "t" if cut.by_tokens else "w"
-        name = f"{kind} {cut.rows}x{cut.cols} c{cut.cluster} s{cut.stages} e{cut.early} x{cut.share}"
+    first = operands[0]
 
-        def call(copy: int, run: Any = run) -> object:
+    def prepare() -> Contender:
+        run = ops.FORWARD.prepare(first.x, first.w, first.x_scale, first.w_scale, DTYPE, False)
+
+        def call(copy: int) -> object:
             o = operands[copy]
             return run(o.x, o.w, o.x_scale, o.w_scale, DTYPE, False)
 
-        contenders[name] = call
-        errors[name] = of_bound(first, run(first.x, first.w, first.x_scale, first.w_scale, DTYPE, False))
-    times = {name: t.median * 1e6 for name, t in compare(contenders, len(operands), device, samples).items()}
-    rows = []
-    for cut, name in zip(cuts, contenders, strict=True):
-        expected = sm90.estimate(cut, -(-n // cut.cols), m, k, 1, persona.cu_count)
-        row = {"n": n, "m": m, "k": k, "cut": asdict(cut), "us": times[name], "expected": expected}
-        rows.append({**row, "of_bound": errors[name]})
-        share = m * k / times[name] * 1e6 / COPY
-        print(
-            f"({m}, {k}) {n:>4} {name:24} {times[name]:6.2f} us, expected {expected:6.2f}, {share:4.0%}, "
-            f"error {errors[name]:.2f}{'  planned' if cut == cuts[0] else ''}",
-            flush=True,
-        )
-    return rows
+        return call
+
+    def error(call: Contender) -> float:
+        return of_bound(first, cast(Tensor, call(0)))
+
+    problem = BlockScaleProblem(n, m, k)
+    trial = cut_sweep.Trial(sm90, problem, persona, device, len(operands), prepare, error)
+    planned, ranked, kinds = cut_sweep.ranked(trial, lambda cut: (cut.cluster, cut.share, cut.by_tokens))
+    cuts = [planned]
+    for of_kind in kinds:
+        rows = list(dict.fromkeys(cut.rows for cut in of_kind))[:count]
+        cuts += [cut for cut in of_kind if cut.rows in rows]
+    # Fetching early is tried of the best two of all.
+    cuts += [replace(cut, early=cut.stages) for cut in ranked[:2]]
+
+    def name(cut: sm90.Cut) -> str:
+        kind = "t" if cut.by_tokens else "w"
+        return f"{kind} {cut.rows}x{cut.cols} c{cut.cluster} s{cut.stages} e{cut.early} x{cut.share}"
+
+    def share(row: Mapping[str, Any]) -> str:
+        return f"{m * k / row['us'] * 1e6 / COPY:4.0%} of a copy"
+
+    return cut_sweep.sweep(trial, list(dict.fromkeys(cuts)), name, samples, {}, share)
 
 
 # The fit --------------------------------------------------------------------------------------------------------------
@@ -284,13 +256,11 @@ def main() -> None:
             m, k = map(int, shape.split("x"))
             for n in options.tokens:
                 if options.sweep:
-                    rows += sweep(n, m, k, device, options.samples, options.sweep)
+                    rows += swept(n, m, k, device, options.samples, options.sweep)
                 else:
                     rows.append(measure(n, m, k, device, options.samples))
                     show(rows[-1])
-    if options.json:
-        chip = persona_for(device.type, device.index or 0).chip
-        options.json.write_text(json.dumps({"chip": chip, "torch": torch.__version__, "rows": rows}, indent=1) + "\n")
+    write(options.json, device, rows)
 
 
 if __name__ == "__main__":

@@ -14,24 +14,21 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
-import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import cut_sweep
 import torch
-from bench_quant import at, imported
+from side_by_side import build, contenders_of, imported, microseconds, tried, write
 from torch import Tensor
 
 import aiterlite
 from aiterlite import dispatch, gemm
 from aiterlite.benchmark.floor import read_floor
-from aiterlite.benchmark.timing import Contender, compare, copies_for
-from aiterlite.jit import engine
+from aiterlite.benchmark.timing import Contender, copies_for
 from aiterlite.ops import gemm_mxfp4 as ops
 from aiterlite.ops import gemm_mxfp4_dense
 from aiterlite.ops.shuffle import shuffle_scale, shuffle_weight
@@ -185,7 +182,7 @@ def floor_of(m: int, k: int, copies: int, device: torch.device) -> Contender:
     return read_floor([torch.zeros(size, dtype=torch.int16, device=device) for _ in range(copies)])
 
 
-def build(shapes: list[tuple[int, int, int]], device: torch.device, named: tuple[str, ...]) -> None:
+def build_own(shapes: list[tuple[int, int, int]], device: torch.device, named: tuple[str, ...]) -> None:
     """Kernels of ours, side by side: else each is built when it is first called."""
     persona = persona_for(device.type, device.index or 0)
     kinds = {"ours": ("bf16", False), "shuffled": ("bf16", True), "a4w4": ("fp4", False)}
@@ -196,34 +193,26 @@ def build(shapes: list[tuple[int, int, int]], device: torch.device, named: tuple
         if not named or name in named
     ]
     decisions = [dispatch.decide(tables.TABLE, problem, persona) for problem in problems]
-    units = list(dict.fromkeys(kernel.unit for decision in decisions for kernel in decision.kernels))
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        list(pool.map(engine.obtain, units))
+    build(list(dict.fromkeys(kernel.unit for decision in decisions for kernel in decision.kernels)))
 
 
 def measure(n: int, m: int, k: int, device: torch.device, samples: int, named: tuple[str, ...]) -> dict[str, Any]:
     operands = operands_of(n, m, k, device, with_dense=not named or bool({"linear", "torch"} & set(named)))
     own = {"ours": ours, "shuffled": shuffled_call(operands), "a4w4": ours_packed}
-    calls: dict[str, Call] = {}
     others: dict[str, Call] = {"linear": of_linear, "torch": of_torch}
     if device.type == "cuda":
         others |= {"dequantised": dequantised(), **peers(operands)}
-    for name, call in {**own, **others}.items():
-        if named and name not in named:
-            continue
-        try:
-            for one in operands:
-                call(one)
-            calls[name] = call
-        except Exception as error:  # another package's
-            if name in own:
-                raise
-            print(f"{name}: not called ({type(error).__name__}: {str(error).partition(chr(10))[0]})", flush=True)
+    wanted = {name: call for name, call in {**own, **others}.items() if not named or name in named}
+
+    def trial(name: str, call: Call) -> None:
+        for one in operands:
+            call(one)
+
+    calls, _ = tried(wanted, trial, own=tuple(own))
     error = of_bound(operands[0], ours(operands[0]))
     if device.type == "cuda":
-        contenders: dict[str, Contender] = {name: functools.partial(at, call, operands) for name, call in calls.items()}
-        contenders["floor"] = floor_of(m, k, len(operands), device)
-        times = {name: t.median * 1e6 for name, t in compare(contenders, len(operands), device, samples).items()}
+        contenders = {**contenders_of(calls, operands), "floor": floor_of(m, k, len(operands), device)}
+        times = microseconds(contenders, len(operands), device, samples)
     else:
         times = on_cpu(calls, operands, samples)
     decision = dispatch.decide(tables.TABLE, MxGemmProblem(n, m, k), persona_for(device.type, device.index or 0))
@@ -255,54 +244,34 @@ def show(row: dict[str, Any]) -> None:
 # The sweep ------------------------------------------------------------------------------------------------------------
 
 
-def chosen(n: int, m: int, k: int, units: int, count: int) -> list[sm90.Cut]:
+def swept(n: int, m: int, k: int, device: torch.device, samples: int, count: int) -> list[dict[str, Any]]:
     """The plan's choice first; then of each kind the best by the estimate, no two of the same rows."""
-    first = sm90.cut_for(MxGemmProblem(n, m, k), units)
-    tiles = -(-n // first.cols)
-    ranked = sorted(sm90.candidates(first.cols, m, k), key=lambda cut: sm90.estimate(cut, tiles, m, k, 1, units))
-    found = [first]
-    for kind in dict.fromkeys((cut.cluster, cut.turns, cut.fold) for cut in ranked):
-        of_kind = [cut for cut in ranked if (cut.cluster, cut.turns, cut.fold) == kind]
-        rows = list(dict.fromkeys(cut.rows for cut in of_kind))[:count]
-        found += [next(cut for cut in of_kind if cut.rows == number) for number in rows]
-    return list(dict.fromkeys(found))
-
-
-def sweep(n: int, m: int, k: int, device: torch.device, samples: int, count: int) -> list[dict[str, Any]]:
     persona = persona_for(device.type, device.index or 0)
-    problem, planned = MxGemmProblem(n, m, k), sm90.cut_for
-    cuts = chosen(n, m, k, persona.cu_count, count)
-    units = [sm90.kernels(problem, persona, sm90.plan_of(cut, problem))[0].unit for cut in cuts]
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        list(pool.map(engine.obtain, units))
     operands = operands_of(n, m, k, device, with_dense=False)
-    contenders: dict[str, Contender] = {}
-    errors: dict[str, float] = {}
-    for cut in cuts:
-        sm90.cut_for = lambda *_, cut=cut: cut  # type: ignore[misc]
-        first = operands[0]
-        args = (first.x, first.w, None, first.w_scale, None, DTYPE, 1.0, 0.0)
-        run = ops.FORWARD.prepare(*args)
-        sm90.cut_for = planned
-        name = f"r{cut.rows} c{cut.cluster} t{cut.turns} f{cut.fold} s{cut.stages}"
+    first = operands[0]
 
-        def call(copy: int, run: Any = run) -> object:
-            o = operands[copy]
-            return run(o.x, o.w, None, o.w_scale, None)
+    def prepare() -> Contender:
+        run = ops.FORWARD.prepare(first.x, first.w, None, first.w_scale, None, DTYPE, 1.0, 0.0)
+        return lambda copy: run(operands[copy].x, operands[copy].w, None, operands[copy].w_scale, None)
 
-        contenders[name] = call
-        errors[name] = of_bound(first, run(*args))
-    contenders["floor"] = floor_of(m, k, len(operands), device)
-    times = {name: t.median * 1e6 for name, t in compare(contenders, len(operands), device, samples).items()}
-    rows = []
-    for cut, name in zip(cuts, contenders, strict=False):
-        expected = sm90.estimate(cut, -(-n // cut.cols), m, k, 1, persona.cu_count)
-        row = {"n": n, "m": m, "k": k, "cut": asdict(cut), "us": times[name], "expected": expected}
-        rows.append({**row, "floor": times["floor"], "of_bound": errors[name]})
-        words = f"expected {expected:6.2f}, {times[name] / times['floor']:.2f} floors, error {errors[name]:.2f}"
-        planned_one = "  planned" if cut == cuts[0] else ""
-        print(f"({m}, {k}) {n:>4} {name:26} {times[name]:6.2f} us, {words}{planned_one}", flush=True)
-    return rows
+    def error(call: Contender) -> float:
+        return of_bound(first, cast(Tensor, call(0)))
+
+    problem = MxGemmProblem(n, m, k)
+    trial = cut_sweep.Trial(sm90, problem, persona, device, len(operands), prepare, error)
+    planned, _, kinds = cut_sweep.ranked(trial, lambda cut: (cut.cluster, cut.turns, cut.fold))
+    cuts = [planned]
+    for of_kind in kinds:
+        rows = list(dict.fromkeys(cut.rows for cut in of_kind))[:count]
+        cuts += [next(cut for cut in of_kind if cut.rows == number) for number in rows]
+    return cut_sweep.sweep(
+        trial,
+        list(dict.fromkeys(cuts)),
+        lambda cut: f"r{cut.rows} c{cut.cluster} t{cut.turns} f{cut.fold} s{cut.stages}",
+        samples,
+        {"floor": floor_of(m, k, len(operands), device)},
+        lambda row: f"{row['us'] / row['floor']:.2f} floors",
+    )
 
 
 def main() -> None:
@@ -320,17 +289,15 @@ def main() -> None:
     shapes = [(int(m), int(k)) for m, k in (shape.split("x") for shape in options.shapes)]
     with torch.no_grad():
         if device.type == "cuda" and not options.sweep:
-            build([(n, m, k) for m, k in shapes for n in options.tokens], device, tuple(options.calls))
+            build_own([(n, m, k) for m, k in shapes for n in options.tokens], device, tuple(options.calls))
         for m, k in shapes:
             for n in options.tokens:
                 if options.sweep:
-                    rows += sweep(n, m, k, device, options.samples, options.sweep)
+                    rows += swept(n, m, k, device, options.samples, options.sweep)
                 else:
                     rows.append(measure(n, m, k, device, options.samples, tuple(options.calls)))
                     show(rows[-1])
-    if options.json:
-        chip = persona_for(device.type, device.index or 0).chip
-        options.json.write_text(json.dumps({"chip": chip, "torch": torch.__version__, "rows": rows}, indent=1) + "\n")
+    write(options.json, device, rows)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ import argparse
 import functools
 import json
 import math
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from side_by_side import build
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,7 +23,6 @@ from aiterlite import dispatch
 from aiterlite.benchmark import gemm_peers
 from aiterlite.benchmark.floor import read_floor
 from aiterlite.benchmark.timing import Contender, compare, copies_for
-from aiterlite.jit import engine, jobs
 from aiterlite.tables import gemm, gemm_rc
 from aiterlite.tables.gemm_rc_plan import REDUCTIONS
 from aiterlite.target import persona_for
@@ -65,8 +64,7 @@ def build_all(tokens: list[int], reductions: list[str]) -> None:
                 decision = dispatch.decide(table, problem, persona)
                 if decision.row is not None and decision.row.kernels is not None:
                     units |= {kernel.unit for kernel in decision.row.kernels(problem, persona, decision.plan)}
-    with ThreadPoolExecutor(jobs.count()) as pool:
-        list(pool.map(lambda unit: engine.obtain(unit, build=True), units))
+    build(units)
 
 
 def wide(m: int, k: int, n: int, samples: int, reductions: list[str]) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from bench_quant import run
+from side_by_side import run, with_plain
 from torch import Tensor
 
-from aiterlite import activation, envs
-from aiterlite.benchmark.timing import Contender, compare, copies_for
+from aiterlite import activation
+from aiterlite.benchmark.timing import Contender, copies_for
 from aiterlite.ops import mxfp4 as ops
 from aiterlite.ops.direct import call
 from aiterlite.ops.shuffle import padded_scale_shape
@@ -95,10 +95,7 @@ def measure(kind: str, n: int, device: torch.device, samples: int) -> dict[str, 
     }
     if kind == "silu":
         contenders["parts"] = lambda copy: parts(kind, operands[copy])
-    times = {name: t.median * 1e6 for name, t in compare(contenders, len(operands), device, samples).items()}
-    with envs.override(AITERLITE_OVERLAP="0"):
-        plain: dict[str, Contender] = {"plain": contenders["ours"]}
-        times |= {name: t.median * 1e6 for name, t in compare(plain, len(operands), device, samples).items()}
+    times = with_plain(contenders, len(operands), device, samples)
     return {
         "kind": kind,
         "n": n,

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from bench_quant import at, imported, run
+from side_by_side import contenders_of, imported, run, tried, with_plain
 from torch import Tensor
 
-from aiterlite import envs, norm
-from aiterlite.benchmark.timing import Contender, compare, copies_for
+from aiterlite import norm
+from aiterlite.benchmark.timing import copies_for
 from aiterlite.reference import norm as reference
 
 FP8, EPSILON, GROUP, WIDTH = torch.float8_e4m3fn, 1e-6, 128, 7168
@@ -142,22 +142,10 @@ def measure(kind: str, n: int, device: torch.device, samples: int) -> dict[str, 
     # Each kind and size is code of its own, of which torch keeps eight.
     torch.compiler.reset()
     operands = operands_of(kind, n, device)
-    calls: dict[str, Call] = {}
-    equal: dict[str, float] = {}
     offered = {"ours": ours(kind), "torch": of_torch(kind, False), "compiled": of_torch(kind, True), **peers(kind)}
-    for name, call in offered.items():
-        try:
-            equal[name] = agreement(call, kind, operands[0])
-            calls[name] = call
-        except Exception as error:  # another package's, or a compiler's
-            if name == "ours":
-                raise
-            print(f"{name}: not called ({type(error).__name__}: {str(error).partition(chr(10))[0]})", flush=True)
-    contenders: dict[str, Contender] = {name: functools.partial(at, call, operands) for name, call in calls.items()}
-    times = {name: t.median * 1e6 for name, t in compare(contenders, len(operands), device, samples).items()}
-    with envs.override(AITERLITE_OVERLAP="0"):
-        plain: dict[str, Contender] = {"plain": contenders["ours"]}
-        times |= {name: t.median * 1e6 for name, t in compare(plain, len(operands), device, samples).items()}
+    calls, equal = tried(offered, lambda name, call: agreement(call, kind, operands[0]))
+    contenders = contenders_of(calls, operands)
+    times = with_plain(contenders, len(operands), device, samples)
     coded, with_add = operands[0].out.dtype == FP8, kind.startswith("add")
     moved = n * WIDTH * (2 + (1 if coded else 2) + 4 * with_add) + operands[0].scales.nbytes * coded + 2 * WIDTH
     return {

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from bench_quant import at, run
+from side_by_side import contenders_of, run, with_plain
 from torch import Tensor
 
-from aiterlite import envs, norm
-from aiterlite.benchmark.timing import Contender, compare, copies_for
+from aiterlite import norm
+from aiterlite.benchmark.timing import copies_for
 from aiterlite.reference import norm as reference
 
 FP8, EPSILON, GROUP, Q, K, ROW = torch.float8_e4m3fn, 1e-6, 128, 1536, 512, 2112
@@ -96,11 +96,8 @@ def measure(kind: str, n: int, device: torch.device, samples: int) -> dict[str, 
         "torch": functools.partial(by_torch, kind),
         "compiled": compiled,
     }
-    contenders: dict[str, Contender] = {name: functools.partial(at, call, operands) for name, call in calls.items()}
-    times = {name: t.median * 1e6 for name, t in compare(contenders, len(operands), device, samples).items()}
-    with envs.override(AITERLITE_OVERLAP="0"):
-        plain: dict[str, Contender] = {"plain": contenders["ours"]}
-        times |= {name: t.median * 1e6 for name, t in compare(plain, len(operands), device, samples).items()}
+    contenders = contenders_of(calls, operands)
+    times = with_plain(contenders, len(operands), device, samples)
     moved = n * (4 * (Q + K) if kind == "pair" else 7 * Q + 4 * Q // GROUP + 4 * K)
     return {
         "kind": kind,

@@ -8,22 +8,17 @@ elements (MXFP8), which is another operator. Prints microseconds; `--json FILE` 
 
 from __future__ import annotations
 
-import argparse
-import functools
-import importlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
+from side_by_side import contenders_of, imported, run, tried, with_plain
 from torch import Tensor
 
-from aiterlite import envs, quant
-from aiterlite.benchmark.timing import Contender, compare, copies_for
+from aiterlite import quant
+from aiterlite.benchmark.timing import Contender, copies_for
 from aiterlite.reference import quant as reference
-from aiterlite.target import persona_for
 
 FP8, LARGEST, LEAST = torch.float8_e4m3fn, 448.0, 1e-10
 GROUP, WIDTH = 128, 7168
@@ -39,8 +34,6 @@ class Operands:
 
 
 Call = Callable[[Operands], object]
-# A row of kind, tokens, device, samples.
-Measure = Callable[[str, int, torch.device, int], dict[str, Any]]
 
 
 def ours(kind: str) -> Call:
@@ -100,16 +93,6 @@ _PEERS: dict[str, dict[str, tuple[str, str, tuple[str, ...], dict[str, object]]]
         "static": ("sgl_kernel", "sgl_kernel", ("sgl_per_tensor_quant_fp8",), {"is_static": True}),
     },
 }
-
-
-@functools.cache
-def imported(module: str) -> Any:
-    """The module, or None, which is said once."""
-    try:
-        return importlib.import_module(module)
-    except Exception as error:  # an extension that was made for another torch fails in ways of its own
-        print(f"{module}: not imported ({type(error).__name__}: {error})", flush=True)
-        return None
 
 
 def peers(kind: str) -> dict[str, Call]:
@@ -174,23 +157,13 @@ def agreement(call: Call, kind: str, operands: Operands) -> float:
 
 def measure(kind: str, n: int, device: torch.device, samples: int) -> dict[str, Any]:
     operands = operands_of(kind, n, device)
-    calls, equal = {"ours": ours(kind)}, {}
-    for name, call in {**calls, **peers(kind)}.items():
-        try:
-            equal[name] = agreement(call, kind, operands[0])
-            calls[name] = call
-        except (RuntimeError, TypeError) as error:
-            if name == "ours":
-                raise
-            print(f"{name}: not called ({error})", flush=True)
+    offered = {"ours": ours(kind), **peers(kind)}
+    calls, equal = tried(offered, lambda name, call: agreement(call, kind, operands[0]))
     contenders: dict[str, Contender] = {
         "cast": lambda copy: operands[copy].out.copy_(operands[copy].x),
-        **{name: functools.partial(at, call, operands) for name, call in calls.items()},
+        **contenders_of(calls, operands),
     }
-    times = {name: t.median * 1e6 for name, t in compare(contenders, len(operands), device, samples).items()}
-    with envs.override(AITERLITE_OVERLAP="0"):
-        plain: dict[str, Contender] = {"plain": contenders["ours"]}
-        times |= {name: t.median * 1e6 for name, t in compare(plain, len(operands), device, samples).items()}
+    times = with_plain(contenders, len(operands), device, samples)
     moved = 3 * n * WIDTH + operands[0].scales.nbytes + (2 * n * WIDTH if kind == "tensor" else 0)
     return {
         "kind": kind,
@@ -201,40 +174,6 @@ def measure(kind: str, n: int, device: torch.device, samples: int) -> dict[str, 
         "equal": equal,
         "copies": len(operands),
     }
-
-
-def at(call: Callable[[Any], object], operands: Sequence[Any], copy: int) -> object:
-    return call(operands[copy])
-
-
-def show(row: dict[str, Any]) -> None:
-    times = "  ".join(f"{name} {value:.2f}" for name, value in row["microseconds"].items())
-    unlike = "".join(f"  {name}: {share:.4%} equal" for name, share in row["equal"].items() if share < 1)
-    share = f" ({row['share_of_copy']:.0%} of a copy)" if "share_of_copy" in row else ""
-    print(
-        f"{row['kind']:16} {row['n']:>5}  {row['gigabytes_per_second']:6.0f} GB/s{share}  {times}{unlike}", flush=True
-    )
-
-
-def run(description: str | None, kinds: Sequence[str], tokens: Sequence[int], measure: Measure) -> None:
-    """The command line of a benchmark of these kinds of calls."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds)
-    parser.add_argument("--tokens", nargs="+", type=int, default=tokens)
-    parser.add_argument("--samples", type=int, default=11)
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    options = parser.parse_args()
-    device = torch.device(options.device)
-    rows = []
-    with torch.no_grad():
-        for kind in options.kinds:
-            for n in options.tokens:
-                rows.append(measure(kind, n, device, options.samples))
-                show(rows[-1])
-    if options.json:
-        chip = persona_for(device.type, device.index or 0).chip
-        options.json.write_text(json.dumps({"chip": chip, "torch": torch.__version__, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

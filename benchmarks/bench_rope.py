@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from bench_quant import at, imported, run
+from side_by_side import contenders_of, imported, run, tried, with_plain
 from torch import Tensor
 
-from aiterlite import cache, envs, rope
-from aiterlite.benchmark.timing import Contender, compare, copies_for
+from aiterlite import cache, rope
+from aiterlite.benchmark.timing import Contender, copies_for
 from aiterlite.reference import rope as rotation
 
 FP8, COPY_BYTES_PER_SECOND = torch.float8_e4m3fn, 4.07e12
@@ -189,27 +189,20 @@ def agreement(call: Call, kind: str, given: Operands) -> float:
 def measure(kind: str, n: int, device: torch.device, samples: int) -> dict[str, Any]:
     operands = operands_of(kind, n, device)
     targets = [torch.empty_like(o.source) for o in operands]
-    calls: dict[str, Call] = {}
-    equal: dict[str, float] = {}
     offered = {"ours": ours(kind), "torch": of_torch(kind, False), "compiled": of_torch(kind, True), **peers(kind)}
-    for name, call in offered.items():
-        try:
-            # What vLLM rotates is a copy.
-            equal[name] = 1.0 if name == "vllm, dense" else agreement(call, kind, operands[0])
-            call(operands[0])
-            calls[name] = call
-        except Exception as error:  # another package's, or a compiler's
-            if name == "ours":
-                raise
-            print(f"{name}: not called ({type(error).__name__}: {str(error).partition(chr(10))[0]})", flush=True)
+
+    def trial(name: str, call: Call) -> float:
+        # What vLLM rotates is a copy.
+        agreed = 1.0 if name == "vllm, dense" else agreement(call, kind, operands[0])
+        call(operands[0])
+        return agreed
+
+    calls, equal = tried(offered, trial)
     contenders: dict[str, Contender] = {
         "copy": lambda copy: targets[copy].copy_(operands[copy].source),
-        **{name: functools.partial(at, call, operands) for name, call in calls.items()},
+        **contenders_of(calls, operands),
     }
-    times = {name: t.median * 1e6 for name, t in compare(contenders, len(operands), device, samples).items()}
-    with envs.override(AITERLITE_OVERLAP="0"):
-        plain: dict[str, Contender] = {"plain": contenders["ours"]}
-        times |= {name: t.median * 1e6 for name, t in compare(plain, len(operands), device, samples).items()}
+    times = with_plain(contenders, len(operands), device, samples)
     moved = moved_by(kind, n)
     share = moved / times["ours"] * 1e6 / COPY_BYTES_PER_SECOND
     print(f"{share:.1%} of the copy bandwidth; copy here {moved / times['copy'] * 1e-6:.2f} TB/s", flush=True)

@@ -11,17 +11,16 @@ import argparse
 import dataclasses
 import json
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from side_by_side import build
 from torch import Tensor
 
 from aiterlite.benchmark.floor import read_floor
 from aiterlite.benchmark.timing import Contender, compare, copies_for
 from aiterlite.dispatch import Decision, Row
-from aiterlite.jit import engine, jobs
 from aiterlite.launch import calls
 from aiterlite.ops import matmul
 from aiterlite.reference.gemm import error_bound
@@ -98,9 +97,7 @@ def compile_all(persona: Persona, arguments: argparse.Namespace) -> int:
         for problem in [tables.GemmProblem(n=n, m=m, k=k)]
         for tiling in candidates(persona, n, m, k, arguments.count)
     }
-    with ThreadPoolExecutor(jobs.count()) as pool:
-        built = sum(artifact.built for artifact in pool.map(lambda unit: engine.obtain(unit, build=True), units))
-    print(f"{len(units)} variants for {persona.target}, {built} of them built now")
+    print(f"{len(units)} variants for {persona.target}, {build(units)} of them built now")
     return 0
 
 

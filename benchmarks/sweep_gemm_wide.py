@@ -13,11 +13,11 @@ import argparse
 import dataclasses
 import json
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from side_by_side import build
 from torch import Tensor
 
 import aiterlite
@@ -25,7 +25,6 @@ from aiterlite import envs
 from aiterlite.benchmark.floor import read_floor
 from aiterlite.benchmark.timing import Contender, compare, copies_for
 from aiterlite.dispatch import Decision, Row
-from aiterlite.jit import engine, jobs
 from aiterlite.launch import calls
 from aiterlite.ops import matmul
 from aiterlite.reference.gemm import error_bound
@@ -119,9 +118,7 @@ def build_all(persona: Persona, problems: list[tuple[int, int, int]], count: int
         for m, k, n in problems
         for cut in candidates(persona, m, k, n, count)
     }
-    with ThreadPoolExecutor(jobs.count()) as pool:
-        built = sum(artifact.built for artifact in pool.map(lambda unit: engine.obtain(unit, build=True), units))
-    print(f"{len(units)} variants for {persona.target}, {built} of them built now")
+    print(f"{len(units)} variants for {persona.target}, {build(units)} of them built now")
 
 
 def problem_of(text: str) -> tuple[int, int, int]:
