@@ -83,6 +83,14 @@ def test_rows_are_spread_where_each_workgroup_has_a_unit() -> None:
         assert found.grid == 16 * requests * found.column_groups
     planned = replace(problem, splits=0, plan_units=16)
     assert tables.plan_decode(planned, resolve("mi355x")).column_tiles == 4
+    # Of gfx942's folds a piece has one tile; where q of 8 bits is not folded, a client may have planned for that.
+    for kv_dtype, heads, tiles, spare in (
+        ("bf16", 64, 1, False),
+        ("e4m3fnuz", 64, 4, True),
+        ("e4m3fnuz", 48, 1, False),
+    ):
+        found = tables.plan_decode(replace(planned, heads=heads, kv_dtype=kv_dtype), resolve("mi300x"))
+        assert (found.column_tiles, found.column_groups, found.spare) == (tiles, 1, spare)
     assert tables.plan_decode(replace(problem, heads=128), resolve("mi308x")).column_tiles == 2
 
 

@@ -231,8 +231,9 @@ _COLUMNS, _WAVES, _MOST_TILES = 16, 4, 4
 
 @dataclass(frozen=True)
 class MlaPlan:
-    """One launch of mla/decode.hip: `column_tiles` of rows of q a workgroup, `column_groups` of those a piece, tiles of
-    `tokens` tokens, of which `stages` are in LDS, `shared_bytes` in all."""
+    """One launch of mla/decode.hip: `column_tiles` of rows of q a workgroup, for each piece `column_groups` workgroups,
+    which take turns where a plan's pieces are larger than this table's (`spare`: or may be smaller), tiles of `tokens`
+    tokens, of which `stages` are in LDS, `shared_bytes` in all."""
 
     column_tiles: int
     column_groups: int
@@ -240,6 +241,7 @@ class MlaPlan:
     stages: int
     shared_bytes: int
     grid: int
+    spare: bool = False
 
 
 def _pitch(row_bytes: int) -> int:
@@ -251,19 +253,29 @@ def _pitch(row_bytes: int) -> int:
 def shared_bytes(types: tuple[str, str], column_tiles: int, tokens: int, stages: int) -> int:
     """The size of mla/decode.hip's `Shared`."""
     columns, (q_dtype, kv_dtype) = column_tiles * _COLUMNS, types
-    rows = stages * tokens * _pitch(KEY_DIM * (1 if kv_dtype in EIGHT_BITS else 2))
+    rows = stages * tokens * KEY_DIM * (1 if kv_dtype in EIGHT_BITS else 2)
     weights = (2 if q_dtype == "bf16" else 1) * columns * _pitch(2 * tokens)
     score_waves = min(_WAVES // column_tiles, tokens // 16)
     small = _RING * tokens * (8 + 4) + 4 * _RING + 2 * 4 * score_waves * columns
     return -(-(rows + weights + small) // _CHUNK) * _CHUNK
 
 
+def _tiles_of_piece(problem: MlaProblem, persona: Persona, q_dtype: str) -> int:
+    """Tiles of columns, each of one token, that a plan for such q gives a piece at most."""
+    folded = mla_heads.fold(persona.target, problem.heads, q_dtype, problem.kv_dtype, problem.q_len)
+    return min(problem.q_len, folded.tile_tokens) * -(-folded.heads // _COLUMNS)
+
+
 def plan_decode(problem: MlaProblem, persona: Persona) -> MlaPlan:
-    """The fewest tiles of columns with which each workgroup has a compute unit, else as many as a piece has rows of q,
-    up to what registers hold: a workgroup of few rows is done sooner, and reads again what caches hold. Then the
-    longest and most tiles of tokens that fit: in this order, since a workgroup that waits for each tile wastes more
-    than a short tile does. With four tiles of columns AMD's registers do not hold the scores of 64 tokens as well."""
-    tiles = problem.q_len * -(-problem.heads // _COLUMNS)
+    """The fewest tiles of columns with which each workgroup has a compute unit, else as many as a piece has rows of q
+    (of a plan after its fold, of 8-bit KV also by that of 8-bit q, for which a client may have planned), up to what
+    registers hold: a workgroup of few rows is done sooner, and reads again what caches hold. Then the longest and most
+    tiles of tokens that fit: in this order, since a workgroup that waits for each tile wastes more than a short tile
+    does. With four tiles of columns AMD's registers do not hold the scores of 64 tokens as well."""
+    of_pieces = {problem.q_len * -(-problem.heads // _COLUMNS)}
+    if problem.plan_units:
+        of_pieces = {_tiles_of_piece(problem, persona, q_dtype) for q_dtype in (problem.q_dtype, problem.kv_dtype)}
+    tiles = max(of_pieces)
     # With a plan there is a workgroup for each unit already.
     room = 0 if problem.plan_units else persona.cu_count // max(1, problem.batch * problem.splits)
     column_tiles = 1
@@ -276,7 +288,7 @@ def plan_decode(problem: MlaProblem, persona: Persona) -> MlaPlan:
             break
     groups = -(-tiles // column_tiles)
     pieces = problem.plan_units or problem.batch * problem.splits
-    return MlaPlan(column_tiles, groups, tokens, stages, size, pieces * groups)
+    return MlaPlan(column_tiles, groups, tokens, stages, size, pieces * groups, spare=len(of_pieces) > 1)
 
 
 def _reduce_kernel(
@@ -309,6 +321,7 @@ def _gpu_kernels(problem: MlaProblem, persona: Persona, plan: MlaPlan) -> tuple[
         "AITERLITE_OUT": problem.out_dtype,
         "AITERLITE_PLANNED": str(int(problem.plan_units > 0)),
         "AITERLITE_Q": problem.q_dtype,
+        "AITERLITE_SPARE": str(int(plan.spare)),
         "AITERLITE_STAGES": str(plan.stages),
         "AITERLITE_TOKENS": str(plan.tokens),
         "AITERLITE_WAVES": str(_WAVES),

@@ -48,4 +48,8 @@ int main() {
   print<aiterlite::Swizzled<64, 256>>("swizzled");
   print<aiterlite::Swizzled<64, 512>>("swizzled");
   print<aiterlite::Swizzled<64, 1024>>("swizzled");
+  print<aiterlite::SwizzledOdd<64, 1152>>("swizzled_odd_128");
+  print<aiterlite::SwizzledOdd<64, 384>>("swizzled_odd_128");
+  print<aiterlite::SwizzledOdd<64, 576>>("swizzled_odd_64");
+  print<aiterlite::SwizzledOdd<64, 192>>("swizzled_odd_64");
 }

@@ -165,6 +165,22 @@ def test_operands_meet_no_bank_twice(target: str) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
+def test_odd_lengths_of_swizzled_rows(target: str) -> None:
+    assert check(target, "swizzled_odd_128", 16, operands_of_16) > 50
+
+
+def test_odd_lengths_of_swizzled_rows_by_8_bytes_a_lane() -> None:
+    """Four vectors of 8 elements a row."""
+
+    def operands_of_8_bytes(layout: Layout, target: str) -> Iterable[list[int]]:
+        for row in range(0, layout.rows, 16):
+            for byte in range(0, layout.row_bytes, 32):
+                yield [layout.at(row + lane % 16, byte + lane // 16 * 8) for lane in range(64)]
+
+    assert check("gfx950", "swizzled_odd_64", 8, operands_of_8_bytes) > 50
+
+
+@pytest.mark.parametrize("target", TARGETS)
 def test_dense_rows_do(target: str) -> None:
     """The model finds the conflicts that the layouts are there to avoid, and the published numbers."""
     found = {

@@ -46,6 +46,8 @@ constexpr uint32_t kWaves = AITERLITE_WAVES;
 constexpr uint32_t kThreads = kWaves * kWaveSize;
 constexpr uint32_t kColumnTiles = AITERLITE_COLUMN_TILES;
 constexpr uint32_t kColumns = kColumnTiles * kTileColumns;
+// A plan's pieces may be smaller than this launch expects: tiles of columns that see nothing cost nothing then.
+constexpr bool kSpare = AITERLITE_SPARE;
 constexpr uint32_t kTokens = AITERLITE_TOKENS;
 constexpr uint32_t kStages = AITERLITE_STAGES;
 constexpr uint32_t kRing = 4;  // tiles whose rows are known
@@ -63,13 +65,18 @@ constexpr uint32_t kWeightParts = kSame<Element, bf16> ? 2 : 1;
 
 using HeldQ = Vector16[kSteps];
 
-using Rows = Padded<kTokens, kKeyDim * sizeof(Kv), pitch_for<Reading::kOperand16>(kKeyDim * sizeof(Kv))>;
+using Rows = SwizzledOdd<kTokens, kKeyDim * sizeof(Kv)>;
 using Weights = Padded<kColumns, kTokens * 2, pitch_for<Reading::kOperand16>(kTokens * 2)>;
 
 static_assert(kWaves % kColumnTiles == 0, "AITERLITE_WAVES must be a multiple of AITERLITE_COLUMN_TILES");
 static_assert(kTokens % 32 == 0 && kTokens <= 64, "AITERLITE_TOKENS must be 32 or 64");
 static_assert(kWaves == 4, "AITERLITE_WAVES must be 4: a wave has 128 of the 512 values");
 static_assert(kStages == 1 || kStages == 2, "AITERLITE_STAGES must be 1 or 2");
+
+// Waves that have a tile of columns read q of it together, where a second stage has room for it.
+constexpr bool kSharesQ = kStages == 2 && kScoreWaves > 1 &&
+                          kColumnTiles * kSteps * kWaveSize <= Rows::kBytes / sizeof(Vector16);
+constexpr uint32_t kSharers = kSharesQ ? kScoreWaves : 1;
 
 struct Shared {
   Vector16 rows[kStages][Rows::kBytes / 16];
@@ -119,25 +126,41 @@ AITERLITE_DEVICE Vector16 load_shared_row(const void* tile, uint32_t row, uint32
   }
 }
 
-// q of a tile of columns, as operands: 32 of 576 a step.
+// q of a tile of columns, as operands: of each kSharers of its kSteps steps, 32 of 576 each, one. A lane's part.
+using PartOfQ = Vector16[(kSteps + kSharers - 1) / kSharers];
 AITERLITE_DEVICE void load_q(const aiterlite_mla_decode_args& args, const Work& work, const Columns& columns,
-                             HeldQ& held) {
+                             uint32_t share, PartOfQ& part) {
   const uint32_t lane = lane_id();
   const auto last = static_cast<uint32_t>(work.heads - 1);
   const uint32_t wanted = static_cast<uint32_t>(columns.head) + tile_column(lane);
   const uint32_t head = static_cast<uint32_t>(work.head) + (wanted < last ? wanted : last);
   const auto* row = static_cast<const Q*>(args.q) + (columns.row * args.heads + head) * kKeyDim;
 #pragma unroll
-  for (uint32_t step = 0; step < kSteps; ++step) {
+  for (uint32_t i = 0; i * kSharers < kSteps; ++i) {
+    const uint32_t step = i * kSharers + share;
+    if (step >= kSteps) break;
     const Q* at = row + step * 32 + tile_vector(lane) * 8;
     if constexpr (kWideQ) {
-      held[step] = load_vector<false>(at);
+      part[i] = load_vector<false>(at);
     } else {
-      const auto* words = reinterpret_cast<const float*>(at);
-      held[step] = widen<Q>(
-          Vector8{{__builtin_bit_cast(uint32_t, load_f32(words)), __builtin_bit_cast(uint32_t, load_f32(words + 1))}});
+      part[i] = widen<Q>(load_vector8(at));
     }
   }
+}
+
+// Parts of q become whole, by way of the second stage's rows, which nothing fills yet. All waves; a barrier between.
+AITERLITE_DEVICE void leave_q(const PartOfQ& part, uint32_t tile, uint32_t share, Shared& shared) {
+  Vector16* rows = shared.rows[kStages - 1] + tile * kSteps * kWaveSize + lane_id();
+#pragma unroll
+  for (uint32_t i = 0; i * kSharers < kSteps; ++i) {
+    const uint32_t step = i * kSharers + share;
+    if (step < kSteps) store_shared_16(rows + step * kWaveSize, part[i]);
+  }
+}
+AITERLITE_DEVICE void take_q(uint32_t tile, const Shared& shared, HeldQ& held) {
+  const Vector16* rows = shared.rows[kStages - 1] + tile * kSteps * kWaveSize + lane_id();
+#pragma unroll
+  for (uint32_t step = 0; step < kSteps; ++step) held[step] = load_shared_16(rows + step * kWaveSize);
 }
 
 // Where the rows of a tile of tokens are. By the first wave.
@@ -296,6 +319,7 @@ AITERLITE_DEVICE void add_values(uint32_t tile, bool masked, const int32_t (&see
     if (!masked) load_values(tile, step, false, 0, shared, turned);
 #pragma unroll
     for (uint32_t ct = 0; ct < kColumnTiles; ++ct) {
+      if (kSpare && seen[ct] == 0) continue;
       if (masked) load_values(tile, step, true, seen[ct], shared, turned);
       add_products(turned, step, ct, shared, values[ct]);
     }
@@ -350,10 +374,9 @@ AITERLITE_DEVICE void run(const aiterlite_mla_decode_args& args, const Work& wor
     most_seen = columns.seen > most_seen ? columns.seen : most_seen;
     least_seen = columns.exists && columns.seen < least_seen ? columns.seen : least_seen;
   }
-  if (!columns_of(work, group * kColumnTiles).exists) return;
   const uint32_t wave = wave_id(), own = wave % kColumnTiles;
   const Columns mine = columns_of(work, group * kColumnTiles + own);
-  const bool scores_too = wave / kColumnTiles < kScoreWaves;
+  const bool scores_too = wave / kColumnTiles < kScoreWaves && (!kSpare || mine.seen > 0);
   float scale = args.scale * kLog2E, value_scale = 1.0f;
   if (!kWideQ && args.q_scale != nullptr) scale *= load_f32(args.q_scale);
   if (!kWideKv && args.kv_scale != nullptr) {
@@ -367,12 +390,20 @@ AITERLITE_DEVICE void run(const aiterlite_mla_decode_args& args, const Work& wor
   HeldQ q;
   // No wave is in the piece before any more.
   workgroup_barrier();
-  load_q(args, work, mine, q);
   if (tiles > 0) {
+    const uint32_t share = kSharesQ ? wave / kColumnTiles : 0;
+    PartOfQ part;
+    if (scores_too) load_q(args, work, mine, share, part);
     find_rows(args, work, 0, shared);
     find_rows(args, work, 1, shared);
+    if (kSharesQ && scores_too) leave_q(part, own, share, shared);
     workgroup_barrier();
     start_tile(0, shared);
+    if (kSharesQ && scores_too) take_q(own, shared, q);
+    if constexpr (!kSharesQ) {
+#pragma unroll
+      for (uint32_t step = 0; step < kSteps; ++step) q[step] = part[step];
+    }
   }
 #pragma unroll 1
   for (uint32_t tile = 0; tile < tiles; ++tile) {
@@ -401,6 +432,7 @@ AITERLITE_DEVICE void run(const aiterlite_mla_decode_args& args, const Work& wor
     }
 #pragma unroll
     for (uint32_t ct = 0; ct < kColumnTiles; ++ct) {
+      if (kSpare && seen[ct] == 0) continue;
       const float factor = softmax[ct].rescale(maximum_of(ct, shared));
 #pragma unroll
       for (uint32_t m = 0; m < kProducts; ++m) {
@@ -411,6 +443,7 @@ AITERLITE_DEVICE void run(const aiterlite_mla_decode_args& args, const Work& wor
     workgroup_barrier();
 #pragma unroll
     for (uint32_t ct = 0; ct < kColumnTiles; ++ct) {
+      if (kSpare && seen[ct] == 0) continue;
 #pragma unroll
       for (uint32_t w = 0; w < kScoreWaves; ++w) {
         softmax[ct].add(shared.sums[w][ct * kTileColumns + accumulator_column(lane_id(), 0)]);
@@ -422,6 +455,13 @@ AITERLITE_DEVICE void run(const aiterlite_mla_decode_args& args, const Work& wor
   for (uint32_t ct = 0; ct < kColumnTiles; ++ct) {
     store_columns(args, work, columns_of(work, group * kColumnTiles + ct), values[ct], softmax[ct], value_scale);
   }
+}
+
+// The groups of a piece's columns that are this workgroup's: one, unless the piece is larger than the launch expects.
+AITERLITE_DEVICE void run_groups(const aiterlite_mla_decode_args& args, const Work& work, uint32_t group,
+                                 uint32_t groups, Shared& shared) {
+#pragma unroll 1
+  for (; columns_of(work, group * kColumnTiles).exists; group += groups) run(args, work, group, shared);
 }
 
 }  // namespace
@@ -438,13 +478,13 @@ aiterlite_mla_decode(aiterlite_mla_decode_args args) {
 #pragma unroll 1
     for (int32_t item = first; item < last; ++item) {
       const Work work = mla::planned_work(args, item);
-      if (work.request >= 0) run(args, work, group, shared);
+      if (work.request >= 0) run_groups(args, work, group, groups, shared);
     }
   } else {
     const auto splits = static_cast<uint32_t>(args.splits);
     const Work work =
         mla::split_work(args, static_cast<int32_t>(number / splits), static_cast<int32_t>(number % splits));
-    if (work.request >= 0) run(args, work, group, shared);
+    if (work.request >= 0) run_groups(args, work, group, groups, shared);
   }
   admit_successors();
 }

@@ -50,6 +50,11 @@ AITERLITE_DEVICE uint16_t load_u16(const void* p) { return *amdgcn::to_global<ui
 AITERLITE_DEVICE float load_f32(const void* p) { return *amdgcn::to_global<float>(p); }
 AITERLITE_DEVICE int32_t load_i32(const void* p) { return *amdgcn::to_global<int32_t>(p); }
 AITERLITE_DEVICE int64_t load_i64(const void* p) { return *amdgcn::to_global<int64_t>(p); }
+// Of memory that nobody writes while the kernel runs: a scalar load, where the compiler knows that all lanes want the
+// same word.
+AITERLITE_DEVICE int32_t load_constant_i32(const void* p) {
+  return *(const __attribute__((address_space(4))) int32_t*)reinterpret_cast<uintptr_t>(p);
+}
 AITERLITE_DEVICE void store_u8(void* p, uint8_t value) { *(amdgcn::Global<uint8_t>*)p = value; }
 AITERLITE_DEVICE void store_u16(void* p, uint16_t value) { *(amdgcn::Global<uint16_t>*)p = value; }
 AITERLITE_DEVICE void store_u32(void* p, uint32_t value) { *(amdgcn::Global<uint32_t>*)p = value; }

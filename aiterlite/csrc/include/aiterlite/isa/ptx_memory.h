@@ -66,6 +66,7 @@ AITERLITE_DEVICE uint16_t load_u16(const void* p) { return *static_cast<const ui
 AITERLITE_DEVICE float load_f32(const void* p) { return *static_cast<const float*>(p); }
 AITERLITE_DEVICE int32_t load_i32(const void* p) { return *static_cast<const int32_t*>(p); }
 AITERLITE_DEVICE int64_t load_i64(const void* p) { return *static_cast<const int64_t*>(p); }
+AITERLITE_DEVICE int32_t load_constant_i32(const void* p) { return *static_cast<const int32_t*>(p); }
 AITERLITE_DEVICE void store_u8(void* p, uint8_t value) { *static_cast<uint8_t*>(p) = value; }
 AITERLITE_DEVICE void store_u16(void* p, uint16_t value) { *static_cast<uint16_t*>(p) = value; }
 AITERLITE_DEVICE void store_u32(void* p, uint32_t value) { *static_cast<uint32_t*>(p) = value; }

@@ -33,7 +33,7 @@ constexpr int32_t kSplitTokens = 32;
 
 AITERLITE_MLA_INLINE int32_t load_int(const int32_t* p, int64_t at) {
 #if defined(AITERLITE_DEVICE)
-  return __builtin_bit_cast(int32_t, load_f32(p + at));
+  return load_constant_i32(p + at);
 #else
   return p[at];
 #endif

@@ -1,9 +1,9 @@
 // Where the bytes of a tile's rows lie in shared memory, so that the lanes of one access meet different banks.
 //
 // Padded: rows begin kPitch bytes apart. Swizzled: rows are dense and a power of two long, and their 16-byte chunks are
-// permuted by an exclusive or with bits of the row. at(row, byte) is an offset; 16 aligned bytes of a row stay
-// together. source(offset) is the reverse, for copies that fill shared memory in order (tile/copy.h): what lies in the
-// padding is a copy of the row's last bytes.
+// permuted by an exclusive or with bits of the row; SwizzledOdd: the same of other lengths. at(row, byte) is an offset;
+// 16 aligned bytes of a row stay together. source(offset) is the reverse, for copies that fill shared memory in order
+// (tile/copy.h): what lies in the padding is a copy of the row's last bytes.
 //
 // Banks are 4 bytes, 32 of them; gfx950 reads have 64. How the lanes of a wave are served together decides:
 //   gfx942  16 bytes a lane: groups of 8, {0-3,20-23} {4-7,16-19} {8-11,28-31} {12-15,24-27}, and the same + 32
@@ -12,6 +12,7 @@
 // Free of conflicts (tests/device/test_layout.py), lanes reading rows as matrix operands do (fragment/):
 //   Swizzled        16 bytes a lane of 16 or 32 rows, and ldmatrix. On NVIDIA, sm_90's copy engine writes rows of 128,
 //                   64 and 32 bytes so, and its matrix unit reads them
+//   SwizzledOdd     16 bytes a lane of 16 rows of an odd number of 128 bytes; 8 bytes a lane, gfx950, of 64
 //   Padded, with a pitch_for
 //     kOperand16    16 bytes a lane of 16 rows; gfx950's transposing reads of 16 bits; ldmatrix, transposed or not
 //     kOperand32    16 bytes a lane of 32 rows; gfx950's transposing reads of 8 bits; ldmatrix, transposed or not
@@ -83,6 +84,26 @@ struct Swizzled {
     if (kBankLineBytes == 256 && kPlaces == 4) return ((line << 1 ^ line) & 2) | line >> 1;
     return line;
   }
+};
+
+// Swizzled rows of another length: of an odd number of 128 bytes, which all begin on the same bank or half of them, or
+// of 64.
+template <uint32_t kRows_, uint32_t kRowBytes_>
+struct SwizzledOdd {
+  static constexpr uint32_t kRows = kRows_, kRowBytes = kRowBytes_, kPitch = kRowBytes, kBytes = kRows * kRowBytes;
+  static_assert(kRowBytes % 256 == 128 || kRowBytes % 128 == 64,
+                "SwizzledOdd: rows are an odd multiple of 128 or of 64 bytes; others: Swizzled, Padded");
+
+  AITERLITE_DEVICE static constexpr uint32_t at(uint32_t row, uint32_t byte) {
+    return row * kRowBytes + (byte ^ key(row) * kChunkBytes);
+  }
+  AITERLITE_DEVICE static constexpr RowByte source(uint32_t offset) {
+    const uint32_t row = offset / kRowBytes;
+    return {row, offset % kRowBytes ^ key(row) * kChunkBytes};
+  }
+
+ private:
+  AITERLITE_DEVICE static constexpr uint32_t key(uint32_t row) { return kRowBytes % 128 == 0 ? row % 8 : row / 4 % 4; }
 };
 
 }  // namespace aiterlite
