@@ -167,19 +167,19 @@ def _mla(chip: str) -> Iterator[Case]:
 
 
 def _mla_plans(decision: Decision) -> Iterator[tuple[str, Any]]:
-    """Tiles of columns, tiles of tokens and stages that fit LDS, of the compiled kernel."""
+    """Tiles of columns and tiles of tokens that fit LDS, of the compiled kernel."""
     problem, persona = decision.problem, decision.persona
     tiles = problem.q_len * -(-problem.heads // 16)
     for columns in (1, 2, 4):
         if columns > 1 and columns // 2 >= tiles:
             continue
-        for stages, tokens in ((1, 32), (2, 32), (1, 64), (2, 64)):
-            size = mla_tables.shared_bytes((problem.q_dtype, problem.kv_dtype), columns, tokens, stages)
+        for tokens in (32, 64):
+            size = mla_tables.shared_bytes((problem.q_dtype, problem.kv_dtype), columns, tokens)
             if size > persona.lds_bytes or (columns == 4 and tokens == 64):
                 continue
             groups = -(-tiles // columns)
-            made = mla_tables.MlaPlan(columns, groups, tokens, stages, size, problem.batch * problem.splits * groups)
-            yield f"columns {columns}, tokens {tokens}, stages {stages}", made
+            made = mla_tables.MlaPlan(columns, groups, tokens, size, problem.batch * problem.splits * groups)
+            yield f"columns {columns}, tokens {tokens}", made
 
 
 # Mixtures of experts --------------------------------------------------------------------------------------------------

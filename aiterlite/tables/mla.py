@@ -6,7 +6,6 @@ Pieces are a plan's (for `plan_units` workgroups) or equal `splits` of each requ
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -233,12 +232,11 @@ _COLUMNS, _WAVES, _MOST_TILES = 16, 4, 4
 class MlaPlan:
     """One launch of mla/decode.hip: `column_tiles` of rows of q a workgroup, for each piece `column_groups` workgroups,
     which take turns where a plan's pieces are larger than this table's (`spare`: or may be smaller), tiles of `tokens`
-    tokens, of which `stages` are in LDS, `shared_bytes` in all."""
+    tokens, `shared_bytes` of LDS."""
 
     column_tiles: int
     column_groups: int
     tokens: int
-    stages: int
     shared_bytes: int
     grid: int
     spare: bool = False
@@ -250,10 +248,10 @@ def _pitch(row_bytes: int) -> int:
     return (chunks + (6 - chunks % 4) % 4) * _CHUNK
 
 
-def shared_bytes(types: tuple[str, str], column_tiles: int, tokens: int, stages: int) -> int:
+def shared_bytes(types: tuple[str, str], column_tiles: int, tokens: int) -> int:
     """The size of mla/decode.hip's `Shared`."""
     columns, (q_dtype, kv_dtype) = column_tiles * _COLUMNS, types
-    rows = stages * tokens * KEY_DIM * (1 if kv_dtype in EIGHT_BITS else 2)
+    rows = tokens * KEY_DIM * (1 if kv_dtype in EIGHT_BITS else 2)
     weights = (2 if q_dtype == "bf16" else 1) * columns * _pitch(2 * tokens)
     score_waves = min(_WAVES // column_tiles, tokens // 16)
     small = _RING * tokens * (8 + 4) + 4 * _RING + 2 * 4 * score_waves * columns
@@ -269,9 +267,8 @@ def _tiles_of_piece(problem: MlaProblem, persona: Persona, q_dtype: str) -> int:
 def plan_decode(problem: MlaProblem, persona: Persona) -> MlaPlan:
     """The fewest tiles of columns with which each workgroup has a compute unit, else as many as a piece has rows of q
     (of a plan after its fold, of 8-bit KV also by that of 8-bit q, for which a client may have planned), up to what
-    registers hold: a workgroup of few rows is done sooner, and reads again what caches hold. Then the longest and most
-    tiles of tokens that fit: in this order, since a workgroup that waits for each tile wastes more than a short tile
-    does. With four tiles of columns AMD's registers do not hold the scores of 64 tokens as well."""
+    registers hold: a workgroup of few rows is done sooner, and reads again what caches hold. Then the longest
+    tiles of tokens that fit. With four tiles of columns AMD's registers do not hold the scores of 64 tokens as well."""
     of_pieces = {problem.q_len * -(-problem.heads // _COLUMNS)}
     if problem.plan_units:
         of_pieces = {_tiles_of_piece(problem, persona, q_dtype) for q_dtype in (problem.q_dtype, problem.kv_dtype)}
@@ -282,13 +279,13 @@ def plan_decode(problem: MlaProblem, persona: Persona) -> MlaPlan:
     while column_tiles < min(tiles, _MOST_TILES) and -(-tiles // column_tiles) > room:
         column_tiles *= 2
     lengths = (32,) if column_tiles == _MOST_TILES else (64, 32)
-    for stages, tokens in itertools.product((2, 1), lengths):
-        size = shared_bytes((problem.q_dtype, problem.kv_dtype), column_tiles, tokens, stages)
+    for tokens in lengths:
+        size = shared_bytes((problem.q_dtype, problem.kv_dtype), column_tiles, tokens)
         if size <= persona.lds_bytes:
             break
     groups = -(-tiles // column_tiles)
     pieces = problem.plan_units or problem.batch * problem.splits
-    return MlaPlan(column_tiles, groups, tokens, stages, size, pieces * groups, spare=len(of_pieces) > 1)
+    return MlaPlan(column_tiles, groups, tokens, size, pieces * groups, spare=len(of_pieces) > 1)
 
 
 def _reduce_kernel(
@@ -322,7 +319,6 @@ def _gpu_kernels(problem: MlaProblem, persona: Persona, plan: MlaPlan) -> tuple[
         "AITERLITE_PLANNED": str(int(problem.plan_units > 0)),
         "AITERLITE_Q": problem.q_dtype,
         "AITERLITE_SPARE": str(int(plan.spare)),
-        "AITERLITE_STAGES": str(plan.stages),
         "AITERLITE_TOKENS": str(plan.tokens),
         "AITERLITE_WAVES": str(_WAVES),
         **overlap_defines(persona.target),

@@ -9,12 +9,14 @@
 // be as much again as rounding o. Sums are float.
 //
 // Tiling. A workgroup has kColumns rows of q (heads of one or several tokens; a tile of columns is of one token, so all
-// of it sees equally far) and runs over a piece in tiles of kTokens tokens, kStages in LDS. For scores a wave has a
-// tile of columns and some tokens; for values all columns and 512 / kWaves of the 512. Maxima, sums and weights of a
-// tile cross by LDS: three barriers a tile. More rows of q than kColumns are other workgroups', which read KV again.
+// of it sees equally far) and runs over a piece in tiles of kTokens tokens: one in LDS, the next on its way in
+// registers. For scores a wave has a tile of columns and some tokens; for values all columns and 512 / kWaves of the
+// 512. Maxima, sums and weights of a tile cross by LDS: four barriers a tile. More rows of q than kColumns are other
+// workgroups', which read KV again.
 //
-// Traffic: KV once a workgroup from memory to LDS, through no register; from LDS kColumnTiles * 16 / kTokens + 1 times.
-// q and page numbers once a piece; o, or float parts and their log-sums, once.
+// Traffic: KV once a workgroup from memory, through registers to LDS; from there kColumnTiles * 16 / kTokens + 1 times.
+// q and page numbers once a piece, where waves that share columns share q too; o, or float parts and their log-sums,
+// once.
 //
 // What no row may see (tokens behind the end, masked ones, indices that name no page) is read as row 0 of the buffer,
 // which is there; its scores are selected to -inf and its values to zero before they are multiplied. A tile that has
@@ -25,7 +27,7 @@
 #include <aiterlite/mla/work.h>
 #include <aiterlite/numeric/fp8.h>
 #include <aiterlite/overlap.h>
-#include <aiterlite/tile/copy.h>
+#include <aiterlite/tile/carry.h>
 
 namespace {
 
@@ -49,7 +51,6 @@ constexpr uint32_t kColumns = kColumnTiles * kTileColumns;
 // A plan's pieces may be smaller than this launch expects: tiles of columns that see nothing cost nothing then.
 constexpr bool kSpare = AITERLITE_SPARE;
 constexpr uint32_t kTokens = AITERLITE_TOKENS;
-constexpr uint32_t kStages = AITERLITE_STAGES;
 constexpr uint32_t kRing = 4;  // tiles whose rows are known
 constexpr uint32_t kSteps = kKeyDim / 32;
 
@@ -71,15 +72,13 @@ using Weights = Padded<kColumns, kTokens * 2, pitch_for<Reading::kOperand16>(kTo
 static_assert(kWaves % kColumnTiles == 0, "AITERLITE_WAVES must be a multiple of AITERLITE_COLUMN_TILES");
 static_assert(kTokens % 32 == 0 && kTokens <= 64, "AITERLITE_TOKENS must be 32 or 64");
 static_assert(kWaves == 4, "AITERLITE_WAVES must be 4: a wave has 128 of the 512 values");
-static_assert(kStages == 1 || kStages == 2, "AITERLITE_STAGES must be 1 or 2");
 
-// Waves that have a tile of columns read q of it together, where a second stage has room for it.
-constexpr bool kSharesQ = kStages == 2 && kScoreWaves > 1 &&
-                          kColumnTiles * kSteps * kWaveSize <= Rows::kBytes / sizeof(Vector16);
+// Waves that have a tile of columns read q of it together, where the tile's place has room for it.
+constexpr bool kSharesQ = kScoreWaves > 1 && kColumnTiles * kSteps * kWaveSize <= Rows::kBytes / sizeof(Vector16);
 constexpr uint32_t kSharers = kSharesQ ? kScoreWaves : 1;
 
 struct Shared {
-  Vector16 rows[kStages][Rows::kBytes / 16];
+  Vector16 rows[Rows::kBytes / 16];
   Vector16 weights[kWeightParts][Weights::kBytes / 16];
   uint64_t address[kRing][kTokens];
   uint32_t exists[kRing][kTokens];
@@ -148,9 +147,9 @@ AITERLITE_DEVICE void load_q(const aiterlite_mla_decode_args& args, const Work& 
   }
 }
 
-// Parts of q become whole, by way of the second stage's rows, which nothing fills yet. All waves; a barrier between.
+// Parts of q become whole, by way of the tile's place, which nothing fills yet. All waves; a barrier between.
 AITERLITE_DEVICE void leave_q(const PartOfQ& part, uint32_t tile, uint32_t share, Shared& shared) {
-  Vector16* rows = shared.rows[kStages - 1] + tile * kSteps * kWaveSize + lane_id();
+  Vector16* rows = shared.rows + tile * kSteps * kWaveSize + lane_id();
 #pragma unroll
   for (uint32_t i = 0; i * kSharers < kSteps; ++i) {
     const uint32_t step = i * kSharers + share;
@@ -158,37 +157,32 @@ AITERLITE_DEVICE void leave_q(const PartOfQ& part, uint32_t tile, uint32_t share
   }
 }
 AITERLITE_DEVICE void take_q(uint32_t tile, const Shared& shared, HeldQ& held) {
-  const Vector16* rows = shared.rows[kStages - 1] + tile * kSteps * kWaveSize + lane_id();
+  const Vector16* rows = shared.rows + tile * kSteps * kWaveSize + lane_id();
 #pragma unroll
   for (uint32_t step = 0; step < kSteps; ++step) held[step] = load_shared_16(rows + step * kWaveSize);
 }
 
-// Where the rows of a tile of tokens are. By the first wave.
-AITERLITE_DEVICE void find_rows(const aiterlite_mla_decode_args& args, const Work& work, uint32_t tile,
-                                Shared& shared) {
-  if (wave_id() != 0) return;
-  const uint32_t ring = tile % kRing;
-  bool broken = false;
-#pragma unroll
-  for (uint32_t first = 0; first < kTokens; first += kWaveSize) {
-    const uint32_t at = first + lane_id();
-    if (at < kTokens) {
-      const int32_t token = work.begin + static_cast<int32_t>(tile * kTokens + at);
-      const int64_t offset = token < work.end ? mla::token_offset(args, work, token) : -1;
-      shared.address[ring][at] =
-          reinterpret_cast<uint64_t>(static_cast<const Kv*>(args.kv_buffer) + (offset < 0 ? 0 : offset));
-      shared.exists[ring][at] = offset >= 0;
-      broken |= offset < 0 && token < work.end;
-    }
-  }
-  broken = any_lane(broken);
-  if (lane_id() == 0) shared.broken[ring] = broken;
+// Where the rows of a tile of tokens are, by the first wave, a token a lane. Pages are asked for one tile before they
+// are needed, and before the rows of another, behind which the answer would come.
+AITERLITE_DEVICE mla::Slot ask_rows(const aiterlite_mla_decode_args& args, const Work& work, uint32_t tile) {
+  const uint32_t at = lane_id();
+  const int32_t token = work.begin + static_cast<int32_t>(tile * kTokens + at);
+  if (wave_id() != 0 || at >= kTokens || token >= work.end) return {-1, 0};
+  return mla::token_slot(args, work, token);
 }
-
-AITERLITE_DEVICE void start_tile(uint32_t tile, Shared& shared) {
-  const uint64_t* address = shared.address[tile % kRing];
-  start_fill<Rows, kThreads>(shared.rows[tile % kStages],
-                             [&](uint32_t row) { return reinterpret_cast<const void*>(address[row]); });
+AITERLITE_DEVICE void leave_rows(const aiterlite_mla_decode_args& args, const Work& work, uint32_t tile,
+                                 const mla::Slot& slot, Shared& shared) {
+  if (wave_id() != 0) return;
+  const uint32_t ring = tile % kRing, at = lane_id();
+  const int64_t offset = mla::slot_offset(args, slot);
+  const bool is_token = at < kTokens && work.begin + static_cast<int32_t>(tile * kTokens + at) < work.end;
+  const bool broken = any_lane(is_token && offset < 0);
+  if (at < kTokens) {
+    shared.address[ring][at] =
+        reinterpret_cast<uint64_t>(static_cast<const Kv*>(args.kv_buffer) + (offset < 0 ? 0 : offset));
+    shared.exists[ring][at] = offset >= 0;
+  }
+  if (at == 0) shared.broken[ring] = broken;
 }
 
 using Scores = float[kScoreTiles][4];
@@ -202,8 +196,8 @@ AITERLITE_DEVICE void make_scores(const HeldQ& held, uint32_t tile, int32_t seen
   for (uint32_t step = 0; step < kSteps; ++step) {
 #pragma unroll
     for (uint32_t s = 0; s < kScoreTiles; ++s) {
-      const Vector16 rows[1] = {load_shared_row(shared.rows[tile % kStages], first + s * 16 + tile_row(lane, 0),
-                                                step * 32 + tile_vector(lane) * 8)};
+      const Vector16 rows[1] = {
+          load_shared_row(shared.rows, first + s * 16 + tile_row(lane, 0), step * 32 + tile_vector(lane) * 8)};
       multiply(Element{}, sums[s], rows, held[step]);
     }
   }
@@ -278,7 +272,7 @@ AITERLITE_DEVICE void load_values(uint32_t tile, uint32_t step, bool masked, int
   Vector16 row[8];
 #pragma unroll
   for (uint32_t t = 0; t < 8; ++t) {
-    row[t] = load_shared_row(shared.rows[tile % kStages], first + t, wave_id() * kWaveValues + tile_row(lane, 0) * 8);
+    row[t] = load_shared_row(shared.rows, first + t, wave_id() * kWaveValues + tile_row(lane, 0) * 8);
     if (masked) {
       const bool visible = static_cast<int32_t>(tile * kTokens + first + t) < seen;
       const bool wanted = visible && shared.exists[tile % kRing][first + t] != 0;
@@ -388,17 +382,21 @@ AITERLITE_DEVICE void run(const aiterlite_mla_decode_args& args, const Work& wor
   Values values = {};
   const uint32_t tiles = (static_cast<uint32_t>(most_seen) + kTokens - 1) / kTokens;
   HeldQ q;
+  Carried<Rows, kThreads> carried;
+  mla::Slot asked = {-1, 0};  // of two tiles ahead
   // No wave is in the piece before any more.
   workgroup_barrier();
   if (tiles > 0) {
     const uint32_t share = kSharesQ ? wave / kColumnTiles : 0;
     PartOfQ part;
     if (scores_too) load_q(args, work, mine, share, part);
-    find_rows(args, work, 0, shared);
-    find_rows(args, work, 1, shared);
+    const mla::Slot first = ask_rows(args, work, 0), second = ask_rows(args, work, 1);
+    asked = ask_rows(args, work, 2);
+    leave_rows(args, work, 0, first, shared);
+    leave_rows(args, work, 1, second, shared);
     if (kSharesQ && scores_too) leave_q(part, own, share, shared);
     workgroup_barrier();
-    start_tile(0, shared);
+    carried.load(shared.address[0]);
     if (kSharesQ && scores_too) take_q(own, shared, q);
     if constexpr (!kSharesQ) {
 #pragma unroll
@@ -407,14 +405,15 @@ AITERLITE_DEVICE void run(const aiterlite_mla_decode_args& args, const Work& wor
   }
 #pragma unroll 1
   for (uint32_t tile = 0; tile < tiles; ++tile) {
-    if (kStages == 1 && tile > 0) {
-      workgroup_barrier();
-      start_tile(tile, shared);
-    }
-    await_fills<Rows, kThreads, 0>();
+    // All have done with the tile before, or have taken their q.
     workgroup_barrier();
-    if (kStages == 2 && tile + 1 < tiles) start_tile(tile + 1, shared);
-    if (tile + 2 < tiles) find_rows(args, work, tile + 2, shared);
+    carried.store(shared.rows);
+    if (tile + 2 < tiles) {
+      leave_rows(args, work, tile + 2, asked, shared);
+      asked = ask_rows(args, work, tile + 3);
+    }
+    if (tile + 1 < tiles) carried.load(shared.address[(tile + 1) % kRing]);
+    workgroup_barrier();
     const bool masked = static_cast<int32_t>((tile + 1) * kTokens) > least_seen || shared.broken[tile % kRing] != 0;
 
     Scores scores;

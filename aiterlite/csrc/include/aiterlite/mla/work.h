@@ -143,14 +143,26 @@ AITERLITE_MLA_INLINE int32_t visible(const Work& work, int32_t row) {
   return limit < work.end ? limit : work.end;
 }
 
-// Where a token's row of KV starts, in elements; -1 where the index names no page.
-AITERLITE_MLA_INLINE int64_t token_offset(const aiterlite_mla_decode_args& args, const Work& work, int32_t token) {
+// The page of a token, as kv_indices names it, and its place there.
+struct Slot {
+  int32_t page;  // -1: kv_indices has no entry
+  int32_t number;
+};
+AITERLITE_MLA_INLINE Slot token_slot(const aiterlite_mla_decode_args& args, const Work& work, int32_t token) {
   const int32_t page_of = args.page_size == 1 ? token : token / args.page_size;
   const int64_t index = work.first_index + page_of;
-  if (index < 0 || index >= args.indices) return -1;
-  const int32_t page = load_int(args.kv_indices, index);
-  if (page < 0 || page >= args.pages) return -1;
-  return page * args.stride_page + (token - page_of * args.page_size) * args.stride_slot;
+  if (index < 0 || index >= args.indices) return {-1, 0};
+  return {load_int(args.kv_indices, index), token - page_of * args.page_size};
+}
+
+// Where the row of KV of a slot starts, in elements; -1 where there is no such page.
+AITERLITE_MLA_INLINE int64_t slot_offset(const aiterlite_mla_decode_args& args, const Slot& slot) {
+  if (slot.page < 0 || slot.page >= args.pages) return -1;
+  return slot.page * args.stride_page + slot.number * args.stride_slot;
+}
+
+AITERLITE_MLA_INLINE int64_t token_offset(const aiterlite_mla_decode_args& args, const Work& work, int32_t token) {
+  return slot_offset(args, token_slot(args, work, token));
 }
 
 // Where row `row` of a merge goes: the row of o, its first head, how many. Folded rows as above.
