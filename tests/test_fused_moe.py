@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 from dataclasses import replace
 from enum import Enum
@@ -20,7 +21,7 @@ from aiterlite import ActivationType, QuantType, envs, moe  # noqa: E402
 from aiterlite.errors import ArgumentError, DispatchError  # noqa: E402
 from aiterlite.ops.fused_moe import layer_sizes  # noqa: E402
 from aiterlite.ops.samples import sample  # noqa: E402
-from aiterlite.ops.shuffle import unshuffle_weight  # noqa: E402
+from aiterlite.ops.shuffle import is_shuffled, unshuffle_weight  # noqa: E402
 from aiterlite.reference import fused_moe as reference  # noqa: E402
 from aiterlite.tables import TABLES, problems  # noqa: E402
 from aiterlite.tables.fused_moe_problem import FMOE_OP, OP  # noqa: E402
@@ -272,11 +273,62 @@ def test_one_shuffled_weight_means_both_as_upstream() -> None:
         one.is_shuffled, other.is_shuffled = True, False
         check(case, call(case))
     case.made.w1.is_shuffled, case.made.w2.is_shuffled = True, False
-    # A wrapper loses the attribute; the same bytes then mean another matrix.
-    lost = case.made.w1.view(torch.uint8).view(case.made.w1.dtype)
+    # A copy loses the attribute; the same bytes then mean another matrix.
+    lost = case.made.w1.clone()
     assert not torch.equal(call(case), call(case, w1=lost))
     lost.is_shuffled = True
     check(case, call(case, w1=lost))
+
+
+def test_engines_may_wrap_shuffled_weights() -> None:
+    """As vLLM and SGLang keep them: in parameters made of them, or that have them as data; the tensors are dropped."""
+    case = case_of(problem_of(), 3)
+    expected = call(case_of(problem_of(shuffled=True), 3))
+    plain = case.made.w1, case.made.w2
+
+    def parameter(of: Tensor) -> Tensor:
+        return torch.nn.Parameter(moe.shuffle_weight(of), requires_grad=False)
+
+    def assigned(of: Tensor) -> Tensor:
+        made = torch.nn.Parameter(of.clone(), requires_grad=False)
+        made.data = moe.shuffle_weight(of)
+        return made
+
+    for wrap in (parameter, assigned, lambda of: moe.shuffle_weight(of).view(torch.uint8).view(of.dtype)):
+        w1, w2 = map(wrap, plain)
+        gc.collect()
+        assert not hasattr(w1, "is_shuffled") and torch.equal(call(case, w1=w1, w2=w2), expected)
+        # What a tensor says of itself goes before: it was unshuffled where it lies.
+        w1.data.copy_(plain[0])
+        w2.data.copy_(plain[1])
+        w1.is_shuffled = w2.is_shuffled = False
+        check(case, call(case, w1=w1, w2=w2))
+
+
+def test_memory_says_nothing_of_what_else_lies_in_it() -> None:
+    """Neither of other tensors, nor of memory that is used again."""
+    weight = torch.randn(32, 64).bfloat16()
+    used_again = 0
+    for _ in range(50):
+        made = moe.shuffle_weight(weight)
+        assert is_shuffled(made) and is_shuffled(made[:16])
+        place = made.data_ptr()
+        del made
+        other = torch.empty_like(weight)
+        used_again += other.data_ptr() == place
+        assert not is_shuffled(other) and not is_shuffled(weight)
+    assert used_again
+
+
+def test_a_tracer_takes_the_attribute_alone_and_its_code_refuses_the_rest() -> None:
+    case = case_of(problem_of(shuffled=True), 3)
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    check(case, compiled(case))
+    weights = {name: torch.nn.Parameter(getattr(case.made, name), requires_grad=False) for name in ("w1", "w2")}
+    with pytest.raises(ArgumentError, match=r"shuffled, by its memory alone.*Set w1.is_shuffled = True"):
+        compiled(case, **weights)
+    weights["w1"].is_shuffled = True
+    check(case, compiled(case, **weights))
 
 
 def test_scales_of_rows_with_a_trailing_one() -> None:

@@ -75,7 +75,8 @@ def fused_moe(
             (float8_e4m3fn) beside weights of MXFP4, with a1_scale.
         w1: [experts, 2 * inter, width], contiguous: rows of gate before those of up, or as gate_mode says. Of
             hidden_states' dtype, or codes of an e4m3 type, or of MXFP4, two a byte (float4_e2m1fn_x2, uint8). With the
-            attribute `is_shuffled` on w1 or w2, both lie as `shuffle_weight` puts them.
+            attribute `is_shuffled` on w1 or w2, or on the memory of one that has no such attribute, both lie as
+            `shuffle_weight` puts them.
         w2: [experts, width, inter], of w1's dtype, contiguous.
         topk_weight: float32 [tokens, topk], rows may be strided.
         topk_ids: int32 or int64 [tokens, topk], rows may be strided. An id that is no expert's, such as -1, adds
@@ -255,6 +256,10 @@ class _Call:
         x, w1, w2, out = self.hidden_states, self.w1, self.w2, self.out
         quant = checks.quant_name(OP, self.quant_type)
         self.numbers()
+        if not self.shuffled and is_shuffled(w1, w2):
+            # A tracer saw no attribute, and could not see the memory.
+            got, allowed = "shuffled, by its memory alone", "shuffled weights with the attribute is_shuffled"
+            raise ArgumentError(OP, "w1", got, f"{allowed}, in compiled code", "Set w1.is_shuffled = True.")
         checks.is_interleaved(OP, self.gate_mode)
         if self.is_mx:
             mxfp4.check_weights(OP, x, w1, w2, self.shuffled)

@@ -42,8 +42,9 @@ def shuffle_weight(
         use_int4, is_guinterleave, pad_k_to: not here.
         gate_up: without is_guinterleave it says nothing, as upstream.
 
-    An attribute is lost where a tensor is wrapped or converted; set it again, `parameter.is_shuffled = True`, since
-    `fused_moe` goes by it.
+    `fused_moe` goes by that attribute, and where a tensor has none by its memory's, which is set too: a parameter that
+    is made of the result, one whose `.data` it becomes, and views have that. A copy does not: set the attribute there,
+    `parameter.is_shuffled = True`. False in it says that the memory holds something else by now.
 
     Source of the semantics: `aiter.ops.shuffle.shuffle_weight`. Raises `ArgumentError`.
     """
@@ -70,13 +71,25 @@ def unshuffle_weight(x: Tensor) -> Tensor:
 
 
 def mark_shuffled(x: Tensor) -> None:
-    """Say of a tensor that its elements lie so."""
+    """Say of a tensor, and of its memory, that its elements lie so."""
     vars(x)["is_shuffled"] = True
+    # A tracer has no memory yet.
+    if not torch.compiler.is_compiling():
+        vars(x.untyped_storage())["is_shuffled"] = True
 
 
 def is_shuffled(*weights: Tensor) -> bool:
     """Whether one of a layer's weights is said to be shuffled: upstream, which goes by either, means both."""
-    return any(getattr(weight, "is_shuffled", False) for weight in weights)
+    return any(map(_is_marked, weights))
+
+
+def _is_marked(weight: Tensor) -> bool:
+    """What the tensor says of itself, or else its memory, which outlives tensors that engines wrap and drop. A tracer
+    can't ask that."""
+    said = getattr(weight, "is_shuffled", None)
+    if said is not None or torch.compiler.is_compiling():
+        return bool(said)
+    return bool(getattr(weight.untyped_storage(), "is_shuffled", False))
 
 
 def _tiles(x: Tensor) -> Tensor:
