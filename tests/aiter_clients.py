@@ -8,6 +8,7 @@ Facts of them: vLLM's `_aiter_ops.py` and `rocm_aiter_mla.py`, SGLang's `aiter_b
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -220,6 +221,66 @@ def vllm_decode_with_lse(case: Batch) -> tuple[Tensor, Tensor]:
     return o, lse
 
 
+def planned_prefill(
+    q: Tensor, k: Tensor, v: Tensor, rows: list[int], scale: float, need_lse: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Prefill of prompts without a prefix, in 8 bits: planned on the host, attended, then merged."""
+    from aiter import get_ps_metadata_info_v1, get_ps_metadata_v1, mla_prefill_ps_asm_fwd, mla_reduce_v1
+
+    device, heads, tile, most = q.device, q.shape[1], 256, max(b - a for a, b in pairwise(rows))
+    info = get_ps_metadata_info_v1(batch_size=8, num_head_k=heads, max_qlen=most, qlen_granularity=tile)
+    buffers = [torch.empty(size, dtype=dtype, device=device) for size, dtype in info]
+    metadata, indptr, info_set, *reduce = buffers
+    offsets = torch.tensor(rows, dtype=torch.int32)
+    # vLLM's aiter has no need_lse, SGLang's has.
+    more = {"need_lse": True} if need_lse else {}
+    get_ps_metadata_v1(
+        *(offsets, offsets.clone(), offsets.diff(), 1, heads, metadata, indptr, info_set, *reduce),
+        qhead_granularity=1,
+        qlen_granularity=tile,
+        kvlen_granularity=128,
+        block_size=1,
+        is_causal=True,
+        **more,
+    )
+    tiles = int(reduce[0][-1])
+    logits = torch.empty(max(tiles, 1) * tile, heads, v.shape[2], device=device)
+    sums = torch.empty(max(tiles, 1) * tile, heads, device=device)
+    lse = torch.empty(q.shape[0], heads, device=device) if need_lse else None
+    o = torch.empty(q.shape[0], heads, v.shape[2], dtype=torch.bfloat16, device=device)
+    one, offsets = torch.ones((), device=device), offsets.to(device)
+    indices = torch.arange(k.shape[0], dtype=torch.int32, device=device)
+    mla_prefill_ps_asm_fwd(
+        *(q, k, v, offsets, offsets, indices, indptr, info_set, most, scale, True, logits, sums, o, one, one, one)
+    )
+    mla_reduce_v1(logits, sums, *reduce, tile, 0, o, lse)
+    return o, lse
+
+
+def vllm_flash(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, most: int, scale: float) -> Tensor:
+    from aiter import flash_attn_varlen_func
+
+    found: Tensor = flash_attn_varlen_func(
+        q=q,
+        k=k,
+        v=v,
+        cu_seqlens_q=offsets,
+        cu_seqlens_k=offsets,
+        max_seqlen_q=most,
+        max_seqlen_k=most,
+        min_seqlen_q=None,
+        dropout_p=0.0,
+        softmax_scale=scale,
+        causal=True,
+        window_size=None,
+        alibi_slopes=None,
+        return_lse=False,
+        out=None,
+        sink_ptr=None,
+    )
+    return found
+
+
 # Norms, quantisation, activations -------------------------------------------------------------------------------------
 
 
@@ -407,12 +468,49 @@ def sglang_experts(x: Tensor, w1: Tensor, w2: Tensor, scales: tuple[Any, Any], r
     return found
 
 
+def sglang_wrapped_experts(
+    x: Tensor, w1: Tensor, w2: Tensor, scales: tuple[Any, Any], routed: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Of a checkpoint that is turned into FP8 when it is loaded: parameters take the shuffled weights as their data,
+    and nothing says of them that they are shuffled. The runner passes all by name."""
+    from aiter import ActivationType, QuantType
+    from aiter.fused_moe import fused_moe
+    from aiter.ops.shuffle import shuffle_weight
+
+    layers = [torch.nn.Parameter(weight.clone(), requires_grad=False) for weight in (w1, w2)]
+    for layer in layers:
+        layer.data = shuffle_weight(layer.contiguous(), (16, 16))
+    found: Tensor = fused_moe(
+        hidden_states=x,
+        w1=layers[0],
+        w2=layers[1],
+        topk_weight=routed[0],
+        topk_ids=routed[1],
+        quant_type=QuantType.per_128x128,
+        activation=ActivationType.Silu,
+        w1_scale=scales[0],
+        w2_scale=scales[1],
+        a1_scale=None,
+        a2_scale=None,
+        bias1=None,
+        bias2=None,
+        expert_mask=None,
+        doweight_stage1=False,
+        hidden_pad=0,
+        intermediate_pad=0,
+        moe_sorting_dispatch_policy=0,
+    )
+    return found
+
+
 def vllm_experts(x: Tensor, w1: Tensor, w2: Tensor, scales: tuple[Any, Any], routed: tuple[Tensor, Tensor]) -> Tensor:
-    """vLLM passes kinds as integers, and asks the signature for what it may pass."""
+    """vLLM passes kinds as integers, and asks the signature for what it may pass; how gates lie it imports in each
+    call, and passes 0 where there is no limit."""
     import inspect
 
     from aiter import ActivationType, QuantType
     from aiter.fused_moe import fused_moe
+    from aiter.ops.flydsl.moe_common import GateMode
     from aiter.ops.shuffle import shuffle_weight
 
     assert "gate_mode" in inspect.signature(fused_moe).parameters
@@ -426,7 +524,8 @@ def vllm_experts(x: Tensor, w1: Tensor, w2: Tensor, scales: tuple[Any, Any], rou
         bias1=None,
         bias2=None,
         moe_sorting_dispatch_policy=0,
-        gate_mode="separated",
+        swiglu_limit=0.0,
+        gate_mode=GateMode.SEPARATED.value,
     )
     return found
 
@@ -510,6 +609,25 @@ def vllm_softmax_topk(gating: Tensor, topk: int) -> tuple[Tensor, Tensor]:
     return weights, ids
 
 
+def vllm_topk_gating(gating: Tensor, topk: int) -> tuple[Tensor, Tensor]:
+    """What vLLM routes up to 4,096 tokens by on gfx942 and gfx950."""
+    from aiter.ops.topk import topk_gating
+
+    weights = torch.empty((gating.shape[0], topk), dtype=torch.float32, device=gating.device)
+    ids = torch.empty((gating.shape[0], topk), dtype=torch.int32, device=gating.device)
+    topk_gating(
+        weights,
+        ids,
+        gating,
+        correction_bias=None,
+        need_renorm=True,
+        routed_scaling_factor=1.0,
+        score_func="softmax",
+        num_shared_experts=0,
+    )
+    return weights, ids
+
+
 # GEMMs of 8 bits, rotary embeddings, the cache -----------------------------------------------------------------------
 
 
@@ -537,6 +655,14 @@ def vllm_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, dtype: t
 
     codes, scales = vllm_token_quant(x, dtype)
     found: Tensor = gemm_a8w8_CK(codes, weight, scales, scale, bias, x.dtype)
+    return found
+
+
+def vllm_integer_linear(codes: Tensor, weight: Tensor, scales: Tensor, rows: Tensor, bias: Tensor) -> Tensor:
+    """vLLM's of int8."""
+    from aiter import gemm_a8w8_CK
+
+    found: Tensor = gemm_a8w8_CK(codes, weight, scales, rows, bias, torch.bfloat16)
     return found
 
 

@@ -232,6 +232,37 @@ def test_sglang_s_block_of_attention_imports(aiter: Any) -> None:
     assert block["mla_decode_fwd"] is mla.mla_decode_fwd and len(block) == 13
 
 
+# What SGLang's layers and DeepSeek models import when they are imported, under no `try`: one that is missing is an
+# SGLang that does not start.
+AT_IMPORT = {
+    "aiter": (
+        *("layernorm2d_fwd", "rmsnorm2d_fwd", "rmsnorm2d_fwd_with_add", "greedy_sample", "gemm_a8w8_blockscale"),
+        *("gemm_a8w8_bpreshuffle", "gemm_a8w8_blockscale_bpreshuffle", "get_hip_quant", "gemm_a4w4", "QuantType"),
+        *("per_1x32_f4_quant_hip", "biased_grouped_topk", "silu_and_mul"),
+    ),
+    "aiter.ops.cache": ("indexer_k_quant_and_cache", "cp_gather_indexer_k_quant_cache"),
+    "aiter.ops.rmsnorm": ("rmsnorm_quant", "add_rmsnorm_quant"),
+    "aiter.ops.shuffle": (
+        *("shuffle_weight", "shuffle_scale", "moe_shuffle_weight", "moe_shuffle_scale"),
+        *("shuffle_weight_a16w4", "shuffle_scale_a16w4"),
+    ),
+    "aiter.rotary_embedding": ("get_rope",),
+    "aiter.tuned_gemm": ("tgemm",),
+    "aiter.ops.triton.gemm_a16w16": ("gemm_a16w16",),
+    "aiter.ops.triton.fused_kv_cache": ("fused_qk_rope_cat_and_cache_mla",),
+    "aiter.ops.triton.fused_qk_concat": ("fused_qk_rope_cat",),
+    "aiter.ops.triton.fusions.fused_bmm_rope_kv_cache": ("fused_fp8_bmm_rope_cat_and_cache_mla",),
+    "aiter.ops.triton.gemm.fused.fused_gemm_afp4wfp4_split_cat": ("fused_gemm_afp4wfp4_split_cat",),
+    "aiter.ops.triton.gemm_afp4wfp4_pre_quant_atomic": ("gemm_afp4wfp4_pre_quant",),
+}
+
+
+def test_sglang_s_modules_import(aiter: Any) -> None:
+    for module, wanted in AT_IMPORT.items():
+        for name in wanted:
+            exec(f"from {module} import {name}", {})
+
+
 def decode_case(heads: int, lengths: list[int], rows: int, types: tuple[str, str], device: str) -> Batch:
     case = batch(lengths, [rows] * len(lengths), heads, types=types, seed=heads)
     case.kv_scale = torch.tensor([0.25]) if types[1] != "bf16" else None
@@ -276,6 +307,29 @@ def test_vllm_decode(aiter: Any, types: str, target: str) -> None:
     with on(target) as device:
         case = decode_case(16, [33, 70], 1, (code, code), device)
         assert_decoded(clients.vllm_decode(case, max_num_reqs=8), case)
+
+
+@where
+@pytest.mark.parametrize("need_lse", [False, True])
+def test_prefill_of_an_8_bit_kv(aiter: Any, need_lse: bool, target: str) -> None:
+    """vLLM's on gfx950 goes without log-sums, SGLang's of chunks with them."""
+    with on(target) as device:
+        q, k, v = (torch.randn(140, 16, width).to(CODES["e4m3fn"]).to(device) for width in (192, 192, 128))
+        rows = [0, 130, 140]
+        o, lse = clients.planned_prefill(q, k, v, rows, 0.07, need_lse)
+        offsets = torch.tensor(rows, dtype=torch.int32, device=device)
+        given = q.bfloat16(), k.bfloat16(), v.bfloat16(), offsets, offsets, 130, 130
+        right, sums = mla.flash_attn_varlen_func(*given, softmax_scale=0.07, causal=True, return_lse=True)
+        assert same(o, right) and (lse is None or bool(torch.equal(lse, sums.T)))
+
+
+@where
+def test_prefill_without_a_window(aiter: Any, target: str) -> None:
+    with on(target) as device:
+        q, k, v = (torch.randn(9, 4, width).bfloat16().to(device) for width in (192, 192, 128))
+        offsets = torch.tensor([0, 4, 9], dtype=torch.int32, device=device)
+        right = mla.flash_attn_varlen_func(q, k, v, offsets, offsets, 5, 5, softmax_scale=0.1, causal=True)
+        assert same(clients.vllm_flash(q, k, v, offsets, 5, 0.1), right)
 
 
 @everywhere
@@ -391,7 +445,7 @@ def test_a_layer_of_experts(aiter: Any, target: str) -> None:
         assert [set(row) for row in routed[1].tolist()] == [set(row) for row in right.ids.tolist()]
         made.ids, made.routing = routed[1], routed[0]
         weights = made.weights
-        for call in (clients.sglang_experts, clients.vllm_experts):
+        for call in (clients.sglang_experts, clients.sglang_wrapped_experts, clients.vllm_experts):
             got = call(made.x, weights.w1, weights.w2, (weights.w1_scale, weights.w2_scale), routed)
             if target == "cuda":
                 check_on_hopper(case, got, rounds=True)
@@ -436,10 +490,11 @@ def test_experts_with_biases_and_without_their_sum(aiter: Any, target: str) -> N
 
 
 @where
-def test_routing_by_softmax(aiter: Any, target: str) -> None:
+@pytest.mark.parametrize("call", [clients.vllm_softmax_topk, clients.vllm_topk_gating])
+def test_routing_by_softmax(aiter: Any, call: Any, target: str) -> None:
     with on(target) as device:
         gating = torch.randn(7, 64)
-        weights, ids = clients.vllm_softmax_topk(gating.to(device), 8)
+        weights, ids = call(gating.to(device), 8)
     right = routing_reference.route(gating, 8, renorm=True)
     assert [set(row) for row in ids.cpu().tolist()] == [set(row) for row in right.ids.tolist()]
     torch.testing.assert_close(weights.cpu().sort(-1).values.double(), right.weights.sort(-1).values, rtol=1e-5, atol=0)
@@ -477,6 +532,12 @@ def test_linear_layers_of_8_bits(aiter: Any, target: str) -> None:
         bound = gemm_reference.error_bound(exact, terms, 512, torch.bfloat16, drops)
         assert all(bool(((y.cpu().double() - exact).abs() <= bound).all()) for y in found)
         assert same(found[0], found[1]) and same(found[0], found[2])
+        codes, scales = quant_reference.per_token(x, torch.int8)
+        ints = torch.randint(-127, 128, weight.shape, dtype=torch.int8)
+        moved = [t.to(device) for t in (codes, ints, scales, rows, bias)]
+        exact = (codes.double() @ ints.double().T) * scales.double() * rows.T.double() + bias.double()
+        y = clients.vllm_integer_linear(*moved)
+        torch.testing.assert_close(y.cpu().double(), exact, rtol=2.0**-8, atol=2.0**-20)
         y = clients.vllm_linear(given[0], given[1], given[3], given[4], dtype)
         codes, scales = quant_reference.per_token(x, dtype)
         exact, terms = gemm_reference.rowscale(codes, weight, scales, rows, bias)

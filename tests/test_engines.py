@@ -28,7 +28,11 @@ ROOT = Path(__file__).parent.parent
 # What the modules of vLLM look like that are asked or replaced; how it loads plug-ins; what it decides.
 VLLM = {
     "__init__": "",
-    "envs": "import os\nVLLM_ROCM_USE_SKINNY_GEMM = os.environ.get('VLLM_ROCM_USE_SKINNY_GEMM', '1') == '1'\n",
+    "envs": """
+import os
+VLLM_ROCM_USE_SKINNY_GEMM = os.environ.get("VLLM_ROCM_USE_SKINNY_GEMM", "1") == "1"
+VLLM_BATCH_INVARIANT = os.environ.get("VLLM_BATCH_INVARIANT", "0") == "1"
+""",
     "plugins/__init__": """
 from importlib.metadata import entry_points
 loaded = False
@@ -61,9 +65,11 @@ def on_mi3xx(): return _ARCH in ("gfx942", "gfx950")
 def on_gfx950(): return _ARCH == "gfx950"
 """,
     "_aiter_ops": """
+import os
 from vllm.platforms import current_platform
 from importlib.util import find_spec
 IS_AITER_FOUND = find_spec("aiter") is not None
+SUMS_BY_AITER = IS_AITER_FOUND and os.environ.get("VLLM_ROCM_USE_AITER_CUSTOM_AR", "True").lower() in ("true", "1")
 """,
     "_custom_ops": """
 from vllm.platforms import current_platform
@@ -111,6 +117,7 @@ def state():
     from vllm import _aiter_ops, _custom_ops
     from vllm.model_executor.layers import linear
     found = {"aiter": _aiter_ops.IS_AITER_FOUND, "norm": _custom_ops.rms_norm(0, 0, 0, 0)}
+    found["sums by aiter"] = _aiter_ops.SUMS_BY_AITER
     ours = [name for name, value in vars(_custom_ops).items() if "aiterlite" in getattr(value, "__module__", "")]
     found["operators"] = sorted(ours)
     rows = {}
@@ -162,6 +169,9 @@ def site(tmp_path: Path) -> str:
 def engine(site: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     """Loads plug-ins in this process; gives what was then found, and the lines of the log."""
     said: list[str] = []
+    # What is set here is gone behind a test, and so is what plug-ins set.
+    monkeypatch.setenv("VLLM_ROCM_USE_AITER_CUSTOM_AR", "0")
+    monkeypatch.delenv("VLLM_ROCM_USE_AITER_CUSTOM_AR")
     monkeypatch.setattr(engines, "progress", SimpleNamespace(logger=lambda: SimpleNamespace(info=said.append)))
     monkeypatch.syspath_prepend(site)
 
@@ -196,6 +206,8 @@ def test_vllm_on_mi300x_gets_both_gemms_and_aiter_in_its_workers_too(site: str) 
     )
     rows = {"1": "gemm/wv_split_k", "5": "gemm/wv_split_k", "8": "gemm/wv_split_k", "64": "gemm/wv_split_k_reduce"}
     expected = {"aiter": True, "norm": "vllm", "operators": SKINNY, "rows": {**rows, "512": "torch"}}
+    # It asks for no all-reduce of aiter's, which is not offered, where nobody else said.
+    expected["sums by aiter"] = False
     assert found["result"] == [expected, expected]
     lines = [line for line in found["stderr"].splitlines() if "aiterlite: in vLLM: " in line]
     assert len(lines) == 2 and len(set(lines)) == 1
@@ -225,6 +237,22 @@ def test_elsewhere_vllm_chooses(engine: Engine, arch: str, skinny: str, operator
     assert said in log
 
 
+def test_where_each_token_shall_have_the_same_bits_vllm_chooses(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
+    found, log = engine()
+    assert found["operators"] == SKINNY and set(found["rows"].values()) == {"vllm"}
+    assert "as VLLM_BATCH_INVARIANT=1 asks" in log
+
+
+def test_all_reduces_stay_vllms_unless_someone_asks(site: str, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not engine()[0]["sums by aiter"] and os.environ["VLLM_ROCM_USE_AITER_CUSTOM_AR"] == "0"
+    monkeypatch.setenv("VLLM_ROCM_USE_AITER_CUSTOM_AR", "1")
+    engines.early()
+    assert os.environ["VLLM_ROCM_USE_AITER_CUSTOM_AR"] == "1"
+
+
 def test_a_vllm_of_other_modules_is_left_alone_and_told_of(site: str, engine: Engine) -> None:
     (Path(site) / "vllm" / "platforms" / "rocm.py").write_text("")
     found, said = engine()
@@ -235,7 +263,7 @@ def test_a_vllm_of_other_modules_is_left_alone_and_told_of(site: str, engine: En
 def test_an_aiter_that_is_there_is_left_in_place(site: str, engine: Engine) -> None:
     (Path(site) / "aiter.py").write_text("mine = True\n")
     found, said = engine()
-    assert importlib.import_module("aiter").mine and found["operators"] == SKINNY
+    assert importlib.import_module("aiter").mine and found["operators"] == SKINNY and found["sums by aiter"]
     assert "the name aiter is left to the one that is there" in said
 
 

@@ -52,7 +52,7 @@ STARRED = tuple(
             "moe_sorting",
             "pos_encoding",
         ),
-        *("quant", "quick_all_reduce", "rmsnorm", "rope", "topk"),
+        *("norm", "quant", "quick_all_reduce", "rmsnorm", "rope", "sample", "topk"),
     )
 )
 
@@ -67,6 +67,7 @@ _TOPK, _MOE, _CHIP = _OPS + "topk", _OPS + "moe_op", "aiter.jit.utils.chip_info"
 _GEMM, _CACHE, _GRADLIB = _OPS + "gemm_op_a8w8", _OPS + "cache", _OPS + "gradlib"
 _BMM = "batched_gemm_a8w8_a_per_token_group_prequant_w_per_batched_tensor_quant"
 _TRITON_GEMM = f"{_TRITON}gemm_a8w8_blockscale {_TRITON}gemm.basic.gemm_a8w8_blockscale"
+_SPLIT_CAT = "fused_gemm_afp4wfp4_split_cat"
 _FP4_GEMM = _OPS + "gemm_op_a4w4"
 _BIAS = "a bias is added whatever beta's default; apreshuffle and global scales are NVFP4's"
 _WHOLE = "config and skip_reduce are not read: sums are whole"
@@ -81,6 +82,8 @@ _KINDS_OF_ROPE = tuple(
 _GROUPS = "d is a multiple of the group"
 _WHOLE = "rows of a multiple of 32"
 _LATER = "no kernel here"
+_FUSED = "aiterlite.compat.aiter_fused"
+_BESIDE = "SGLang imports it with names that it needs; a call raises NotOfferedError"
 _BLOCK = "imported in one block with MLA; a call raises NotOfferedError"
 
 NAMES = (
@@ -106,9 +109,9 @@ NAMES = (
     Name("get_mla_metadata_v1", _MLA, "aiterlite.mla"),
     Name("mla_reduce_v1", _MLA, "aiterlite.mla"),
     Name("decode_update_mla_metadata_v1", _MLA, "aiterlite.mla"),
-    Name("get_ps_metadata_info_v1", _MLA, IMPORTS, _BLOCK),
-    Name("get_ps_metadata_v1", _MLA, IMPORTS, _BLOCK),
-    Name("mla_prefill_ps_asm_fwd", _MLA, IMPORTS, _BLOCK),
+    Name("get_ps_metadata_info_v1", _MLA, "aiterlite.mla"),
+    Name("get_ps_metadata_v1", _MLA, "aiterlite.mla", "pages of one token"),
+    Name("mla_prefill_ps_asm_fwd", _MLA, "aiterlite.mla", "by torch; no split of tokens"),
     Name("paged_attention_ragged", _MLA, IMPORTS, _BLOCK),
     Name("pa_fwd_asm", _MLA, NOT, _LATER),
     Name("paged_attention_common", _MLA, NOT, _LATER),
@@ -130,17 +133,23 @@ NAMES = (
     Name("biased_grouped_topk_hip", _TOPK, "aiterlite.moe", source="biased_grouped_topk"),
     Name("grouped_topk", _TOPK, "aiterlite.moe"),
     Name("moe_fused_gate", _TOPK, "aiterlite.moe"),
-    Name("topk_gating", _TOPK, NOT, _LATER),
+    Name("topk_gating", _TOPK, _FUSED, "no sqrtsoftplus; of softmax no bias, of sigmoid no shared experts"),
     Name("shuffle_weight", _OPS + "shuffle", "aiterlite.moe"),
-    Name("shuffle_weight_a16w4", _OPS + "shuffle", NOT, "4-bit weights have no kernel here"),
-    Name("shuffle_scale_a16w4", _OPS + "shuffle", NOT, "4-bit weights have no kernel here"),
+    Name("moe_shuffle_weight", _OPS + "shuffle", _FUSED, "no interleaved gates"),
+    Name("moe_shuffle_scale", _OPS + "shuffle", _FUSED, "no interleaved gates"),
+    Name("shuffle_weight_a16w4", _OPS + "shuffle", IMPORTS, _BESIDE),
+    Name("shuffle_scale_a16w4", _OPS + "shuffle", IMPORTS, _BESIDE),
+    Name("GateMode", _OPS + "flydsl.moe_common", _FUSED, "separated and interleave"),
     Name("asm_moe_tkw1", "aiter.fused_moe_bf16_asm", NOT, _LATER),
     # Norms.
+    Name("layernorm2d_fwd", _OPS + "norm", _FUSED, "by torch; no x_bias"),
     Name("rms_norm", _NORM, "aiterlite.norm"),
     Name("rmsnorm2d_fwd", _NORM, "aiterlite.norm"),
     Name("rmsnorm2d_fwd_with_add", _NORM, "aiterlite.norm"),
     Name("rmsnorm2d_fwd_with_dynamicquant", _NORM, "aiterlite.norm"),
     Name("rmsnorm2d_fwd_with_add_dynamicquant", _NORM, "aiterlite.norm"),
+    Name("rmsnorm_quant", _NORM, _FUSED, "no gemma_norm"),
+    Name("add_rmsnorm_quant", _NORM, _FUSED, "no gemma_norm"),
     Name("rms_norm_cu", _NORM, "aiterlite.norm"),
     Name("fused_add_rms_norm_cu", _NORM, "aiterlite.norm"),
     Name("rmsnorm2d_fwd_with_smoothquant", _NORM, NOT, _LATER),
@@ -150,7 +159,14 @@ NAMES = (
     Name("fused_qk_rmsnorm_group_quant", _PAIR, "aiterlite.norm", "no 4-bit results"),
     Name("fused_qk_rmsnorm_per_token_quant", _PAIR, "aiterlite.norm"),
     Name("fused_rms_fp8_group_quant", _FP8_QUANT, "aiterlite.norm", _GROUPS),
+    Name("fused_rms_fp8_per_tensor_static_quant", _FP8_QUANT, _FUSED, "two kernels"),
     Name("fused_rms_gated_fp8_group_quant", _FP8_QUANT, NOT, _LATER),
+    Name(
+        "fused_add_rmsnorm_pad",
+        f"{_TRITON}fused_add_rmsnorm_pad {_TRITON}normalization.fused_add_rmsnorm_pad",
+        _FUSED,
+        "two kernels",
+    ),
     Name("qr_all_reduce_rmsnorm", _OPS + "quick_all_reduce", NOT, "communication is torch's"),
     # Quantisation and activations.
     Name("dynamic_per_token_scaled_quant", _QUANT, "aiterlite.quant"),
@@ -202,6 +218,7 @@ NAMES = (
     # GEMMs.
     Name("tgemm", "aiter.tuned_gemm", _VALUES, "no scales; results are of the input's type"),
     Name("gemm_a16w16", "aiter.tuned_gemm", _VALUES, "no scales; results are of the input's type"),
+    Name("gemm_a16w16", f"{_TRITON}gemm_a16w16 {_TRITON}gemm.basic.gemm_a16w16", _FUSED, "no activation"),
     Name("AITER_CONFIGS", _GEMM, _VALUES, "names no tuned file"),
     Name("gemm_a8w8", _GEMM, "aiterlite.gemm"),
     Name("gemm_a8w8_CK", _GEMM, "aiterlite.gemm"),
@@ -227,6 +244,7 @@ NAMES = (
         Name(name, f"{_TRITON}{name} {_TRITON}gemm.batched.{name}", "aiterlite.gemm", _WHOLE)
         for name in ("batched_gemm_a16wfp4", "batched_gemm_afp4wfp4_pre_quant")
     ),
+    Name(_SPLIT_CAT, f"{_TRITON}{_SPLIT_CAT} {_TRITON}gemm.fused.{_SPLIT_CAT}", _FUSED, "a product, then copies"),
     Name("batched_gemm_bf16_CK", _OPS + "batched_gemm_op_bf16", "aiterlite.gemm"),
     Name("batched_gemm_bf16", f"{_TRITON}batched_gemm_bf16 {_TRITON}gemm.batched.batched_gemm_bf16", "aiterlite.gemm"),
     Name("hipb_mm", _GRADLIB, NOT, "hipBLASLt is torch's"),
@@ -242,8 +260,21 @@ NAMES = (
     Name("concat_and_cache_mla", _CACHE, "aiterlite.cache"),
     Name("fused_qk_rope_concat_and_cache_mla", _CACHE, "aiterlite.cache"),
     Name("fused_qk_rope_cat_and_cache_mla", _KV, "aiterlite.cache"),
+    Name("fused_qk_rope_cat", f"{_TRITON}fused_qk_concat {_TRITON}fusions.fused_qk_concat", IMPORTS, _BESIDE),
+    Name(
+        "fused_fp8_bmm_rope_cat_and_cache_mla",
+        f"{_TRITON}fused_bmm_rope_kv_cache {_TRITON}fusions.fused_bmm_rope_kv_cache",
+        IMPORTS,
+        _BESIDE,
+    ),
+    Name("indexer_k_quant_and_cache", _CACHE, IMPORTS, _BESIDE),
+    Name("cp_gather_indexer_k_quant_cache", _CACHE, IMPORTS, _BESIDE),
+    Name("get_rope", "aiter.rotary_embedding", IMPORTS, _BESIDE),
     Name("reshape_and_cache", _CACHE, NOT, _LATER),
     Name("reshape_and_cache_flash", _CACHE, NOT, _LATER),
+    # What is beside a model.
+    Name("greedy_sample", _OPS + "sample", _FUSED, "by torch"),
+    Name("mixed_sample_outer_exponential", _OPS + "sample", NOT, _LATER),
     # Communication.
     Name(
         "CustomAllreduce",

@@ -11,6 +11,7 @@ Nothing here raises: an engine would end for it. What could not be put in place 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +28,10 @@ _CUSTOM_OPS, _LAYERS, _ROCM, _AITER = (
 )
 # The skinny GEMMs of `vllm._custom_ops`, and what every unquantised linear layer of vLLM calls on AMD.
 _SKINNY, _GEMM = ("LLMM1", "wvSplitK", "wvSplitKrc", "wvSplitKQ"), "rocm_unquantized_gemm"
+
+# What vLLM takes for granted where it finds an aiter, and this package does not offer: TP ranks' sums, which are then
+# vLLM's own. vLLM reads it right after `early`; who sets it otherwise is left to it.
+_UNASKED = {"VLLM_ROCM_USE_AITER_CUSTOM_AR": "0"}
 
 # What was in the place of what is there now.
 _replaced: dict[tuple[str, str], Any] = {}
@@ -80,6 +85,8 @@ def _answer_to_aiter() -> str:
         importlib.import_module("aiterlite.compat.aiter").install()
     except ShadowError as error:
         return f"the name aiter is left to the one that is there ({error})"
+    for name, value in _UNASKED.items():
+        os.environ.setdefault(name, value)
     return "answers to the name aiter"
 
 
@@ -103,6 +110,9 @@ def _replace_gemm() -> str:
 
     if not getattr(settings, "VLLM_ROCM_USE_SKINNY_GEMM", True):
         return "no GEMM of layers is replaced, as VLLM_ROCM_USE_SKINNY_GEMM=0 asks"
+    if getattr(settings, "VLLM_BATCH_INVARIANT", False):
+        # vLLM's own gives a token the same bits in each batch; which kernel serves it here depends on the batch.
+        return "no GEMM of layers is replaced, as VLLM_BATCH_INVARIANT=1 asks"
     try:
         module = importlib.import_module(_LAYERS)
         getattr(module, _GEMM)

@@ -27,12 +27,12 @@ def flash_attn_varlen_func(
     cu_seqlens_k: Tensor,
     max_seqlen_q: int,
     max_seqlen_k: int,
-    min_seqlen_q: int = 0,
+    min_seqlen_q: int | None = 0,
     dropout_p: float = 0.0,
     softmax_scale: float | None = None,
     logits_soft_cap: float = 0.0,
     causal: bool = False,
-    window_size: Sequence[int] = (-1, -1, 0),
+    window_size: Sequence[int] | None = (-1, -1, 0),
     bias: Tensor | None = None,
     alibi_slopes: Tensor | None = None,
     deterministic: bool = False,
@@ -66,10 +66,12 @@ def flash_attn_varlen_func(
 
     Raises `ArgumentError`. Source of the semantics: `aiter.flash_attn_varlen_func`.
     """
+    # vLLM passes None for no window.
+    window = () if window_size is None else tuple(window_size)
     unserved = {
         "dropout_p": (dropout_p, dropout_p == 0),
         "logits_soft_cap": (logits_soft_cap, logits_soft_cap == 0),
-        "window_size": (tuple(window_size), all(size < 0 for size in tuple(window_size)[:2])),
+        "window_size": (window, all(size < 0 for size in window[:2])),
         "return_attn_probs": (return_attn_probs, not return_attn_probs),
     }
     unserved |= {

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from aiterlite.errors import ArgumentError
 from aiterlite.launch import results
@@ -96,9 +97,12 @@ def gemm_a8w8(
         bias: [N] or [1, N] of `dtype`, or None.
         splitK: not used; how K is cut is planned.
 
-    Sums are float32; scales, x's first, and the bias are applied at float32, and one rounding follows. Source of the
-    semantics: `aiter.gemm_a8w8`, which takes int8 too. Raises as `gemm_a8w8_blockscale`.
+    Sums are float32; scales, x's first, and the bias are applied at float32, and one rounding follows. XQ and WQ of
+    int8 are multiplied by torch, with sums of int32; its GPUs ask that N and K are multiples of 8. Source of the
+    semantics: `aiter.gemm_a8w8`. Raises as `gemm_a8w8_blockscale`.
     """
+    if XQ.dtype == WQ.dtype == torch.int8:
+        return _of_int8(XQ, WQ, x_scale, w_scale, bias, dtype)
     result: Tensor = ROWS(XQ, WQ, x_scale, w_scale, bias, dtype, False)
     return result
 
@@ -132,6 +136,18 @@ def gemm_a8w8_bpreshuffle(
     return result
 
 
+# torch's GPUs multiply int8 for more rows than these.
+_INT8_ROWS = 17
+
+
+def _of_int8(x: Tensor, w: Tensor, x_scale: Tensor, w_scale: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    _check_rows(x, w, x_scale, w_scale, bias, dtype, False, (torch.int8,))
+    rows = x.shape[0]
+    padded = functional.pad(x, (0, 0, 0, max(0, _INT8_ROWS - rows)))
+    made = torch._int_mm(padded, w.t())[:rows].float() * x_scale.reshape(-1, 1) * w_scale.reshape(1, -1)
+    return (made if bias is None else made + bias.float().view(1, -1)).to(dtype)
+
+
 def _columns_first(x_scale: Tensor) -> Tensor:
     """[M, groups] whose memory holds [groups, M]."""
     if x_scale.dim() == 2 and not (x_scale.stride(0) == 1 or x_scale.shape[0] == 1):
@@ -147,11 +163,13 @@ def _columns_first(x_scale: Tensor) -> Tensor:
 # What operands must be ------------------------------------------------------------------------------------------------
 
 
-def _check_codes(op: str, x: Tensor, w: Tensor, shuffled: bool) -> tuple[int, int, int]:
+def _check_codes(
+    op: str, x: Tensor, w: Tensor, shuffled: bool, codes: tuple[torch.dtype, ...] = FP8
+) -> tuple[int, int, int]:
     """M, N, K."""
     operands.check_dims(op, "XQ", x, 2, "[M, K]")
     operands.check_dims(op, "WQ", w, 2, "[N, K]")
-    operands.check_dtype(op, "XQ", x, FP8)
+    operands.check_dtype(op, "XQ", x, codes)
     (m, k), n = x.shape, w.shape[0]
     operands.check_shape(op, "WQ", w, ([n, k],), f"[N, {k}], since XQ is {[m, k]}")
     operands.check_like(op, "WQ", w, x, "XQ")
@@ -188,10 +206,17 @@ def _check_blockscale(
 
 
 def _check_rows(
-    x: Tensor, w: Tensor, x_scale: Tensor, w_scale: Tensor, bias: Tensor | None, dtype: torch.dtype, shuffled: bool
+    x: Tensor,
+    w: Tensor,
+    x_scale: Tensor,
+    w_scale: Tensor,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+    shuffled: bool,
+    codes: tuple[torch.dtype, ...] = FP8,
 ) -> None:
     op = _ROWSCALE
-    m, n, _ = _check_codes(op, x, w, shuffled)
+    m, n, _ = _check_codes(op, x, w, shuffled, codes)
     operands.check_choice(op, "dtype", dtype, DTYPES)
     for name, scale, count in (("x_scale", x_scale, m), ("w_scale", w_scale, n)):
         _check_scale(op, name, scale, x)
