@@ -19,7 +19,7 @@ from torch_threads import threads  # noqa: E402
 
 from aiterlite import QuantType, dispatch, envs, moe  # noqa: E402
 from aiterlite.errors import ArgumentError, EnvironmentValueError  # noqa: E402
-from aiterlite.ops.shuffle import mark_shuffled  # noqa: E402
+from aiterlite.ops.shuffle import mark_shuffled, shuffle_scale  # noqa: E402
 from aiterlite.reference import fused_moe as reference  # noqa: E402
 from aiterlite.reference import mxfp4  # noqa: E402
 from aiterlite.tables import fused_moe as tables  # noqa: E402
@@ -224,6 +224,17 @@ def test_refusals_name_the_argument(changes: dict[str, Any], argument: str, word
     with pytest.raises(ArgumentError) as caught:
         moe.fused_moe(**{**given, **changes})
     assert caught.value.argument == argument and words in str(caught.value)
+
+
+def test_shuffled_scales_beside_plain_weights_are_refused() -> None:
+    """As many numbers as plain ones, and others: SGLang's Quark experts on a chip that it takes to have no MXFP4."""
+    _, given = operands(experts=8)
+    plain = given["w1_scale"]
+    shuffled = shuffle_scale(plain.flatten(0, 1)).view(plain.shape)
+    assert shuffled.shape == plain.shape and not torch.equal(shuffled, plain)
+    with pytest.raises(ArgumentError, match=r"`w1_scale` is shuffled by shuffle_scale.*Shuffle w1 too, or neither"):
+        moe.fused_moe(**{**given, "w1_scale": torch.nn.Parameter(shuffled, requires_grad=False)})
+    moe.fused_moe(**given)
 
 
 def test_sizes_of_no_whole_scale_are_refused() -> None:

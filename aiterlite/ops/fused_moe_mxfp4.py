@@ -13,7 +13,7 @@ from torch import Tensor
 
 from aiterlite.errors import ArgumentError
 from aiterlite.ops import arguments, operands
-from aiterlite.ops.shuffle import padded_scale_shape
+from aiterlite.ops.shuffle import is_shuffled, padded_scale_shape
 from aiterlite.tables.fused_moe_problem import A4W4, A8W4, A16W4
 from aiterlite.tables.mx_types import BLOCK as MX_BLOCK
 
@@ -91,6 +91,10 @@ def check_scales(op: str, w1: Tensor, w2: Tensor, shuffled: bool, **scales: Tens
                 "are shuffled." if shuffled else "are not shuffled; set it where they are."
             )
             raise ArgumentError(op, name, f"of shape {list(scale.shape)}", wanted, remedy)
+        if not shuffled and is_shuffled(scale):
+            # They may well be as many. SGLang shuffles scales alone where it takes a chip to have no MXFP4.
+            got, remedy = "shuffled by shuffle_scale, beside weights that are not", f"Shuffle {of} too, or neither."
+            raise ArgumentError(op, name, got, wanted, remedy)
         arguments.check_contiguous(op, **{name: scale})
 
 

@@ -121,8 +121,8 @@ def shuffle_scale(
     src: Tensor | None, experts_cnt: int | None = None, is_guinterleave: bool = False, gate_up: bool = False
 ) -> Tensor | None:
     """Scales in the order of this module, as a new tensor of src's type, padded with zeros: [rows up to a multiple of
-    256, blocks up to a multiple of 8]. None and scales of float32, which are no scales of MXFP4, are returned as
-    they are.
+    256, blocks up to a multiple of 8], marked as `shuffle_weight` marks weights. None and scales of float32, which are
+    no scales of MXFP4, are returned as they are.
 
     Args:
         src: [rows, blocks] of float8_e8m0fnu or uint8. Those of experts are one matrix, [E * N, blocks].
@@ -145,7 +145,9 @@ def shuffle_scale(
     padded = torch.zeros(rows, blocks, dtype=torch.uint8, device=src.device)
     padded[: src.shape[0], : src.shape[1]] = src.view(torch.uint8)
     tiles = padded.view(rows // _TILE_ROWS, 2, _TILE_ROWS // 2, blocks // SCALE_BLOCKS, 2, SCALE_BLOCKS // 2)
-    return tiles.permute(0, 3, 5, 2, 4, 1).contiguous().view(rows, blocks).view(src.dtype)
+    shuffled = tiles.permute(0, 3, 5, 2, 4, 1).contiguous().view(rows, blocks).view(src.dtype)
+    mark_shuffled(shuffled)
+    return shuffled
 
 
 def e8m0_shuffle(scale: Tensor | None) -> Tensor | None:
