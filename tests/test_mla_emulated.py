@@ -13,7 +13,8 @@ torch = pytest.importorskip("torch")
 from gemm_operands import AMD, on  # noqa: E402
 from mla_cases import Batch, assert_nothing_leaks, assert_right, batch, plan, ringed, run  # noqa: E402
 
-from aiterlite import dispatch  # noqa: E402
+from aiterlite import dispatch, envs  # noqa: E402
+from aiterlite.emulator import watching  # noqa: E402
 from aiterlite.jit import engine, toolchain  # noqa: E402
 from aiterlite.mla import mla_prefill_fwd, mla_reduce_v1  # noqa: E402
 from aiterlite.reference import mla as reference  # noqa: E402
@@ -151,6 +152,19 @@ def test_nothing_goes_through_scratch(heads: int, requests: int, chip: str) -> N
             used = engine.obtain(kernel.unit, build=True).entry.meta["resources"][kernel.symbol]
             spilled = ("vgpr_spills", "scratch_bytes", "spill_store_bytes", "spill_load_bytes")
             assert not any(used.get(name) for name in spilled), f"{kernel}: {used}"
+
+
+@pytest.mark.parametrize("target", AMD)
+@pytest.mark.parametrize("types", [("bf16", "bf16"), ("bf16", "fp8")], ids=str)
+def test_kv_is_read_once_and_q_too(types: tuple[str, str], target: str) -> None:
+    """Of whole tiles no byte of KV twice, and q by one wave for each tile of columns, or in parts."""
+    q, kv = (FP8[target] if name == "fp8" else name for name in types)
+    case = batch([128, 192], [1, 1], 16, types=(q, kv), seed=5)
+    with on(target), envs.override(AITERLITE_PREFER="hip"), watching(sanitize=False, counters=True) as seen:
+        run(case, num_kv_splits=1)
+    (counted,) = [item["arguments"] for item in seen.counters if "decode" in item["kernel"]]
+    assert counted["kv_buffer"]["read"] == counted["kv_buffer"]["unique_read"] == 320 * 576 * case.kv_buffer.itemsize
+    assert counted["q"]["read"] == counted["q"]["unique_read"] == 2 * 16 * 576 * case.q.itemsize
 
 
 @pytest.mark.parametrize("chip", AMD)

@@ -86,9 +86,15 @@ def test_a_plan_is_decoded_right(
     assert_right(got, case.to("cpu").exact())
 
 
-@pytest.mark.parametrize("own", [("bf16", "fp8"), ("fp16", "fp16")], ids=str)
+@pytest.mark.parametrize(
+    ("own", "others"),
+    [(("bf16", "fp8"), [("fp8", "fp8"), ("bf16", "fp8"), ("bf16", "bf16")]), (("fp16", "fp16"), [("fp8", "fp8")])],
+    ids=["bf16-fp8", "fp16-fp16"],
+)
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_plan_for_other_types_is_decoded_by_its_own_fold(target: str, own: tuple[str, str], request: Any) -> None:
+def test_a_plan_for_other_types_is_decoded_by_its_own_fold(
+    target: str, own: tuple[str, str], others: list[tuple[str, str]], request: Any
+) -> None:
     """As a client does on gfx942: it plans for fp8 and decodes bfloat16 queries over an 8-bit KV. Pieces are larger
     than the types of the call lead to expect, or smaller."""
     if target in AMD:
@@ -97,6 +103,6 @@ def test_a_plan_for_other_types_is_decoded_by_its_own_fold(target: str, own: tup
     with on(target) as device:
         case = batch([60, 21], [1, 1], 64, types=(own[0], own[1].replace("fp8", fp8)), seed=3).to(device)
         run_planned = functools.partial(planned, case, 64, most=1)
-        for types in ((fp8, fp8), ("bf16", fp8), ("bf16", "bf16")):
+        for types in (tuple(name.replace("fp8", fp8) for name in other) for other in others):
             got = run(case, **run_planned(types, "fast"))
             assert_right(got, case.to("cpu").exact())
