@@ -318,6 +318,8 @@ def test_memory_says_nothing_of_what_else_lies_in_it() -> None:
         used_again += other.data_ptr() == place
         assert not is_shuffled(other) and not is_shuffled(weight)
     assert used_again
+    # Some have no memory of their own.
+    assert not is_shuffled(torch.eye(4).to_sparse())
 
 
 def test_a_tracer_takes_the_attribute_alone_and_its_code_refuses_the_rest() -> None:

@@ -87,7 +87,7 @@ def _is_marked(weight: Tensor) -> bool:
     """What the tensor says of itself, or else its memory, which outlives tensors that engines wrap and drop. A tracer
     can't ask that."""
     said = getattr(weight, "is_shuffled", None)
-    if said is not None or torch.compiler.is_compiling():
+    if said is not None or torch.compiler.is_compiling() or weight.layout is not torch.strided:
         return bool(said)
     return bool(getattr(weight.untyped_storage(), "is_shuffled", False))
 
