@@ -1,8 +1,9 @@
 """What experts with MXFP4 weights and activations spend on gfx950 beside aiter's own object for the same
 call, counted by the emulator while it executes both; no time is measured, and no AMD GPU is involved.
 
-Ours are the two stages and the sum over slots; aiter's is one kernel that adds results as bf16. Neither the sorting nor
-the quantisation of hidden states is counted. aiter's objects are not part of this package; they are
+Ours are the two stages, and the sum over slots where it is a kernel of its own; aiter's is one kernel that adds results
+as bf16. Neither the sorting nor the quantisation of hidden states is counted. aiter's objects are not part of this
+package; they are
 `hsa/gfx950/fmoe/silu/*.co` of github.com/ROCm/aiter:
 
     python benchmarks/count_fused_moe_mxfp4.py path/to/aiter/hsa [--tokens 4 16 32] [--experts 8] [--topk 8]
@@ -48,7 +49,7 @@ TRAFFIC = [("bytes", kind, way) for kind in ("global", "scalar") for way in ("re
 
 
 def ours(problem: MoeProblem, made: samples.Operands, row: str, **options: Any) -> tuple[Tensor, Any]:
-    """The result, and what was seen of the stages and of the sum, by a row of the table."""
+    """The result, and what was seen of its launches, by a row of the table."""
     out = torch.full((problem.tokens, problem.width), float("nan"), dtype=torch.bfloat16)
     only = replace(tables.TABLE, rows=tuple(one for one in tables.TABLE.rows if one.name == row))
     fresh = mock.patch.object(tables, "TABLE", only), mock.patch.object(ops.OPERATOR.prepared, "find", lambda _: None)
@@ -99,7 +100,7 @@ def row(problem: MoeProblem, name: str, objects: Path) -> list[Any]:
     other, report = theirs(problem, made, objects, counters=True)
     _, watched = theirs(problem, made, objects, sanitize=True)
     stages = [one for one in seen.counters if "stage" in one["kernel"] or "sum" in one["kernel"]]
-    assert len(stages) == 3, [one["kernel"] for one in seen.counters]
+    assert len(stages) in (2, 3), [one["kernel"] for one in seen.counters]
 
     def ratio(*paths: tuple[str, ...]) -> str:
         a = sum(counting.total(stages, *path) for path in paths)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -20,6 +21,7 @@ from aiterlite.emulator.observe import Recording  # noqa: E402
 from aiterlite.jit import toolchain  # noqa: E402
 from aiterlite.reference import fused_moe as reference  # noqa: E402
 from aiterlite.tables import fused_moe_mxfp4 as tables  # noqa: E402
+from aiterlite.tables import fused_moe_mxfp4_codes as codes  # noqa: E402
 from aiterlite.tables.fused_moe import TABLE  # noqa: E402
 from aiterlite.target import resolve  # noqa: E402
 
@@ -59,7 +61,9 @@ def test_layers(name: str, target: str, sanitized: Recording) -> None:
         check(case, got)
         if problem.width % 64 == 0 and problem.inter % 64 == 0:
             assert torch.equal(run(case_of(replace(problem, shuffled=True), 1, live=live)), got)
-    assert tables.STAGE1 in names and tables.STAGE2 in names
+    by_codes = codes.serve(problem, resolve(target))
+    assert (codes.STAGE1 if by_codes else tables.STAGE1) in names
+    assert (codes.SUMS if by_codes else tables.STAGE2) in names
 
 
 @each_target
@@ -81,44 +85,79 @@ def test_the_first_stage(target: str, sanitized: Recording) -> None:
 @each_target
 def test_nothing_is_spilled(target: str) -> None:
     persona = resolve(target)
-    for tokens, precision in ((4, "a4w4"), (16, "a4w4"), (600, "a4w4"), (16, "a16w4"), (600, "a8w4")):
-        problem = problem_of(tokens=tokens, experts=8, width=7168, inter=256, precision=precision, shuffled=True)
-        assert_nothing_spilled(decide(TABLE, problem, persona).kernels)
+    asked = [(4, "a4w4", 8, 256), (16, "a4w4", 256, 512), (600, "a4w4", 8, 2048), (16, "a16w4", 8, 256)]
+    for tokens, precision, experts, inter in (*asked, (600, "a8w4", 8, 256)):
+        problem = problem_of(
+            tokens=tokens, experts=experts, width=7168, inter=inter, precision=precision, shuffled=True
+        )
+        for interleaved in (False, True):
+            assert_nothing_spilled(decide(TABLE, replace(problem, interleaved=interleaved), persona).kernels)
 
 
 @each_target
 def test_blocks_hold_what_experts_have(target: str) -> None:
     persona = resolve(target)
     for tokens, entries in ((1, 16), (16, 16), (128, 16), (600, 32), (4096, 32)):
-        made = tables.plan(problem_of(tokens=tokens, experts=256, topk=8), persona)
+        made = tables.plan(problem_of(tokens=tokens, experts=256, topk=8, precision="a16w4"), persona)
         assert made.entries == entries, tokens
 
 
-# Loops of odd and even numbers of steps, three and two of them; waves behind the width; blocks of both sizes.
+# On gfx950, codes by codes. Waves of one or two steps, and of two or three; a loop over steps; what is behind them;
+# both layouts, both orders of gates; biases; features behind the last; workgroups of 64 features, and of 128.
 STEPS: dict[str, dict[str, Any]] = {
-    "five, two": {"tokens": 3, "width": 1280, "inter": 512, "topk": 2, "experts": 2, "shuffled": True},
-    "six, three": {"tokens": 2, "width": 1568, "inter": 768, "topk": 1, "experts": 1, "weighted_input": True},
-    "three, one": {"tokens": 21, "width": 768, "inter": 352, "topk": 1, "experts": 1, "dtype": "fp16"},
+    "three and two, plain": {"tokens": 21, "width": 2688, "inter": 352, "topk": 1, "experts": 1, "dtype": "fp16"},
+    "one and two": {
+        **{"tokens": 12, "width": 1088, "inter": 576, "topk": 3, "experts": 20, "shuffled": True, "bias1": True},
+        **{"bias2": True, "interleaved": True, "activation": "swiglu"},
+    },
+    "a loop": {
+        "tokens": 2,
+        "width": 192,
+        "inter": 2688,
+        "topk": 1,
+        "experts": 1,
+        "weighted_input": True,
+        "bias2": True,
+    },
 }
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_codes_are_multiplied_as_words_are(name: str, sanitized: Recording) -> None:
-    """gfx950's loop over codes has the sums of the one that it falls back to, which hidden states that come take."""
+def test_codes_by_codes(name: str, sanitized: Recording) -> None:
+    """Slots that the second stage adds and slots that another kernel adds are the same bits."""
     problem = problem_of(**STEPS[name])
-    given = replace(problem, quantised=True)
-    made = [decide(TABLE, one, resolve("mi355x")).kernels for one in (problem, given)]
-    used = [any("CODE_STEPS" in name for kernel in one for name, _ in kernel.unit.defines) for one in made]
-    assert used == [True, False]
     case = case_of(problem, 4)
     with on("gfx950"):
         got = run(case, spare=1)
         check(case, got)
-        assert torch.equal(run(case_of(given, 4)), got)
+        with mock.patch.object(codes, "adds_slots", return_value=False):
+            other = run(replace(case, problem=replace(problem, deterministic=False)), spare=1)
+    names = [report["kernel"] for report in sanitized.launches]
+    assert codes.SUMS in names and codes.STAGE2 in names
+    assert torch.equal(other, got)
 
 
-def test_what_is_too_large_for_codes_is_multiplied_otherwise() -> None:
-    for sizes in ({"tokens": 2**19}, {"inter": 2**18}):
+def test_bits_do_not_depend_on_other_tokens(sanitized: Recording) -> None:
+    """Of calls that add slots in one way or the other, or leave them; ids that name no expert, and one twice."""
+    problem = problem_of(tokens=70, topk=2, experts=7, width=192, inter=96)
+    ids = skewed_ids("strange", problem, 3)
+    case = case_of(problem, 4, ids)
+    with on("gfx950"):
+        whole = run(case)
+        check(case, whole)
+        for count in (64, 5):
+            rows = {name: getattr(case.made, name)[:count] for name in ("x", "ids", "routing")}
+            few = replace(case, problem=replace(problem, tokens=count), made=replace(case.made, **rows))
+            assert torch.equal(run(few), whole[:count])
+        by_slots = replace(case, problem=replace(problem, by_slots=True))
+        check(by_slots, run(by_slots))
+    names = [report["kernel"] for report in sanitized.launches]
+    assert codes.SUMS in names and codes.STAGE2 in names
+
+
+def test_hidden_states_that_come_are_multiplied_otherwise() -> None:
+    """And what is too large for offsets of 31 bits."""
+    for sizes in ({"tokens": 2**19}, {"inter": 2**18}, {"quantised": True}):
         problem = problem_of(**{"tokens": 4, "width": 7168, "inter": 256, **sizes})
-        kernels = decide(TABLE, problem, resolve("mi355x")).kernels
-        assert kernels and not any("CODE_STEPS" in name for kernel in kernels for name, _ in kernel.unit.defines), sizes
+        names = [kernel.symbol for kernel in decide(TABLE, problem, resolve("mi355x")).kernels]
+        assert tables.STAGE1 in names and tables.STAGE2 in names and codes.STAGE1 not in names, sizes

@@ -15,6 +15,7 @@ from typing import Any
 from aiterlite.dispatch import Holds, OneOf, Refusal, Row, Targets, Wishes
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel, Operand, Value, Workspace, along_x, overlap_defines
+from aiterlite.tables import fused_moe_mxfp4_codes as codes
 from aiterlite.tables import moe_sorting, mxfp4_quant
 from aiterlite.tables.fused_moe_parts import FEW, Places, slots_in, sum_kernel
 from aiterlite.tables.fused_moe_problem import A4W4, A8W4, ACTIVATIONS, ARGS, MoeProblem
@@ -25,8 +26,6 @@ from aiterlite.target import Persona
 
 STAGE1, STAGE2, NUMBERS = (f"aiterlite_fused_moe_mxfp4_{name}" for name in ("stage1", "stage2", "numbers"))
 _HOPPER = "sm_90a"
-# The target whose matrix unit multiplies codes; its steps, whose number up to so many is known to the compiler.
-_BY_CODES, _STEP_K, _MOST_STEPS = "gfx950", 256, 4
 # Of rows of weights that a wave has.
 _EACH, _WAVES, _NUMBERS_THREADS = 32, 4, 256
 _GROUP = _EACH * _WAVES
@@ -58,6 +57,8 @@ def plan(problem: MoeProblem, persona: Persona) -> Plan:
     """Blocks that hold what nearly every expert has, so that its weights are read once; of as many entries as registers
     have room for."""
     most = min(problem.tokens, 2 * problem.pairs // _named(problem) + 4)
+    if codes.serve(problem, persona):
+        most = codes.ENTRIES
     sizes = (8, 16) if persona.target == _HOPPER else (16, 32)
     entries = next((size for size in sizes if most <= size), sizes[-1])
     capacity = moe_sorting.least_capacity(problem.pairs, _named(problem), entries)
@@ -66,6 +67,8 @@ def plan(problem: MoeProblem, persona: Persona) -> Plan:
 
 def plan_few(problem: MoeProblem, persona: Persona) -> Plan:
     """As many groups as pairs may make, and a wave a workgroup, so that more of the chip reads."""
+    if codes.serve(problem, persona):
+        return Plan(codes.ENTRIES, problem.pairs, few=True)
     return Plan(_FEW_ENTRIES, problem.pairs, waves=1, few=True)
 
 
@@ -89,24 +92,27 @@ class _Buffers:
 
 def _buffers(problem: MoeProblem, persona: Persona, made: Plan) -> _Buffers:
     places, pairs, packed = Places(), problem.pairs, _rounds(problem)
+    by_codes = codes.serve(problem, persona)
+    of_x, of_h = (codes.scales_apart(k) if by_codes else k // MX_BLOCK for k in (problem.width, problem.inter))
     stages: dict[str, Value] = {
         "local_topk_ids": places.take(4 * pairs),
         "block_size": made.entries,
         "h": places.take(pairs * problem.inter // 2 if packed else 2 * pairs * problem.inter),
-        "h_scale": places.take(pairs * problem.inter // MX_BLOCK) if packed else 0,
-        "slots": slots_in(places, problem),
+        "h_scale": places.take(pairs * of_h) if packed else 0,
     }
+    stages["slots"] = 0 if codes.adds_slots(problem, persona, made.blocks) else slots_in(places, problem)
     scratch = 0
-    if made.few:
+    if made.few and not by_codes:
         stages |= dict.fromkeys(_LISTS, 0)
     else:
         sizes = (4 * made.blocks * made.entries, 4 * made.blocks * made.entries, 4 * made.blocks, 8)
         stages |= {name: places.take(size) for name, size in zip(_LISTS, sizes, strict=True)}
+    if not made.few:
         scratch = places.take(moe_sorting.scratch_within(_sorting(problem, made), persona)).offset
     x: dict[str, Value] = {}
     if packed and not problem.quantised:
         x["out"] = places.take(problem.tokens * problem.width // 2)
-        x["scales"] = places.take(problem.tokens * problem.width // MX_BLOCK)
+        x["scales"] = places.take(problem.tokens * of_x)
     if problem.precision == A8W4:
         x["h"] = places.take(2 * problem.tokens * problem.width)
     return _Buffers(stages, x, scratch, places.bytes)
@@ -121,9 +127,10 @@ def _unit(name: str, symbol: str, persona: Persona, defines: Mapping[str, int | 
 
 def _quantise(problem: MoeProblem, persona: Persona, into: Mapping[str, Value]) -> tuple[Kernel, ...]:
     rows, blocks = MxQuantProblem(problem.tokens, problem.width, problem.dtype), problem.width // MX_BLOCK
+    apart = codes.scales_apart(problem.width) if codes.serve(problem, persona) else blocks
     given: dict[str, Value] = {
         **into, "num_rows": Operand("num_local_tokens"), "num_rows_factor": 1, "carry": _CARRY, "least": _LEAST,
-        "stride_row": blocks, "stride_block": 1, "stride_part": 0, "part_blocks": blocks,
+        "stride_row": apart, "stride_block": 1, "stride_part": 0, "part_blocks": blocks,
     }  # fmt: skip
     made = mxfp4_quant.gpu_kernels(rows, persona, mxfp4_quant.plan(rows, persona))
     return tuple(replace(kernel, args={**kernel.args, **given}) for kernel in made)
@@ -140,16 +147,6 @@ def _parts(problem: MoeProblem) -> int:
     return -(-problem.width // (8 * _NUMBERS_THREADS))
 
 
-def _codes(problem: MoeProblem, persona: Persona, k: int) -> dict[str, int | str]:
-    """What a stage over K is compiled with where gfx950 multiplies codes of both operands, all of them at 31-bit
-    offsets and rows of gate and up apart; else nothing."""
-    x, h = problem.tokens * problem.width, problem.pairs * problem.inter
-    small = max(x, h, 2 * problem.inter * problem.width) < 2**31
-    if persona.target != _BY_CODES or not _rounds(problem) or problem.quantised or problem.interleaved or not small:
-        return {}
-    return {"CODE_STEPS": min(_MOST_STEPS, k // _STEP_K), "CODE_TAIL": int(k % _STEP_K != 0)}
-
-
 def kernels(problem: MoeProblem, persona: Persona, made: Plan) -> tuple[Kernel, ...]:
     buffers, packed = _buffers(problem, persona, made), _rounds(problem)
     first: dict[str, Value] = dict(buffers.stages)
@@ -160,12 +157,15 @@ def kernels(problem: MoeProblem, persona: Persona, made: Plan) -> tuple[Kernel, 
     elif buffers.x:
         before = _quantise(problem, persona, buffers.x)
         first |= {"x": buffers.x["out"], "x_scale": buffers.x["scales"], "stride_x": problem.width // 2}
-        first |= {"stride_scale_token": problem.width // MX_BLOCK, "stride_scale_group": 1}
+        apart = codes.scales_apart(problem.width) if codes.serve(problem, persona) else problem.width // MX_BLOCK
+        first |= {"stride_scale_token": apart, "stride_scale_group": 1}
     results: dict[str, Value] = {name: buffers.stages[name] for name in (*_LISTS, "local_topk_ids")}
     results |= {"moe_buf": 0, "moe_buf_bytes": 0}
     sort: tuple[Kernel, ...] = ()
     if not made.few:
         sort = moe_sorting.kernels_within(_sorting(problem, made), persona, problem.experts, results, buffers.scratch)
+    if codes.serve(problem, persona):
+        return (*before, *sort, *codes.kernels(problem, persona, made.blocks, made.few, first, buffers.stages))
     common: dict[str, int | str] = {
         "FEW": int(made.few),
         "PACKED": int(packed),
@@ -180,24 +180,15 @@ def kernels(problem: MoeProblem, persona: Persona, made: Plan) -> tuple[Kernel, 
     down = {**common, "BIASED": int(problem.bias2), "RESULT": problem.dtype}
     threads = along_x(made.waves * (32 if persona.target == _HOPPER else 64))
 
-    each = _EACH
-    if codes := _codes(problem, persona, problem.inter):
-        gate_up |= _codes(problem, persona, problem.width)
-        each = 128 if made.entries == 16 or problem.inter <= _STEP_K else 64
-        groups = -(-problem.width // (each * made.waves))
-        down |= {**codes, "GROUPS": groups, "ROW_TILES": each // 16, "WHOLE": int(problem.width % each == 0)}
-
-    def kernel(
-        name: str, symbol: str, features: int, defines: Mapping[str, int | str], args: Any, each: int = _EACH
-    ) -> Kernel:
-        grid = along_x(made.blocks * -(-features // (each * made.waves)))
+    def kernel(name: str, symbol: str, features: int, defines: Mapping[str, int | str], args: Any) -> Kernel:
+        grid = along_x(made.blocks * -(-features // (_EACH * made.waves)))
         return Kernel(_unit(name, symbol, persona, defines), symbol, ARGS, grid, threads, args=args)
 
     return (
         *before,
         *sort,
         kernel("stage1", STAGE1, problem.inter, gate_up, first),
-        kernel("stage2", STAGE2, problem.width, down, buffers.stages, each),
+        kernel("stage2", STAGE2, problem.width, down, buffers.stages),
         sum_kernel(problem, persona, buffers.stages),
     )
 

@@ -54,16 +54,22 @@ def slots_in(places: Places, problem: MoeProblem | FmoeProblem) -> Operand:
 
 
 def sum_kernel(
-    problem: MoeProblem | FmoeProblem, persona: Persona, args: Mapping[str, Value], marks: bool = False
+    problem: MoeProblem | FmoeProblem,
+    persona: Persona,
+    args: Mapping[str, Value],
+    marks: bool = False,
+    weighs: bool = False,
 ) -> Kernel:
-    """The sum over slots that follows rows of them; with `marks` those that are marked, added to the result. Where the
-    rows are the result, zeros for slots that have none."""
+    """The sum over slots that follows rows of them; with `marks` those that are marked, added to the result; with
+    `weighs` each times its routing weight. Where the rows are the result, zeros for slots that have none."""
     wave = 32 if persona.target == "sm_90a" else 64
     threads = min(1024, -(-problem.width // (_ELEMENTS * wave)) * wave)
     if by_slots(problem):
         unit = _unit("absent", ABSENT, persona, {"THREADS": threads})
         return Kernel(unit, ABSENT, ARGS, along_x(problem.pairs), along_x(threads), args=args)
     defines: dict[str, int | str] = {"MARKS": int(marks), "RESULT": problem.dtype, "THREADS": threads}
+    if weighs:
+        defines["WEIGHS"] = 1
     unit = _unit("sum", SUM, persona, defines)
     return Kernel(unit, SUM, ARGS, along_x(problem.tokens), along_x(threads), args=args)
 

@@ -4,8 +4,8 @@
 // Tiling. A workgroup has AITERLITE_TOKENS entries of a block; a wave has 32 of the layer's inner width, two tiles of
 // gate rows and two of up rows. AITERLITE_WAVES of them are four, whose tokens come from the same caches, and one for a
 // few tokens (AITERLITE_FEW, fused_moe/mxfp4_entries.h), so that as many CUs as can be read. The loop over k is
-// fused_moe/mxfp4_product.h, or fused_moe/mxfp4_codes.h on gfx950 where AITERLITE_CODE_STEPS is given. The sums of a
-// token are the same in all of these ways.
+// fused_moe/mxfp4_product.h. The sums of a token are the same in all of these ways. On gfx950 MXFP4 of both sides is
+// multiplied by mxfp4_codes_stage1.hip, but for hidden states that come as codes.
 //
 // Epilogue. Sums cross lanes by the wave's own shared memory, so that a lane has 8 neighbours of h of a token, and four
 // lanes a block of 32. h is bf16; where x is packed it becomes MXFP4 by RoundUp, its codes [pairs, inter / 2] and its
@@ -17,11 +17,7 @@
 #include <aiterlite/block/quad.h>
 #include <aiterlite/fused_moe/activation.h>
 #include <aiterlite/fused_moe/mxfp4_entries.h>
-#if defined(AITERLITE_CODE_STEPS)
-#include <aiterlite/fused_moe/mxfp4_codes.h>
-#else
 #include <aiterlite/fused_moe/mxfp4_product.h>
-#endif
 #include <aiterlite/numeric/mxfp4_encode.h>
 #include <aiterlite/numeric/mxfp8_round.h>
 #include <aiterlite/numeric/pack.h>
@@ -39,11 +35,7 @@ constexpr bool kShuffled = AITERLITE_SHUFFLED, kPacked = AITERLITE_PACKED, kWeig
 constexpr uint32_t kInner = kMxBlock, kGroupInner = kWaves * kInner, kPitch = 2 * kInner + 4;
 static_assert(!kPacked || __is_same(Number, bf16), "products of codes are bf16's");
 
-#if defined(AITERLITE_CODE_STEPS)
-using Codes = CodeProduct<kShuffled, 4, kTokens, AITERLITE_CODE_STEPS, AITERLITE_CODE_TAIL>;
-#else
 using Product = MxProduct<Number, kPacked, kShuffled, 4, kTokens>;
-#endif
 
 }  // namespace
 
@@ -67,32 +59,11 @@ AITERLITE_MX_KERNEL(kThreads) aiterlite_fused_moe_mxfp4_stage1(aiterlite_fused_m
   }
   const MxMatrix<kShuffled> w1(args.w1, args.w1_scale, width, 2 * inter, static_cast<uint32_t>(entries.expert));
   float* own = reinterpret_cast<float*>(sums) + wave * kTokens * kPitch;
-#if defined(AITERLITE_CODE_STEPS)
-  Codes::Sums found = {};
-  Codes::run(
-      found, w1, 2 * inter, [&](uint32_t p) { return first + p * up; }, args.x, args.x_scale,
-      static_cast<uint32_t>(args.tokens), static_cast<uint32_t>(args.stride_x),
-      static_cast<uint32_t>(args.stride_scale_token), static_cast<uint32_t>(args.stride_scale_group),
-      [&](uint32_t i) {
-        const auto token = static_cast<int32_t>(entries.token_of(i));
-        return (entries.exist >> i & 1) != 0 ? token : -1;
-      });
-#pragma unroll
-  for (uint32_t t = 0; t < 4; ++t) {
-#pragma unroll
-    for (uint32_t c = 0; c < kTokens / 16; ++c) {
-      const float (&sum)[4] = found[t][c];
-      store_shared_16(&own[(16 * c + lane % 16) * kPitch + t * 16 + lane / 16 * 4],
-                      __builtin_bit_cast(Vector16, Quad{{sum[0], sum[1], sum[2], sum[3]}}));
-    }
-  }
-#else
   Product product;
   product.set_rows(w1, [&](uint32_t t, uint32_t r) { return (first + t % 2 * 16 + r) * step + t / 2 * up; });
   product.set_tokens(args.x, args.stride_x * (kPacked ? 1 : 2), args.x_scale, args.stride_scale_token,
                      args.stride_scale_group, [&](uint32_t i) { return int64_t{entries.token_of(i)}; });
   product.run([&](uint32_t t, uint32_t r, uint32_t i, float sum) { own[i * kPitch + t * 16 + r] = sum; });
-#endif
   workgroup_barrier();
 
   const Swiglu swiglu = {args.limit, args.beta, args.linear_beta};

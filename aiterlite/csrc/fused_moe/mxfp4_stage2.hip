@@ -4,18 +4,12 @@
 // Tiling. A workgroup of AITERLITE_WAVES waves has AITERLITE_TOKENS entries, as in stage 1; a wave has 32 features of
 // the result, two tiles of rows of w2. The loop over k is fused_moe/mxfp4_product.h, with rows of h for tokens: bf16,
 // or MXFP4 with AITERLITE_PACKED. Results cross lanes by the wave's own shared memory, so that 16 bytes leave a lane.
-// On gfx950, where AITERLITE_CODE_STEPS is given, a wave has AITERLITE_ROW_TILES tiles, the loop is that of
-// fused_moe/mxfp4_codes.h, and lanes store the four neighbours that they have: the same sums.
 //
 // Traffic. w2 and its scales once a block of its expert; h once a wave, from caches; slots once. Padding reads the row
 // of an entry that is not, and writes nothing. Order: as in stage 1: same operands, same bits. Grid: parts of blocks
 // that there may be, or pairs, times features / (32 * waves), rounded up.
 #include <aiterlite/fused_moe/mxfp4_entries.h>
-#if defined(AITERLITE_CODE_STEPS)
-#include <aiterlite/fused_moe/mxfp4_codes.h>
-#else
 #include <aiterlite/fused_moe/mxfp4_product.h>
-#endif
 #include <aiterlite/numeric/pack.h>
 #include <aiterlite/overlap.h>
 
@@ -28,88 +22,25 @@ using Result = AITERLITE_RESULT;
 constexpr uint32_t kTokens = AITERLITE_TOKENS, kWaves = AITERLITE_WAVES, kThreads = kWaves * kWaveSize;
 [[maybe_unused]] constexpr bool kShuffled = AITERLITE_SHUFFLED, kPacked = AITERLITE_PACKED,
                                 kWeighted = AITERLITE_WEIGHTED, kBiased = AITERLITE_BIASED;
-#if defined(AITERLITE_CODE_STEPS)
-constexpr uint32_t kRowTiles = AITERLITE_ROW_TILES, kWaveFeatures = 16 * kRowTiles;
-constexpr bool kWhole = AITERLITE_WHOLE;  // all waves' features exist
-using Codes = CodeProduct<kShuffled, kRowTiles, kTokens, AITERLITE_CODE_STEPS, AITERLITE_CODE_TAIL>;
-#else
 constexpr uint32_t kWaveFeatures = 32, kPitch = kWaveFeatures + 4;
 using Product = MxProduct<bf16, kPacked, kShuffled, 2, kTokens>;
-#endif
 constexpr uint32_t kFeatures = kWaves * kWaveFeatures;
 
 }  // namespace
 
 AITERLITE_MX_KERNEL(kThreads) aiterlite_fused_moe_mxfp4_stage2(aiterlite_fused_moe_args args) {
-#if !defined(AITERLITE_CODE_STEPS)
   AITERLITE_SHARED(float, sums, (kWaves * kTokens * kPitch));
   AITERLITE_SHARED(int32_t, pair_of, kTokens);
   AITERLITE_SHARED(float, weight_of, kTokens);
-#endif
   await_predecessors();
   const auto width = static_cast<uint32_t>(args.width), inter = static_cast<uint32_t>(args.inter);
   const uint32_t lane = lane_id(), wave = wave_id();
-#if defined(AITERLITE_CODE_STEPS)
-  const uint32_t group = workgroup_id() % AITERLITE_GROUPS, number = workgroup_id() / AITERLITE_GROUPS;
-  const uint32_t first = group * kFeatures + wave * kWaveFeatures;
-  int32_t pairs[kTokens / 16];
-  float weights[kTokens / 16];
-#if AITERLITE_FEW
-  static_assert(kTokens == 16, "a lane's entry is its column's");
-  const auto entries = MxEntries<kTokens>::of(args, number, false);
-  const int32_t expert = entries.expert;
-  if (!entries.any() || first >= width) return;
-  pairs[0] = entries.own_pair();
-  weights[0] = kWeighted ? 1.0f : entries.weight(args);
-#else
-  // Blocks are as large as parts, and each lane reads its own entries.
-  const int32_t expert = load_int(args.sorted_expert_ids + number);
-  const bool used = number * kTokens < static_cast<uint32_t>(load_int(args.num_valid_ids));
-#pragma unroll
-  for (uint32_t c = 0; c < kTokens / 16; ++c) {
-    const uint32_t at = number * kTokens + 16 * c + lane % 16;
-    const auto entry = static_cast<uint32_t>(load_int(args.sorted_ids + at));
-    weights[c] = kWeighted ? 1.0f : load_f32(args.sorted_weights + at);
-    const auto token = static_cast<int32_t>(entry & 0xffffffu), slot = static_cast<int32_t>(entry >> 24);
-    pairs[c] = token < args.tokens && slot < args.topk ? token * args.topk + slot : -1;
-  }
-  if (!used || expert < 0 || expert >= args.experts || first >= width) return;
-#endif
-#else
   const uint32_t groups = (width + kFeatures - 1) / kFeatures, group = workgroup_id() % groups;
   const auto entries = MxEntries<kTokens>::of(args, workgroup_id() / groups, false);
   if (!entries.any()) return;
   const int32_t expert = entries.expert;
-#endif
   const MxMatrix<kShuffled> w2(args.w2, args.w2_scale, inter, width, static_cast<uint32_t>(expert));
   [[maybe_unused]] const float* of_expert = args.bias2 + uint64_t{static_cast<uint32_t>(expert)} * width;
-#if defined(AITERLITE_CODE_STEPS)
-  Codes::Sums found = {};
-  Codes::run(
-      found, w2, width, [&](uint32_t p) { return first + 32 * p; }, args.h, args.h_scale,
-      static_cast<uint32_t>(args.tokens) * static_cast<uint32_t>(args.topk), inter / 2, inter / kMxBlock, 1,
-      [&](uint32_t i) { return pairs[i / 16]; });
-  // A lane has four neighbours of an entry's result in each tile.
-#pragma unroll
-  for (uint32_t c = 0; c < kTokens / 16; ++c) {
-    if (pairs[c] < 0) continue;
-    const uint32_t own = first + lane / 16 * 4;
-    const uint64_t pair = static_cast<uint32_t>(pairs[c]);
-    auto* to = static_cast<Result*>(args.slots) + pair * width + own;
-#pragma unroll
-    for (uint32_t t = 0; t < kRowTiles; ++t) {
-      if (!kWhole && first + 16 * t >= width) break;
-      float value[4];
-#pragma unroll
-      for (uint32_t i = 0; i < 4; ++i) {
-        value[i] = found[t][c][i];
-        if constexpr (kBiased) value[i] += load_f32(of_expert + own + 16 * t + i);
-        value[i] *= weights[c];
-      }
-      store_vector8(to + 16 * t, {{pack_pair(Result{}, value[0], value[1]), pack_pair(Result{}, value[2], value[3])}});
-    }
-  }
-#else
   // Waves behind the last feature make once more what the last one before it makes.
   const uint32_t mine = group * kFeatures + wave * kWaveFeatures, first = mine < width ? mine : width - kWaveFeatures;
   if (thread_id() < kTokens) {
@@ -148,5 +79,4 @@ AITERLITE_MX_KERNEL(kThreads) aiterlite_fused_moe_mxfp4_stage2(aiterlite_fused_m
     char* to = static_cast<char*>(args.slots) + (row * width + first + quarter * 8) * 2;
     store_quad(reinterpret_cast<float*>(to), __builtin_bit_cast(Quad, made));
   }
-#endif
 }

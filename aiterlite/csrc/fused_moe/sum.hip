@@ -3,7 +3,8 @@
 // sm_90.
 //
 // Which slots have one says local_topk_ids. Or, with AITERLITE_MARKS, the kernels before have left marks there that are
-// not zero; then the sum is added to what out holds.
+// not zero; then the sum is added to what out holds. With AITERLITE_WEIGHS slots hold what experts made before routing
+// weights: they are multiplied here, each rounded once with its addition.
 //
 // Tiling. A workgroup has a token, a thread 16 bytes of its row at a time; the loads of kBatch slots are on their way
 // at once. Traffic: slots that count and out once. No atomics: same operands, same bits.
@@ -20,16 +21,25 @@ using namespace aiterlite::fused_moe;
 using Element = AITERLITE_RESULT;
 constexpr uint32_t kThreads = AITERLITE_THREADS, kBatch = 8;
 constexpr bool kMarks = AITERLITE_MARKS;
+#if defined(AITERLITE_WEIGHS)
+constexpr bool kWeighs = AITERLITE_WEIGHS;
+#else
+constexpr bool kWeighs = false;
+#endif
 
 // In order; kWhole: all of a batch counts, and nothing is to be selected.
 template <bool kWhole>
-AITERLITE_DEVICE void add_batch(float (&sum)[8], const Vector16 (&held)[kBatch], LaneMask adding) {
+AITERLITE_DEVICE void add_batch(float (&sum)[8], const Vector16 (&held)[kBatch], const float (&weight)[kBatch],
+                                LaneMask adding) {
 #pragma unroll
   for (uint32_t i = 0; i < kBatch; ++i) {
     float value[8];
     quant::widen(Element{}, held[i], value);
 #pragma unroll
-    for (uint32_t j = 0; j < 8; ++j) sum[j] = kWhole || adding != 0 ? sum[j] + value[j] : sum[j];
+    for (uint32_t j = 0; j < 8; ++j) {
+      const float more = kWeighs ? __builtin_fmaf(value[j], weight[i], sum[j]) : sum[j] + value[j];
+      sum[j] = kWhole || adding != 0 ? more : sum[j];
+    }
     adding &= adding - 1;
   }
 }
@@ -57,18 +67,20 @@ AITERLITE_KERNEL(kThreads) aiterlite_fused_moe_sum(aiterlite_fused_moe_args args
 #pragma unroll 1
     while (left != 0) {
       Vector16 held[kBatch];
+      float weight[kBatch];
       const LaneMask batch = left;
 #pragma unroll
       for (uint32_t i = 0; i < kBatch; ++i) {
         // Behind the last slot, the batch's first one again, which is not added.
         const uint32_t slot = first_lane(left != 0 ? left : batch);
         held[i] = load_row_vector<Reuse::kRow>(from + int64_t{slot} * width + column);
+        weight[i] = kWeighs ? load_f32(args.topk_weights + token * args.stride_weights + slot) : 1.0f;
         left &= left - 1;
       }
       if (count_lanes(batch) >= kBatch) {
-        add_batch<true>(sum, held, batch);
+        add_batch<true>(sum, held, weight, batch);
       } else {
-        add_batch<false>(sum, held, batch);
+        add_batch<false>(sum, held, weight, batch);
       }
     }
     if constexpr (kMarks) {

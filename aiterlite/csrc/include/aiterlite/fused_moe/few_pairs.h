@@ -62,6 +62,17 @@ class FewPairs {
     return {expert, pairs};
   }
 
+  // The group that begins with a pair; without pairs where that one counts to an earlier group, or not at all. The
+  // groups of all pairs are those of next().
+  AITERLITE_DEVICE Group beginning_with(uint32_t pair) const {
+    const uint32_t expert = word_of_lane(expert_, pair);
+    const LaneMask same = lanes_where(expert_ == expert) & counted_;
+    const uint32_t before = count_lanes(same & ((LaneMask{1} << pair) - 1));
+    if ((same >> pair & 1) == 0 || before % kGroupPairs != 0) return {0, 0};
+    const uint32_t behind = count_lanes_before(same) - before;  // wraps for lanes of earlier groups
+    return {expert, same & lanes_where(behind < kGroupPairs)};
+  }
+
   // The number of the expert of this lane's pair, below 0 where it does not count.
   AITERLITE_DEVICE int32_t own_expert() const {
     return (counted_ >> lane_id() & 1) != 0 ? static_cast<int32_t>(expert_) : -1;

@@ -34,6 +34,10 @@ class Buffer {
   AITERLITE_DEVICE uint32_t load_word(uint32_t offset, uint32_t base) const {
     return __builtin_amdgcn_raw_buffer_load_b32(resource_, static_cast<int>(offset), static_cast<int>(base), 0);
   }
+  AITERLITE_DEVICE Vector8 load_pair(uint32_t offset, uint32_t base) const {
+    return __builtin_bit_cast(
+        Vector8, __builtin_amdgcn_raw_buffer_load_b64(resource_, static_cast<int>(offset), static_cast<int>(base), 0));
+  }
   AITERLITE_DEVICE uint32_t load_byte(uint32_t offset, uint32_t base) const {
     return __builtin_amdgcn_raw_buffer_load_b8(resource_, static_cast<int>(offset), static_cast<int>(base), 0);
   }

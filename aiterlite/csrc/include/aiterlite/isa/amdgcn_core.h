@@ -77,6 +77,13 @@ AITERLITE_DEVICE void arrive(Vector16& value) {
   value = __builtin_bit_cast(Vector16, words);
 }
 AITERLITE_DEVICE void arrive(uint32_t& value) { asm volatile("" : "+v"(value)); }
+// The sums of a product of 32 x 32. Products whose sums only some lanes use would move to where those are alone.
+AITERLITE_DEVICE void arrive(float (&sums)[16]) {
+  using Floats = float __attribute__((ext_vector_type(16)));
+  auto all = __builtin_bit_cast(Floats, sums);
+  asm volatile("" : "+v"(all));
+  for (int i = 0; i < 16; ++i) sums[i] = all[i];
+}
 
 // Two additions of two floats each.
 AITERLITE_DEVICE void add_quad(Quad& sum, const Quad& more) {

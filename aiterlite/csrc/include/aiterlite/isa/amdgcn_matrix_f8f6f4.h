@@ -44,7 +44,19 @@ AITERLITE_DEVICE void mfma_16x16x128_fp4_scaled(float (&d)[4], const Vector16& a
       static_cast<int>(scale_a), kByteB, static_cast<int>(scale_b));
   for (int i = 0; i < 4; ++i) d[i] = sum[i];
 }
+// The same of 32 rows and columns and 64 k: two blocks, lane / 32.
+template <int kByteA = 0, int kByteB = 0>
+AITERLITE_DEVICE void mfma_32x32x64_fp4_scaled(float (&d)[16], const Vector16& a, const Vector16& b, uint32_t scale_a,
+                                               uint32_t scale_b) {
+  const Vector16 left[2] = {a, {}}, right[2] = {b, {}};
+  constexpr int kFp4 = 4;
+  const auto sum = __builtin_amdgcn_mfma_scale_f32_32x32x64_f8f6f4(
+      amdgcn::join(left), amdgcn::join(right), __builtin_bit_cast(amdgcn::Floats16, d), kFp4, kFp4, kByteA,
+      static_cast<int>(scale_a), kByteB, static_cast<int>(scale_b));
+  for (int i = 0; i < 16; ++i) d[i] = sum[i];
+}
 #else
+AITERLITE_ABSENT(mfma_32x32x64_fp4_scaled, "gfx942 has no 4-bit codes; decode_e2m1 of numeric/mxfp4_decode.h")
 AITERLITE_ABSENT(mfma_16x16x128_fp4_scaled, "gfx942 has no 4-bit codes; decode_e2m1 of numeric/mxfp4_decode.h")
 AITERLITE_ABSENT(mfma_16x16x128_fp8, "gfx942 has none; multiply(NativeFp8{}, ..) of fragment/mfma.h takes four instead")
 AITERLITE_ABSENT(mfma_32x32x64_fp8, "gfx942 has none; multiply(NativeFp8{}, ..) of fragment/mfma.h takes four instead")
