@@ -64,6 +64,7 @@ def test_what_it_takes() -> None:
         (lambda: batched_gemm_bf16(x.float(), w.float()), "XQ"),
         (lambda: batched_gemm_bf16(x, w, dtype=torch.float32), "dtype"),
         (lambda: batched_gemm_bf16(x[0], w), "XQ"),
+        (lambda: batched_gemm_bf16(None, w), "XQ"),  # type: ignore[arg-type]
         (lambda: batched_gemm_bf16(x, w[:1]), "WQ"),
         (lambda: batched_gemm_bf16(x, w.half()), "WQ"),
         (lambda: batched_gemm_bf16(x, w.mT.contiguous().mT), "WQ"),

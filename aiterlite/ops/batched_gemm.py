@@ -51,6 +51,7 @@ def batched_gemm_bf16(
     Source of the semantics: aiter's Triton operator of this name. Raises `ArgumentError`, `DispatchError` (with the
     reasons) or a `JitError`.
     """
+    arguments.check_tensors(OP, XQ=XQ, WQ=WQ)
     kind = XQ.dtype if dtype is None else dtype
     operands.check_choice(OP, "dtype", kind, DTYPES)
     operands.check_dtype(OP, "XQ", XQ, (kind,), "the dtype that is asked for")
