@@ -79,6 +79,14 @@ def test_a_falling_and_a_flat_maximum() -> None:
         assert_right(run(case, num_kv_splits=1), case.exact())
 
 
+def test_scores_whose_rounding_is_larger_than_a_weight_s_reach() -> None:
+    """Of a score of 2^40 the last place is 2^17: what weights are relative to has to be rounded as they are."""
+    case = batch([40, 3], [1, 1], 16, page_size=16)
+    for power in (30, 36, 44, 80):
+        large = replace(case, q=case.q * 2.0**power)
+        assert_right(run(large), large.exact())
+
+
 def test_a_call_is_cut_into_pieces_for_the_threads_that_there_are() -> None:
     """More of them are parts to write and to merge, and keep nobody busier."""
     threads = torch.get_num_threads()

@@ -240,6 +240,9 @@ class TileTask {
     f32v mosts[4] = {before, before, before, before};
     for (int64_t r = 0; r < seen; ++r) {
       const f32v score = load<f32v>(scores_[r]) * scale_;
+      // Once rounded: a product that is rounded here and is not below is off by more than weights reach, if it is
+      // large.
+      store(scores_[r], score);
       mosts[r % 4] = score > mosts[r % 4] ? score : mosts[r % 4];
     }
     for (int i = 1; i < 4; ++i) mosts[0] = mosts[i] > mosts[0] ? mosts[i] : mosts[0];
@@ -252,7 +255,7 @@ class TileTask {
         u32v part[2][2];
         for (int64_t i = 0; i < 2; ++i) {
           const int64_t r = weave * kWeaveTokens + 2 * pair + i;
-          const f32v weight = r < seen ? power_of_2(load<f32v>(scores_[r]) * scale_ - base) : f32v{};
+          const f32v weight = r < seen ? power_of_2(load<f32v>(scores_[r]) - base) : f32v{};
           sums[i] += weight;
           part[i][0] = (u32v)weight & 0xffff0000u;
           part[i][1] = ((u32v)(weight - (f32v)part[i][0]) + 0x8000u) & 0xffff0000u;
