@@ -239,7 +239,7 @@ def test_the_command_tells_of_torn_slots_and_of_nothing(tmp_path: Path, both: Bo
     ("words", "said"),
     [
         ([], "set AITERLITE_LAST_LAUNCHES"),
-        (["nothing"], "No such file"),
+        (["nothing"], "does not exist; a process that launches GPU kernels"),
         (["empty"], "holds no record; run the process with AITERLITE_LAST_LAUNCHES="),
         (["text"], "is no record of launches"),
         (["cut"], "is a record of 64 slots of"),

@@ -43,6 +43,9 @@ def _path(text: str) -> Path:
     if not text:
         raise UsageError("name a record or its directory, or set AITERLITE_LAST_LAUNCHES to that directory")
     path = Path(text)
+    if not path.exists():
+        remedy = f"a process that launches GPU kernels with AITERLITE_LAST_LAUNCHES={path} makes it"
+        raise UsageError(f"{path} does not exist; {remedy}")
     if not path.is_dir():
         return path
     newest = record.newest(path)
