@@ -11,7 +11,9 @@ torch = pytest.importorskip("torch")
 from mla_cases import Batch, assert_nothing_leaks, assert_right, batch, run  # noqa: E402
 
 from aiterlite import envs  # noqa: E402
+from aiterlite.errors import ArgumentError  # noqa: E402
 from aiterlite.jit.spec import Unit  # noqa: E402
+from aiterlite.mla import mla_decode_fwd  # noqa: E402
 from aiterlite.tables import mla as tables  # noqa: E402
 from aiterlite.target import X86_LEVELS, host_persona  # noqa: E402
 
@@ -85,6 +87,15 @@ def test_scores_whose_rounding_is_larger_than_a_weight_s_reach() -> None:
     for power in (30, 36, 44, 80):
         large = replace(case, q=case.q * 2.0**power)
         assert_right(run(large), large.exact())
+
+
+def test_an_operand_that_begins_elsewhere_is_refused_by_its_own_name() -> None:
+    case = batch([20], [1], 16)
+    for name, width in (("q", 576), ("o", 512)):
+        shifted = torch.empty(16 * width + 4, dtype=torch.bfloat16)[4:].view(1, 16, width)
+        given = {"q": case.q, "o": torch.empty(1, 16, 512, dtype=torch.bfloat16), name: shifted}
+        with pytest.raises(ArgumentError, match=f"`{name}` is at 0x.*; allowed: .*multiple of 16 bytes"):
+            mla_decode_fwd(given["q"], case.kv_buffer, given["o"], *case.pages, 1)
 
 
 def test_a_call_is_cut_into_pieces_for_the_threads_that_there_are() -> None:

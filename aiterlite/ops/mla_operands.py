@@ -81,12 +81,13 @@ def check_layout(op: str, q: Tensor, kv_buffer: Tensor, o: Tensor) -> None:
     check_contiguous(op, q=q, o=o)
     operands.check_dense(op, kv_buffer=kv_buffer)
     bytes_apart = [kv_buffer.stride(d) * kv_buffer.itemsize for d in (0, 1) if kv_buffer.shape[d] > 1]
-    aligned = all(tensor.data_ptr() % 16 == 0 for tensor in (q, kv_buffer, o))
-    if not aligned or any(step % 16 for step in bytes_apart):
-        got = f"of strides {list(kv_buffer.stride())} (q, kv_buffer, o at {q.data_ptr():#x}, "
-        got += f"{kv_buffer.data_ptr():#x}, {o.data_ptr():#x})"
+    for name, tensor in (("q", q), ("o", o)):
+        if tensor.data_ptr() % 16:
+            raise ArgumentError(op, name, f"at {tensor.data_ptr():#x}", "memory at a multiple of 16 bytes", "Clone it.")
+    if kv_buffer.data_ptr() % 16 or any(step % 16 for step in bytes_apart):
+        got = f"of strides {list(kv_buffer.stride())} at {kv_buffer.data_ptr():#x}"
         remedy = "Call .clone(memory_format=torch.contiguous_format) on what lies elsewhere."
-        raise ArgumentError(op, "kv_buffer", got, "rows at multiples of 16 bytes, as of q and o", remedy)
+        raise ArgumentError(op, "kv_buffer", got, "rows at multiples of 16 bytes", remedy)
 
 
 def check_pages(op: str, q: Tensor, batch: int, kv_indptr: Tensor, kv_indices: Tensor, last_page_lens: Tensor) -> None:
