@@ -4,6 +4,7 @@ in every layout, and nothing read beside the operands, which have NaN between th
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import random
 from collections.abc import Callable
@@ -305,6 +306,39 @@ def test_both_orders_of_a4w4() -> None:
     assert torch.equal(out[:6], plain.view(6, 32))
 
 
+@pytest.mark.parametrize("n", [1, 6])
+def test_a_bias_of_the_former_result_s_kind_is_added(n: int) -> None:
+    """16-bit [M, N]: by its name, or beside a dtype, it is no memory to write to."""
+    made = operands(Case(n, 32, 256, "fp4"), 2)
+    assert made.x_scale is not None
+    a_scale, b_scale = shuffled_scale(made.x_scale), shuffled_scale(made.w_scale)
+    call = functools.partial(gemm.gemm_a4w4, made.x, shuffle_weight(made.w), a_scale, b_scale)
+    numbers = mxfp4.dequantise(made.x, made.x_scale), mxfp4.dequantise(made.w, made.w_scale)
+    bias = torch.randn(n, 32).bfloat16()
+    given, wanted = bias.clone(), reference.product(*numbers, bias)
+    for got in (call(bias=given), call(given, torch.bfloat16), call(given, dtype=torch.bfloat16)):
+        assert_near(got, *wanted)
+        assert torch.equal(given, bias)
+    out = poisoned((n, 32), torch.bfloat16, "cpu")
+    former: Any = (out, torch.randn(1, 32))
+    assert call(*former) is out
+    assert_near(out, *reference.product(*numbers, former[1]))
+    with pytest.raises(RuntimeError, match="'dtype'"):
+        call(None, "bf16")
+
+
+def test_no_token_and_no_product() -> None:
+    """Of forms that quantise x, too."""
+    for batch, n, k in ((2, 0, 64), (0, 3, 64), (2, 3, 0)):
+        x = torch.zeros(batch, n, k).bfloat16()
+        w, scale = (torch.zeros(batch, 16, k // size, dtype=torch.uint8) for size in (2, 32))
+        got = gemm.batched_gemm_a16wfp4(x, w, scale)
+        assert got.shape == (batch, n, 16) and not got.any()
+    none = torch.zeros(0, 64).bfloat16()
+    w, scale = (torch.zeros(16, 64 // size, dtype=torch.uint8) for size in (2, 32))
+    assert gemm.gemm_afp4wfp4_pre_quant(none, w, scale).shape == (0, 16)
+
+
 @pytest.mark.parametrize("n", [5, 40])
 def test_triton_s_forms(n: int) -> None:
     """Plain, shuffled and quantising; y in each of the forms; scales of few tokens are plain."""
@@ -371,6 +405,8 @@ REFUSED: dict[str, _Call] = {
     r"out` is of shape \[3, 32\]; allowed: \[4 or more, N\]": lambda: gemm.gemm_a4w4_asm(
         P, W, T, T, torch.zeros(3, 32).bfloat16()
     ),
+    "A` is of no dimension": _a4(P[0, 0]),
+    "x` is of no dimension": lambda: gemm.gemm_afp4wfp4_pre_quant(X[0, 0], W, S),
     "y_scale` is a tensor; allowed: None": lambda: gemm.batched_gemm_a16wfp4(X[None], W[None], S[None], y_scale=S),
     "x` is of dtype torch.uint8.*Call gemm_afp4wfp4": lambda: gemm.gemm_afp4wfp4_pre_quant(P, W, S),
     r"w` is of shape \[2, 8\]; allowed: \[N / 16, 8 K\]": lambda: gemm.gemm_a16wfp4_preshuffle(

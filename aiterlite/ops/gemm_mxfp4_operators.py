@@ -7,7 +7,9 @@ are taken and not used: how a call is cut is planned, and sums are whole.
 # ruff: noqa: N803 (names of arguments are upstream's)
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor
@@ -19,8 +21,32 @@ from aiterlite.tables.mx_types import BLOCK, MxScaleRoundMode
 
 _A4W4 = "gemm_a4w4"
 _FEW = 32  # tokens below which upstream's preshuffled form takes plain scales of x
+_FORMER_NAMES = {"bias", "alpha", "beta", "bpreshuffle"}
+_P = ParamSpec("_P")
 
 
+def _in_either_order(later: Callable[_P, Tensor]) -> Callable[_P, Tensor]:
+    """gemm_a4w4 in the order in which its arguments come."""
+
+    @functools.wraps(later)
+    def called(*args: _P.args, **kwargs: _P.kwargs) -> Tensor:
+        former: Callable[..., Tensor] = _former_a4w4
+        return former(*args, **kwargs) if _is_former(args, kwargs) else later(*args, **kwargs)
+
+    return called
+
+
+def _is_former(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call is of the order in which the fifth is the result's memory. What only the later one has says that
+    it is that: a bias or a dtype by its name, or a dtype in the sixth place."""
+    if len(args) < 5 or not isinstance(args[4], Tensor) or not _FORMER_NAMES.issuperset(kwargs):
+        return False
+    if len(args) > 5:
+        return not isinstance(args[5], torch.dtype)
+    return "bias" in kwargs or _is_result(args[4], args[0], args[1])
+
+
+@_in_either_order
 def gemm_a4w4(
     A: Tensor,
     B: Tensor,
@@ -49,27 +75,26 @@ def gemm_a4w4(
         bpreshuffle: whether B is shuffled.
         apreshuffle, global_A_scale, global_B_scale: False and None.
 
-    Upstream's former order is told by what comes fifth and sixth: `(A, B, A_scale, B_scale, out, bias=None, alpha=1.0,
-    beta=0.0, bpreshuffle=True)`, `out` 16-bit [M or more, N], which is written to, its first M rows, and returned.
+    Upstream's former order is told by what comes fifth and sixth by its place: `(A, B, A_scale, B_scale, out,
+    bias=None, alpha=1.0, beta=0.0, bpreshuffle=True)`, `out` 16-bit [M or more, N], which is written to, its first M
+    rows, and returned. A bias of that kind is given by its name, or beside a dtype.
 
     Source of the semantics: `aiter.gemm_a4w4`. Not differentiable. Raises `ArgumentError`, `DispatchError` or a
     `JitError`.
     """
     arguments.check_tensors(_A4W4, A=A, B=B, A_scale=A_scale, B_scale=B_scale)
-    if not isinstance(dtype, torch.dtype) or _is_result(bias, A, B):
-        # The former order: out, bias, alpha, beta, bpreshuffle.
-        former: Any = (bias, dtype, alpha, beta, bpreshuffle)
-        return _former_a4w4(A, B, A_scale, B_scale, *former)
     _refuse_other_formats(apreshuffle, global_A_scale, global_B_scale)
-    rows = operands.flatten(A)
+    rows = _flat(_A4W4, "A", A)
     factors = _factors(alpha, beta, bias)
     made: Tensor = FORWARD(rows, B, A_scale, B_scale, bias, dtype, *factors, _is(bpreshuffle), True, True)
     return made if A.dim() == 2 else made.view(*A.shape[:-1], made.shape[-1])
 
 
-def _is_result(given: Any, A: Tensor, B: Tensor) -> bool:
+def _is_result(given: Tensor, A: Any, B: Any) -> bool:
     """Whether the fifth argument is the result's memory: 16 bits, as many rows as A or more, and B's as columns."""
-    if not isinstance(given, Tensor) or given.dtype not in (torch.bfloat16, torch.float16) or given.dim() != 2:
+    if given.dtype not in (torch.bfloat16, torch.float16) or given.dim() != 2:
+        return False
+    if not (isinstance(A, Tensor) and isinstance(B, Tensor) and A.dim() and B.dim()):
         return False
     return given.shape[0] >= operands.rows_of(A) and given.shape[1] == B.shape[0]
 
@@ -85,9 +110,6 @@ def _former_a4w4(
     beta: Any = 0.0,
     bpreshuffle: Any = True,
 ) -> Tensor:
-    if isinstance(bias, torch.dtype):
-        # Only `out` came by its place; the sixth argument kept the later order's default.
-        bias = None
     return gemm_a4w4_asm(A, B, A_scale, B_scale, out, "", bias, alpha, beta, bpreshuffle)
 
 
@@ -110,7 +132,7 @@ def gemm_a4w4_asm(
     """
     op = "gemm_a4w4_asm"
     arguments.check_tensors(op, A=A, B=B, A_scale=A_scale, B_scale=B_scale, out=out)
-    rows = operands.flatten(A)
+    rows = _flat(op, "A", A)
     _check_result(op, "out", out, rows.shape[0])
     factors = _factors(alpha, beta, bias)
     OUT(out[: rows.shape[0]], rows, B, A_scale, B_scale, bias, *factors, _is(bpreshuffle), True, True)
@@ -336,6 +358,12 @@ def _refuse_other_formats(apreshuffle: Any, global_a: Any, global_b: Any) -> Non
             raise ArgumentError(_A4W4, name, "a tensor", "None", "Scales of whole tensors go with NVFP4.")
 
 
+def _flat(op: str, name: str, x: Tensor) -> Tensor:
+    if not x.dim():
+        raise ArgumentError(op, name, "of no dimension", "[..., K]")
+    return operands.flatten(x)
+
+
 def _check_result(op: str, name: str, out: Tensor, rows: int) -> None:
     if out.dim() != 2 or out.shape[0] < rows:
         raise ArgumentError(op, name, f"of shape {list(out.shape)}", f"[{rows} or more, N]")
@@ -360,12 +388,12 @@ def _tiled(op: str, name: str, scales: Tensor) -> Tensor:
 def _quantised(op: str, x: Tensor) -> tuple[Tensor, Tensor]:
     """x in MXFP4, by the mode of aiter's Triton operators."""
     arguments.check_tensors(op, x=x)
+    rows = _flat(op, "x", x)
     if x.dtype in PACKED:
         raise ArgumentError(op, "x", f"of dtype {x.dtype}", "torch.bfloat16, torch.float16", "Call gemm_afp4wfp4.")
     if x.shape[-1] % BLOCK:
         raise ArgumentError(op, "x", f"of shape {list(x.shape)}", f"a K that is a multiple of {BLOCK}", "Pad x and w.")
-    rows = operands.flatten(x)
     codes = torch.empty((rows.shape[0], x.shape[-1] // 2), dtype=torch.uint8, device=x.device)
     scales = torch.empty((rows.shape[0], x.shape[-1] // BLOCK), dtype=torch.uint8, device=x.device)
     mxfp4.quantise(rows, codes, scales, MxScaleRoundMode.Even)
-    return codes.view(*x.shape[:-1], -1), scales.view(*x.shape[:-1], -1)
+    return codes.view(*x.shape[:-1], codes.shape[1]), scales.view(*x.shape[:-1], scales.shape[1])

@@ -99,7 +99,7 @@ def rows_of(x: Tensor) -> int:
 
 def flatten(x: Tensor) -> Tensor:
     """x as [N, K]; a view wherever strides allow one."""
-    return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+    return x if x.dim() == 2 else x.reshape(rows_of(x), x.shape[-1])
 
 
 def layout(tensor: Tensor) -> tuple[Any, ...]:
