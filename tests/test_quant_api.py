@@ -79,6 +79,16 @@ def test_kernels_and_torch_give_the_same_bits(kind: QuantType | int, code: str) 
         assert all(same(a, b) for a, b in zip(mine, other, strict=True)) and same(mine[1], scale)
 
 
+@pytest.mark.parametrize("kind", [QuantType.per_Tensor, QuantType.per_Token, QuantType.per_1x32, QuantType.per_1x128])
+def test_kernels_and_torch_agree_on_shapes_of_nothing(kind: QuantType) -> None:
+    """Of no rows, as a rank without a token has, and of rows of nothing; the scale of no element is a tensor's too."""
+    for shape in ((0, 128), (3, 0)):
+        x = torch.empty(shape, dtype=torch.bfloat16)
+        mine, other = (get(kind)(x) for get in (quant.get_hip_quant, quant.get_torch_quant))
+        assert [(part.shape, part.dtype) for part in mine] == [(part.shape, part.dtype) for part in other]
+        assert kind != QuantType.per_Tensor or same(mine[1], other[1])
+
+
 def test_a_kind_of_no_quantisation_returns_what_it_got() -> None:
     x = torch.ones(2, 3)
     for get in (quant.get_hip_quant, quant.get_torch_quant):

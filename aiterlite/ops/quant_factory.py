@@ -189,7 +189,7 @@ def per_block_quant_wrapper(block_shape: tuple[int, int] = (1, 128)) -> Callable
                 got, allowed = f"of shape {list(x.shape)}", f"rows of a multiple of {group}"
                 raise ArgumentError("per_block_quant", "x", got, allowed, "Pad the rows.")
             y, scales = per_token_quant(x.reshape(-1, group), scale=scale, quant_dtype=quant_dtype)
-            return y.view(x.shape), scales.view(math.prod(x.shape[:-1]), -1)
+            return y.view(x.shape), scales.view(math.prod(x.shape[:-1]), x.shape[-1] // group)
 
         return wrapper
 

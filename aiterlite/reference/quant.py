@@ -23,8 +23,10 @@ LEAST_MAXIMUM = 1e-10
 
 
 def greatest(x: Tensor) -> Tensor:
-    """The greatest magnitude along the last dimension, NaN left out; float32, the dimension kept."""
+    """The greatest magnitude along the last dimension, NaN left out, and 0 of nothing; float32, the dimension kept."""
     magnitude = x.float().abs()
+    if not x.shape[-1]:
+        return magnitude.new_zeros(*x.shape[:-1], 1)
     return torch.where(magnitude.isnan(), 0.0, magnitude).amax(-1, keepdim=True)
 
 
