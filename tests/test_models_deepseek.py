@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -466,6 +467,35 @@ def test_a_request_does_not_know_its_neighbours() -> None:
         assert torch.equal(given, alone)
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("vocab_size", (None, -1, 0, "7", 1.5, [], {}, True, 10**13, math.nan)),
+        ("num_hidden_layers", (-1, 0, "x", 1.5)),
+        ("n_routed_experts", ("x", [])),
+        ("q_lora_rank", (0, "x")),
+        ("first_k_dense_replace", (-1, 0.5)),
+        ("topk_group", (0, 99)),
+        ("num_experts_per_tok", (0, 10**4)),
+        ("norm_topk_prob", ("yes", 1)),
+        ("rms_norm_eps", (-1, "1e-6", math.inf, math.nan)),
+        ("rope_theta", (-1, "x", True)),
+        ("rope_scaling", (["yarn"], "yarn")),
+        ("factor", (0, "2", math.nan)),
+        ("original_max_position_embeddings", (0, "4096")),
+        ("quantization_config", ("fp8", ["fp8"], {"quant_method": "fp8", "weight_block_size": 128})),
+    ],
+)
+def test_values_of_no_kind_that_a_field_has(name: str, values: tuple[Any, ...]) -> None:
+    fields = cases.fields()
+    yarn = {"type": "yarn", "factor": 2, "original_max_position_embeddings": 4096}
+    for value in values:
+        changed = {"rope_scaling": {**yarn, name: value}} if name in yarn else {name: value}
+        with pytest.raises(ArgumentError, match=f"`{name}`"):
+            deepseek.Config.read({**fields, **changed})
+    assert deepseek.Config.read({**fields, "max_position_embeddings": None, "rope_scaling": {**yarn, "factor": None}})
+
+
 def test_what_a_model_refuses(tmp_path: Path) -> None:
     fields = cases.fields()
     for changed, name in (
@@ -481,6 +511,10 @@ def test_what_a_model_refuses(tmp_path: Path) -> None:
     ):
         with pytest.raises(ArgumentError, match=name):
             deepseek.Config.read({**fields, **changed})
+    for kind in ([], "model", 3):
+        (tmp_path / "config.json").write_text(json.dumps(kind))
+        with pytest.raises(ArgumentError, match="`config` is a .*allowed: an object"):
+            deepseek.Config.read(tmp_path)
     with pytest.raises(ArgumentError, match="vocab_size.*missing"):
         deepseek.Config.read({name: value for name, value in fields.items() if name != "vocab_size"})
     with pytest.raises(ArgumentError, match="without safetensors"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,15 +75,18 @@ class Config:
         else:
             path = Path(source)
             given = json.loads((path / "config.json" if path.is_dir() else path).read_text())
+            if not isinstance(given, Mapping):
+                raise _refused("config", f"a {type(given).__name__}", "an object", _WHOSE)
         _check(given)
         names = {field.name for field in dataclasses.fields(cls)} - {"yarn", "block_scaled", "quark", "rope_theta"}
-        rope = {**(given.get("rope_scaling") or {}), **(given.get("rope_parameters") or {})}
+        rope = {**_mapping(given, "rope_scaling"), **_mapping(given, "rope_parameters")}
+        _check_numbers(Config, rope, ("rope_theta",))
         config = cls(
             **{name: given[name] for name in names if given.get(name) is not None or name == "q_lora_rank"},
             rope_theta=float(rope.get("rope_theta") or given.get("rope_theta") or 10000.0),
             yarn=_yarn(rope, given),
-            block_scaled=_block_scaled(given.get("quantization_config")),
-            quark=_quark(given.get("quantization_config")),
+            block_scaled=_block_scaled(_mapping(given, "quantization_config")),
+            quark=_quark(_mapping(given, "quantization_config")),
         )
         config._check_sizes()
         return config
@@ -111,6 +114,9 @@ class Config:
             raise _refused("num_attention_heads", self.num_attention_heads, "1 to 1024")
         if self.n_routed_experts % self.n_group:
             raise _refused("n_group", self.n_group, f"a divisor of n_routed_experts, {self.n_routed_experts}")
+        for name, of in (("topk_group", "n_group"), ("num_experts_per_tok", "n_routed_experts")):
+            if getattr(self, name) > getattr(self, of):
+                raise _refused(name, getattr(self, name), f"at most {of}, {getattr(self, of)}")
         if self.block_scaled and (self.q_lora_rank or 0) % BLOCK:
             allowed = f"a multiple of {BLOCK}, since weights have a scale for each {BLOCK} rows"
             raise _refused("q_lora_rank", self.q_lora_rank, allowed)
@@ -129,6 +135,12 @@ _ONLY = {
     "topk_method": ("noaux_tc",),
     "moe_layer_freq": (1,),
 }
+_WHOSE = "Give the config.json of a DeepSeek-V3 model."
+# Fields of which a model may have none, and the most that any number of things is.
+_MAYBE_NONE = ("first_k_dense_replace", "n_shared_experts", "num_nextn_predict_layers")
+_MOST = 2**24
+# Numbers that may be 0.
+_MAYBE_ZERO = ("rms_norm_eps", "mscale", "mscale_all_dim")
 
 
 def _check(given: Mapping[str, Any]) -> None:
@@ -138,10 +150,36 @@ def _check(given: Mapping[str, Any]) -> None:
     missing = [
         field.name
         for field in dataclasses.fields(Config)
-        if field.default is dataclasses.MISSING and field.name not in given and field.name != "q_lora_rank"
+        if field.default is dataclasses.MISSING and given.get(field.name) is None and field.name != "q_lora_rank"
     ]
     if missing:
-        raise _refused(missing[0], "missing", "a number", "Give the config.json of a DeepSeek-V3 model.")
+        raise _refused(missing[0], "missing", "a number", _WHOSE)
+    _check_numbers(Config, given, [field.name for field in dataclasses.fields(Config)])
+
+
+def _check_numbers(of: Any, given: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Raises `ArgumentError` for a value that is none of its field's type; None stands for the default."""
+    for field in dataclasses.fields(of):
+        kind, value = str(field.type).partition(" ")[0], given.get(field.name)
+        if value is None or field.name not in names:
+            continue
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if kind == "bool" and not isinstance(value, bool):
+            raise _refused(field.name, repr(value), "true or false")
+        if kind == "int":
+            least = 0 if field.name in _MAYBE_NONE else 1
+            if not number or not isinstance(value, int) or not least <= value <= _MOST:
+                raise _refused(field.name, repr(value), f"a whole number, {least} to {_MOST}")
+        zero = field.name in _MAYBE_ZERO
+        if kind == "float" and not (number and (0 < value < math.inf or (zero and value == 0))):
+            raise _refused(field.name, repr(value), "a number from 0" if zero else "a number above 0")
+
+
+def _mapping(given: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = given.get(name) or {}
+    if not isinstance(value, Mapping):
+        raise _refused(name, repr(value), "an object, or none")
+    return value
 
 
 def _yarn(rope: Mapping[str, Any], given: Mapping[str, Any]) -> Yarn | None:
@@ -155,21 +193,22 @@ def _yarn(rope: Mapping[str, Any], given: Mapping[str, Any]) -> Yarn | None:
     original = fields.get("original_max_position_embeddings")
     if original is None:
         raise _refused("rope_scaling", "without original_max_position_embeddings", "with it")
-    fields.setdefault("factor", given.get("max_position_embeddings", 4096) / original)
+    _check_numbers(Yarn, fields, list(fields))
+    fields.setdefault("factor", (given.get("max_position_embeddings") or 4096) / original)
     return Yarn(**fields)
 
 
-def _block_scaled(quantisation: Mapping[str, Any] | None) -> bool:
+def _block_scaled(quantisation: Mapping[str, Any]) -> bool:
     if not quantisation or quantisation.get("quant_method") == "quark":
         return False
-    blocks = list(quantisation.get("weight_block_size") or [])
-    if quantisation.get("quant_method") != "fp8" or blocks != [BLOCK, BLOCK]:
+    blocks = quantisation.get("weight_block_size")
+    if quantisation.get("quant_method") != "fp8" or blocks not in ([BLOCK, BLOCK], (BLOCK, BLOCK)):
         allowed = f"fp8 with weight_block_size [{BLOCK}, {BLOCK}], or quark's MXFP4"
         raise _refused("quantization_config", dict(quantisation), allowed)
     return True
 
 
-def _quark(quantisation: Mapping[str, Any] | None) -> Quark | None:
+def _quark(quantisation: Mapping[str, Any]) -> Quark | None:
     if not quantisation or quantisation.get("quant_method") != "quark":
         return None
     made = quark.read(quantisation)
