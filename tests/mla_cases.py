@@ -216,6 +216,20 @@ def assert_nothing_leaks(device: str, types: tuple[str, str] = ("bf16", "bf16"),
         assert bool(o[2].isnan().all() and lse[2].isnan().all())
 
 
+def assert_rows_before_and_behind_are_no_request_s(device: str, splits: Sequence[int]) -> None:
+    """Requests from the third row of q on, more rows before them than they have, and two behind: those are not
+    written, and these are right. So may two calls share q and o."""
+    case = batch([40, 0, 70], [1, 1, 1], 16)
+    wanted, before, behind = case.exact(), 5, 2
+    rows = torch.full((before + 3 + behind, 16, 576), math.nan, dtype=case.q.dtype)
+    rows[before : before + 3] = case.q
+    moved = replace(case, q=rows, qo_indptr=case.qo_indptr + before).to(device)
+    for count in splits:
+        o, lse = run(moved, num_kv_splits=count)
+        assert_right((o[before : before + 3], lse[before : before + 3]), wanted)
+        assert bool(o[:before].isnan().all() and o[before + 3 :].isnan().all())
+
+
 def assert_replays_agree(
     call: Callable[[Tensor], object], outs: Sequence[Tensor], replays: int, calls: int = 1
 ) -> None:

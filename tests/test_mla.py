@@ -10,7 +10,16 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from mla_cases import PLAN, Batch, assert_right, batch, plan, ringed, run  # noqa: E402
+from mla_cases import (  # noqa: E402
+    PLAN,
+    Batch,
+    assert_right,
+    assert_rows_before_and_behind_are_no_request_s,
+    batch,
+    plan,
+    ringed,
+    run,
+)
 from torch_threads import threads  # noqa: E402
 
 from aiterlite.errors import ArgumentError  # noqa: E402
@@ -151,6 +160,10 @@ def test_rows_of_no_request_change_no_bit(page_size: int, types: tuple[str, str]
         clean = run(poisoned(case, 0.0), **given)
         values = (math.nan,) if types[1].startswith("e4m3") else (math.nan, math.inf)
         assert all(same_bits(run(poisoned(case, value), **given), clean) for value in values)
+
+
+def test_rows_before_and_behind_requests_stay() -> None:
+    assert_rows_before_and_behind_are_no_request_s("cpu", (1, 2, 9))
 
 
 @pytest.mark.parametrize("heads", [8, 24, 64])

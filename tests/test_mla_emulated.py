@@ -11,7 +11,16 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from gemm_operands import AMD, on  # noqa: E402
-from mla_cases import Batch, assert_nothing_leaks, assert_right, batch, plan, ringed, run  # noqa: E402
+from mla_cases import (  # noqa: E402
+    Batch,
+    assert_nothing_leaks,
+    assert_right,
+    assert_rows_before_and_behind_are_no_request_s,
+    batch,
+    plan,
+    ringed,
+    run,
+)
 
 from aiterlite import dispatch, envs  # noqa: E402
 from aiterlite.emulator import watching  # noqa: E402
@@ -108,6 +117,12 @@ def test_a_plan_without_stamps_is_read_by_the_table(types: tuple[str, str], fold
 def test_what_must_not_be_read_changes_no_bit(target: str, sanitized: Any) -> None:
     with on(target) as device:
         assert_nothing_leaks(device)
+
+
+@pytest.mark.parametrize("target", AMD)
+def test_rows_before_and_behind_requests_stay(target: str, sanitized: Any) -> None:
+    with on(target) as device:
+        assert_rows_before_and_behind_are_no_request_s(device, (2,))
 
 
 @pytest.mark.parametrize("target", AMD)

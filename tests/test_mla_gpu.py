@@ -9,7 +9,16 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from mla_cases import Batch, assert_nothing_leaks, assert_replays_agree, assert_right, batch, plan, run  # noqa: E402
+from mla_cases import (  # noqa: E402
+    Batch,
+    assert_nothing_leaks,
+    assert_replays_agree,
+    assert_right,
+    assert_rows_before_and_behind_are_no_request_s,
+    batch,
+    plan,
+    run,
+)
 
 from aiterlite.errors import DispatchError  # noqa: E402
 from aiterlite.mla import mla_decode_fwd  # noqa: E402
@@ -107,6 +116,10 @@ def test_a_plan_is_refilled_under_a_captured_graph() -> None:
 @pytest.mark.parametrize("heads", [16, 64])
 def test_what_must_not_be_read_changes_no_bit(heads: int, types: tuple[str, str]) -> None:
     assert_nothing_leaks("cuda", types, heads)
+
+
+def test_rows_before_and_behind_requests_stay() -> None:
+    assert_rows_before_and_behind_are_no_request_s("cuda", (1, 2, 9))
 
 
 @pytest.mark.parametrize("types", TYPES)

@@ -71,7 +71,8 @@ def mla_decode_fwd(
         kv_buffer: [pages, page_size, 1, 576] of q's type, or of an 8-bit one beside a 16-bit q; rows of a page and
             pages may be strided by multiples of 16 bytes.
         o: [total_q, heads, 512], contiguous, of q's type; bfloat16 or float16 for an 8-bit q.
-        qo_indptr: int32 [batch + 1]: request b has the rows of q from qo_indptr[b] to qo_indptr[b + 1].
+        qo_indptr: int32 [batch + 1]: request b has the rows of q from qo_indptr[b] to qo_indptr[b + 1]. Rows of o that
+            are no request's are not written.
         kv_indptr: int32 [batch + 1]: and the pages that stand in kv_indices from kv_indptr[b] to kv_indptr[b + 1].
         kv_indices: int32, page numbers; may be longer. A token of an index that names no page (-1) does not exist.
         kv_last_page_lens: int32 [batch]: tokens of each request's last page; not read for pages of 1.

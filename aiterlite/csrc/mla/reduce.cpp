@@ -81,6 +81,7 @@ void run_tasks(int64_t begin, int64_t end, void* context) {
   for (int64_t at = begin; at < end; ++at) {
     if (args.splits > 0) {
       const int64_t row = at / call.row_tasks, head = at % call.row_tasks * kTaskHeads;
+      if (row < args.qo_indptr[0] || row >= args.qo_indptr[args.batch]) continue;  // no request's
       merge_heads(call, {row, 0, args.heads}, head, head + kTaskHeads, args.splits,
                   [&](int32_t j) { return row * args.splits + j; });
     } else if (at < args.tiles) {

@@ -92,7 +92,8 @@ AITERLITE_DEVICE void load_parts(const aiterlite_mla_reduce_args& args, const ml
 }
 
 // The sums of slices, added in their order, to o.
-AITERLITE_DEVICE void finish_row(const aiterlite_mla_reduce_args& args, int64_t at, float base, float total,
+// `live`: the row is a request's; else nothing is written.
+AITERLITE_DEVICE void finish_row(const aiterlite_mla_reduce_args& args, int64_t at, bool live, float base, float total,
                                  float (&sum)[4], Shared& shared) {
   const uint32_t slice = thread_id() / kSliceThreads, quad = thread_id() % kSliceThreads;
   if constexpr (kSlices > 1) {
@@ -111,7 +112,7 @@ AITERLITE_DEVICE void finish_row(const aiterlite_mla_reduce_args& args, int64_t 
       }
     }
   }
-  if (slice > 0) return;
+  if (slice > 0 || !live) return;
   const float by = total == 0.0f ? 0.0f : 1.0f / total;
 #pragma unroll
   for (float& value : sum) value *= by;
@@ -121,7 +122,8 @@ AITERLITE_DEVICE void finish_row(const aiterlite_mla_reduce_args& args, int64_t 
 
 // At most kFew splits of a row, which lie one behind the other.
 template <uint32_t kFew>
-AITERLITE_DEVICE void merge_few(const aiterlite_mla_reduce_args& args, int64_t row, uint32_t head, Shared& shared) {
+AITERLITE_DEVICE void merge_few(const aiterlite_mla_reduce_args& args, int64_t row, bool live, uint32_t head,
+                                Shared& shared) {
   const auto slice = static_cast<int32_t>(thread_id() / kSliceThreads);
   const auto part_of = [&](int32_t j) { return row * args.splits + j; };
   Vector16 part[kAhead];
@@ -153,12 +155,12 @@ AITERLITE_DEVICE void merge_few(const aiterlite_mla_reduce_args& args, int64_t r
       sum[e] += weight * value;
     }
   }
-  finish_row(args, row * args.heads + head, base, total, sum, shared);
+  finish_row(args, row * args.heads + head, live, base, total, sum, shared);
 }
 
 template <class PartOf>
-AITERLITE_DEVICE void merge_row(const aiterlite_mla_reduce_args& args, const mla::Place& place, uint32_t head,
-                                int32_t parts, const PartOf& part_of, Shared& shared) {
+AITERLITE_DEVICE void merge_row(const aiterlite_mla_reduce_args& args, const mla::Place& place, bool live,
+                                uint32_t head, int32_t parts, const PartOf& part_of, Shared& shared) {
   const uint32_t slice = thread_id() / kSliceThreads, quad = thread_id() % kSliceThreads;
   // The first values are on their way while weights are made.
   Vector16 part[kAhead];
@@ -195,7 +197,7 @@ AITERLITE_DEVICE void merge_row(const aiterlite_mla_reduce_args& args, const mla
       }
     }
   }
-  finish_row(args, place.row * args.heads + place.head + head, base, total, sum, shared);
+  finish_row(args, place.row * args.heads + place.head + head, live, base, total, sum, shared);
 }
 
 AITERLITE_DEVICE void merge_tile(const aiterlite_mla_reduce_args& args, int32_t fold, int32_t number, uint32_t row,
@@ -207,7 +209,7 @@ AITERLITE_DEVICE void merge_tile(const aiterlite_mla_reduce_args& args, int32_t 
   const auto part_of = [&](int32_t j) {
     return int64_t{mla::load_int(args.reduce_partial_map, int64_t{tile.first} + j)} + row;
   };
-  merge_row(args, place, head, tile.parts, part_of, shared);
+  merge_row(args, place, true, head, tile.parts, part_of, shared);
 }
 
 AITERLITE_DEVICE void clear_request(const aiterlite_mla_reduce_args& args, int32_t request, uint32_t row,
@@ -222,22 +224,39 @@ AITERLITE_DEVICE void clear_request(const aiterlite_mla_reduce_args& args, int32
 
 }  // namespace
 
+// A row of each request's equal splits. Requests may begin behind the first row and end before the last; rows are no
+// less than that from first to last, and what they are is loaded beside a workgroup's first parts, not before.
+AITERLITE_DEVICE void merge_splits(const aiterlite_mla_reduce_args& args, uint32_t heads, uint32_t head,
+                                   Shared& shared) {
+  const int64_t first = mla::load_int(args.qo_indptr, 0), behind = mla::load_int(args.qo_indptr, args.batch);
+  const int64_t step = int64_t{args.workgroups} * args.q_len;
+  int64_t row = workgroup_id() / heads;
+  if (row >= args.rows) return;
+  for (;;) {
+    const bool live = row >= first && row < behind;
+    const auto part_of = [&](int32_t j) { return row * args.splits + j; };
+    if constexpr (kFewParts > 0) {
+      if (args.splits <= static_cast<int32_t>(kFewParts)) {
+        merge_few<kFewParts>(args, row, live, head, shared);
+      } else {
+        merge_row(args, {row, 0, args.heads}, live, head, args.splits, part_of, shared);
+      }
+    } else {
+      merge_row(args, {row, 0, args.heads}, live, head, args.splits, part_of, shared);
+    }
+    row += step;
+    if (row >= behind || row >= args.rows) return;
+    workgroup_barrier();
+  }
+}
+
 AITERLITE_KERNEL(kThreads)
 aiterlite_mla_reduce(aiterlite_mla_reduce_args args) {
   AITERLITE_SHARED(Shared, shared, 1);
   await_predecessors();
   admit_successors();
   const auto heads = static_cast<uint32_t>(args.heads), head = workgroup_id() % heads;
-  if (args.splits > 0) {
-    const int64_t row = workgroup_id() / heads;
-    if (row >= args.rows) return;
-    if constexpr (kFewParts > 0) {
-      if (args.splits <= static_cast<int32_t>(kFewParts)) return merge_few<kFewParts>(args, row, head, shared[0]);
-    }
-    const auto part_of = [&](int32_t j) { return row * args.splits + j; };
-    merge_row(args, {row, 0, args.heads}, head, args.splits, part_of, shared[0]);
-    return;
-  }
+  if (args.splits > 0) return merge_splits(args, heads, head, shared[0]);
   const uint32_t of_tile = static_cast<uint32_t>(args.q_len) * heads;
   const uint32_t row = workgroup_id() / heads % static_cast<uint32_t>(args.q_len);
   const int32_t requests = args.kv_indptr != nullptr ? args.batch : 0;
