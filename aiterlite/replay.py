@@ -97,7 +97,7 @@ def _difference(got: Tensor, wanted: Tensor) -> Difference:
         return Difference(unlike, unlike / max(1, wanted.numel()), False)
     a, b = got.double(), wanted.double()
     same = (a == b) | (a.isnan() & b.isnan())
-    broken = bool((a.isfinite() != b.isfinite()).any())
+    broken = bool((~same & ~(a.isfinite() & b.isfinite())).any())
     apart = torch.where(same | ~a.isfinite() | ~b.isfinite(), 0.0, a - b)
     norm = float(torch.where(b.isfinite(), b, 0.0).norm())
     distance = float(apart.norm())

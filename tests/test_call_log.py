@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -152,6 +153,46 @@ def test_another_result_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[st
     data, code = replayed(capsys, str(tmp_path / "calls"))
     assert code == 1 and data["calls"][0]["differences"]["out"]["relative"] == pytest.approx(0.5, rel=0.01)
     assert data["calls"][0]["differences"]["residual_out"]["unlike"] == 0
+
+
+def test_an_infinity_and_a_nan_are_not_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    from aiterlite import replay
+
+    logged_norm(tmp_path / "calls")
+    for first, second in ((math.inf, -math.inf), (math.nan, math.inf), (1.0, math.nan)):
+        values = [second, first]
+
+        def filled(*_: Any, left: list[float] = values) -> Any:
+            return {"out": torch.full((3,), left.pop())}
+
+        monkeypatch.setattr(replay, "_run", filled)
+        data, code = replayed(capsys, str(tmp_path / "calls"))
+        assert code == 1 and data["calls"][0]["differences"]["out"]["broken"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--target", "h100"), "only a GPU runs its code: --device cuda"),
+        (("--target", "mi300x", "--device", "cuda"), "it runs on CPU tensors: --device cpu"),
+        (("--target", "mi300x,gfx950"), "once for each"),
+        (("--tolerance", "nan"), "no share"),
+        (("--tolerance", "-1"), "no share"),
+        pytest.param(
+            ("--device", "cuda"),
+            "torch sees no GPU here",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here"),
+        ),
+    ],
+)
+def test_where_calls_cannot_run_is_refused(
+    words: tuple[str, ...], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logged_norm(tmp_path / "calls")
+    assert main(["replay", str(tmp_path / "calls"), *words]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_values_that_were_not_kept_are_made_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

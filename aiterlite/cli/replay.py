@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--no-sanitize", action="store_true", help="emulate without the sanitizers")
     parser.add_argument(
         "--tolerance",
-        type=float,
+        type=_share,
         default=_TOLERANCE,
         help=f"relative difference of an output that is still right (default: {_TOLERANCE})",
     )
@@ -42,7 +43,7 @@ def _run(args: argparse.Namespace) -> Report:
 
     if args.last < 0 or args.call < 0:
         raise UsageError("--last and --call are numbers from 1; 0 is all")
-    target = next(iter(targets.named_personas([args.target])), "") if args.target else ""
+    target = _target(args.target, args.device)
     try:
         calls = call_file.read(Path(args.file))
         calls = [c for c in calls if args.call in (0, c.number) and args.op in ("", c.op)][-args.last :]
@@ -51,6 +52,7 @@ def _run(args: argparse.Namespace) -> Report:
         if args.list:
             data = {"file": str(args.file), "calls": [{"number": c.number, "op": c.op, **_shown(c)} for c in calls]}
             return Report(data, _list(calls))
+        _check_device(args.device)
         folder = call_log.folder_of(Path(args.file))
         outcomes = [replay(call, folder, target, args.device, not args.no_sanitize) for call in calls]
     except call_file.CallFileError as error:
@@ -62,6 +64,35 @@ def _run(args: argparse.Namespace) -> Report:
         "calls": [_data(*item) for item in zip(outcomes, right, strict=True)],
     }
     return Report(data, _text(outcomes, right), not all(right))
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 <= share < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; allowed: 0 and more, such as {_TOLERANCE}")
+    return share
+
+
+def _target(text: str, device: str) -> str:
+    """The target to run as; empty: as the device."""
+    if not text:
+        return ""
+    found = targets.named_personas([text])
+    if len(found) > 1:
+        raise UsageError(f"--target names {', '.join(found)}; calls are replayed as one: replay them once for each")
+    name, persona = next(iter(found.items()))
+    where = {"amd": "cpu", "cpu": "cpu", "cuda": "cuda"}.get(persona.family, device)
+    if where != device:
+        how = "only a GPU runs its code: --device cuda" if where == "cuda" else "it runs on CPU tensors: --device cpu"
+        raise UsageError(f"--target {name} beside --device {device}; {how}")
+    return name
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch sees no GPU here; --device cpu replays on CPU tensors")
 
 
 def _shown(call: Any) -> dict[str, Any]:
