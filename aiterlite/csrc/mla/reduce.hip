@@ -91,8 +91,7 @@ AITERLITE_DEVICE void load_parts(const aiterlite_mla_reduce_args& args, const ml
   }
 }
 
-// The sums of slices, added in their order, to o.
-// `live`: the row is a request's; else nothing is written.
+// The sums of slices, added in their order, to o. `live`: the row is a request's; else nothing is written.
 AITERLITE_DEVICE void finish_row(const aiterlite_mla_reduce_args& args, int64_t at, bool live, float base, float total,
                                  float (&sum)[4], Shared& shared) {
   const uint32_t slice = thread_id() / kSliceThreads, quad = thread_id() % kSliceThreads;
@@ -222,8 +221,6 @@ AITERLITE_DEVICE void clear_request(const aiterlite_mla_reduce_args& args, int32
   store_row(args, at * args.heads + head, thread_id(), zeros, -__builtin_inff());
 }
 
-}  // namespace
-
 // A row of each request's equal splits. Requests may begin behind the first row and end before the last; rows are no
 // less than that from first to last, and what they are is loaded beside a workgroup's first parts, not before.
 AITERLITE_DEVICE void merge_splits(const aiterlite_mla_reduce_args& args, uint32_t heads, uint32_t head,
@@ -249,6 +246,8 @@ AITERLITE_DEVICE void merge_splits(const aiterlite_mla_reduce_args& args, uint32
     workgroup_barrier();
   }
 }
+
+}  // namespace
 
 AITERLITE_KERNEL(kThreads)
 aiterlite_mla_reduce(aiterlite_mla_reduce_args args) {
