@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aiterlite import moe
 from aiterlite.ops import fmoe, fused_moe
 from aiterlite.ops.samples import fused_moe as samples
 from aiterlite.ops.samples.fused_moe import Operands
@@ -18,6 +19,14 @@ from aiterlite.tables.quant_types import ActivationType, QuantType
 ACTIVATIONS = {"silu": ActivationType.Silu, "gelu": ActivationType.Gelu, "swiglu": ActivationType.Swiglu}
 QUANTS = {"none": QuantType.No, "token": QuantType.per_Token, "block": QuantType.per_128x128}
 QUANTS["tensor"] = QuantType.per_Tensor
+# Ways in which a call's operands may lie and be used.
+HOWS: list[dict[str, Any]] = [
+    {},
+    {"shuffled": True, "activation": "gelu"},
+    {"interleaved": True, "activation": "swiglu"},
+    {"shuffled": True, "interleaved": True, "weighted_input": True},
+    {"masked": True, "global_experts": 21, "weighted_input": True},
+]
 RING = 64
 # Relative, by Frobenius norms. Where a kernel keeps x and h: a rounding of the result, and of h and each slot to the
 # result's type. Where it rounds both to 8 bits: two codes' errors, of 0.024 each, and what a silu makes of them.
@@ -197,3 +206,25 @@ def run_sorted(case: Case, block_size: int, before: Tensor) -> Tensor:
     out.fill_(float("nan"))
     assert bool(whole.isnan().all()), "a write outside the result"
     return got
+
+
+def call(case: Case, **changes: Any) -> Tensor:
+    """The public function."""
+    made, problem = case.made, case.problem
+    given: dict[str, Any] = {
+        "hidden_states": made.x,
+        "w1": made.w1,
+        "w2": made.w2,
+        "topk_weight": made.routing,
+        "topk_ids": made.ids,
+        "expert_mask": made.mask,
+        "activation": ACTIVATIONS[problem.activation],
+        "quant_type": QUANTS[problem.quant],
+        "doweight_stage1": problem.weighted_input,
+        "w1_scale": made.weights.w1_scale,
+        "w2_scale": made.weights.w2_scale,
+        "a1_scale": made.x_scale,
+        "gate_mode": "interleave" if problem.interleaved else "separated",
+        "dtype": case.dtype if problem.quantised else None,
+    }
+    return moe.fused_moe(**{**given, **changes})

@@ -15,9 +15,9 @@ torch = pytest.importorskip("torch")
 import fused_moe_cases as cases  # noqa: E402
 import fused_moe_mxfp4_cases as mx  # noqa: E402
 import test_fused_moe_mxfp4_hostsim as hostsim  # noqa: E402
+from fused_moe_cases import call  # noqa: E402
 from gemm_operands import AMD, on  # noqa: E402
 from moe_layers import assert_nothing_spilled  # noqa: E402
-from test_fused_moe import call  # noqa: E402
 
 from aiterlite import dispatch  # noqa: E402
 from aiterlite.emulator.observe import Recording  # noqa: E402

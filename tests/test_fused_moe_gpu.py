@@ -10,8 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fused_moe_cases as cases  # noqa: E402
-from fused_moe_cases import KINDS, case_of, problem_of, run, run_sorted, skewed_ids  # noqa: E402
-from test_fused_moe import HOWS, call  # noqa: E402
+from fused_moe_cases import HOWS, KINDS, call, case_of, problem_of, run, run_sorted, skewed_ids  # noqa: E402
 
 from aiterlite import moe  # noqa: E402
 from aiterlite.reference import fused_moe as reference  # noqa: E402

@@ -9,8 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fused_moe_cases import case_of, check, problem_of, run  # noqa: E402
-from test_fused_moe import HOWS, call  # noqa: E402
+from fused_moe_cases import HOWS, call, case_of, check, problem_of, run  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from aiterlite import QuantType  # noqa: E402

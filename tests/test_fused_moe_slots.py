@@ -13,9 +13,9 @@ torch = pytest.importorskip("torch")
 
 import fused_moe_cases as cases  # noqa: E402
 import fused_moe_mxfp4_cases as mx  # noqa: E402
+from fused_moe_cases import call  # noqa: E402
 from gemm_operands import AMD, on  # noqa: E402
 from hostsim_sm90 import simulate  # noqa: E402
-from test_fused_moe import call  # noqa: E402
 from test_fused_moe_mxfp4_hostsim import only  # noqa: E402
 
 from aiterlite import dispatch  # noqa: E402

@@ -42,7 +42,7 @@ def batched_gemm_bf16(
         dtype: torch.bfloat16 or torch.float16, the operands' too; None is XQ's.
         splitK, config: not used; how K is cut is planned.
         YQ: the result's memory, where it is given: [B, M, N] of `dtype`, the last dimension of stride 1, no row over
-            another.
+            another or over the operands, which is not checked.
 
     Returns [B, M, N], YQ where that is given. Up to 16 tokens are one launch of wvSplitK's kernel; on GPUs torch
     serves more.
