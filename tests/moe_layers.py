@@ -175,11 +175,16 @@ def layer(
 
 
 def assert_nothing_spilled(kernels: Sequence[Kernel]) -> None:
-    """Nothing goes through scratch, and registers of compiled kernels leave room for two waves of a SIMD."""
+    """Nothing goes through scratch, and registers of compiled kernels leave room for two waves of a SIMD; for one where
+    gfx950 multiplies codes by scales that are not shuffled, or a few tokens with biases."""
     for kernel in kernels:
+        defines = dict(kernel.unit.defines)
+        alone = "mxfp4_codes" in kernel.unit.name and (
+            defines["AITERLITE_SHUFFLED"] == "0" or (defines["AITERLITE_BIASED"] == defines.get("AITERLITE_FEW") == "1")
+        )
         used = engine.obtain(kernel.unit, build=True).entry.meta["resources"][kernel.symbol]
         assert not any(used.get(name) for name in ("vgpr_spills", "sgpr_spills", "scratch_bytes")), (kernel, used)
-        assert used["vgprs"] <= 256 or kernel.unit.sources[0].endswith(".S"), (kernel, used)
+        assert used["vgprs"] <= (512 if alone else 256) or kernel.unit.sources[0].endswith(".S"), (kernel, used)
 
 
 def run(made: Layer, persona: Persona, table: Table, row: str, problem: Any = None) -> torch.Tensor:

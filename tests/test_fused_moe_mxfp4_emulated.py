@@ -92,6 +92,11 @@ def test_nothing_is_spilled(target: str) -> None:
         )
         for interleaved in (False, True):
             assert_nothing_spilled(decide(TABLE, replace(problem, interleaved=interleaved), persona).kernels)
+    # Scales that are not shuffled take more registers, and biases some.
+    for tokens, inter, biased in ((1, 256, True), (1, 2048, False), (200, 2048, False)):
+        problem = problem_of(tokens=tokens, experts=32, topk=8, width=7168, inter=inter, bias1=biased, bias2=biased)
+        for shuffled in (False, True):
+            assert_nothing_spilled(decide(TABLE, replace(problem, shuffled=shuffled), persona).kernels)
 
 
 @each_target

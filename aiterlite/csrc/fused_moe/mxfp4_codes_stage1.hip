@@ -33,7 +33,9 @@ using Source = Product::Source;
 
 }  // namespace
 
-AITERLITE_MX_KERNEL(kThreads) aiterlite_fused_moe_mxfp4_codes_stage1(aiterlite_fused_moe_args args) {
+// Biases of few tokens would be spilled, too, and few workgroups share a unit there.
+AITERLITE_KERNEL_WAVES(kThreads, kBiased&& AITERLITE_FEW ? 1 : kWavesOfSimd<kShuffled>)
+aiterlite_fused_moe_mxfp4_codes_stage1(aiterlite_fused_moe_args args) {
   AITERLITE_SHARED(Quad, sums, (kWaves * kBlockEntries * kPitch / 4));
   const uint32_t group = workgroup_id() % kGroups, number = workgroup_id() / kGroups, first = group * kInner;
   const uint32_t lane = lane_id(), wave = wave_id();

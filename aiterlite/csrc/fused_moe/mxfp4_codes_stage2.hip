@@ -27,7 +27,8 @@ using Source = Product::Source;
 
 }  // namespace
 
-AITERLITE_MX_KERNEL(kThreads) aiterlite_fused_moe_mxfp4_codes_stage2(aiterlite_fused_moe_args args) {
+AITERLITE_KERNEL_WAVES(kThreads, kWavesOfSimd<kShuffled>)
+aiterlite_fused_moe_mxfp4_codes_stage2(aiterlite_fused_moe_args args) {
   const uint32_t group = workgroup_id() % kGroups, number = workgroup_id() / kGroups;
   const uint32_t first = (group * kWaves + wave_id()) * kFeatures;
   const SortedBlock block = SortedBlock::of(args, number);

@@ -34,7 +34,8 @@ using Pair = float __attribute__((ext_vector_type(2)));
 
 }  // namespace
 
-AITERLITE_MX_KERNEL(kThreads) aiterlite_fused_moe_mxfp4_codes_sums(aiterlite_fused_moe_args args) {
+AITERLITE_KERNEL_WAVES(kThreads, kWavesOfSimd<kShuffled>)
+aiterlite_fused_moe_mxfp4_codes_sums(aiterlite_fused_moe_args args) {
   AITERLITE_SHARED(Vector16, slots, (kTopk * kSlotBytes / 16));
   AITERLITE_SHARED(Vector16, weights, (kTokens * ((kTopk + 1) / 2)));  // each twice, as two products at once take it
   char* const rows = reinterpret_cast<char*>(slots);

@@ -18,6 +18,11 @@
 
 namespace aiterlite::fused_moe {
 
+// Waves of a SIMD that share its registers. Scales that are not shuffled come a byte each, and two steps of those take
+// all that one wave can have.
+template <bool kShuffled>
+inline constexpr int kWavesOfSimd = kShuffled ? 2 : 1;
+
 inline constexpr uint32_t kBlockEntries = 32, kUnitRows = 64, kProducts = 4;
 inline constexpr uint32_t kStepBlocks = 8, kOutside = 0x80000000u;  // beyond what any resource has
 
