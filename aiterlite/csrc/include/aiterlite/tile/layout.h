@@ -60,23 +60,27 @@ struct Padded {
   }
 };
 
-template <uint32_t kRows_, uint32_t kRowBytes_>
-struct Swizzled {
+// Rows are dense, and chunk c of row r lies at c ^ Key::of(r).
+template <uint32_t kRows_, uint32_t kRowBytes_, class Key>
+struct SwizzledBy {
   static constexpr uint32_t kRows = kRows_, kRowBytes = kRowBytes_, kPitch = kRowBytes, kBytes = kRows * kRowBytes;
-  static_assert(kRowBytes >= 32 && (kRowBytes & (kRowBytes - 1)) == 0,
-                "Swizzled: rows are a power of two of at least 32 bytes; others: Padded");
 
   AITERLITE_DEVICE static constexpr uint32_t at(uint32_t row, uint32_t byte) {
-    return row * kRowBytes + (byte ^ key(row) * kChunkBytes);
+    return row * kRowBytes + (byte ^ Key::of(row) * kChunkBytes);
   }
   AITERLITE_DEVICE static constexpr RowByte source(uint32_t offset) {
     const uint32_t row = offset / kRowBytes;
-    return {row, offset % kRowBytes ^ key(row) * kChunkBytes};
+    return {row, offset % kRowBytes ^ Key::of(row) * kChunkBytes};
   }
+};
 
- private:
-  // Rows that share a line of banks already differ; rows of later lines change places.
-  AITERLITE_DEVICE static constexpr uint32_t key(uint32_t row) {
+// Rows that share a line of banks already differ; rows of later lines change places.
+template <uint32_t kRowBytes>
+struct LineKey {
+  static_assert(kRowBytes >= 32 && (kRowBytes & (kRowBytes - 1)) == 0,
+                "Swizzled: rows are a power of two of at least 32 bytes; others: SwizzledOdd, Padded");
+
+  AITERLITE_DEVICE static constexpr uint32_t of(uint32_t row) {
     constexpr uint32_t kRowsOfLine = kRowBytes < kBankLineBytes ? kBankLineBytes / kRowBytes : 1;
     constexpr uint32_t kPlaces = (kRowBytes < kBankLineBytes ? kRowBytes : kBankLineBytes) / kChunkBytes;
     const uint32_t line = row / kRowsOfLine % kPlaces;
@@ -86,24 +90,18 @@ struct Swizzled {
   }
 };
 
-// Swizzled rows of another length: of an odd number of 128 bytes, which all begin on the same bank or half of them, or
-// of 64.
-template <uint32_t kRows_, uint32_t kRowBytes_>
-struct SwizzledOdd {
-  static constexpr uint32_t kRows = kRows_, kRowBytes = kRowBytes_, kPitch = kRowBytes, kBytes = kRows * kRowBytes;
+// Rows of an odd number of 128 bytes all begin on the same bank or half of them; of 64 bytes, on halves or quarters.
+template <uint32_t kRowBytes>
+struct OddKey {
   static_assert(kRowBytes % 256 == 128 || kRowBytes % 128 == 64,
                 "SwizzledOdd: rows are an odd multiple of 128 or of 64 bytes; others: Swizzled, Padded");
 
-  AITERLITE_DEVICE static constexpr uint32_t at(uint32_t row, uint32_t byte) {
-    return row * kRowBytes + (byte ^ key(row) * kChunkBytes);
-  }
-  AITERLITE_DEVICE static constexpr RowByte source(uint32_t offset) {
-    const uint32_t row = offset / kRowBytes;
-    return {row, offset % kRowBytes ^ key(row) * kChunkBytes};
-  }
-
- private:
-  AITERLITE_DEVICE static constexpr uint32_t key(uint32_t row) { return kRowBytes % 128 == 0 ? row % 8 : row / 4 % 4; }
+  AITERLITE_DEVICE static constexpr uint32_t of(uint32_t row) { return kRowBytes % 128 == 0 ? row % 8 : row / 4 % 4; }
 };
+
+template <uint32_t kRows, uint32_t kRowBytes>
+struct Swizzled : SwizzledBy<kRows, kRowBytes, LineKey<kRowBytes>> {};
+template <uint32_t kRows, uint32_t kRowBytes>
+struct SwizzledOdd : SwizzledBy<kRows, kRowBytes, OddKey<kRowBytes>> {};
 
 }  // namespace aiterlite
