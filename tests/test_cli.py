@@ -455,6 +455,10 @@ def test_bench_hands_the_family_its_options(
     assert both(*words) == ("measured 2,8", {"shape": "2,8"}, 0)
     assert json.loads(result.read_text()) == {"shape": "2,8"}
     assert main(["bench", *family, "--what"]) == 2
+    # Before anything is measured, which would be lost.
+    measuring.run = None
+    for place in (tmp_path, tmp_path / "no folder" / "result.json"):
+        assert main([*words[:-1], str(place)]) == 2
     assert main(["bench", "nope"]) == 2
 
 

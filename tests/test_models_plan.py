@@ -17,7 +17,7 @@ import deepseek_cases as cases  # noqa: E402
 import aiterlite  # noqa: E402
 from aiterlite import envs, norm, target  # noqa: E402
 from aiterlite.cli import main, plan  # noqa: E402
-from aiterlite.errors import DispatchError  # noqa: E402
+from aiterlite.errors import ArgumentError, DispatchError  # noqa: E402
 from aiterlite.jit import record  # noqa: E402
 from aiterlite.models import deepseek  # noqa: E402
 from aiterlite.models.deepseek import plan as models  # noqa: E402
@@ -112,6 +112,13 @@ def test_models_of_mxfp4_are_planned(name: str) -> None:
                   if d.op == "fused_moe"}  # fmt: skip
         assert layers == {("mxfp4", "a4w4", 64, name != "cpu")}
         assert {(d.problem.m, d.problem.k) for d in found.decisions if d.op == "gemm_mxfp4"} == products
+
+
+@pytest.mark.parametrize("count", [0, 1 << 40])
+def test_a_server_of_no_or_endless_requests_is_refused(count: int) -> None:
+    for name in ("max_batch", "chunk", "page_size", "tensor_parallel"):
+        with pytest.raises(ArgumentError, match=rf"`{name}` is {count}; allowed: 1 to 65536"):
+            server(fields(), **{name: count})
 
 
 def test_planning_leaves_no_trace(tmp_path: Path) -> None:

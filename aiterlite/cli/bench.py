@@ -40,6 +40,8 @@ def _run(args: argparse.Namespace) -> Report:
     own = FAMILIES[subject].bench if subject in FAMILIES else ""
     measuring = importlib.import_module(own or _GENERIC)
     measuring.add_arguments(parser)
+    if args.output and (args.output.is_dir() or not args.output.parent.is_dir()):
+        raise UsageError(f"--output {args.output} is no file in a folder that exists; nothing was measured")
     try:
         data = _measure(measuring, parser, subject, args.words[len(named) :], bool(own))
     except ArgumentError as error:

@@ -26,6 +26,8 @@ from aiterlite.tables.mla_context import CONTEXTS
 from aiterlite.tables.mx_types import BLOCK as MX_BLOCK
 
 _NAME = "aiterlite.models.deepseek"
+# Of ranks, requests and tokens: planning goes through each number of them.
+_MOST = 2**16
 _NOT_LINEAR = ("embed_tokens", "lm_head", "gate")
 _UNSCALED = (*_NOT_LINEAR, "eh_proj")
 
@@ -53,8 +55,8 @@ class Server:
             allowed = "1, or as many as tensor_parallel: experts are shared by the ranks that share heads"
             raise ArgumentError(_NAME, "expert_parallel", self.expert_parallel, allowed)
         for name in ("tensor_parallel", "max_batch", "chunk", "page_size"):
-            if getattr(self, name) < 1:
-                raise ArgumentError(_NAME, name, getattr(self, name), "1 or more")
+            if not 1 <= getattr(self, name) <= _MOST:
+                raise ArgumentError(_NAME, name, getattr(self, name), f"1 to {_MOST}")
 
     @property
     def steps(self) -> int:
