@@ -80,7 +80,7 @@ _KINDS_OF_ROPE = tuple(
     for in_place in ("", "_inplace")
 )
 _GROUPS = "d is a multiple of the group"
-_WHOLE = "rows of a multiple of 32"
+_BLOCKS = "rows of a multiple of 32"
 _LATER = "no kernel here"
 _FUSED = "aiterlite.compat.aiter_fused"
 _BESIDE = "SGLang imports it with names that it needs; a call raises NotOfferedError"
@@ -189,14 +189,14 @@ NAMES = (
     Name("dynamic_per_group_scaled_quant_fp4", _QUANT, _MXFP4),
     Name("quant_mxfp4", _QUANT, _MXFP4, "no a16w4_shuffle"),
     Name("quant_mxfp4_hip", _QUANT, _MXFP4, "no a16w4_shuffle"),
-    Name("dynamic_mxfp4_quant", f"{_TRITON}quant {_TRITON}quant.quant", _MXFP4, _WHOLE),
-    Name("dynamic_mxfp4_quant", _FP4_UTILS, _MXFP4, _WHOLE, "utility_dynamic_mxfp4_quant"),
-    Name("fused_flatten_mxfp4_quant", _MX_FUSED, _MXFP4, _WHOLE),
-    Name("fused_rms_mxfp4_quant", _MX_FUSED, _MXFP4, _WHOLE),
-    Name("act_mul_and_mxfp4_quant", _TRITON + "activation", _MXFP4, _WHOLE),
+    Name("dynamic_mxfp4_quant", f"{_TRITON}quant {_TRITON}quant.quant", _MXFP4, _BLOCKS),
+    Name("dynamic_mxfp4_quant", _FP4_UTILS, _MXFP4, _BLOCKS, "utility_dynamic_mxfp4_quant"),
+    Name("fused_flatten_mxfp4_quant", _MX_FUSED, _MXFP4, _BLOCKS),
+    Name("fused_rms_mxfp4_quant", _MX_FUSED, _MXFP4, _BLOCKS),
+    Name("act_mul_and_mxfp4_quant", _TRITON + "activation", _MXFP4, _BLOCKS),
     Name("mxfp4_moe_sort_fwd", _QUANT, _MXFP4),
     Name("fused_dynamic_mxfp4_quant_moe_sort", _QUANT, _MXFP4),
-    Name("fused_dynamic_mxfp4_quant_moe_sort", _MX_FUSED, _MXFP4, _WHOLE, "triton_fused_dynamic_mxfp4_quant_moe_sort"),
+    Name("fused_dynamic_mxfp4_quant_moe_sort", _MX_FUSED, _MXFP4, _BLOCKS, "triton_fused_dynamic_mxfp4_quant_moe_sort"),
     Name("moe_mxfp4_sort", _FP4_UTILS, _MXFP4),
     Name("e8m0_shuffle", _FP4_UTILS, _MXFP4),
     Name("shuffle_scale", _OPS + "shuffle", _MXFP4, "no interleaved gates"),
