@@ -13,12 +13,13 @@ fetched early. `--fit FILE` prints weights for that, of a sweep's JSON, and need
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import cut_sweep
 import torch
@@ -181,11 +182,8 @@ def swept(n: int, m: int, k: int, device: torch.device, samples: int, count: int
 
         return call
 
-    def error(call: Contender) -> float:
-        return of_bound(first, cast(Tensor, call(0)))
-
     problem = BlockScaleProblem(n, m, k)
-    trial = cut_sweep.Trial(sm90, problem, persona, device, len(operands), prepare, error)
+    trial = cut_sweep.Trial(sm90, problem, persona, device, len(operands), prepare, functools.partial(of_bound, first))
     planned, ranked, kinds = cut_sweep.ranked(trial, lambda cut: (cut.cluster, cut.share, cut.by_tokens))
     cuts = [planned]
     for of_kind in kinds:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import cut_sweep
 import torch
@@ -254,11 +254,8 @@ def swept(n: int, m: int, k: int, device: torch.device, samples: int, count: int
         run = ops.FORWARD.prepare(first.x, first.w, None, first.w_scale, None, DTYPE, 1.0, 0.0)
         return lambda copy: run(operands[copy].x, operands[copy].w, None, operands[copy].w_scale, None)
 
-    def error(call: Contender) -> float:
-        return of_bound(first, cast(Tensor, call(0)))
-
     problem = MxGemmProblem(n, m, k)
-    trial = cut_sweep.Trial(sm90, problem, persona, device, len(operands), prepare, error)
+    trial = cut_sweep.Trial(sm90, problem, persona, device, len(operands), prepare, functools.partial(of_bound, first))
     planned, _, kinds = cut_sweep.ranked(trial, lambda cut: (cut.cluster, cut.turns, cut.fold))
     cuts = [planned]
     for of_kind in kinds:

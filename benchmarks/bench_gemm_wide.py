@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from side_by_side import build
+from side_by_side import build, write
 from torch import Tensor
 from torch.nn import functional
 
@@ -146,9 +145,7 @@ def main() -> None:
                 show(rows[-1])
     for text in (*summary(rows), *gemm_peers.absent()):
         print(text)
-    if options.json:
-        data = {"chip": persona_for("cuda", 0).chip, "torch": torch.__version__, "rows": rows}
-        options.json.write_text(json.dumps(data, indent=1) + "\n")
+    write(options.json, DEVICE, rows)
 
 
 if __name__ == "__main__":

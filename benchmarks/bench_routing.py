@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
-import json
 import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from side_by_side import write
 from torch import Tensor
 
 from aiterlite.benchmark.timing import compare, copies_for, last_level_cache_bytes
@@ -26,7 +26,6 @@ from aiterlite.ops.samples.routing import SCALE
 from aiterlite.tables import TABLES
 from aiterlite.tables.problems import problem as problem_of
 from aiterlite.tables.routing import RoutingProblem
-from aiterlite.target import persona_for
 
 # op and the fields that are not tokens: DeepSeek-R1, Kimi-K2, Qwen3.
 CASES: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -198,9 +197,7 @@ def main() -> None:
                     show(rows[-1])
     for name, why in sorted({(name, why) for row in rows for name, why in row["missing"].items()}):
         print(f"{name}: {why}")
-    if options.json:
-        data = {"chip": persona_for(device.type, device.index).chip, "torch": torch.__version__, "rows": rows}
-        options.json.write_text(json.dumps(data, indent=1) + "\n")
+    write(options.json, device, rows)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from aiterlite.target import Persona
 @dataclass(frozen=True)
 class Trial:
     """A problem of `n` tokens, `m` rows of weights and `k`, on `device`: `tables` is the module of its cuts, `prepare`
-    makes a call by the cut that the table has then, of the number of the copy to use, and `error` runs the first copy
-    by such a call and says how large its error is in bounds."""
+    makes a call by the cut that the table has then, of the number of the copy to use, and `error` says how large the
+    error of the first copy's result is in bounds."""
 
     tables: Any
     problem: Any
@@ -26,7 +26,7 @@ class Trial:
     device: torch.device
     copies: int
     prepare: Callable[[], Contender]
-    error: Callable[[Contender], float]
+    error: Callable[[Any], float]
 
     def expected(self, cut: Any) -> float:
         tiles = -(-self.problem.n // cut.cols)
@@ -70,7 +70,7 @@ def sweep(
     for cut in cuts:
         with _choosing(tables, cut):
             contenders[name(cut)] = trial.prepare()
-        errors[name(cut)] = trial.error(contenders[name(cut)])
+        errors[name(cut)] = trial.error(contenders[name(cut)](0))
     times = microseconds({**contenders, **beside}, trial.copies, trial.device, samples)
     rows = []
     for cut in cuts:
