@@ -80,6 +80,11 @@ def _rounds(problem: MoeProblem) -> bool:
     return problem.precision == A4W4
 
 
+def _scales_apart(problem: MoeProblem, persona: Persona, k: int) -> int:
+    """Bytes from row to row of the scales of x and h, where they are made here."""
+    return codes.scales_apart(k) if codes.serve(problem, persona) else k // MX_BLOCK
+
+
 @dataclass(frozen=True)
 class _Buffers:
     """What kernels leave for each other in the workspace, as fields of their arguments."""
@@ -92,8 +97,7 @@ class _Buffers:
 
 def _buffers(problem: MoeProblem, persona: Persona, made: Plan) -> _Buffers:
     places, pairs, packed = Places(), problem.pairs, _rounds(problem)
-    by_codes = codes.serve(problem, persona)
-    of_x, of_h = (codes.scales_apart(k) if by_codes else k // MX_BLOCK for k in (problem.width, problem.inter))
+    of_x, of_h = (_scales_apart(problem, persona, k) for k in (problem.width, problem.inter))
     stages: dict[str, Value] = {
         "local_topk_ids": places.take(4 * pairs),
         "block_size": made.entries,
@@ -102,7 +106,7 @@ def _buffers(problem: MoeProblem, persona: Persona, made: Plan) -> _Buffers:
     }
     stages["slots"] = 0 if codes.adds_slots(problem, persona, made.blocks) else slots_in(places, problem)
     scratch = 0
-    if made.few and not by_codes:
+    if made.few and not codes.serve(problem, persona):
         stages |= dict.fromkeys(_LISTS, 0)
     else:
         sizes = (4 * made.blocks * made.entries, 4 * made.blocks * made.entries, 4 * made.blocks, 8)
@@ -127,7 +131,7 @@ def _unit(name: str, symbol: str, persona: Persona, defines: Mapping[str, int | 
 
 def _quantise(problem: MoeProblem, persona: Persona, into: Mapping[str, Value]) -> tuple[Kernel, ...]:
     rows, blocks = MxQuantProblem(problem.tokens, problem.width, problem.dtype), problem.width // MX_BLOCK
-    apart = codes.scales_apart(problem.width) if codes.serve(problem, persona) else blocks
+    apart = _scales_apart(problem, persona, problem.width)
     given: dict[str, Value] = {
         **into, "num_rows": Operand("num_local_tokens"), "num_rows_factor": 1, "carry": _CARRY, "least": _LEAST,
         "stride_row": apart, "stride_block": 1, "stride_part": 0, "part_blocks": blocks,
@@ -157,8 +161,7 @@ def kernels(problem: MoeProblem, persona: Persona, made: Plan) -> tuple[Kernel, 
     elif buffers.x:
         before = _quantise(problem, persona, buffers.x)
         first |= {"x": buffers.x["out"], "x_scale": buffers.x["scales"], "stride_x": problem.width // 2}
-        apart = codes.scales_apart(problem.width) if codes.serve(problem, persona) else problem.width // MX_BLOCK
-        first |= {"stride_scale_token": apart, "stride_scale_group": 1}
+        first |= {"stride_scale_token": _scales_apart(problem, persona, problem.width), "stride_scale_group": 1}
     results: dict[str, Value] = {name: buffers.stages[name] for name in (*_LISTS, "local_topk_ids")}
     results |= {"moe_buf": 0, "moe_buf_bytes": 0}
     sort: tuple[Kernel, ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ class Config:
         _check(given)
         names = {field.name for field in dataclasses.fields(cls)} - {"yarn", "block_scaled", "quark", "rope_theta"}
         rope = {**_mapping(given, "rope_scaling"), **_mapping(given, "rope_parameters")}
-        _check_numbers(Config, rope, ("rope_theta",))
+        _check_numbers(Config, {"rope_theta": rope.get("rope_theta")})
         config = cls(
             **{name: given[name] for name in names if given.get(name) is not None or name == "q_lora_rank"},
             rope_theta=float(rope.get("rope_theta") or given.get("rope_theta") or 10000.0),
@@ -154,14 +154,14 @@ def _check(given: Mapping[str, Any]) -> None:
     ]
     if missing:
         raise _refused(missing[0], "missing", "a number", _WHOSE)
-    _check_numbers(Config, given, [field.name for field in dataclasses.fields(Config)])
+    _check_numbers(Config, given)
 
 
-def _check_numbers(of: Any, given: Mapping[str, Any], names: Sequence[str]) -> None:
+def _check_numbers(of: Any, given: Mapping[str, Any]) -> None:
     """Raises `ArgumentError` for a value that is none of its field's type; None stands for the default."""
     for field in dataclasses.fields(of):
         kind, value = str(field.type).partition(" ")[0], given.get(field.name)
-        if value is None or field.name not in names:
+        if value is None:
             continue
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if kind == "bool" and not isinstance(value, bool):
@@ -193,7 +193,7 @@ def _yarn(rope: Mapping[str, Any], given: Mapping[str, Any]) -> Yarn | None:
     original = fields.get("original_max_position_embeddings")
     if original is None:
         raise _refused("rope_scaling", "without original_max_position_embeddings", "with it")
-    _check_numbers(Yarn, fields, list(fields))
+    _check_numbers(Yarn, fields)
     fields.setdefault("factor", (given.get("max_position_embeddings") or 4096) / original)
     return Yarn(**fields)
 
