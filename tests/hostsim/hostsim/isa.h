@@ -84,6 +84,9 @@ Vector16 load_vector_if(const void* p, bool wanted, const void* safe) {
   if (AITERLITE_AMD) load_vector<streaming>(wanted ? p : safe);
   return wanted ? load_vector<streaming>(p) : Vector16{};
 }
+inline uint32_t load_latest(const void* p) { return *static_cast<const uint32_t*>(p); }
+inline uint32_t load_latest_byte(const void* p) { return *static_cast<const uint8_t*>(p); }
+inline Vector16 load_latest_vector(const void* p) { return load_vector<true>(p); }
 inline uint8_t load_u8(const void* p) { return *static_cast<const uint8_t*>(p); }
 inline uint16_t load_u16(const void* p) { return *static_cast<const uint16_t*>(p); }
 inline float load_f32(const void* p) { return *static_cast<const float*>(p); }

@@ -68,16 +68,6 @@ inline constexpr uint32_t kProductSums = kColumnGroups * kFold * 4;
 using Operands = uint32_t[2 * kWords][4];
 static_assert(kUnitsOfStep % 2 == 0, "units take turns in two sets of registers");
 
-// decode_e2m1 of bf16 in twelve instructions, all of which run where few do in a cycle: that is what bounds the kernel.
-AITERLITE_DEVICE void decode_word(uint32_t word, uint32_t (&pair)[4]) {
-  constexpr uint32_t kBits = 0x81c081c0u;
-  const uint32_t lower = word >> 6;
-  pair[0] = ((word & 0x000f000fu) * 0x1040u) & kBits;
-  pair[1] = ((word & 0x00f000f0u) * 0x0104u) & kBits;
-  pair[2] = ((lower & 0x003c003cu) * 0x0410u) & kBits;
-  pair[3] = (word & 0x80008000u) | (lower & 0x01c001c0u);
-}
-
 struct Multiplier {
   float sums[kProductSums];
   Vector16 codes[2];
@@ -112,7 +102,7 @@ struct Multiplier {
 #pragma unroll
       for (uint32_t i = 0; i < 2; ++i) {
         uint32_t pair[4];
-        decode_word(codes[i].word[kFirst + word], pair);
+        decode_e2m1_of_bf16(codes[i].word[kFirst + word], pair);
 #pragma unroll
         for (uint32_t p = 0; p < 4; ++p) to[2 * word + p / 2][i + p % 2 * 2] = multiply_bf16_pair(pair[p], factor[i]);
       }

@@ -81,6 +81,20 @@ AITERLITE_DEVICE uint32_t load_latest(const void* p) {
   return word;
 }
 
+// A byte, and 16 of a stream that comes in whole lines, in the same way.
+AITERLITE_DEVICE uint32_t load_latest_byte(const void* p) {
+  uint32_t byte;
+  asm volatile("ld.relaxed.gpu.global.u8 %0, [%1];" : "=r"(byte) : "l"(p));
+  return byte;
+}
+AITERLITE_DEVICE Vector16 load_latest_vector(const void* p) {
+  Vector16 v;
+  asm volatile("ld.relaxed.gpu.global.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.word[0]), "=r"(v.word[1]), "=r"(v.word[2]), "=r"(v.word[3])
+               : "l"(p));
+  return v;
+}
+
 AITERLITE_DEVICE void store_quad(float* p, const Quad& value) { *reinterpret_cast<Quad*>(p) = value; }
 
 // One workgroup hands sums to another through memory: publish or publish_add, complete_published, a barrier of the

@@ -75,6 +75,37 @@ AITERLITE_DEVICE void decode_e2m1(Number, uint32_t word, uint32_t (&pair)[4]) {
   pair[3] = decode_e2m1_pair<Number, 3>(word);
 }
 
+#if AITERLITE_NVIDIA
+// The same of bf16 in twelve instructions, all of which run where few do in a cycle: that is what bounds kernels that
+// stream codes.
+AITERLITE_DEVICE void decode_e2m1_of_bf16(uint32_t word, uint32_t (&pair)[4]) {
+  constexpr uint32_t kBits = 0x81c081c0u;
+  const uint32_t lower = word >> 6;
+  pair[0] = ((word & 0x000f000fu) * 0x1040u) & kBits;
+  pair[1] = ((word & 0x00f000f0u) * 0x0104u) & kBits;
+  pair[2] = ((lower & 0x003c003cu) * 0x0410u) & kBits;
+  pair[3] = (word & 0x80008000u) | (lower & 0x01c001c0u);
+}
+
+// What decoded pairs are multiplied by so that they are numbers: 2^126 times the scale, which is one bf16 up to 2.
+// Beyond that it takes two, of which `rest` is the second; of 255 they make a NaN.
+struct Bf16Scale {
+  uint32_t factor;
+  uint32_t rest;
+
+  static constexpr uint32_t kGreat = 128;  // bytes from here on take two
+
+  AITERLITE_DEVICE static uint32_t small(uint32_t byte) { return byte * 0x00800080u + 126 * 0x00800080u; }
+  AITERLITE_DEVICE static Bf16Scale of(uint32_t byte) {
+    const uint32_t first = byte < 127 ? byte : 127u;
+    return {small(first), byte == 255 ? 0x7fc07fc0u : (byte - first + 127) * 0x00800080u};
+  }
+  AITERLITE_DEVICE uint32_t apply(uint32_t pair) const {
+    return multiply_bf16_pair(multiply_bf16_pair(pair, factor), rest);
+  }
+};
+#endif
+
 // A scale times 2^kShift, which a finished sum is divided by again. Beyond the greatest power of a float it is that
 // one; 255 is NaN.
 template <int kShift>
