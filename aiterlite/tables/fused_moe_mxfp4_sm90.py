@@ -1,9 +1,10 @@
-"""The fused mixture of experts with weights of MXFP4 for a few tokens on sm_90a: which problems its kernels that do not
-sort serve, and how they are cut.
+"""The fused mixture of experts with weights of MXFP4 for a few tokens on sm_90a: which problems its kernels that do
+not sort serve, and how they are cut.
 
-Two kernels, straight from topk_ids (csrc/fused_moe/sm90_mx_gate_up.hip, sm90_mx_down.hip). Hidden states become what the
-call multiplies in the first, h in whichever of the two has a whole block of it: the numbers of the rows that sort. Sums
-are cut otherwise than there, so a token's bits are those of its row; within this row they do not depend on other tokens.
+Two kernels, straight from topk_ids (csrc/fused_moe/sm90_mx_gate_up.hip, sm90_mx_down.hip). Hidden states become what
+the call multiplies in the first, h in whichever of the two has a whole block of it: the numbers of the rows that sort.
+Sums are cut otherwise than there, so a token's bits are those of its row; within this row they do not depend on other
+tokens.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def plan(problem: MoeProblem, persona: Persona) -> Plan:
         tiles=MX_BLOCK // _INNER if problem.pairs * problem.inter // MX_BLOCK >= _FULL else 1,
         resident=2 if whole <= 64 else 1,
         down_waves=8,
-        down_ahead=_divisor(down, 4),
+        down_ahead=_divisor(down, 2),
         down_tiles=1,
         down_resident=3,
     )
@@ -110,9 +111,9 @@ def kernels(problem: MoeProblem, persona: Persona, made: Plan) -> tuple[Kernel, 
     }
     of_first, of_second = gate_up_shared(problem, made), down_shared(problem, made)
     gate_up = {
-        **common, "ACTIVATION": ACTIVATIONS.index(problem.activation), "AHEAD": made.ahead, "BIASED": int(problem.bias1),
-        "RESIDENT": made.resident, "SHARED_BYTES": of_first, "TILES": made.tiles, "UNITS": made.units,
-        "WAVES": made.waves, "WIDTH": problem.width,
+        **common, "ACTIVATION": ACTIVATIONS.index(problem.activation), "AHEAD": made.ahead,
+        "BIASED": int(problem.bias1), "RESIDENT": made.resident, "SHARED_BYTES": of_first, "TILES": made.tiles,
+        "UNITS": made.units, "WAVES": made.waves, "WIDTH": problem.width,
     }  # fmt: skip
     down = {
         **common, "AHEAD": made.down_ahead, "BIASED": int(problem.bias2), "EARLY": int(made.early),
