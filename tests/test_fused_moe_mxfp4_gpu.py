@@ -43,7 +43,7 @@ def test_layers(form: dict[str, Any]) -> None:
 
 def test_deepseek_r1() -> None:
     """A rank's part of 16 of its experts, 8 a token: eagerly, and replayed from a graph, the same bits."""
-    for tokens in (1, 3, 8, 16, 64):
+    for tokens in (1, 7, 16, 64):
         problem = problem_of(tokens=tokens, experts=16, topk=8, width=7168, inter=256, shuffled=True)
         case = case_of(problem, tokens)
         made = case.made
@@ -76,7 +76,7 @@ STREAMED: list[dict[str, Any]] = [
 def test_few_tokens(form: dict[str, Any]) -> None:
     """Blocks of h whole in a workgroup of stage 1 and not, widths of units that warps share unequally; ids of none, of
     experts that are not there and of one twice; both layouts, the same bits; strides between rows."""
-    for tokens, topk, width, inter in ((1, 8, 7168, 256), (3, 5, 1408, 128), (5, 8, 3584, 384), (8, 8, 7168, 512)):
+    for tokens, topk, width, inter in ((1, 8, 1024, 256), (3, 5, 1408, 128), (5, 8, 3072, 384), (8, 8, 1024, 512)):
         problem = problem_of(tokens=tokens, topk=topk, experts=12, width=width, inter=inter, **form)
         row = decide(TABLE, problem, resolve("h200")).row
         assert row is not None and row.name == "mxfp4_stream"
@@ -94,7 +94,7 @@ def test_few_tokens(form: dict[str, Any]) -> None:
 def test_few_tokens_behind_each_other() -> None:
     """Calls whose second kernel starts early, one behind the other on one workspace, with other routing each: the bits
     of calls that wait."""
-    problem = problem_of(tokens=4, topk=8, experts=64, width=7168, inter=256)
+    problem = problem_of(tokens=4, topk=8, experts=16, width=2048, inter=256)
     cases = [case_of(problem, seed) for seed in range(3)]
     made = cases[0].made
     w1, w2 = made.w1.cuda(), made.w2.cuda()
@@ -121,7 +121,7 @@ def test_few_tokens_behind_each_other() -> None:
 
 
 def test_few_tokens_do_not_depend_on_others() -> None:
-    problem = problem_of(tokens=8, topk=8, experts=64, width=7168, inter=256)
+    problem = problem_of(tokens=8, topk=8, experts=16, width=2048, inter=256)
     case = case_of(problem, 1)
     whole = run(case, device="cuda")
     for count in (1, 3, 5):
