@@ -28,8 +28,8 @@ _UNIT, _INNER, _FEATURES = 128, 8, 16
 MOST_TOKENS, MOST_PAIRS = 8, 64
 # All of a row of h is unrolled.
 _MOST_INTER, _MOST_WIDTH = 2048, 16384
-# Workgroups of stage 1 that have a block of 32 of h each, from which on they are enough to fill the chip.
-_FULL = 96
+# Workgroups of stage 1 that are enough to fill the chip: nearly two a multiprocessor.
+_FULL = 240
 _ROUNDINGS = {A4W4: 1, A8W4: 2}
 
 
@@ -63,21 +63,23 @@ def _divisor(units: int, most: int) -> int:
 
 def plan(problem: MoeProblem, persona: Persona) -> Plan:
     """Warps of stage 1 have K in equal neighbouring parts: of 7,168 seven have a kilobyte of each row, whose scales are
-    one sector. Where a block of h a workgroup would leave multiprocessors without one, it is an eighth of a row. Few
-    experts have more than two of 64 pairs."""
+    one sector. Where a block of h a workgroup would leave multiprocessors short of them, it is a part of a block. Few
+    experts have more than two of 64 pairs. Measured on an H200 (docs/perf/moe-sm90.md)."""
     whole, down = problem.width // _UNIT, problem.inter // _UNIT
     units = 8 if whole >= 24 else 4 if whole >= 8 else min(whole, 2)
+    strips = problem.pairs * problem.inter // _INNER
+    most = MX_BLOCK // _INNER
     return Plan(
         columns=min(problem.tokens, 2),
         waves=-(-whole // units),
         units=units,
         ahead=min(units, 4),
-        tiles=MX_BLOCK // _INNER if problem.pairs * problem.inter // MX_BLOCK >= _FULL else 1,
+        tiles=next((tiles for tiles in (most, most // 2) if strips // tiles >= _FULL), 1),
         resident=2 if whole <= 64 else 1,
-        down_waves=8,
+        down_waves=4,
         down_ahead=_divisor(down, 2),
         down_tiles=1,
-        down_resident=3,
+        down_resident=4,
     )
 
 
