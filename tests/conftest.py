@@ -25,6 +25,9 @@ from aiterlite.jit import engine, sources, toolchain
 from aiterlite.jit.sources import SourceTree
 from aiterlite.jit.store import Entry, Store, open_store
 
+# Before anything loads OpenMP: its threads wait for work by spinning otherwise, on cores that other tests need.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("tests")
