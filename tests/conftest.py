@@ -30,6 +30,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+# For runs that repeat others with another Python: what differs there, few examples show.
+hypothesis.settings.register_profile("again", hypothesis.settings.get_profile("tests"), max_examples=20)
 hypothesis.settings.load_profile("tests")
 
 pytest_plugins = ("pytester", "aiterlite.emulator.pytest_plugin")
