@@ -11,7 +11,8 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 USE_PYTHON ?=
 PYTEST_ARGS ?=
-# A file's tests stay in one process, as they share what was compiled for them.
+# A file's tests stay in one process, as they share what was made for them. Files come in their own order: in that of how
+# many tests they have, those of a few long tests would come last, and one process would wait for the other.
 WORKERS ?= 2
 
 ifeq ($(USE_PYTHON),)
@@ -27,7 +28,7 @@ demo: $(ENVIRONMENT)
 	$(PY) -m aiterlite demo --target gfx942
 
 test: $(ENVIRONMENT)
-	$(PY) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-lint
 	$(VENV)/bin/ruff check .

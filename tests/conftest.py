@@ -25,8 +25,13 @@ from aiterlite.jit import engine, sources, toolchain
 from aiterlite.jit.sources import SourceTree
 from aiterlite.jit.store import Entry, Store, open_store
 
+# Before anything loads OpenMP: its threads wait for work by spinning otherwise, on cores that other tests need.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+# For runs that repeat others with another Python: what differs there, few examples show.
+hypothesis.settings.register_profile("again", hypothesis.settings.get_profile("tests"), max_examples=20)
 hypothesis.settings.load_profile("tests")
 
 pytest_plugins = ("pytester", "aiterlite.emulator.pytest_plugin")
@@ -64,6 +69,17 @@ def _no_gpu() -> str:
     return "" if torch.cuda.is_available() else "no GPU"
 
 
+def _shared_cache(factory: pytest.TempPathFactory) -> Path:
+    """Where the units of this run's tests are built once: for all of its processes, and for all the runs that
+    TESTS_CACHE_DIR names one directory to. A key covers all that a unit is made of, and tests of builds have caches of
+    their own (`cache_dir`)."""
+    if named := os.environ.get("TESTS_CACHE_DIR"):
+        return Path(named).absolute()
+    folder = factory.getbasetemp()
+    # Each process of pytest-xdist has a folder of its own in that of the run.
+    return (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "shared-cache"
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test sees the user's cache or settings, nor writes there.
@@ -71,14 +87,14 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     The emulator alone, which takes minutes to compile, is copied from that cache where `make demo` has left one that
     fits these sources.
     """
-    emulator = _users_emulator()
+    emulator = _built_emulator()
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name.startswith(("AITERLITE_", "AITER_")):
                 patch.delenv(name)
-        patch.setenv("AITERLITE_CACHE_DIR", str(tmp_path_factory.mktemp("cache") / "shared"))
+        patch.setenv("AITERLITE_CACHE_DIR", str(_shared_cache(tmp_path_factory)))
         envs.reload()
-        if emulator is not None:
+        if emulator is not None and _built_emulator() is None:
             store = open_store()
             store.prepare()
             staged = store.staging(emulator.meta["unit"]["name"])
@@ -87,11 +103,11 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         yield
 
 
-def _users_emulator() -> Entry | None:
+def _built_emulator() -> Entry | None:
     try:
         return engine.lookup(engine.wanted(library.unit()), open_store()).entry
     except AiterliteError:
-        # The tests build their own where the user's cache cannot be read or trusted.
+        # The tests build their own where the cache cannot be read or trusted.
         return None
 
 

@@ -77,12 +77,9 @@ def _explain_build(name: str, lists: list[str], shape: Sequence[Word]) -> Report
         entries = [entry for _, _, entry in store.survey() if isinstance(entry, Entry)]
         wanted = known_units([name])[name] if name in TABLES else {name}
         units = _units_of_artifacts(entries, wanted, limit)
-    # Going through all sweeps takes a while: only to tell a unit that was not built yet from an unknown name.
-    if not units and name not in TABLES:
-        known = set().union(OTHER_UNITS, *known_units().values())
-        if name not in known:
-            there = sorted({*known, *TABLES})
-            raise UsageError(f"no unit {name!r}; there are {', '.join(there)}{near(name, there)}")
+    if not units and name not in TABLES and not _is_unit(name):
+        there = sorted(set().union(OTHER_UNITS, TABLES, *known_units().values()))
+        raise UsageError(f"no unit {name!r}; there are {', '.join(there)}{near(name, there)}")
     reports = [engine.why_rebuild(unit, store) for unit in units]
     data = {"name": name, "units": reports}
     text = "\n".join(map(_render, reports))
@@ -100,6 +97,12 @@ def known_units(ops: Iterable[str] = TABLES) -> dict[str, set[str]]:
         decisions = [decide(TABLES[op], problem, p, wishes(building=True)) for problem in problems for p in personas]
         known[op] = {unit.name for decision in decisions for unit in decision.units}
     return known
+
+
+def _is_unit(name: str) -> bool:
+    """Whether a unit of this name was just not built yet. All sweeps together take seconds: this ends at the first
+    operator that has it."""
+    return name in OTHER_UNITS or any(name in known_units([op])[op] for op in TABLES)
 
 
 def _units_of_calls(name: str, personas: Sequence[Persona], shape: Sequence[Word]) -> list[Unit]:

@@ -79,11 +79,12 @@ class SourceTree:
         found = {}
         for folder in ("csrc", "asm"):
             for directory, _, files in os.walk(self.root / folder):
+                inside = os.path.relpath(directory, self.root)
                 for name in files:
-                    relative = os.path.relpath(os.path.join(directory, name), self.root)
                     try:
-                        found[relative] = self.digest(relative)
-                    except SourceError:
+                        with open(os.path.join(directory, name), "rb") as file:
+                            found[os.path.join(inside, name)] = digest_bytes(file.read())
+                    except OSError:
                         # An editor's dangling lock link, or a file that went away: no compile can have read it.
                         continue
         return found
