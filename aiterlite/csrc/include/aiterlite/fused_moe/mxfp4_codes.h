@@ -19,9 +19,9 @@
 namespace aiterlite::fused_moe {
 
 // Waves of a SIMD that share its registers. Scales that are not shuffled come a byte each, and two steps of those take
-// all that one wave can have.
-template <bool kShuffled>
-inline constexpr int kWavesOfSimd = kShuffled ? 2 : 1;
+// more than half; so do sums and two steps of four units.
+template <bool kShuffled, uint32_t kUnits = 2>
+inline constexpr int kWavesOfSimd = kShuffled && kUnits <= 2 ? 2 : 1;
 
 inline constexpr uint32_t kBlockEntries = 32, kUnitRows = 64, kProducts = 4;
 inline constexpr uint32_t kStepBlocks = 8, kOutside = 0x80000000u;  // beyond what any resource has
@@ -158,9 +158,9 @@ struct BlockStep {
 
   template <bool kLast = false>
   AITERLITE_DEVICE void add(const Source& from, float (&sums)[kTiles][16], [[maybe_unused]] uint32_t step = 0) {
-    // From the last load on.
-#pragma unroll
-    for (uint32_t i = kProducts * kTiles; i > 0; --i) arrive(w[(i - 1) % kTiles][(i - 1) / kTiles]);
+    // The last load: all others came before it. Of those that may lie in either file of registers, naming more would
+    // take them to the first one, which has no room for four units.
+    arrive(w[kTiles - 1][kProducts - 1]);
 #pragma unroll
     for (uint32_t& word : w_scale) arrive(word);
 #pragma unroll
@@ -235,6 +235,9 @@ struct BlockProduct {
       schedule_barrier();
       tail.template add<true>(from, sums, kWholeSteps);
     }
+  }
+  // For sums that some lanes use and others do not; see arrive.
+  AITERLITE_DEVICE static void pin(Sums& sums) {
 #pragma unroll
     for (auto& sum : sums) arrive(sum);
   }
