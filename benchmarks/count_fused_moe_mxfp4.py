@@ -6,7 +6,7 @@ as bf16. Neither the sorting nor the quantisation of hidden states is counted. a
 package; they are
 `hsa/gfx950/fmoe/silu/*.co` of github.com/ROCm/aiter:
 
-    python benchmarks/count_fused_moe_mxfp4.py path/to/aiter/hsa [--tokens 4 16 32] [--inter 512] [--experts 8] [--topk 8]
+    python benchmarks/count_fused_moe_mxfp4.py path/to/aiter/hsa [--tokens 4 16] [--inter 512] [--experts 8] [--topk 8]
 """
 
 from __future__ import annotations
