@@ -6,7 +6,7 @@ as bf16. Neither the sorting nor the quantisation of hidden states is counted. a
 package; they are
 `hsa/gfx950/fmoe/silu/*.co` of github.com/ROCm/aiter:
 
-    python benchmarks/count_fused_moe_mxfp4.py path/to/aiter/hsa [--tokens 4 16 32] [--experts 8] [--topk 8]
+    python benchmarks/count_fused_moe_mxfp4.py path/to/aiter/hsa [--tokens 4 16] [--inter 512] [--experts 8] [--topk 8]
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ FEW_TOKENS = 4
 OBJECTS = {
     256: ("fmoe_bf16_pertokenMXfp4_g1u1_novs_silu_2tg_32x256", 256),
     512: ("fmoe_bf16_pertokenMXfp4_g1u1_novs_silu_1tg_32x512", 512),
+    1024: ("fmoe_bf16_pertokenMXfp4_g1u1_novs_silu_1tg_32x512", 512),
 }
 HEAD = (
     *("ours", "tokens, experts, topk", "D, I", "matrix cycles, ours / theirs", "issue cycles", "instructions", "bytes"),
@@ -126,7 +127,7 @@ def row(problem: MoeProblem, name: str, objects: Path) -> list[Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("objects", type=Path, help="aiter's folder hsa")
-    parser.add_argument("--tokens", nargs="+", type=int, default=(1, 4, 16, 32))
+    parser.add_argument("--tokens", nargs="+", type=int, default=(1, 4, 8, 16, 32, 64))
     parser.add_argument("--inter", nargs="+", type=int, choices=tuple(OBJECTS), default=tuple(OBJECTS))
     for name, value in (("experts", 8), ("topk", 8), ("width", 7168)):
         parser.add_argument(f"--{name}", type=int, default=value)

@@ -93,7 +93,7 @@ def test_nothing_is_spilled(target: str) -> None:
         for interleaved in (False, True):
             assert_nothing_spilled(decide(TABLE, replace(problem, interleaved=interleaved), persona).kernels)
     # Scales that are not shuffled take more registers, and biases some.
-    for tokens, inter, biased in ((1, 256, True), (1, 2048, False), (200, 2048, False)):
+    for tokens, inter, biased in ((1, 256, True), (4, 2048, True), (1, 2048, False), (200, 2048, False)):
         problem = problem_of(tokens=tokens, experts=32, topk=8, width=7168, inter=inter, bias1=biased, bias2=biased)
         for shuffled in (False, True):
             assert_nothing_spilled(decide(TABLE, replace(problem, shuffled=shuffled), persona).kernels)
@@ -140,6 +140,44 @@ def test_codes_by_codes(name: str, sanitized: Recording) -> None:
     names = [report["kernel"] for report in sanitized.launches]
     assert codes.SUMS in names and codes.STAGE2 in names
     assert torch.equal(other, got)
+
+
+WIDE: dict[str, dict[str, Any]] = {
+    "few, biases": {"tokens": 3, "bias1": True, "bias2": True, "activation": "swiglu", "interleaved": True},
+    "sorted, weighted input": {"tokens": 11, "weighted_input": True},
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_inner_widths_of_a_workgroup_give_the_same_bits(name: str, sanitized: Recording) -> None:
+    """Waves of two or three steps, and what is behind them."""
+    problem = problem_of(**{"width": 2368, "inter": 256, "topk": 2, "experts": 3, "shuffled": True, **WIDE[name]})
+    case, results = case_of(problem, 5), []
+    for inner in (64, 128):
+        # A call of its own each, since prepared ones are kept.
+        other = replace(case, problem=replace(problem, deterministic=inner == 64))
+        with on("gfx950"), mock.patch.object(codes, "inner_of", return_value=inner) as asked:
+            results.append(run(other, spare=1))
+        assert asked.called
+    check(case, results[1])
+    assert torch.equal(*results)
+
+
+def test_workgroups_have_more_of_the_inner_width_where_it_pays() -> None:
+    """Where they are enough for all compute units; where experts have many entries; never beside plain scales."""
+    found = {}
+    for experts, tokens, inter in (
+        *((256, 1, 512), (64, 32, 512), (64, 4, 512), (8, 4, 512), (8, 16, 512), (8, 32, 256), (128, 64, 256)),
+        *((8, 4096, 256), (8, 32, 384), (8, 32, 1024), (8, 32, 576)),
+    ):
+        sizes = {"experts": experts, "topk": 8, "width": 7168, "inter": inter}
+        for shuffled in (False, True):
+            problem = problem_of(tokens=tokens, shuffled=shuffled, **sizes)
+            found[experts, tokens, inter, shuffled] = codes.inner_of(problem, resolve("mi355x"))
+    assert {key[:3] for key, inner in found.items() if inner == 128} == {
+        *((64, 32, 512), (8, 16, 512), (128, 64, 256), (8, 4096, 256), (8, 32, 1024)),
+    }
+    assert not any(inner == 128 for (*_, shuffled), inner in found.items() if not shuffled)
 
 
 def test_bits_do_not_depend_on_other_tokens(sanitized: Recording) -> None:

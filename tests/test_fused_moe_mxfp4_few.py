@@ -29,6 +29,7 @@ pytestmark = [
 each_target = pytest.mark.parametrize("target", AMD)
 CASES: dict[str, dict[str, Any]] = {
     "codes": {"width": 160, "inter": 96, "masked": True, "global_experts": 70},
+    "codes, as many experts as pairs": {"width": 64, "inter": 32, "experts": 24},
     "kept": {"width": 64, "inter": 32, "precision": "a16w4", "weighted_input": True, "bias1": True, "bias2": True},
     "eight bits": {"width": 96, "inter": 64, "precision": "a8w4", "interleaved": True, "by_slots": True},
 }
@@ -49,7 +50,7 @@ def sorts(recording: Recording) -> bool:
 @pytest.mark.parametrize("name", CASES)
 def test_tokens_have_the_bits_of_calls_that_sort(name: str, target: str, sanitized: Recording) -> None:
     """More pairs of one expert than a group has; ids of none, and an expert that a token names twice."""
-    problem = problem_of(tokens=5, topk=6, experts=7, **CASES[name])
+    problem = problem_of(**{"tokens": 5, "topk": 6, "experts": 7, **CASES[name]})
     ids = skewed_ids("strange", replace(problem, experts=problem.global_experts), 3)
     ids[0], ids[1], ids[2] = 2, 2, 2
     case = case_of(problem, 4, ids)

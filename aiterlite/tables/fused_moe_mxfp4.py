@@ -68,7 +68,7 @@ def plan(problem: MoeProblem, persona: Persona) -> Plan:
 def plan_few(problem: MoeProblem, persona: Persona) -> Plan:
     """As many groups as pairs may make, and a wave a workgroup, so that more of the chip reads."""
     if codes.serve(problem, persona):
-        return Plan(codes.ENTRIES, problem.pairs, few=True)
+        return Plan(codes.ENTRIES, codes.few_blocks(problem), few=True)
     return Plan(_FEW_ENTRIES, problem.pairs, waves=1, few=True)
 
 

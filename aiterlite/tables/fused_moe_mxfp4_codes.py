@@ -15,12 +15,16 @@ from aiterlite.target import Persona
 STAGE1, STAGE2, SUMS = (f"aiterlite_fused_moe_mxfp4_codes_{name}" for name in ("stage1", "stage2", "sums"))
 ENTRIES = 32
 _TARGET = "gfx950"
-_INNER, _SPLIT = 64, 4  # of a workgroup of stage 1: inner width, and waves, which split K
+_SPLIT = 4  # waves of a workgroup of stage 1, which split K
+# Inner width of such a workgroup. Twice as much asks for tokens half as often and issues less, by half as many
+# workgroups: where those are enough for all compute units, or where experts have so many entries each that tokens are
+# more than a tenth of what is read, and are asked for by workgroups of this many (docs/perf/moe-amd.md).
+_INNER, _MANY_ENTRIES, _MANY_GROUPS = 64, 16, 8
 _FEATURES, _WAVES = 128, 4  # of a wave of stage 2, and waves of a workgroup
 # Of a workgroup that adds slots: 64 features or twice as many, by waves; twice for few experts, where estimates do not
 # tell both apart (docs/perf/moe-amd.md) and half the workgroups issue less. At the most so many tokens, so much LDS.
 _UNIT, _UNIT_WAVES, _TWO_EXPERTS, _SUM_TOKENS, _SUM_BYTES = 64, {1: 8, 2: 4}, 16, 64, 150 << 10
-_LANES = 64  # of a wave, which hold its blocks
+_LANES, _GROUP_PAIRS = 64, 16  # of a wave, which hold its blocks
 # Scales of a row of x and h lie at multiples of so many bytes.
 _SCALES_APART = 8
 
@@ -38,6 +42,23 @@ def serve(problem: MoeProblem, persona: Persona) -> bool:
 def scales_apart(k: int) -> int:
     """Bytes from row to row of scales."""
     return -(-k // (MX_BLOCK * _SCALES_APART)) * _SCALES_APART
+
+
+def few_blocks(problem: MoeProblem) -> int:
+    """Groups of pairs that are not sorted: an expert's first one, and at most one more for each 16 pairs
+    (csrc/include/aiterlite/fused_moe/few_pairs.h). No more than pairs, each of which may begin one."""
+    return min(problem.pairs, problem.experts + problem.pairs // _GROUP_PAIRS)
+
+
+def inner_of(problem: MoeProblem, persona: Persona) -> int:
+    """Of a workgroup of stage 1."""
+    groups = -(-problem.inter // _INNER)
+    if not problem.shuffled or groups % 2 != 0:
+        return _INNER
+    blocks = max(min(problem.experts, problem.pairs), problem.pairs // ENTRIES)
+    fills = blocks * groups // 2 >= persona.cu_count
+    many = problem.pairs >= _MANY_ENTRIES * problem.experts and groups >= _MANY_GROUPS
+    return 2 * _INNER if fills or many else _INNER
 
 
 def _rows(tokens: int) -> int:
@@ -80,13 +101,16 @@ def kernels(
     """Of at most `blocks` blocks; `few`: stage 1 finds them. `first` and `second` are the stages' arguments."""
     layer: dict[str, int | str] = {"INTER": problem.inter, "TOPK": problem.topk, "WIDTH": problem.width}
     common = {**layer, "SHUFFLED": int(problem.shuffled)}
-    groups = -(-problem.inter // _INNER)
+    inner = inner_of(problem, persona)
+    groups = -(-problem.inter // inner)
+    in_order = blocks < problem.pairs
     gate_up: dict[str, int | str] = {
         **common,
         "ACTIVATION": ACTIVATIONS.index(problem.activation),
         "BIASED": int(problem.bias1),
-        "FEW": int(few),
+        "FEW": (2 if in_order else 1) if few else 0,
         "INTERLEAVED": int(problem.interleaved),
+        "UNITS": inner // 32,
         "WEIGHTED": int(problem.weighted_input),
     }
     stage1 = _kernel("stage1", STAGE1, persona, gate_up, blocks * groups, _SPLIT, first)

@@ -42,6 +42,7 @@ aiterlite_fused_moe_mxfp4_codes_stage2(aiterlite_fused_moe_args args) {
   from.set_token(pair);
   Product::Sums found = {};
   Product::run(from, found);
+  Product::pin(found);
 
   if (pair < 0) return;
   [[maybe_unused]] float weight = 1.0f;

@@ -83,6 +83,7 @@ aiterlite_fused_moe_mxfp4_codes_sums(aiterlite_fused_moe_args args) {
     from.set_token(entry.pair(kTopk));
     Product::Sums found = {};
     Product::run(from, found);
+    Product::pin(found);
     if (entry.token < 0) continue;
     [[maybe_unused]] const float* of_expert = args.bias2 + uint64_t{expert} * kWidth + first;
     char* const row =

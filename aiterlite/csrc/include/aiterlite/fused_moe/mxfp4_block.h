@@ -2,7 +2,8 @@
 //
 // With AITERLITE_FEW, calls of few tokens are not sorted: workgroup n of stage 1 finds the pairs of one expert that
 // begin with pair n (few_pairs.h), and leaves them as block n for the kernel behind it; where pair n begins none, a
-// block without an expert.
+// block without an expert. With AITERLITE_FEW of 2 it finds the n-th such group: of few experts, pairs make fewer
+// groups than they are, and nearly all workgroups have one.
 #pragma once
 #include <aiterlite/fused_moe/mxfp4_codes.h>
 #if AITERLITE_FEW
@@ -41,15 +42,21 @@ struct SortedBlock {
 };
 
 #if AITERLITE_FEW
-// The block that begins with pair `number`. `leaves`: the wave leaves it, and what the sorting would leave of all
-// pairs.
-template <uint32_t kTopk>
+// Block `number`. `leaves`: the wave leaves it, and what the sorting would leave of all pairs.
+template <uint32_t kTopk, bool kInOrder>
 AITERLITE_DEVICE SortedBlock few_block(Args args, uint32_t number, bool leaves) {
   args.topk = kTopk;  // divisions by a number that is known take few instructions
-  const FewPairs pairs(args);
+  FewPairs pairs(args);
   const uint32_t lane = lane_id(), topk = kTopk;
   const auto count = static_cast<uint32_t>(args.tokens) * topk;
-  const Group group = pairs.beginning_with(number);
+  Group group;
+  if constexpr (kInOrder) {
+    group = pairs.next();
+#pragma unroll 1
+    for (uint32_t before = 0; before < number && group.pairs != 0; ++before) group = pairs.next();
+  } else {
+    group = pairs.beginning_with(number);
+  }
   int32_t pair = -1;
   if (group.pairs != 0) pair = column_pair(group.pairs);
   const bool here = pair >= 0 && lane % kBlockEntries < kGroupPairs;
@@ -63,7 +70,9 @@ AITERLITE_DEVICE SortedBlock few_block(Args args, uint32_t number, bool leaves) 
     if (lane < kBlockEntries) store_u32(word(args.sorted_ids, number * kBlockEntries + lane), packed);
     if (lane == 0) store_u32(word(args.sorted_expert_ids, number), static_cast<uint32_t>(expert));
     if (number == 0) {
-      if (lane == 0) store_u32(word(args.num_valid_ids, 0), count * kBlockEntries);
+      // In order: an expert's first group, and at most one more for each kGroupPairs.
+      const uint32_t groups = kInOrder ? static_cast<uint32_t>(args.experts) + count / kGroupPairs : count;
+      if (lane == 0) store_u32(word(args.num_valid_ids, 0), groups * kBlockEntries);
       if (lane < count) store_u32(word(args.local_topk_ids, lane), static_cast<uint32_t>(pairs.own_expert()));
     }
   }

@@ -19,9 +19,9 @@
 namespace aiterlite::fused_moe {
 
 // Waves of a SIMD that share its registers. Scales that are not shuffled come a byte each, and two steps of those take
-// all that one wave can have.
-template <bool kShuffled>
-inline constexpr int kWavesOfSimd = kShuffled ? 2 : 1;
+// more than half; so do sums and two steps of four units.
+template <bool kShuffled, uint32_t kUnits = 2>
+inline constexpr int kWavesOfSimd = kShuffled && kUnits <= 2 ? 2 : 1;
 
 inline constexpr uint32_t kBlockEntries = 32, kUnitRows = 64, kProducts = 4;
 inline constexpr uint32_t kStepBlocks = 8, kOutside = 0x80000000u;  // beyond what any resource has
@@ -116,6 +116,9 @@ struct BlockStep {
   static constexpr uint32_t kTiles = 2 * kUnits;
   static constexpr uint32_t kPiece = kShuffled ? 512 : 32, kUnit = kProducts * kPiece;
   static constexpr uint32_t kRowWords = kShuffled ? 2 * kUnits : kProducts * kTiles;
+  // Products of a step, or of the blocks that are behind all whole steps.
+  template <bool kLast>
+  static constexpr uint32_t kUsed = kLast ? (From::kBlocks % kStepBlocks + 1) / 2 : kProducts;
   Vector16 w[kTiles][kProducts], x[kProducts];
   uint32_t w_scale[kRowWords];
   Vector8 x_scale;
@@ -130,7 +133,7 @@ struct BlockStep {
       return kLast && 2 * m + group >= left ? kOutside : base + apart * m;
     };
 #pragma unroll
-    for (uint32_t m = 0; m < kProducts; ++m) {
+    for (uint32_t m = 0; m < kUsed<kLast>; ++m) {
       x[m] = from.x.template load<false>(at(from.token, m, 32), step * (kStepBlocks * 16));
     }
     x_scale = from.x_scale.load_pair(from.token_scale, step * kStepBlocks);
@@ -141,14 +144,14 @@ struct BlockStep {
       }
     } else {
 #pragma unroll
-      for (uint32_t i = 0; i < kRowWords; ++i) {
+      for (uint32_t i = 0; i < kUsed<kLast> * kTiles; ++i) {
         const uint32_t m = i / kTiles;
         w_scale[i] = from.w_scale.load_byte(at(from.row_scale[i % kTiles], m, 2), step * kStepBlocks);
       }
     }
     schedule_barrier();
 #pragma unroll
-    for (uint32_t m = 0; m < kProducts; ++m) {
+    for (uint32_t m = 0; m < kUsed<kLast>; ++m) {
 #pragma unroll
       for (uint32_t t = 0; t < kTiles; ++t) {
         w[t][m] = from.w.template load<kStreams>(at(from.row[t], m, kPiece), step * kUnit);
@@ -158,22 +161,22 @@ struct BlockStep {
 
   template <bool kLast = false>
   AITERLITE_DEVICE void add(const Source& from, float (&sums)[kTiles][16], [[maybe_unused]] uint32_t step = 0) {
-    // From the last load on.
+    // The last load: all others came before it. Of those that may lie in either file of registers, naming more would
+    // take them to the first one, which has no room for four units.
+    arrive(w[kTiles - 1][kUsed<kLast> - 1]);
 #pragma unroll
-    for (uint32_t i = kProducts * kTiles; i > 0; --i) arrive(w[(i - 1) % kTiles][(i - 1) / kTiles]);
-#pragma unroll
-    for (uint32_t& word : w_scale) arrive(word);
+    for (uint32_t i = 0; i < (kShuffled ? kRowWords : kUsed<kLast> * kTiles); ++i) arrive(w_scale[i]);
 #pragma unroll
     for (uint32_t& word : x_scale.word) arrive(word);
 #pragma unroll
-    for (Vector16& vector : x) arrive(vector);
+    for (uint32_t m = 0; m < kUsed<kLast>; ++m) arrive(x[m]);
     uint32_t token_scales = permute_bytes(x_scale.word[1], x_scale.word[0], from.picked);
     if constexpr (kLast) {
       // Scales behind K are anything.
       const uint32_t left = Source::kBlocks - step * kStepBlocks, group = lane_id() / 32;
       uint32_t kept = 0;
 #pragma unroll
-      for (uint32_t m = 0; m < kProducts; ++m) kept |= 2 * m + group < left ? 0xffu << (8 * m) : 0;
+      for (uint32_t m = 0; m < kUsed<kLast>; ++m) kept |= 2 * m + group < left ? 0xffu << (8 * m) : 0;
       token_scales &= kept;
       if constexpr (kShuffled) {
 #pragma unroll
@@ -189,19 +192,19 @@ struct BlockStep {
 #pragma unroll
       for (uint32_t& word : w_scale) arrive(word);
     }
-    multiply_all(sums, token_scales);
+    multiply_all<kUsed<kLast>>(sums, token_scales);
     schedule_barrier();
   }
 
  private:
-  template <uint32_t m = 0, uint32_t t = 0>
+  template <uint32_t kCount, uint32_t m = 0, uint32_t t = 0>
   AITERLITE_DEVICE void multiply_all(float (&sums)[kTiles][16], uint32_t token_scales) const {
-    if constexpr (m < kProducts) {
+    if constexpr (m < kCount) {
       constexpr int kRowByte = kShuffled ? static_cast<int>(m / 2 * 2 + t % 2) : 0;
       const uint32_t row_scales = w_scale[kShuffled ? t / 2 * 2 + m % 2 : m * kTiles + t];
       mfma_32x32x64_fp4_scaled<kRowByte, static_cast<int>(m)>(sums[t], w[t][m], x[m], row_scales, token_scales);
       constexpr bool kLastTile = t + 1 == kTiles;
-      multiply_all<kLastTile ? m + 1 : m, kLastTile ? 0 : t + 1>(sums, token_scales);
+      multiply_all<kCount, kLastTile ? m + 1 : m, kLastTile ? 0 : t + 1>(sums, token_scales);
     }
   }
 };
@@ -229,12 +232,17 @@ struct BlockProduct {
       }
     }
     if constexpr (kSteps > 0) add_steps(from, sums, step);
-    if (kTail && part + 1 == kParts) {
-      Step tail;
-      tail.template load<true, true>(from, kWholeSteps);
-      schedule_barrier();
-      tail.template add<true>(from, sums, kWholeSteps);
+    if constexpr (kTail) {
+      if (part + 1 == kParts) {
+        Step tail;
+        tail.template load<true, true>(from, kWholeSteps);
+        schedule_barrier();
+        tail.template add<true>(from, sums, kWholeSteps);
+      }
     }
+  }
+  // For sums that some lanes use and others do not; see arrive.
+  AITERLITE_DEVICE static void pin(Sums& sums) {
 #pragma unroll
     for (auto& sum : sums) arrive(sum);
   }
