@@ -101,10 +101,10 @@ def run(case: Case) -> Tensor:
     ids = made.ids.long() if case.wide else made.ids
     live = None if case.live is None else torch.tensor([case.live], dtype=torch.int32, device=made.x.device)
     spare = case.spare
-    # Rows of slots lie one behind the other.
-    apart = 0 if problem.by_slots else 8 * spare
+    # Rows begin at multiples of 16 bytes, those of x as codes too. Those of slots lie one behind the other.
+    apart, between = 0 if problem.by_slots else 8 * spare, 16 // made.x.itemsize * spare
     given = [
-        ringed(made.x, 8 * spare), ringed(made.w1), ringed(made.w2), ringed(made.routing, spare), ringed(ids, spare),
+        ringed(made.x, between), ringed(made.w1), ringed(made.w2), ringed(made.routing, spare), ringed(ids, spare),
         ringed(torch.full(result_shape(problem), float("nan"), dtype=case.dtype, device=made.x.device), apart),
         *[t if t is None else ringed(t) for t in (made.mask, live, made.weights.w1_scale, made.weights.w2_scale)],
         made.x_scale if made.x_scale is None else ringed(made.x_scale, spare if made.x_scale.dim() == 2 else 0),
