@@ -37,7 +37,7 @@ CASES: dict[str, dict[str, Any]] = {
     "codes": {"tokens": 5, "width": 160, "inter": 96},
     "codes that come": {"tokens": 3, "width": 160, "inter": 32, "quantised": True, "weighted_input": True},
     "shuffled, fp16": {"tokens": 20, "topk": 1, "experts": 1, "width": 320, "inter": 64, "dtype": "fp16"},
-    "kept": {"tokens": 5, "width": 288, "inter": 96, "precision": "a16w4", "activation": "gelu"},
+    "kept": {"tokens": 5, "width": 320, "inter": 96, "precision": "a16w4", "activation": "gelu"},
     "kept, fp16": {
         **{"tokens": 2, "width": 64, "inter": 64, "precision": "a16w4", "dtype": "fp16", "interleaved": True},
         **{"activation": "swiglu", "masked": True, "global_experts": 11},

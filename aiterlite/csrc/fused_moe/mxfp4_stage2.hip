@@ -1,9 +1,10 @@
 // Stage 2 of a mixture of experts of MXFP4 weights: slots[pair] = weight * h[pair] w2^T, rounded, for the pairs of a
 // sorted block, by the block's expert (fused_moe/args.h). A sum over the slots follows. gfx942, gfx950, sm_90.
 //
-// Tiling. A workgroup of AITERLITE_WAVES waves has AITERLITE_TOKENS entries, as in stage 1; a wave has 32 features of
-// the result, two tiles of rows of w2. The loop over k is fused_moe/mxfp4_product.h, with rows of h for tokens: bf16,
-// or MXFP4 with AITERLITE_PACKED. Results cross lanes by the wave's own shared memory, so that 16 bytes leave a lane.
+// Tiling. A workgroup of AITERLITE_WAVES waves has AITERLITE_TOKENS entries, as in stage 1; a wave has 32 or 64
+// features of the result (AITERLITE_FEATURES), two or four tiles of rows of w2. The loop over k is
+// fused_moe/mxfp4_product.h, with rows of h for tokens: bf16, or MXFP4 with AITERLITE_PACKED. Results cross lanes by
+// the wave's own shared memory, so that 16 bytes leave a lane.
 //
 // Traffic. w2 and its scales once a block of its expert; h once a wave, from caches; slots once. Padding reads the row
 // of an entry that is not, and writes nothing. Order: as in stage 1: same operands, same bits. Grid: parts of blocks
@@ -22,8 +23,8 @@ using Result = AITERLITE_RESULT;
 constexpr uint32_t kTokens = AITERLITE_TOKENS, kWaves = AITERLITE_WAVES, kThreads = kWaves * kWaveSize;
 [[maybe_unused]] constexpr bool kShuffled = AITERLITE_SHUFFLED, kPacked = AITERLITE_PACKED,
                                 kWeighted = AITERLITE_WEIGHTED, kBiased = AITERLITE_BIASED;
-constexpr uint32_t kWaveFeatures = 32, kPitch = kWaveFeatures + 4;
-using Product = MxProduct<bf16, kPacked, kShuffled, 2, kTokens>;
+constexpr uint32_t kWaveFeatures = AITERLITE_FEATURES, kPitch = kWaveFeatures + 4, kParts = kWaveFeatures / 8;
+using Product = MxProduct<bf16, kPacked, kShuffled, kWaveFeatures / 16, kTokens>;
 constexpr uint32_t kFeatures = kWaves * kWaveFeatures;
 
 }  // namespace
@@ -55,20 +56,20 @@ AITERLITE_MX_KERNEL(kThreads) aiterlite_fused_moe_mxfp4_stage2(aiterlite_fused_m
   product.run([&](uint32_t t, uint32_t r, uint32_t i, float sum) { own[i * kPitch + t * 16 + r] = sum; });
   workgroup_barrier();
 
-  constexpr uint32_t kAtOnce = kWaveSize / 4;
+  constexpr uint32_t kAtOnce = kWaveSize / kParts;
 #pragma unroll
   for (uint32_t begin = 0; begin < kTokens; begin += kAtOnce) {
-    const uint32_t entry = begin + lane / 4, quarter = lane % 4;
+    const uint32_t entry = begin + lane / kParts, part = lane % kParts;
     if ((kTokens % kAtOnce != 0 && entry >= kTokens) || mine >= width) continue;
     const int32_t pair = pair_of[entry];
     if (pair < 0) continue;
-    const float* at = own + entry * kPitch + quarter * 8;
+    const float* at = own + entry * kPitch + part * 8;
     const float weight = weight_of[entry];
     float value[8];
 #pragma unroll
     for (uint32_t i = 0; i < 8; ++i) {
       value[i] = at[i];
-      if constexpr (kBiased) value[i] += load_f32(of_expert + first + quarter * 8 + i);
+      if constexpr (kBiased) value[i] += load_f32(of_expert + first + part * 8 + i);
     }
     Vector16 made;
 #pragma unroll
@@ -76,7 +77,7 @@ AITERLITE_MX_KERNEL(kThreads) aiterlite_fused_moe_mxfp4_stage2(aiterlite_fused_m
       made.word[i] = pack_pair(Result{}, value[2 * i] * weight, value[2 * i + 1] * weight);
     }
     const uint64_t row = static_cast<uint32_t>(pair);
-    char* to = static_cast<char*>(args.slots) + (row * width + first + quarter * 8) * 2;
+    char* to = static_cast<char*>(args.slots) + (row * width + first + part * 8) * 2;
     store_quad(reinterpret_cast<float*>(to), __builtin_bit_cast(Quad, made));
   }
 }
