@@ -115,12 +115,17 @@ def _map_words(made: TensorMap, kernel: Kernel, values: Mapping[str, Any]) -> li
     def sizes(given: tuple[int | str, ...]) -> list[int]:
         return [int(values[size]) if isinstance(size, str) else size for size in given]
 
+    # A matrix is a tensor of one matrix.
+    lacks = 3 - len(made.box)
     return [
         at[made.field],
         at[made.address],
         *sizes(made.sizes),
+        *[1] * lacks,
         *sizes(made.strides),
+        *[0] * lacks,
         *made.box,
+        *[1] * lacks,
         made.swizzle_bytes,
         2 if made.dtype in ("bf16", "fp16") else 1,
     ]

@@ -184,7 +184,8 @@ def test_every_row_that_serves_is_a_contender() -> None:
     for tokens, chip, expected in (
         (256, "h200", {"sums", "join", "slots"}),
         (1024, "h200", {"join", "slots"}),
-        (4096, "h200", {"slots"}),
+        (4096, "h200", {"join", "slots"}),
+        (4097, "h200", {"slots"}),
     ):
         problem = MoeProblem(tokens, 256, global_experts=256)
         found = tune_moe.decisions(problem, resolve(chip))

@@ -60,7 +60,7 @@ def test_deepseek_r1_s_layer_over_8_ranks(tokens: int) -> None:
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: "-".join(form.values()))
 def test_slots_that_meet(form: dict[str, Any], how: dict[str, Any]) -> None:
     """Tokens whose sums no workgroup has room for; of 640 elements the last 256 are half there."""
-    for tokens, live, experts in ((513, None, 48), (1024, 1000, 12)):
+    for tokens, live, experts in ((513, None, 48), (1024, 1000, 12), (1025, None, 40), (2100, 2049, 12)):
         problem = problem_of(tokens=tokens, width=640, inter=384, **form, **{**how, "experts": experts, "topk": 6})
         problem = replace(problem, global_experts=experts + 9 if problem.masked else experts)
         held(case_of(problem, tokens, device=DEVICE, spare=1, live=live))
@@ -68,8 +68,9 @@ def test_slots_that_meet(form: dict[str, Any], how: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_skewed_routing_of_slots_that_meet(kind: str) -> None:
-    problem = problem_of(tokens=1000, experts=40, topk=5, width=1280, masked=True, global_experts=50)
-    held(case_of(problem, 5, skewed_ids(kind, replace(problem, experts=50), 3), DEVICE, wide=True))
+    for tokens in (1000, 1500):
+        problem = problem_of(tokens=tokens, experts=40, topk=5, width=1280, masked=True, global_experts=50)
+        held(case_of(problem, 5, skewed_ids(kind, replace(problem, experts=50), 3), DEVICE, wide=True))
 
 
 @pytest.mark.parametrize("inter", [128, 256, 384, 768, 1408, 2048])

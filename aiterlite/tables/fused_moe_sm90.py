@@ -24,6 +24,8 @@ ARGS, GEMM_ARGS = (ArgumentStruct(f"aiterlite_sm90_moe_{name}args", _HEADER) for
 PREPARE_MANY = "aiterlite_sm90_moe_prepare_many"
 # From so many tokens on a cluster sorts: 5.6 us for 256 on an H200, one workgroup 6.4; 1,024 take 9.7 and 15.6.
 _MANY, _MANY_THREADS, _MANY_CLUSTER = 128, 512, 8
+# Tokens of `join`: rows of slots of three parts, 50 MB of 4,096 tokens, are what the L2 may hold.
+_MOST_JOINED = 4096
 PREPARE, GATE_UP, FINISH, DOWN, DOWN_SLOTS, DOWN_JOIN = (
     f"aiterlite_sm90_moe_{name}" for name in ("prepare", "gate_up", "finish", "down", "down_slots", "down_join")
 )
@@ -135,7 +137,11 @@ def _before(
         after = {**args, **scales, "stride_x": width} if quantises else args
         return _prepare(problem, plan, {**args, **scales} if quantises else args), after
     after, kernels = dict(args), tuple[Kernel, ...]()
-    if quantises:
+    if isinstance(plan, JoinPlan):  # the kernel that quantises makes counters zeros
+        scales = {"stride_scale_token": 1, "stride_scale_group": tokens} if quantises else {}
+        kernels = _prepare(problem, plan, {**args, **scales}, sorts=False)
+        after |= {**scales, "stride_x": width} if quantises else {}
+    elif quantises:
         rows = QuantProblem(tokens, width, BLOCK, problem.dtype, problem.code)
         into: dict[str, Value] = {"out": args["codes"], "scales": args["code_scale"]}
         into |= {"num_rows": Operand("num_local_tokens"), "num_rows_factor": 1}
@@ -148,9 +154,10 @@ def _before(
     return kernels + sorting.kernels_within(sorting_of, persona, problem.experts, lists, scratch), after
 
 
-def _prepare(problem: MoeProblem, plan: Plan, args: Mapping[str, Value]) -> tuple[Kernel, ...]:
-    """The kernel that sorts by one workgroup or a cluster, and quantises; none where there is neither to do."""
-    quantises, sorts = plans.quantises(problem), int(not plan.inline)
+def _prepare(problem: MoeProblem, plan: Plan, args: Mapping[str, Value], sorts: bool = True) -> tuple[Kernel, ...]:
+    """The kernel that sorts by one workgroup or a cluster, quantises, and makes counters zeros; none where there is
+    nothing to do."""
+    quantises, sorts = plans.quantises(problem), sorts and not plan.inline
     groups = problem.tokens * problem.width // BLOCK if quantises else 0
     counters = plans.arrivals(problem) if isinstance(plan, JoinPlan) else 0
     defines: dict[str, int | str] = {"ELEMENT": problem.dtype, "QUANTISES": int(quantises)}
@@ -161,12 +168,12 @@ def _prepare(problem: MoeProblem, plan: Plan, args: Mapping[str, Value]) -> tupl
         unit, grid = _unit("prepare_many", PREPARE_MANY, defines), along_x(ranks * (1 + -(-others // ranks)))
         return (Kernel(unit, PREPARE_MANY, ARGS, grid, along_x(threads), cluster=ranks, args=args),)
     threads = plans.PREPARE_THREADS
-    defines |= {"PAIRS": max(1, plans.pairs_of_thread(problem, plan) * sorts), "SORTS": sorts}
+    defines |= {"PAIRS": max(1, plans.pairs_of_thread(problem, plan) * sorts), "SORTS": int(sorts)}
     grid = along_x(max(sorts + -(-groups // (threads // 8)), -(-counters // threads), 1))
     lds = plans.prepare_shared(problem, plan) if sorts else 0
     unit = _unit("prepare", PREPARE, defines)
     kernel = Kernel(unit, PREPARE, ARGS, grid, along_x(threads), lds=lds, args=args)
-    return (kernel,) if sorts or quantises else ()
+    return (kernel,) if sorts or quantises or counters else ()
 
 
 def _gate_up(problem: Problem, plan: Plan, args: Mapping[str, Value], leads: bool) -> tuple[Kernel, ...]:
@@ -231,7 +238,7 @@ def _slots(problem: Problem, persona: Persona, plan: SlotsPlan) -> tuple[Kernel,
     )
 
 
-def _join(problem: MoeProblem, persona: Persona, plan: JoinPlan) -> tuple[Kernel, ...]:
+def join_kernels(problem: MoeProblem, persona: Persona, plan: JoinPlan) -> tuple[Kernel, ...]:
     args = _args(problem, plan, persona)
     before, after = _before(problem, persona, plan, args)
     shared = plans.join_shared(plan)
@@ -242,6 +249,7 @@ def _join(problem: MoeProblem, persona: Persona, plan: JoinPlan) -> tuple[Kernel
         "STAGES": plan.down_stages,
         **_JOIN_REGISTERS,
         "ADDERS": plan.adders,
+        "PARTS": plan.parts,
     }
     unit, maps = _unit("down_join", DOWN_JOIN, defines), (_down_map(problem, BLOCK),)
     grid, block = along_x(plan.workgroups), along_x(plans.JOIN_THREADS)
@@ -286,17 +294,17 @@ class MergedSlots:
 
 @dataclass(frozen=True)
 class PreparedLists:
-    """The kernel that prepares sorts, and makes counters zeros."""
+    """Up to as many tokens as it may sort, the kernel that prepares does; of more, others."""
 
     def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
         if min(problem.tokens, problem.topk, problem.experts) < 1:
             return None  # others refuse that
-        if plans.pairs_of_thread(problem, plans.plan_join(problem, persona)):
+        if problem.tokens > plans.MOST_PREPARED or plans.pairs_of_thread(problem, plans.plan_join(problem, persona)):
             return None
         return _unsorted(problem)
 
     def __str__(self) -> str:
-        return "pairs that one workgroup sorts"
+        return f"pairs that one workgroup sorts, or more than {plans.MOST_PREPARED} tokens"
 
 
 def _unsorted(problem: Any) -> Refusal:
@@ -344,11 +352,20 @@ _HOPPER = (
     Between("topk", 1, _MOST_TOPK),
 )
 _FEW = Between("tokens", 1, plans.MOST_SUMS, "their sums fit shared memory")
+_JOINED = Between("tokens", 1, _MOST_JOINED, "rows of slots that wait to be added lie in the L2")
 _SUMMED = Holds("by_slots", False, "the result has a row a slot, and this adds them up")
 _ALIGNED = Holds("aligned", True, "rows of x or a weight do not begin at multiples of 16 bytes", "copy them")
 ROWS: tuple[Row, ...] = (
     Row("sums", "cuda", (*_HOPPER, _ALIGNED, _FEW, _SUMMED, MergedSlots()), 1, plans.plan_sums, _sums, _workspace),
-    Row("join", "cuda", (*_HOPPER, _ALIGNED, _SUMMED, PreparedLists()), 1, plans.plan_join, _join, _workspace),
+    Row(
+        "join",
+        "cuda",
+        (*_HOPPER, _ALIGNED, _JOINED, _SUMMED, PreparedLists()),
+        1,
+        plans.plan_join,
+        join_kernels,
+        _workspace,
+    ),
     Row("slots", "cuda", (*_HOPPER, _ALIGNED), 0, plans.plan_slots, _slots, _workspace),
 )
 FMOE_ROWS: tuple[Row, ...] = (Row("slots", "cuda", (*_HOPPER, GivenBlocks()), 0, plans.plan_slots, _slots, _workspace),)

@@ -30,12 +30,14 @@ MOST_SUMS = _SUMS_TOKENS[-1]
 _INLINE_TOKENS, _INLINE_PAIRS, _INLINE_EXPERTS = 16, 160, 1024
 PREPARE_THREADS = 1024
 JOIN_THREADS = 640
-_ADDERS = 4
+_ADDERS = (4, 5)
+# Rows of slots that the L2 keeps beside a stream of weights, in bytes, and of so many times 256 elements.
+_PARTS_BYTES, _LEAST_PARTS, _MOST_PARTS = 26 << 20, 3, 8
 # Tiles are not cut from so many entries of an expert on, and where the last round has so large a share of all.
 _ALL_HIT, _WHOLE_SHARE = 8, 0.93
 # Words from one of the counters of stage 2 that adds up to the next.
 _COUNTER_WORDS = 32
-_PREPARED_TOKENS, _PAIRS_OF_THREAD = 1024, (1, 2, 4, 10)
+MOST_PREPARED, _PAIRS_OF_THREAD = 1024, (1, 2, 4, 10)
 
 Problem = MoeProblem | FmoeProblem
 
@@ -81,13 +83,15 @@ class SlotsPlan:
 
 @dataclass(frozen=True)
 class JoinPlan:
-    """As a `SlotsPlan`; stage 2 adds up what it makes of slots."""
+    """As a `SlotsPlan`; stage 2 adds up what it makes of slots, of which rows of so many `parts` of 256 elements lie in
+    memory, by warps of which a workgroup has `adders`."""
 
     columns: int
     workgroups: int
     stages: int
     down_stages: int
     adders: int
+    parts: int
 
     @property
     def inline(self) -> bool:
@@ -237,8 +241,12 @@ def plan_slots(problem: Problem, persona: Persona) -> SlotsPlan:
 def plan_join(problem: MoeProblem, persona: Persona) -> JoinPlan:
     cols = _columns(problem)
     stages = _stages(_stage(cols), _beside_gate_up(cols, False, element_bytes(problem)))
-    down = _stages(_join_stage(cols), _beside_join(cols, _ADDERS), 1024)
-    return JoinPlan(cols, persona.cu_count or 1, stages, down, _ADDERS)
+    # As many that add as leave the longest ring.
+    fit = {count: _stages(_join_stage(cols), _beside_join(cols, count), 1024) for count in _ADDERS}
+    adders = max(_ADDERS, key=lambda count: (fit[count], count))
+    parts = _PARTS_BYTES // (2 * _PARTIAL_ROWS * max(1, problem.pairs))
+    parts = min(max(parts, _LEAST_PARTS), _MOST_PARTS, -(-problem.width // _PARTIAL_ROWS))
+    return JoinPlan(cols, persona.cu_count or 1, stages, fit[adders], adders, parts)
 
 
 def whole_tiles(problem: Problem, plan: Plan) -> bool:
@@ -253,8 +261,9 @@ def whole_tiles(problem: Problem, plan: Plan) -> bool:
 
 
 def arrivals(problem: MoeProblem) -> int:
-    """Words of the counters of stage 2 that adds up: what is taken, and how far each 256 elements are."""
-    return _COUNTER_WORDS * (2 + -(-problem.width // _PARTIAL_ROWS))
+    """Words of the counters of stage 2 that adds up: what is taken, and how much of each 256 elements is stored, and
+    fetched."""
+    return _COUNTER_WORDS * (2 + 2 * -(-problem.width // _PARTIAL_ROWS))
 
 
 def sums_fit(problem: MoeProblem) -> bool:
@@ -264,7 +273,7 @@ def sums_fit(problem: MoeProblem) -> bool:
 
 def pairs_of_thread(problem: MoeProblem, plan: Plan) -> int:
     """Of a thread that sorts in the kernel that prepares; 0 where others sort, who leave slots apart."""
-    fits = problem.tokens <= _PREPARED_TOKENS and merges(problem)
+    fits = problem.tokens <= MOST_PREPARED and merges(problem)
     fits = fits and prepare_shared(problem, plan) <= _SHARED_BYTES - 1024
     return next((n for n in _PAIRS_OF_THREAD if fits and problem.pairs <= n * PREPARE_THREADS), 0)
 
@@ -303,7 +312,7 @@ def places(problem: Problem, plan: Plan, persona: Persona) -> NamedPlaces:
     if isinstance(plan, SlotsPlan) and not by_slots(problem):
         sizes["slots"] = 2 * problem.pairs * problem.width
     if isinstance(plan, JoinPlan) and isinstance(problem, MoeProblem):
-        sizes["slots"] = 2 * problem.pairs * _up(problem.width, _PARTIAL_ROWS)
+        sizes["slots"] = 2 * problem.pairs * plan.parts * _PARTIAL_ROWS
         sizes["arrived"] = 4 * arrivals(problem)
     taken = Places()
     return NamedPlaces({name: taken.take(size) for name, size in sizes.items()}, taken.bytes)

@@ -4,7 +4,8 @@
 // Formulation. As in stage 1 weights are rows and entries columns: a tile is 256 rows of w2 by a block of entries. Its
 // weighted sums go to memory, a row of 256 elements a slot. All blocks' tiles of the same 256 elements follow each
 // other, and what they leave is added up while those of the next are made: so the rows of slots that are still to be
-// added, some 8 MB for 1,024 tokens, stay in the L2.
+// added, some 8 MB for 1,024 tokens, stay in the L2. Of kParts times 256 elements rows lie in memory; who stores the
+// next waits until the oldest have been fetched.
 //
 // Tiling. Workgroups take tiles, and tokens whose slots are to be added, from counters. Roles in one: a lane takes
 // tiles and asks the copy engine for weights; a warp asks for h, which stage 1 has laid out as the matrix unit wants
@@ -13,12 +14,12 @@
 // fetch a token's rows while they add those of the one before.
 //
 // Traffic. w2 of each expert that has entries once a block. For each tile of 64 KiB of it (of 256 inner) a block's live
-// rows of h, from the L2. Rows of slots are written to the L2 and read there once; what has been added is discarded, so
-// that it need not go to memory. out once.
+// rows of h, from the L2. Rows of slots are written to the L2 and read there once; they are written over, and the last
+// discarded, so that they need not go to memory. out once.
 //
 // Order. K in steps, then a token's slots in their order. Counters say who and when, never in which order, so the same
-// operands give the same bits. Who adds waits for tiles; whoever runs takes tiles, and waits for no other workgroup to
-// make them: so all end, however few of the workgroups run at a time.
+// operands give the same bits. Who adds waits for the tiles of a part, and who stores for the sums of the part kParts
+// before: all of these were taken before, by workgroups that run, so all end, however few of them run at a time.
 //
 // Grid: `workgroups`, one a multiprocessor. `arrived` is zeros (fused_moe/sm90_prepare.hip).
 #include <aiterlite/fragment/sm90_wgmma.h>
@@ -172,9 +173,9 @@ AITERLITE_KERNEL(kThreads) aiterlite_sm90_moe_down_join(const __grid_constant__ 
     await_predecessors();
     return;
   }
+  if (warp == kAskerWarp + 1) return ask_for_entries(args, early, work, shared);
   await_predecessors();
   if (warp < kAskerWarp) return store(args, lists, work, shared, warp - kStorerWarp);
-  if (warp == kAskerWarp + 1) return ask_for_entries(args, lists, work, shared);
   if (warp == kWatcherWarp && lane_id() == 0) return watch(args, work, shared);
   if (warp >= kAdderWarp && warp < kAdderWarp + kAdders) return add(args, work, shared, warp - kAdderWarp);
 }

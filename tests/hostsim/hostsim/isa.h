@@ -26,6 +26,8 @@
 #define AITERLITE_CLUSTER_ATTRIBUTE(size)
 #define AITERLITE_SHARED(type, name, count) type* name = ::hostsim::shared_array<type>(count)
 
+inline int __popc(uint32_t bits) { return __builtin_popcount(bits); }
+
 namespace aiterlite {
 
 using hostsim::scheduler;

@@ -2,7 +2,8 @@
 // its workgroups take, and who asks the copy engine for weights and for h.
 #pragma once
 #include <aiterlite/fused_moe/sm90_cut.h>
-#include <aiterlite/tile/sm90_copy.h>
+#include <aiterlite/overlap.h>
+#include <aiterlite/tile/sm90_counters.h>
 #include <aiterlite/tile/sm90_turn.h>
 
 namespace aiterlite::experts::join {
@@ -10,7 +11,10 @@ namespace aiterlite::experts::join {
 inline constexpr uint32_t kStages = AITERLITE_STAGES, kSets = 2, kSetWarps = 2, kAdders = AITERLITE_ADDERS,
                           kTickets = 8;
 inline constexpr uint32_t kTileRows = 2 * kRows, kCounterWords = 32;
-inline constexpr uint32_t kBatch = 8;  // slots that are fetched, and added, at a time
+inline constexpr uint32_t kBatch = 8;    // slots that are fetched, and added, at a time
+inline constexpr uint32_t kFetches = 2;  // batches of a warp that adds
+// Parts of 256 elements whose rows of slots lie in memory: the next are written over them.
+inline constexpr uint32_t kParts = AITERLITE_PARTS;
 // Warpgroups of roles: two that multiply, one that stores, and two of which a warp asks for weights, one for entries,
 // one watches counters, and up to five add.
 inline constexpr uint32_t kMultiplierWarps = 2 * kGroupWaves, kStorerWarp = kMultiplierWarps;
@@ -27,13 +31,13 @@ struct alignas(1024) Stage {
 };
 struct Shared {
   Stage stage[kStages];
-  alignas(16) uint16_t rows[kSets][kColumns][kTileRows + 8];    // of entries, on their way to memory
-  alignas(16) uint16_t fetched[kAdders][2][kBatch][kTileRows];  // rows of slots that are to be added
+  alignas(16) uint16_t rows[kSets][kColumns][kTileRows + 8];           // of entries, on their way to memory
+  alignas(16) uint16_t fetched[kAdders][kFetches][kBatch][kTileRows];  // rows of slots that are to be added
   Barrier full[kStages];
   Barrier empty[kStages];
   Barrier rows_full[kSets];
   Barrier rows_empty[kSets];
-  Barrier fetched_full[kAdders][2];
+  Barrier fetched_full[kAdders][kFetches];
   Barrier ticket_full[kTickets];
   Barrier ticket_empty[kTickets];
   uint32_t ticket[kTickets];
@@ -64,21 +68,15 @@ static_assert(sizeof(Shared) <= AITERLITE_SHARED_BYTES, "the ring does not fit A
 
 using Turn = RingTurn<kStages>;
 
-// What a counter said, which says one more then.
-AITERLITE_DEVICE uint32_t take_number(uint32_t* p) {
-  uint32_t before;
-  asm volatile("atom.relaxed.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(p) : "memory");
-  return before;
-}
-
 // Counters, in lines of their own: tiles and sums that are taken, then of each part warps that have stored a tile of
-// it.
+// it, then tokens whose rows of it have been fetched.
 struct Counters {
   uint32_t* first;
 
   AITERLITE_DEVICE uint32_t* tiles() const { return first; }
   AITERLITE_DEVICE uint32_t* sums() const { return first + kCounterWords; }
   AITERLITE_DEVICE uint32_t* stored(uint32_t part) const { return first + (2 + part) * kCounterWords; }
+  AITERLITE_DEVICE uint32_t* fetched(uint32_t part, uint32_t parts) const { return stored(parts + part); }
 };
 
 // Tiles in order: all blocks' of the first 256 elements, then of the next.
@@ -158,7 +156,7 @@ AITERLITE_DEVICE void ask_for_weights(const Args& args, const TensorMap& map, co
 }
 
 // One warp: live rows of h, scales, and with the last step of a tile the weights of its entries.
-AITERLITE_DEVICE void ask_for_entries(const Args& args, const Lists& lists, const Work& work, Shared& shared) {
+AITERLITE_DEVICE void ask_for_entries(const Args& args, const EarlyLists& lists, const Work& work, Shared& shared) {
   constexpr uint32_t kHeld = (kColumns + kWaveSize - 1) / kWaveSize;  // entries of a lane
   const uint32_t lane = lane_id(), scale_rows = static_cast<uint32_t>(args.moe.width) / kRows;
   const uint32_t groups = static_cast<uint32_t>(args.moe.inter) / kRows;
@@ -176,6 +174,7 @@ AITERLITE_DEVICE void ask_for_entries(const Args& args, const Lists& lists, cons
   Tickets tickets;
   uint32_t next = tickets.pop(shared);
   read(next);
+  await_predecessors();  // lists are older than these
   Turn turn;
 #pragma unroll 1
   while (next < work.tiles) {

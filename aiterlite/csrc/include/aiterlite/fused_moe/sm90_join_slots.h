@@ -9,24 +9,10 @@ namespace aiterlite::experts::join {
 
 using Out = AITERLITE_ELEMENT;
 
-// Adds one; what this thread wrote before, and those that it met in a barrier, is there for who sees it and accepts.
-AITERLITE_DEVICE void release_count(uint32_t* p) {
-  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(p) : "memory");
-}
-// Between seeing what others wrote and a copy that the copy engine makes of it.
-AITERLITE_DEVICE void accept_for_engine() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
-// Tells the L2 that a line is not read any more before it is written: it need not go to memory.
-AITERLITE_DEVICE void discard_line(void* p) { asm volatile("discard.global.L2 [%0], 128;" ::"l"(p) : "memory"); }
-AITERLITE_DEVICE void store_keeping(void* p, const Vector16& v, uint64_t policy) {
-  asm volatile("st.global.L2::cache_hint.v4.b32 [%0], {%1, %2, %3, %4}, %5;" ::"l"(p), "r"(v.word[0]), "r"(v.word[1]),
-               "r"(v.word[2]), "r"(v.word[3]), "l"(policy)
-               : "memory");
-}
-
-// Rows of slots: [part][pair][256 elements].
+// Rows of slots: [part % kParts][pair][256 elements].
 AITERLITE_DEVICE uint16_t* row_of(const Args& args, uint32_t part, uint32_t pair) {
   const uint64_t pairs = uint64_t{static_cast<uint32_t>(args.moe.tokens)} * static_cast<uint32_t>(args.moe.topk);
-  return static_cast<uint16_t*>(args.moe.slots) + (part * pairs + pair) * kTileRows;
+  return static_cast<uint16_t*>(args.moe.slots) + (part % kParts * pairs + pair) * kTileRows;
 }
 
 // A warp of a set: every kSetWarps-th column of its tiles. Lane j has the j-th of them.
@@ -36,6 +22,8 @@ AITERLITE_DEVICE void store(const Args& args, const Lists& lists, const Work& wo
   const uint32_t set = warp / kSetWarps, first_column = warp % kSetWarps, lane = lane_id();
   const auto width = static_cast<uint32_t>(args.moe.width);
   const uint64_t keep = keep_long();
+  const auto tokens = static_cast<uint32_t>(args.moe.tokens);
+  uint32_t free_parts = kParts;  // those before it may be written
   Tickets tickets;
   tickets.turn.advance(set);
   uint32_t parity = 0;
@@ -46,7 +34,12 @@ AITERLITE_DEVICE void store(const Args& args, const Lists& lists, const Work& wo
     const uint32_t pair = lane < kOwn && lists.token(entry) != ~0u ? lists.pair(entry) : ~0u;
     const bool has_column = part * kTileRows + lane * 8 < width;
     uint16_t* rows = row_of(args, part, 0) + lane * 8;
+    // How many tokens' rows of the part that lies there have been fetched; looked at when the tile is made.
+    uint32_t* fetched = Counters{args.arrived}.fetched(part - (part < kParts ? 0 : kParts), work.parts);
+    uint32_t count = part < free_parts ? tokens : load_latest(fetched);
     shared.rows_full[set].wait(parity);
+    for (; shuffle(count, 0) < tokens; count = load_latest(fetched)) pause(50);
+    free_parts = part < free_parts ? free_parts : part + 1;
 #pragma unroll 4
     for (uint32_t i = 0; i < kOwn; ++i) {
       const uint32_t to = shuffle(pair, i);
@@ -61,14 +54,15 @@ AITERLITE_DEVICE void store(const Args& args, const Lists& lists, const Work& wo
   }
 }
 
-// One lane: tells the workgroup how many parts are stored, so that not all who wait look at memory.
+// One lane: tells the workgroup how many parts are stored, so that not all who wait look at memory; they
+// need no fences of their own then.
 AITERLITE_DEVICE void watch(const Args& args, const Work& work, Shared& shared) {
-  volatile uint32_t& stored = shared.stored;
 #pragma unroll 1
   for (uint32_t part = 0; part < work.parts; ++part) {
-    while (load_latest(Counters{args.arrived}.stored(part)) < work.blocks * kSetWarps) __nanosleep(100);
+    while (load_latest(Counters{args.arrived}.stored(part)) < work.blocks * kSetWarps) pause(100);
     accept_published();
-    stored = part + 1;
+    accept_for_engine();
+    set_shared(&shared.stored, part + 1);
   }
 }
 
@@ -80,8 +74,7 @@ AITERLITE_DEVICE void add(const Args& args, const Work& work, Shared& shared, ui
   const uint32_t batches = (topk + kBatch - 1) / kBatch, sums = tokens * work.parts;
   const auto take = [&] { return lane == 0 ? take_number(Counters{args.arrived}.sums()) : 0; };
   const auto is_stored = [&](uint32_t part) {
-    const uint32_t stored = *const_cast<const volatile uint32_t*>(&shared.stored);
-    return shuffle(static_cast<uint32_t>(part < stored), 0) != 0;
+    return shuffle(static_cast<uint32_t>(part < look_at_shared(&shared.stored)), 0) != 0;
   };
   struct Batch {
     uint32_t part, token, first;  // its first slot
@@ -93,8 +86,6 @@ AITERLITE_DEVICE void add(const Args& args, const Work& work, Shared& shared, ui
                    count = topk - made.first < kBatch ? topk - made.first : kBatch;
     if (lane < count) made.local = args.moe.local_topk_ids[pair + lane];
     if (lane == 0) {
-      __threadfence_block();
-      accept_for_engine();
       const uint32_t bytes = count * kTileRows * sizeof(uint16_t);
       Barrier& full = shared.fetched_full[warp][stage];
       full.arrive_expecting(bytes);
@@ -103,27 +94,39 @@ AITERLITE_DEVICE void add(const Args& args, const Work& work, Shared& shared, ui
     return made;
   };
   const auto await_stored = [&](uint32_t part) {
-    while (!is_stored(part)) __nanosleep(64);
+    while (!is_stored(part)) pause(64);
   };
 
-  uint32_t sum = shuffle(take(), 0), batch = 0, stage = 0, parity = 0, taken = take();
-  if (sum >= sums) return;
-  await_stored(sum / tokens);
-  Batch now = fetch(sum, 0, 0);
+  // Batches from the one that is added on, of which so many are asked for.
+  Batch ring[kFetches];
+  uint32_t sum = shuffle(take(), 0), batch = 0, taken = take(), asked = 0, stage = 0, parity = 0;
   float value[8] = {};
 #pragma unroll 1
   for (;;) {
-    const bool ends = batch + 1 == batches;
-    batch = ends ? 0 : batch + 1;
-    if (ends) {
-      sum = shuffle(taken, 0);
-      taken = take();
+    // Those that are ready; one at least.
+#pragma unroll
+    for (uint32_t i = 0; i < kFetches; ++i) {
+      if (i != asked || sum >= sums) continue;
+      if (i == 0) {
+        await_stored(sum / tokens);
+      } else if (!is_stored(sum / tokens)) {
+        continue;
+      }
+      const uint32_t at = stage + i;
+      ring[i] = fetch(sum, batch, at < kFetches ? at : at - kFetches);
+      ++asked;
+      if (++batch == batches) {
+        batch = 0;
+        sum = shuffle(taken, 0);
+        taken = take();
+      }
     }
-    const bool more = sum < sums, soon = more && is_stored(sum / tokens);
-    Batch next = {};
-    if (soon) next = fetch(sum, batch, stage ^ 1);
+    if (asked == 0) return;
+    const Batch now = ring[0];
+    const bool ends = now.first + kBatch >= topk;
     const LaneMask live = lanes_where(now.local >= 0 && now.local < args.moe.experts);
     shared.fetched_full[warp][stage].wait(parity);
+    if (lane == 0 && ends) count_one(Counters{args.arrived}.fetched(now.part, work.parts));
 #pragma unroll
     for (uint32_t i = 0; i < kBatch; ++i) {
       if (!(live >> i & 1)) continue;
@@ -132,7 +135,8 @@ AITERLITE_DEVICE void add(const Args& args, const Work& work, Shared& shared, ui
 #pragma unroll
       for (uint32_t j = 0; j < 8; ++j) value[j] += of_slot[j];
     }
-    if (live >> (lane / 4) & 1) {
+    // Of the last parts, over which nothing is written.
+    if (now.part + kParts >= work.parts && (live >> (lane / 4) & 1) != 0) {
       discard_line(row_of(args, now.part, now.token * topk + now.first + lane / 4) + lane % 4 * 64);
     }
     if (ends) {
@@ -146,14 +150,13 @@ AITERLITE_DEVICE void add(const Args& args, const Work& work, Shared& shared, ui
       for (float& one : value) one = 0.0f;
     }
     wave_barrier();  // all have read what is fetched over
-    if (!more) return;
-    if (!soon) {
-      await_stored(sum / tokens);
-      next = fetch(sum, batch, stage ^ 1);
+#pragma unroll
+    for (uint32_t i = 1; i < kFetches; ++i) ring[i - 1] = ring[i];
+    --asked;
+    if (++stage == kFetches) {
+      stage = 0;
+      parity ^= 1;
     }
-    now = next;
-    stage ^= 1;
-    parity ^= stage == 0;
   }
 }
 

@@ -1,4 +1,5 @@
-// tile/sm90_copy.h on the host: boxes of tensors of three dimensions. Found before the header of that name.
+// tile/sm90_copy.h on the host: boxes of tensors of two and three dimensions, and bytes in a row. Found before the
+// header of that name.
 #pragma once
 #include <aiterlite/tile/sm90_barrier.h>
 
@@ -34,6 +35,18 @@ inline void copy_box(void* to, const TensorMap& map, uint32_t x, uint32_t y, uin
   if (reinterpret_cast<uintptr_t>(to) % (map.swizzle != 0 ? 1024 : 128) != 0) hostsim::fail("a box is not aligned");
   // The map by value: the thread that asks may have ended.
   hostsim::landing.push_back([=, &barrier] { land_box(to, map, x, y, z, barrier); });
+}
+inline void copy_box(void* to, const TensorMap& map, uint32_t column, uint32_t row, Barrier& barrier, uint64_t policy) {
+  copy_box(to, map, column, row, 0, barrier, policy);
+}
+inline void copy_bytes(void* to, const void* from, uint32_t bytes, Barrier& barrier) {
+  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from) | bytes) % 16 != 0) {
+    hostsim::fail("a copy of bytes in a row is not aligned");
+  }
+  hostsim::landing.push_back([=, &barrier] {
+    memcpy(to, from, bytes);
+    barrier.land_bytes(bytes);
+  });
 }
 inline void copy_box_to_ranks(void* to, const TensorMap& map, uint32_t x, uint32_t y, uint32_t z, Barrier& barrier,
                               uint16_t ranks) {
