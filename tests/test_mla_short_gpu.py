@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 
 from mla_cases import Batch, assert_replays_agree, assert_right, batch, run  # noqa: E402
 
+from aiterlite import cache  # noqa: E402
 from aiterlite.mla import mla_decode_fwd  # noqa: E402
 from aiterlite.ops import mla as ops  # noqa: E402
 from aiterlite.reference.mla import Attention  # noqa: E402
@@ -116,3 +117,40 @@ def test_replays_give_the_same_bits_on_two_streams(cut: Cut) -> None:
         mla_decode_fwd(case.q, case.kv_buffer, o, *case.pages, 1, page_size=64, num_kv_splits=1)
 
     assert_replays_agree(call, outs, 400, 5)
+
+
+@pytest.mark.parametrize(
+    ("page_size", "types"), [(64, ("bf16", "bf16")), (16, ("bf16", "e4m3fn")), (1, ("bf16", "bf16"))]
+)
+def test_what_the_kernel_before_writes_is_read(cut: Cut, page_size: int, types: tuple[str, str]) -> None:
+    """Tiles come to the L2 before predecessors have ended, which write all of KV anew before each call."""
+    cut(16, 8)
+    lengths = [1000, 1024, 64, 700]
+    case = batch(lengths, [1] * 4, 16, types=types, page_size=page_size).to("cuda")
+    slots = torch.arange(case.kv_buffer.shape[0] * page_size, device="cuda")
+    latents = [torch.randn(len(slots), 576, device="cuda", dtype=torch.bfloat16) for _ in range(2)]
+    scale = case.kv_scale if case.kv_scale is not None else torch.ones(1, device="cuda")
+    scales = {"q_scale": case.q_scale, "kv_scale": case.kv_scale}
+
+    def calls(outs: list[torch.Tensor], between: Callable[[], object] = lambda: None) -> None:
+        for latent, o in zip(latents, outs, strict=True):
+            kind = "auto" if types[1] == "bf16" else "fp8"
+            cache.concat_and_cache_mla(
+                latent[:, :512], latent[:, 512:], case.kv_buffer.squeeze(2), slots, kind, scale.reshape(1)
+            )
+            between()
+            mla_decode_fwd(case.q, case.kv_buffer, o, *case.pages, 1, page_size=page_size, num_kv_splits=1, **scales)
+            between()
+
+    outs, expected = (
+        [torch.full((4, 16, 512), math.nan, dtype=torch.bfloat16, device="cuda") for _ in latents] for _ in "ab"
+    )
+    calls(expected, torch.cuda.synchronize)
+    assert not torch.equal(*expected) and bool(expected[0].isfinite().all())
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(5):
+            calls(outs)
+    for _ in range(50):
+        graph.replay()
+        assert all(torch.equal(o, alone) for o, alone in zip(outs, expected, strict=True))

@@ -85,7 +85,7 @@ def test_boxes_of_a_tile_are_for_pages_that_are_made_of_them() -> None:
         kernel = dispatch.decide(tables.DECODE, problem, H200).kernels[0]
         found.append([described.box for described in kernel.maps])
         assert kernel.cluster > 1 and kernel.grid[0] % kernel.cluster == 0
-    assert found == [[], [(64, 16, 1)], [(64, 16, 1)], [(64, 64, 9, 1)], [(64, 64, 9, 1)]]
+    assert found == [[], [(64, 16, 1)], [(64, 16, 1)], [(64, 64, 3, 1)], [(64, 64, 3, 1)]]
 
 
 @pytest.mark.compile

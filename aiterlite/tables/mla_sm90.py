@@ -26,8 +26,8 @@ SHORT_KERNEL = "aiterlite_sm90_mla_decode_short"
 # Two warpgroups multiply, two copy; one where the former need the registers, with 32 columns or 64 rows, and where
 # boxes come.
 _THREADS, _THREADS_FEW, _THREADS_LEAST = 512, 384, 288
-# Tokens of a box (mla/sm90_boxes.h).
-BOX_TOKENS = 16
+# Tokens of a box (mla/sm90_boxes.h); of boxes of a tile, which comes in parts, rows of 64 elements.
+BOX_TOKENS, _PART_PANELS = 16, 3
 KV_DTYPES = ("bf16", "fp16", "e4m3fn")
 _KEY_DIM, _VALUE_DIM, _TOKENS, _PADDING = 576, 512, 64, 16
 # Packed rows of q that a workgroup has: as columns, and of 16-bit KV as rows.
@@ -91,7 +91,7 @@ def short_shared_bytes(columns: int, stages: int, kv_dtype: str, boxes: bool, ra
     weight_parts = 2 if kv_dtype == "bf16" else 1
     row = _KEY_DIM * (1 if kv_dtype == "e4m3fn" else 2) + (0 if boxes else _PADDING)
     operands = columns * _KEY_DIM * 2 + 2 * weight_parts * columns * _TOKENS * 2
-    small = columns * (32 + 16 + 8 * ranks) + 4 * 32 + (2 * 8 + 8) * stages + 8
+    small = columns * (32 + 16 + 8 * ranks) + 4 * 32 + (4 * 8 + 8) * stages + 24
     return _aligned(stages * _TOKENS * row + operands + small)
 
 
@@ -286,8 +286,8 @@ def arguments(plan: Sm90Plan) -> ArgumentStruct:
 
 
 def maps(problem: MlaProblem, plan: Sm90Plan) -> tuple[TensorMap, ...]:
-    """KV as [pages, page_size, 576], in boxes whose rows are as long as they are swizzled. A box of a tile is all
-    of it, of [pages, 9, page_size, 64]."""
+    """KV as [pages, page_size, 576], in boxes whose rows are as long as they are swizzled. A box of a tile has a
+    third of its rows, of [pages, 9, page_size, 64]."""
     if not plan.boxes:
         return ()
     swizzle = 64 if problem.kv_dtype == "e4m3fn" else 128
@@ -296,5 +296,5 @@ def maps(problem: MlaProblem, plan: Sm90Plan) -> tuple[TensorMap, ...]:
     box: tuple[int, ...] = (64, BOX_TOKENS, 1)
     if plan.ranks and _box_tokens(problem) == _TOKENS:
         sizes, strides = (64, problem.page_size, _KEY_DIM // 64, "pages"), ("stride_slot", 64, "stride_page")
-        box = (64, _TOKENS, _KEY_DIM // 64, 1)
+        box = (64, _TOKENS, _PART_PANELS, 1)
     return (TensorMap("kv_map", "kv_buffer", problem.kv_dtype, sizes, strides, box, swizzle),)

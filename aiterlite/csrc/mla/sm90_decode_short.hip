@@ -3,7 +3,8 @@
 //
 // Formulation. S^T = K q^T, then O^T = V^T P^T, as there; 16-bit KV in boxes is multiplied where it lies. Two
 // warpgroups share a tile of 64 tokens: they take scores of tiles in turn, and each has half of the values of all
-// tiles, so that nothing is merged between them. Sums of weights are products with ones.
+// tiles, so that nothing is merged between them. Sums of weights are products with ones. Whole tiles come in parts, and
+// scores are made as they come; of the last tile each block of values is sent or stored under the products of the next.
 //
 // Tiling. AITERLITE_RANKS workgroups, a cluster, share a split of a request: tiles of 64 tokens are dealt to all splits
 // and ranks. A workgroup has kColumns heads; more heads are other workgroups', which read KV again. One warp or four
@@ -57,6 +58,10 @@ inline constexpr float kMostAbove = kBeginsAtZero ? 32.0f : mla::kSlack;
 inline constexpr bool kScaledQ = __is_same(Q, bf16) && !kWideKv;
 constexpr uint32_t kColumns = Cut::kColumns, kStages = Cut::kStages, kRanks = Cut::kRanks;
 constexpr uint32_t kThreads = Cut::kThreads, kSteps = kKeyDim / 64;
+// Of the warps that multiply, and the first that copies.
+constexpr uint32_t kPieceBarrier = kGroupBarrier + mla::kGroups, kPieceThreads = kMultipliers + kWaveSize;
+// Products that a weight's parts take.
+constexpr uint32_t kProducts = Cut::kTwice ? 1 : Cut::kWeightParts;
 constexpr uint32_t kWeightParts = Cut::kWeightParts, kPanelBytes = mla::Sm90Boxes<Kv>::kPanelBytes;
 
 static_assert(sizeof(Shared) <= AITERLITE_SHARED_BYTES, "the ring does not fit AITERLITE_SHARED_BYTES");
@@ -117,14 +122,20 @@ AITERLITE_DEVICE uint64_t in_all_lanes(uint64_t descriptor) {
 }
 
 // Scores by way of registers, a step's operands fetched before the products of the step before.
-AITERLITE_DEVICE void multiply_widened(float (&scores)[kColumns / 2], const char* rows, uint64_t q,
-                                       const Place& place) {
+AITERLITE_DEVICE void multiply_widened(float (&scores)[kColumns / 2], uint64_t q, const Place& place, uint32_t stage,
+                                       uint32_t parity, Shared& shared) {
+  const char* rows = shared.ring[stage];
   Operands operands;
   operands.fetch_keys<0>(rows, place.warp);
   operands.ready_keys<0>();
   static_for<kSteps>([&](auto step) {
     constexpr uint32_t kStep = decltype(step)::value;
-    if constexpr (kStep + 1 < kSteps) operands.fetch_keys<kStep + 1>(rows, place.warp);
+    if constexpr (kStep + 1 < kSteps) {
+      if constexpr ((kStep + 1) % Cut::kPartPanels == 0) {
+        shared.full[stage][(kStep + 1) / Cut::kPartPanels].wait(parity);
+      }
+      operands.fetch_keys<kStep + 1>(rows, place.warp);
+    }
     begin_group();
 #pragma unroll
     for (uint32_t x = 0; x < 4; ++x) {
@@ -145,23 +156,29 @@ AITERLITE_DEVICE void multiply_widened(float (&scores)[kColumns / 2], const char
 
 // A group's tile: its scores, of which those of tokens that there are not are -inf.
 AITERLITE_DEVICE void make_scores(float (&scores)[kColumns / 2], float scale, const Place& place, uint32_t stage,
-                                  Shared& shared) {
-  char* rows = shared.ring[stage];
+                                  uint32_t parity, Shared& shared) {
+  shared.full[stage][0].wait(parity);
   const uint32_t exist = shared.exist_of(stage, place.warp);
-  shared.clear_unseen(stage, place.warp, count_lanes(exist));
+  if (exist != 0xffff) {
+    shared.template await_parts<1>(stage, parity);
+    shared.clear_unseen(stage, place.warp, count_lanes(exist));
+  }
   const uint64_t q = in_all_lanes(tile_descriptor(shared.q()));
   if constexpr (Cut::kDirect) {
-    const uint64_t keys = in_all_lanes(tile_descriptor(rows));
+    const uint64_t keys = in_all_lanes(tile_descriptor(shared.ring[stage]));
     begin_group();
     static_for<4 * kSteps>([&](auto product) {
       constexpr uint32_t kStep = decltype(product)::value / 4, kByte = decltype(product)::value % 4 * 32;
+      if constexpr (kStep > 0 && kByte == 0 && kStep % Cut::kPartPanels == 0) {
+        shared.full[stage][kStep / Cut::kPartPanels].wait(parity);
+      }
       const uint64_t a = advanced_bytes(keys, kStep * kPanelBytes + kByte);
       const uint64_t b = advanced_bytes(q, kStep * kColumns * 128 + kByte);
       multiply_group<decltype(product)::value == 0 ? Start::kZero : Start::kSums>(Element{}, scores, a, b);
     });
     commit_group();
   } else {
-    multiply_widened(scores, rows, q, place);
+    multiply_widened(scores, q, place, stage, parity, shared);
   }
   await_group<0>();
 #pragma unroll
@@ -272,70 +289,80 @@ AITERLITE_DEVICE void store_weights(const float (&scores)[kColumns / 2], const S
   publish_to_engines();
 }
 
-// Adds a tile's weights, which group `owner` made, and this group's values by them. `early` runs under the products of
-// values, when those of weights are complete.
-template <class Early>
-AITERLITE_DEVICE void add_values(Sums& sums, const Place& place, uint32_t owner, uint32_t stage, Shared& shared,
-                                 const Early& early) {
-  constexpr uint32_t kProducts = Cut::kTwice ? 1 : kWeightParts, kOne = __is_same(Element, bf16) ? 0x3f80 : 0x3c00;
-  constexpr uint32_t kOnes[4] = {kOne * 0x10001, kOne * 0x10001, kOne * 0x10001, kOne * 0x10001};
-  const char* rows = shared.ring[stage] + place.group * Cut::Rows::at(0, Cut::kKept * 64 * sizeof(Kv));
-  const uint64_t p = in_all_lanes(tile_descriptor(shared.weights(owner, 0)));
-  const auto weights = [&](uint32_t x, uint32_t part) { return advanced_bytes(p, part * Cut::kWeightBytes + x * 32); };
-  Operands operands;
-  if constexpr (!Cut::kDirect) {
-    operands.fetch_values<kSteps>(rows, place.warp);
-    operands.ready_values<kSteps>();
-  }
+// Adds the weights of a tile, which group `owner` made; their products are complete then.
+AITERLITE_DEVICE void add_weights(Sums& sums, uint64_t weights) {
+  constexpr uint32_t kOne = __is_same(Element, bf16) ? 0x3f80 : 0x3c00, kBoth = kOne * 0x10001;
+  constexpr uint32_t kOnes[4] = {kBoth, kBoth, kBoth, kBoth};
   begin_group();
   static_for<4 * kProducts>([&](auto product) {
     constexpr uint32_t kX = decltype(product)::value / kProducts, kPart = decltype(product)::value % kProducts;
-    multiply_group(Element{}, sums.weights, kOnes, weights(kX, kPart));
+    multiply_group(Element{}, sums.weights, kOnes, advanced_bytes(weights, kPart * Cut::kWeightBytes + kX * 32));
   });
   commit_group();
-  if constexpr (Cut::kDirect) {
-    const uint64_t values = in_all_lanes(operand_descriptor(rows, Swizzle::k128, 1024, 1024));
-    static_for<Cut::kKept * 4>([&](auto product) {
-      constexpr uint32_t kBlock = decltype(product)::value / 4, kX = decltype(product)::value % 4;
-      const uint64_t a = advanced_bytes(values, kBlock * kPanelBytes + kX * 16 * 128);
-      multiply_group<Start::kSums, Rows::kAreK>(Element{}, sums.values[kBlock], a, weights(kX, 0));
-    });
-    commit_group();
-    await_group<1>();
-    early();
-  } else {
-    static_for<Cut::kKept>([&](auto block) {
-      constexpr uint32_t kBlock = decltype(block)::value, kStep = kSteps + kBlock;
-      if constexpr (kBlock + 1 < Cut::kKept) operands.fetch_values<kStep + 1>(rows, place.warp);
-      begin_group();
-#pragma unroll
-      for (uint32_t x = 0; x < 4; ++x) {
-#pragma unroll
-        for (uint32_t part = 0; part < kProducts; ++part) {
-          multiply_group(Element{}, sums.values[kBlock], operands.template a<kStep>(x), weights(x, part));
-        }
-      }
-      commit_group();
-      await_group<1>();
-      if constexpr (kBlock == 0) early();
-      if constexpr (kBlock + 1 < Cut::kKept) operands.ready_values<kStep + 1>();
-    });
-  }
+  await_group<0>();
 }
 
-AITERLITE_DEVICE void multiply_piece(const Args& args, const ShortTask& task, const ShortPiece& piece, Shared& shared) {
+// Asks for products of a tile's values of this group at place kPlace.
+template <uint32_t kPlace>
+AITERLITE_DEVICE void add_block(Sums& sums, uint64_t values, uint64_t weights, uint32_t turn) {
+  const uint64_t block = values + Cut::block_at(kPlace, turn) * (kPanelBytes / 16);
+  begin_group();
+  static_for<4>([&](auto product) {
+    constexpr uint32_t kX = decltype(product)::value;
+    multiply_group<Start::kSums, Rows::kAreK>(Element{}, sums.values[kPlace], advanced_bytes(block, kX * 16 * 128),
+                                              advanced_bytes(weights, kX * 32));
+  });
+  commit_group();
+}
+// All of them, by way of registers.
+AITERLITE_DEVICE void add_widened(Sums& sums, const char* rows, uint64_t weights, uint32_t turn, const Place& place) {
+  Operands operands;
+  // A place's bytes of a row, less those that fetch_values adds.
+  const auto from = [&](uint32_t at) {
+    return rows + Cut::Rows::at(0, Cut::block_at(at, turn) * 64 * sizeof(Kv)) - Cut::Rows::at(0, at * 64 * sizeof(Kv));
+  };
+  operands.fetch_values<kSteps>(from(0), place.warp);
+  operands.ready_values<kSteps>();
+  static_for<Cut::kKept>([&](auto block) {
+    constexpr uint32_t kBlock = decltype(block)::value, kStep = kSteps + kBlock;
+    if constexpr (kBlock + 1 < Cut::kKept) operands.fetch_values<kStep + 1>(from(kBlock + 1), place.warp);
+    begin_group();
+#pragma unroll
+    for (uint32_t x = 0; x < 4; ++x) {
+#pragma unroll
+      for (uint32_t part = 0; part < kProducts; ++part) {
+        const uint64_t b = advanced_bytes(weights, part * Cut::kWeightBytes + x * 32);
+        multiply_group(Element{}, sums.values[kBlock], operands.template a<kStep>(x), b);
+      }
+    }
+    commit_group();
+    if constexpr (kBlock + 1 < Cut::kKept) {
+      await_group<1>();
+      operands.ready_values<kStep + 1>();
+    }
+  });
+  await_group<0>();
+}
+
+AITERLITE_DEVICE void multiply_piece(const Args& args, const ShortTask& task, Shared& shared) {
   // The compiler must know that descriptors are the same in all lanes.
   const uint32_t wave = shuffle(thread_id() / kWaveSize, 0);
   const Place place = {wave / kGroupWaves, wave % kGroupWaves, lane_id()};
+  const uint32_t turn = kRanks > 1 ? task.rank : 0;
+  named_barrier_wait(kPieceBarrier, kPieceThreads);
+  const int64_t row = shared.row;
+  // Of a request without a row of q, all workgroups of a cluster are without it.
+  if (row < 0) return;
+  const uint32_t tiles = shared.tiles;
   const auto most = static_cast<uint32_t>(args.heads - task.first_head), count = most < kColumns ? most : kColumns;
-  const ShortResult result = ShortResult::of(args, task, piece.row);
+  const ShortResult result = ShortResult::of(args, task, row);
   float scale = args.scale * kLog2E, value_scale = 1.0f;
   if (!kWideQ && args.q_scale != nullptr) scale *= load_f32(args.q_scale);
   if (!kWideKv && args.kv_scale != nullptr) {
     value_scale = load_f32(args.kv_scale);
     scale *= value_scale;
   }
-  scale *= load_queries(args, task, piece.row, count, place, shared);
+  scale *= load_queries(args, task, row, count, place, shared);
   Sums sums;
 #pragma unroll
   for (uint32_t k = 0; k < Cut::kSums; ++k) {
@@ -346,42 +373,112 @@ AITERLITE_DEVICE void multiply_piece(const Args& args, const ShortTask& task, co
 #pragma unroll
   for (uint32_t c = 0; c < kColumns / 4; ++c) sums.relative[c] = kBeginsAtZero ? 0.0f : kLowest;
   named_barrier_wait(kAllBarrier, kMultipliers);
-  const uint32_t tiles = piece.tiles();
-  RingTurn<kStages> turn;
-  float factor[kColumns / 4];
+  RingTurn<kStages> ring;
+  uint64_t weights, values;
+  const char* rows;
 #pragma unroll 1
-  for (uint32_t tile = 0; tile < tiles; ++tile) {
+  for (uint32_t tile = 0;; ++tile) {
     const uint32_t owner = tile % 2;
     const bool first = tile == 0;
-    const uint32_t stage = turn.stage;
-    shared.full[stage].wait(turn.parity);
+    const uint32_t stage = ring.stage, parity = ring.parity;
     bool far = false;
     if (place.group == owner) {
+      shared.full[stage][0].wait(parity);
       float scores[kColumns / 2];
-      make_scores(scores, scale, place, stage, shared);
+      make_scores(scores, scale, place, stage, parity, shared);
       far = !kBeginsAtZero && first;
       if (!far) {
         far = named_barrier_any(kGroupBarrier + place.group, kGroupThreads, are_far(scores, sums, first));
       }
       if (far) renew_maxima(scores, sums, first, place, shared);
       store_weights(scores, sums, place, shared);
+    } else {
+      shared.await_parts(stage, parity);
     }
     if (named_barrier_any(kAllBarrier, kMultipliers, far)) take_renewed(owner, first, sums, place, shared);
-    const bool last = tile + 1 == tiles;
-    add_values(sums, place, owner, stage, shared, [&] {
-      if (kRanks > 1 && last) mla::send_stats<Cut>(sums, place, task.rank, shared);
-    });
-    if (last) mla::make_factors<Cut>(args, result, count, value_scale, sums, place, task.rank, shared, factor);
-    await_group<0>();
+    weights = in_all_lanes(tile_descriptor(shared.weights(owner, 0)));
+    rows = shared.ring[stage] + place.group * Cut::Rows::at(0, Cut::kKept * 64 * sizeof(Kv));
+    values = in_all_lanes(operand_descriptor(rows, Swizzle::k128, 1024, 1024));
+    add_weights(sums, weights);
+    if (tile + 1 == tiles) break;
+    if constexpr (Cut::kDirect) {
+      static_for<Cut::kKept>([&](auto at) { add_block<decltype(at)::value>(sums, values, weights, turn); });
+      await_group<0>();
+    } else {
+      add_widened(sums, rows, weights, turn, place);
+    }
     if (place.lane == 0) shared.empty[stage].arrive();
-    turn.advance();
+    ring.advance();
   }
-  if constexpr (kRanks == 1) {
-    mla::store_alone<Cut, Out>(args, result, count, sums, factor, place);
+  // The values of the last tile: what is complete is sent or stored under the products of the rest.
+  if constexpr (kRanks > 1) mla::send_stats<Cut>(sums, place, task.rank, shared);
+  if constexpr (Cut::kDirect) {
+    add_block<0>(sums, values, weights, turn);
+    add_block<1>(sums, values, weights, turn);
   } else {
-    mla::send_slices<Cut>(sums, factor, place, task.rank, shared);
+    add_widened(sums, rows, weights, turn, place);
+  }
+  float factor[kColumns / 4];
+  mla::make_factors<Cut>(args, result, count, value_scale, sums, place, task.rank, shared, factor);
+  static_for<Cut::kKept>([&](auto at) {
+    constexpr uint32_t kPlace = decltype(at)::value;
+    if constexpr (Cut::kDirect) await_group<(kPlace + 1 < Cut::kKept ? 1 : 0)>();
+    if constexpr (kRanks == 1) {
+      mla::store_block<Cut, Out>(args, result, count, sums, kPlace, factor, place);
+    } else {
+      mla::send_block<Cut>(sums, kPlace, factor, place, task.rank, shared);
+    }
+    if constexpr (Cut::kDirect && kPlace + 2 < Cut::kKept) add_block<kPlace + 2>(sums, values, weights, turn);
+  });
+  if constexpr (kRanks > 1) {
     cluster_barrier();
     mla::add_slices<Cut, Out>(args, result, count, place, task.rank, shared);
+  }
+}
+
+// A warp that copies: finds the piece, and tells those that multiply.
+AITERLITE_DEVICE void copy_piece(const Given& given, const ShortTask& task, Shared& shared) {
+  const Args& args = mla::decode_args(given);
+  const Divisor pieces(static_cast<uint32_t>(args.splits) * kRanks);
+  const Divisor pages(static_cast<uint32_t>(args.page_size));
+  mla::PageEntry entry = {-1, -1};
+  // Twice. What is found before is not used: it brings code and numbers near, and says where the entry of the first
+  // page may be, which is loaded with all the rest then.
+#pragma unroll 1
+  for (uint32_t time = 0; time < 2; ++time) {
+    const bool live = time == 1;
+    if (live) {
+      await_predecessors();
+      admit_successors();
+    }
+    const mla::PieceWords words = mla::PieceWords::load(args, task, entry.index);
+    if constexpr (kBoxes) {
+      entry.page = words.at(5);
+    } else {
+      entry = mla::load_entry(args, entry.index);
+    }
+    const ShortPiece piece = mla::find_piece(args, task, kRanks, pieces, words);
+    const mla::Slab first = mla::find_slab<Cut::kBoxTokens>(args, piece, pages, Cut::first_token(0), entry);
+    if (live) {
+      if (wave_id() == kMultipliers / kWaveSize) {
+        if (lane_id() == 0) {
+          shared.row = piece.row;
+          shared.tiles = piece.tiles();
+        }
+        wave_barrier();
+        named_barrier_arrive(kPieceBarrier, kPieceThreads);
+      }
+      if (piece.row < 0) return;
+    }
+    if constexpr (kBoxes) {
+      mla::copy_boxes<Cut, Kv>(args, reinterpret_cast<const TensorMap&>(given), piece, pages, first, live, shared);
+    } else if (live) {
+      mla::copy_rows<Cut, Kv>(args, piece, pages, first, shared);
+    }
+  }
+  if constexpr (kRanks > 1) {
+    cluster_wait();
+    cluster_arrive();
   }
 }
 
@@ -392,12 +489,10 @@ AITERLITE_CLUSTER_DIMS(AITERLITE_RANKS) aiterlite_sm90_mla_decode_short(const __
   AITERLITE_DYNAMIC_SHARED(Shared, shared);
   const Args& args = mla::decode_args(given);
   const ShortTask task = mla::find_task<kColumns>(args, kRanks);
-  const Divisor pieces(static_cast<uint32_t>(args.splits) * kRanks);
-  const Divisor pages(static_cast<uint32_t>(args.page_size));
   if (thread_id() == 0) {
     if constexpr (kBoxes) fetch_map_early(reinterpret_cast<const TensorMap&>(given));
     for (uint32_t stage = 0; stage < kStages; ++stage) {
-      shared.full[stage].open(Cut::kReports);
+      for (uint32_t part = 0; part < Cut::kParts; ++part) shared.full[stage][part].open(Cut::kReports);
       shared.empty[stage].open(kMultipliers / kWaveSize);
     }
     publish_barriers();
@@ -408,37 +503,13 @@ AITERLITE_CLUSTER_DIMS(AITERLITE_RANKS) aiterlite_sm90_mla_decode_short(const __
   workgroup_barrier();
   // Others write here when all have come.
   if constexpr (kRanks > 1) cluster_arrive();
-  ShortPiece piece;
-  mla::Slab first;
-  mla::PageEntry entry = {-1, -1};
-  // Twice. What is found before is not used: it brings code and numbers near, and says where the entry of the first
-  // page may be, which is loaded with all the rest then.
-#pragma unroll 1
-  for (uint32_t time = 0; time < 2; ++time) {
-    if (time == 1) {
-      await_predecessors();
-      admit_successors();
-    }
-    if (copies) entry = mla::load_entry(args, entry.index);
-    piece = mla::find_piece(args, task, kRanks, pieces);
-    if (copies) first = mla::find_slab<Cut::kBoxTokens>(args, piece, pages, Cut::first_token(0), entry);
-  }
-  // Of a request without a row of q, all workgroups of a cluster are without it.
-  if (piece.row < 0) return;
   if (copies) {
-    if constexpr (Cut::kGives) give_registers<40>();
-    if (wave_id() >= kMultipliers / kWaveSize + Cut::kCopyWarps) return;
-    if constexpr (kBoxes) {
-      mla::copy_boxes<Cut, Kv>(args, reinterpret_cast<const TensorMap&>(given), piece, pages, first, shared);
-    } else {
-      mla::copy_rows<Cut, Kv>(args, piece, pages, first, shared);
-    }
-    if constexpr (kRanks > 1) {
-      cluster_wait();
-      cluster_arrive();
-    }
+    if constexpr (Cut::kGives) give_registers<56>();
+    if (wave_id() < kMultipliers / kWaveSize + Cut::kCopyWarps) copy_piece(given, task, shared);
   } else {
-    if constexpr (Cut::kGives) take_registers<232>();
-    multiply_piece(args, task, piece, shared);
+    if constexpr (Cut::kGives) take_registers<224>();
+    await_predecessors();
+    admit_successors();
+    multiply_piece(args, task, shared);
   }
 }

@@ -69,24 +69,42 @@ AITERLITE_DEVICE void prefetch_queries(const aiterlite_mla_decode_args& args, co
   }
 }
 
+// The words that say what a piece is, and the entry of kv_indices at `index`, one a lane, since they wait for memory
+// together so, and few warps ask for what all workgroups ask for.
+struct PieceWords {
+  uint32_t word;
+
+  AITERLITE_DEVICE static PieceWords load(const aiterlite_mla_decode_args& args, const ShortTask& task, int64_t index) {
+    const uint32_t lane = lane_id();
+    const int32_t* from = (lane < 2 ? args.qo_indptr : args.kv_indptr) + task.request + lane % 2;
+    bool wanted = lane < 4;
+    if (lane == 4) from = args.kv_last_page_lens + task.request, wanted = args.page_size != 1;
+    if (lane == 5) from = args.kv_indices + index, wanted = index >= 0 && index < args.indices;
+    if (lane == 6 || lane == 7) {
+      from = args.splits_indptr + task.request + lane % 2;
+      wanted = args.splits_indptr != nullptr;
+    }
+    // The last page of one token has one; where there is no entry, it names no page.
+    uint32_t word = lane == 4 ? 1 : ~0u;
+    if (wanted) word = load_latest(from);
+    return {word};
+  }
+  AITERLITE_DEVICE int32_t at(uint32_t lane) const { return static_cast<int32_t>(shuffle(word, lane)); }
+};
+
 // Tokens of a request are dealt to its pieces in whole tiles, as equally as these allow.
 AITERLITE_DEVICE ShortPiece find_piece(const aiterlite_mla_decode_args& args, const ShortTask& task, uint32_t ranks,
-                                       const Divisor& pieces) {
-  const int32_t request = task.request;
-  const int32_t first = load_again(args.qo_indptr, request), behind = load_again(args.qo_indptr, int64_t{request} + 1);
-  const int32_t first_index = load_again(args.kv_indptr, request);
-  const int32_t behind_index = load_again(args.kv_indptr, int64_t{request} + 1);
-  int32_t last = args.page_size == 1 ? 1 : load_again(args.kv_last_page_lens, request);
-  last = last < 0 ? 0 : last > args.page_size ? args.page_size : last;
-  const int32_t length = behind_index > first_index ? (behind_index - first_index - 1) * args.page_size + last : 0;
-  const int32_t rows = behind - first;
+                                       const Divisor& pieces, const PieceWords& words) {
+  const int32_t first = words.at(0), rows = words.at(1) - first, first_index = words.at(2);
+  const int32_t count = words.at(3) - first_index, given = words.at(4);
+  const int32_t last = given < 0 ? 0 : given > args.page_size ? args.page_size : given;
+  const int32_t length = count > 0 ? (count - 1) * args.page_size + last : 0;
   if (first < 0 || rows <= 0 || int64_t{first} + rows > args.rows) return {0, -1, 0, 0};
   const uint32_t tiles = (static_cast<uint32_t>(length) + kTileTokens - 1) / kTileTokens;
   int32_t splits = args.splits;
   uint32_t each;
   if (args.splits_indptr != nullptr) {
-    const int32_t wanted =
-        load_again(args.splits_indptr, int64_t{request} + 1) - load_again(args.splits_indptr, request);
+    const int32_t wanted = words.at(7) - words.at(6);
     splits = wanted < 1 ? 1 : wanted < splits ? wanted : splits;
     const uint32_t all = static_cast<uint32_t>(splits) * ranks;
     each = (tiles + all - 1) / all;
@@ -142,6 +160,8 @@ struct Sm90Short {
   // Of 32 columns the warps that multiply need registers that a whole warpgroup gives.
   static constexpr bool kGives = kColumns == 32;
   static constexpr uint32_t kThreads = kMultipliers + (kGives ? 4 : kCopyWarps) * kWaveSize;
+  // A tile comes in parts, of which the first can be multiplied while the others are on their way.
+  static constexpr uint32_t kParts = kWhole ? 3 : 1, kPartPanels = kPanels / kParts;
   static constexpr uint32_t kRowBytes = kKeyDim * sizeof(Kv);
   // Blocks of 64 values of a group.
   static constexpr uint32_t kKept = kValueDim / 64 / kGroups;
@@ -162,7 +182,8 @@ struct Sm90Short {
   }
 
   // A group's half of the values, weighted, and the weights, summed; and what both are relative to. Columns are 8 j +
-  // lane % 4 * 2 + e, of which pair j is at 2 j + e.
+  // lane % 4 * 2 + e, of which pair j is at 2 j + e. Blocks of values begin with another one in each rank, so that not
+  // all send to the same rank at once.
   struct Sums {
     float values[kKept][kSums];
     float weights[kSums];
@@ -174,6 +195,8 @@ struct Sm90Short {
       return kTwice ? sum + weights[kColumns / 2 * (kTwice ? 1 : 0) + 4 * j + e] : sum;
     }
   };
+
+  AITERLITE_DEVICE static uint32_t block_at(uint32_t place, uint32_t rank) { return (place + rank) % kKept; }
 
   // Operands b of the products, in rows of 128 bytes: q, and weights of each group.
   static constexpr uint32_t kQBytes = kColumns * kKeyDim * 2, kWeightBytes = kColumns * kTileTokens * 2;
@@ -187,9 +210,12 @@ struct Sm90Short {
     float renewed[kGroups][kColumns][2];
     float stats[kRanks][kColumns][2];  // of the ranks: what sums are relative to, and the sums of weights
     float undo[kOwnSlices][kRanks];
-    Barrier full[kStages], empty[kStages];
+    Barrier full[kStages][kParts], empty[kStages];
     Vector8 exist[kStages];
     uint64_t mailbox;
+    // The piece, for those that multiply.
+    int64_t row;
+    uint32_t tiles;
 
     AITERLITE_DEVICE char* q() { return area; }
     AITERLITE_DEVICE char* weights(uint32_t group, uint32_t part) {
@@ -198,6 +224,11 @@ struct Sm90Short {
     // Which of a slab's tokens exist: a bit each.
     AITERLITE_DEVICE uint32_t exist_of(uint32_t stage, uint32_t slab) {
       return reinterpret_cast<const uint16_t*>(&exist[stage])[slab];
+    }
+    template <uint32_t kFirst = 0>
+    AITERLITE_DEVICE void await_parts(uint32_t stage, uint32_t parity) {
+#pragma unroll
+      for (uint32_t part = kFirst; part < kParts; ++part) full[stage][part].wait(parity);
     }
     AITERLITE_DEVICE void set_exist(uint32_t stage, uint32_t slab, uint32_t bits) {
       reinterpret_cast<uint16_t*>(&exist[stage])[slab] = static_cast<uint16_t>(bits);

@@ -10,48 +10,54 @@ AITERLITE_DEVICE Vector8 first_of_tile(uint32_t count) {
   return {{static_cast<uint32_t>(bits), static_cast<uint32_t>(bits >> 32)}};
 }
 
-// A warp that copies boxes, for all tiles: whole tiles, one copy each; or its slabs, a copy for each panel.
+// A warp that copies boxes, for all tiles: whole tiles in few copies; or its slabs, a copy for each panel. Not `live`,
+// it only goes the way of the first one.
 template <class Cut, class Kv>
 AITERLITE_DEVICE void copy_boxes(const aiterlite_mla_decode_args& args, const TensorMap& map, const ShortPiece& piece,
-                                 const Divisor& pages, Slab next, typename Cut::Shared& shared) {
+                                 const Divisor& pages, Slab next, bool live, typename Cut::Shared& shared) {
   using Boxes = Sm90Boxes<Kv>;
-  const uint32_t warp = wave_id() - kMultipliers / kWaveSize, lane = lane_id(), tiles = piece.tiles();
+  const uint32_t warp = wave_id() - kMultipliers / kWaveSize, lane = lane_id(), tiles = live ? piece.tiles() : 1;
   const uint64_t once = keep_briefly();
   RingTurn<Cut::kStages> turn = {0, 1};
 #pragma unroll 1
   for (uint32_t tile = 0; tile < tiles; ++tile) {
     const Slab place = next;
-    if (tile + 1 < tiles) {
-      PageEntry entry = {-1, -1};
-      next = find_slab<Cut::kBoxTokens>(args, piece, pages, Cut::first_token(tile + 1), entry);
-    }
     const uint32_t stage = turn.stage;
     shared.empty[stage].wait(turn.parity);
-    Barrier& full = shared.full[stage];
     char* to = shared.ring[stage];
     const auto count = static_cast<uint32_t>(place.count), page = static_cast<uint32_t>(place.page);
     const auto slot = static_cast<uint32_t>(place.slot);
-    if (count == 0) {
+    if (count == 0 && live) {
 #pragma unroll 1
       for (uint32_t slab = 0; slab < kSlabs; slab += Cut::kCopyWarps) Boxes::clear_slab(to, slab + warp, 0, kPanels);
       publish_to_engines();
       wave_barrier();
     }
     if constexpr (Cut::kWhole) {
-      if (lane == 0) {
+      if (lane == 0 && live) {
         shared.exist[stage] = first_of_tile(count);
-        full.arrive_expecting(count == 0 ? 0 : Boxes::kBytes);
-        if (count != 0) copy_box(to, map, 0, slot, 0, page, full, once);
+#pragma unroll
+        for (uint32_t part = 0; part < Cut::kParts; ++part) {
+          constexpr uint32_t kPartBytes = Cut::kPartPanels * Boxes::kPanelBytes;
+          Barrier& full = shared.full[stage][part];
+          full.arrive_expecting(count == 0 ? 0 : kPartBytes);
+          if (count != 0) copy_box(to + part * kPartBytes, map, 0, slot, part * Cut::kPartPanels, page, full, once);
+        }
       }
     } else {
-      if (lane == 0) {
+      Barrier& full = shared.full[stage][0];
+      if (lane == 0 && live) {
         shared.set_exist(stage, warp, (1u << count) - 1);
         full.arrive_expecting(count == 0 ? 0 : kPanels * Boxes::kBoxBytes);
       }
       wave_barrier();
-      if (count != 0 && lane < kPanels) {
+      if (count != 0 && lane < kPanels && live) {
         copy_box(to + lane * Boxes::kPanelBytes + warp * Boxes::kBoxBytes, map, lane * 64, slot, page, full, once);
       }
+    }
+    if (tile + 1 < tiles) {
+      PageEntry entry = {-1, -1};
+      next = find_slab<Cut::kBoxTokens>(args, piece, pages, Cut::first_token(tile + 1), entry);
     }
     turn.advance();
   }
@@ -88,11 +94,11 @@ AITERLITE_DEVICE void copy_rows(const aiterlite_mla_decode_args& args, const Sho
         copy_async(to + chunk * 16, bytes + chunk * 16, from >= 0);
       }
     }
-    shared.full[stage].arrive_after_copies();
+    shared.full[stage][0].arrive_after_copies();
     const uint32_t exist = lanes_where(offset >= 0);
     if (lane == 0) {
       shared.set_exist(stage, warp, exist);
-      shared.full[stage].arrive();
+      shared.full[stage][0].arrive();
     }
     turn.advance();
   }

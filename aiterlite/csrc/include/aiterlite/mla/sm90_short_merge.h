@@ -90,16 +90,22 @@ AITERLITE_DEVICE void make_factors(const aiterlite_mla_decode_args& args, const 
   }
 }
 
-// Block b of a thread's sums, multiplied.
+// The values at place b of a thread's sums, multiplied.
 template <class Cut>
-AITERLITE_DEVICE void finished(const typename Cut::Sums& sums, uint32_t block, const float (&factor)[Cut::kColumns / 4],
+AITERLITE_DEVICE void finished(const typename Cut::Sums& sums, uint32_t b, const float (&factor)[Cut::kColumns / 4],
                                float (&value)[Cut::kColumns / 2]) {
 #pragma unroll
   for (uint32_t k = 0; k < Cut::kColumns / 2; ++k) {
-    float sum = sums.values[block][k];
-    if constexpr (Cut::kTwice) sum += sums.values[block][k + Cut::kColumns / 2];
+    float sum = sums.values[b][k];
+    if constexpr (Cut::kTwice) sum += sums.values[b][k + Cut::kColumns / 2];
     value[k] = sum * factor[k / 4 * 2 + k % 2];
   }
+}
+
+// Which slice of 16 values a warp has at place b.
+template <class Cut>
+AITERLITE_DEVICE uint32_t slice_at(const Sm90Place& place, uint32_t b, uint32_t rank) {
+  return (place.group * Cut::kKept + Cut::block_at(b, rank)) * kGroupWaves + place.warp;
 }
 
 // Of 16 values of eight columns, lane l has those that are rows g and g + 8 of the matrix unit's sums, of columns 2 t
@@ -131,74 +137,41 @@ AITERLITE_DEVICE void store_values(const aiterlite_mla_decode_args& args, const 
   }
 }
 
-// The values of a workgroup alone.
+// Values of a workgroup alone.
 template <class Cut, class Out>
-AITERLITE_DEVICE void store_alone(const aiterlite_mla_decode_args& args, const ShortResult& result, uint32_t count,
-                                  const typename Cut::Sums& sums, const float (&factor)[Cut::kColumns / 4],
+AITERLITE_DEVICE void store_block(const aiterlite_mla_decode_args& args, const ShortResult& result, uint32_t count,
+                                  const typename Cut::Sums& sums, uint32_t b, const float (&factor)[Cut::kColumns / 4],
                                   const Sm90Place& place) {
+  float value[Cut::kColumns / 2];
+  finished<Cut>(sums, b, factor, value);
 #pragma unroll
-  for (uint32_t b = 0; b < Cut::kKept; ++b) {
-    float value[Cut::kColumns / 2];
-    finished<Cut>(sums, b, factor, value);
-    const uint32_t first_value = ((place.group * Cut::kKept + b) * kGroupWaves + place.warp) * 16;
-#pragma unroll
-    for (uint32_t j = 0; j < Cut::kColumns / 8; ++j) {
-      const float of_columns[4] = {value[4 * j], value[4 * j + 1], value[4 * j + 2], value[4 * j + 3]};
-      store_values<Cut, Out>(args, result, count, 8 * j, first_value, of_columns);
-    }
+  for (uint32_t j = 0; j < Cut::kColumns / 8; ++j) {
+    const float of_columns[4] = {value[4 * j], value[4 * j + 1], value[4 * j + 2], value[4 * j + 3]};
+    store_values<Cut, Out>(args, result, count, 8 * j, slice_at<Cut>(place, b, 0) * 16, of_columns);
   }
 }
 
-// This warp's slices to the ranks that add them.
+// A slice to the rank that adds it. Beside an infinity nothing is scaled.
 template <class Cut>
-AITERLITE_DEVICE void send_slices(const typename Cut::Sums& sums, const float (&factor)[Cut::kColumns / 4],
-                                  const Sm90Place& place, uint32_t rank, typename Cut::Shared& shared) {
-  float value[Cut::kKept][Cut::kColumns / 2], most = 0.0f;
+AITERLITE_DEVICE void send_block(const typename Cut::Sums& sums, uint32_t b, const float (&factor)[Cut::kColumns / 4],
+                                 const Sm90Place& place, uint32_t rank, typename Cut::Shared& shared) {
+  const uint32_t slice = slice_at<Cut>(place, b, rank), to = slice / Cut::kOwnSlices, own = slice % Cut::kOwnSlices;
+  float value[Cut::kColumns / 2], most = 0.0f;
+  finished<Cut>(sums, b, factor, value);
 #pragma unroll
-  for (uint32_t b = 0; b < Cut::kKept; ++b) {
-    finished<Cut>(sums, b, factor, value[b]);
-#pragma unroll
-    for (const float one : value[b]) most = __builtin_fmaxf(most, __builtin_fabsf(one));
-  }
-  // Beside an infinity nothing is scaled.
+  for (uint32_t k = 0; k < Cut::kColumns / 2; ++k) most = __builtin_fmaxf(most, __builtin_fabsf(value[k]));
   const Scaling scaling = scaling_to_fp16(greatest_word(__builtin_bit_cast(uint32_t, most)) >> 16);
-  Vector16 words[Cut::kKept][Cut::kVectors];
 #pragma unroll
-  for (uint32_t b = 0; b < Cut::kKept; ++b) {
+  for (uint32_t v = 0; v < Cut::kVectors; ++v) {
+    Vector16 words;
 #pragma unroll
-    for (uint32_t i = 0; i < Cut::kVectors * 4; ++i) {
-      words[b][i / 4].word[i % 4] =
-          native_pack_fp16(value[b][2 * i] * scaling.factor, value[b][2 * i + 1] * scaling.factor);
+    for (uint32_t w = 0; w < 4; ++w) {
+      words.word[w] =
+          native_pack_fp16(value[8 * v + 2 * w] * scaling.factor, value[8 * v + 2 * w + 1] * scaling.factor);
     }
+    store_in_rank(address_in_rank(shared.received(rank, own) + v * kWaveSize + place.lane, to), words);
   }
-  // Ranks begin with different blocks, so that they do not all send to one.
-#pragma unroll
-  for (uint32_t step = 1; step < Cut::kKept; step *= 2) {
-    const bool turn = (rank & step) != 0;
-#pragma unroll
-    for (uint32_t i = 0; i < Cut::kVectors * 4; ++i) {
-      uint32_t before[Cut::kKept];
-#pragma unroll
-      for (uint32_t b = 0; b < Cut::kKept; ++b) before[b] = words[b][i / 4].word[i % 4];
-#pragma unroll
-      for (uint32_t b = 0; b < Cut::kKept; ++b) {
-        words[b][i / 4].word[i % 4] = turn ? before[(b + step) % Cut::kKept] : before[b];
-      }
-    }
-  }
-#pragma unroll
-  for (uint32_t b = 0; b < Cut::kKept; ++b) {
-    const uint32_t slice = (place.group * Cut::kKept + (b + rank) % Cut::kKept) * kGroupWaves + place.warp;
-    const uint32_t to = slice / Cut::kOwnSlices, own = slice % Cut::kOwnSlices;
-#pragma unroll
-    for (uint32_t v = 0; v < Cut::kVectors; ++v) {
-      store_in_rank(address_in_rank(shared.received(rank, own) + v * kWaveSize + place.lane, to), words[b][v]);
-    }
-  }
-  if (place.lane < Cut::kKept) {
-    const uint32_t slice = (place.group * Cut::kKept + place.lane) * kGroupWaves + place.warp;
-    store_in_rank(address_in_rank(&shared.undo[slice % Cut::kOwnSlices][rank], slice / Cut::kOwnSlices), scaling.undo);
-  }
+  if (place.lane == 0) store_in_rank(address_in_rank(&shared.undo[own][rank], to), scaling.undo);
 }
 
 // What all ranks have sent, added.
