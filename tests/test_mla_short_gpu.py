@@ -123,7 +123,7 @@ def test_replays_give_the_same_bits_on_two_streams(cut: Cut) -> None:
     ("page_size", "types"), [(64, ("bf16", "bf16")), (16, ("bf16", "e4m3fn")), (1, ("bf16", "bf16"))]
 )
 def test_what_the_kernel_before_writes_is_read(cut: Cut, page_size: int, types: tuple[str, str]) -> None:
-    """Tiles come to the L2 before predecessors have ended, which write all of KV anew before each call."""
+    """The call starts before its predecessor has ended, which writes all of KV anew."""
     cut(16, 8)
     lengths = [1000, 1024, 64, 700]
     case = batch(lengths, [1] * 4, 16, types=types, page_size=page_size).to("cuda")

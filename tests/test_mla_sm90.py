@@ -49,9 +49,11 @@ def test_few_tokens_are_shared_by_a_cluster_and_many_fill_the_multiprocessors() 
     """As they were measured to be done first."""
     assert [cut_of(heads, 1, 1024) for heads in (16, 32, 64)] == [(16, 16, 1)] * 3
     assert cut_of(16, 8, 1024) == (16, 8, 1)
-    assert [cut_of(16, 32, 1024), cut_of(16, 128, 1024)] == [(16, 1, 4), (16, 1, 1)]
+    assert [cut_of(16, 32, 1024), cut_of(16, 128, 1024)] == [(16, 2, 1), (16, 1, 1)]
+    assert [cut_of(heads, 1, 8192) for heads in (64, 128)] == [(16, 1, 32), (32, 1, 32)]
     assert [cut_of(heads, 128, 8192)[:2] for heads in (16, 32, 64, 128)] == [(16, 1), (32, 1), (64, 0), (64, 0)]
     assert [cut_of(16, batch, 8192, "e4m3fn")[1] for batch in (1, 8, 32)] == [8, 0, 0]
+    assert [cut_of(heads, 8, 1024, "e4m3fn")[1] for heads in (64, 128)] == [0, 2]
     assert cut_of(16, 1, 1024, q_len=2)[1] == 0, "it takes one row of q"
     small = H200.with_compute_units(16)
     few = tables.MlaProblem(1, 16, 1024, page_size=64)

@@ -44,11 +44,13 @@ _WORKGROUP_US = (
     {16: (4.2, 3.6, 1.4), 32: (6.3, 6.6, 1.8), WIDE_ROWS: (7.0, 9.0, 3.0)},
     {16: (5.2, 3.3, 1.25), 32: (7.5, 4.9, 1.2)},
 )
-# The same of the kernel for few tokens, fitted to 80 measured calls within 15 %, and so that it finds the first of each
-# shape: a workgroup without its tokens, and in a cluster, by columns, 16 or 32; in one of 16; a merge, a part of it, a
-# row. A tile, by bits and columns. What memory brings, in megabytes a microsecond, to all multiprocessors and to one.
-_SHORT_US, _CLUSTER_US, _LARGE_CLUSTER_US, _SHORT_MERGE_US = (4.3, 7.3), (1.0, 1.6), 0.4, (3.0, 0.06, 0.0025)
-_SHORT_TILE_US, _READ_RATE, _UNIT_RATE = ((1.5, 2.2), (1.5, 2.0)), 4.5, 0.068
+# The same of the kernel for few tokens, fitted to 110 measured calls within 20 %, so that it finds the first of most
+# shapes: a workgroup without its tokens, by bits and columns, 16 or 32; what it takes besides in a cluster, by columns,
+# and in one of 16; a merge, a part of it, a row. A tile, by bits and columns. What memory brings, in megabytes a
+# microsecond, to all multiprocessors and to one.
+_SHORT_US, _CLUSTER_US, _LARGE_CLUSTER_US = ((4.2, 5.9), (4.3, 7.3)), (1.0, 1.6), 0.4
+_SHORT_MERGE_US = (3.0, 0.06, 0.0025)
+_SHORT_TILE_US, _READ_RATE, _UNIT_RATE = ((1.45, 2.0), (1.5, 2.0)), 4.5, 0.068
 _TOKEN_BYTES = (1152, 576)
 # Workgroups of a cluster. Of few multiprocessors not all have clusters of more than 8.
 _RANKS, _UNITS_OF_LARGE_CLUSTERS = (1, 2, 4, 8, 16), 100
@@ -193,7 +195,7 @@ class Short:
         reading = read / min(_READ_RATE, _UNIT_RATE * readers)
         working = rounds * tiles * _SHORT_TILE_US[eight_bits][wide]
         cluster = (_CLUSTER_US[wide] if self.ranks > 1 else 0.0) + (_LARGE_CLUSTER_US if self.ranks > 8 else 0.0)
-        taken = rounds * (_SHORT_US[wide] + cluster) + max(reading, working)
+        taken = rounds * (_SHORT_US[eight_bits][wide] + cluster) + max(reading, working)
         base, part, row = _SHORT_MERGE_US
         return taken + (base + part * self.splits + row * problem.batch * problem.heads if self.splits > 1 else 0.0)
 
@@ -213,7 +215,9 @@ def short_cut(problem: MlaProblem, persona: Persona, splits: Iterable[int]) -> S
         itertools.starmap(Short, itertools.product(columns, ranks, splits)), key=lambda cut: cut.us(problem, units)
     )
     if problem.kv_dtype == "e4m3fn":
-        few = 8 if COLUMNS[0] < heads <= COLUMNS[-1] and best.columns == COLUMNS[0] else 2
+        # Of more heads the kernel before reads KV less often, and loses only to what needs no merge.
+        spread = best.columns == COLUMNS[0] < heads and (heads <= COLUMNS[-1] or best.splits == 1)
+        few = 8 if spread else 2
         return best if best.tiles(problem.context) <= few else None
     wide = heads > COLUMNS[-1] and min(_done(problem, units, count) for count in splits).cut == WIDE_ROWS
     return None if wide else best
