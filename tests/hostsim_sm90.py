@@ -93,7 +93,7 @@ def program(unit: Unit, symbol: str, arguments: str) -> Path:
     source = f"#include <{PACKAGE_ROOT / unit.sources[0]}>"
     made.with_suffix(".cpp").write_text(_MAIN % (source, arguments, symbol))
     defines = [f"-D{name}={value}" for name, value in unit.defines if name != "AITERLITE_OVERLAP"]
-    flags = ["-std=c++17", "-O1", "-fsanitize=address", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
+    flags = ["-std=c++17", "-Og", "-fsanitize=address", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
     own = [HERE / "hostsim" / "sm90", HERE / "hostsim", PACKAGE_ROOT / "csrc" / "include"]
     command = [
         *toolchain.require("host").cc,

@@ -217,7 +217,7 @@ def compile_command(target: str) -> list[str]:
     if compiler is None:
         pytest.skip("no g++ to build the simulation with")
     simulated = target.split("_")[-1].removeprefix("gfx")
-    flags = "-std=c++17 -O1 -g1 -fsanitize=address -fno-omit-frame-pointer -Wall -Wextra -Werror -Wno-unknown-pragmas"
+    flags = "-std=c++17 -Og -g1 -fsanitize=address -fno-omit-frame-pointer -Wall -Wextra -Werror -Wno-unknown-pragmas"
     folders = [f"-I{folder}" for folder in (CSRC / "include", CSRC / "gemm", HOSTSIM)]
     return [compiler, *flags.split(), f"-DAITERLITE_HOST_SIM={simulated}", *folders]
 

@@ -74,7 +74,7 @@ int main(int, char** argv) {
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("plan") / "plan"
     path.with_suffix(".cpp").write_text(PROGRAM)
-    flags = ["-std=c++17", "-O1", "-fsanitize=address", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+    flags = ["-std=c++17", "-Og", "-fsanitize=address", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
     folders = [f"-I{folder}" for folder in (CSRC / "include", HOSTSIM, CSRC)]
     command = [*toolchain.require("host").cc, *flags, "-DAITERLITE_HOST_SIM=90", *folders]
     done = subprocess.run([*command, path.with_suffix(".cpp"), "-o", path], capture_output=True, text=True)

@@ -108,7 +108,7 @@ def compiled(folder: Path, kernel: str, experts: int, threads: int) -> Path:
     path.with_suffix(".cpp").write_text(
         PROGRAM.replace("SOURCE", SOURCES.get(kernel, f"{kernel}.hip")).replace("LAUNCH", LAUNCHES[kernel])
     )
-    flags = ["-std=c++17", "-O1", "-fsanitize=address", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+    flags = ["-std=c++17", "-Og", "-fsanitize=address", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
     flags += ["-DAITERLITE_HOST_SIM=90", f"-DAITERLITE_EXPERTS={experts}", f"-DAITERLITE_THREADS={threads}"]
     folders = [f"-I{each}" for each in (CSRC / "include", HOSTSIM, CSRC)]
     command = [*toolchain.require("host").cc, *flags, *folders, path.with_suffix(".cpp"), "-o", path]

@@ -70,7 +70,7 @@ int main(int, char** argv) {
 def build(defines: Any, folder: Path) -> Path:
     path = folder / "route"
     path.with_suffix(".cpp").write_text(PROGRAM)
-    flags = ["-std=c++17", "-O1", "-fsanitize=address", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
+    flags = ["-std=c++17", "-Og", "-fsanitize=address", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
     words = [f"-D{name}={value}" for name, value in defines if name != "AITERLITE_OVERLAP"]
     folders = [f"-I{folder}" for folder in (PACKAGE_ROOT / "csrc/include", HOSTSIM, PACKAGE_ROOT / "csrc")]
     command = [*toolchain.require("host").cc, *flags, "-DAITERLITE_HOST_SIM=90", *words, *folders]

@@ -87,6 +87,7 @@ def act_mul_and_fp8_group_quant(
     Source of the semantics: `aiter.ops.triton.activation.act_mul_and_fp8_group_quant`, which quantises before it
     rounds, and has a last group that is not whole. Raises as `silu_and_mul`.
     """
+    arguments.check_tensors(tables.ANY_QUANT, x=x)
     codes, scales = ANY_QUANT(x, activation, group_size, dtype_quant)
     return codes, scales
 

@@ -33,6 +33,8 @@ def key_of(args: tuple[Any, ...]) -> Any:
     """A call's layouts and values; instead of the length of kv_indices, which each further page changes, the context
     that a call is decided for. The length itself goes with each launch."""
     key = operator.key_of(args)
+    if args[_KV_BUFFER] is None or args[_QO_INDPTR] is None or args[INDICES] is None:
+        return key
     buffer, rows, (entries, strides, dtype, device, _) = key[_KV_BUFFER][0], key[_QO_INDPTR][0], key[INDICES]
     if (len(buffer), len(rows), len(entries)) != (4, 1, 1):
         return key

@@ -121,6 +121,7 @@ def quant_mxfp4_hip(
 ) -> Quantised:
     """(codes float4_e2m1fn_x2, scales float8_e8m0fnu) of `quant_mxfp4`, by RoundUp where no mode is named."""
     op = "quant_mxfp4_hip"
+    arguments.check_tensors(op, x=x)
     check_input(op, "x", x)
     codes = torch.empty((*x.shape[:-1], x.shape[-1] // 2), dtype=torch.uint8, device=x.device).view(FP4)
     scales = _scales(x, x.shape[-1], e8m0_shuffle).view(E8M0)
@@ -140,6 +141,7 @@ def dynamic_mxfp4_quant(x: Tensor, scaling_mode: str = "even") -> Quantised:
     power of two. `utility_dynamic_mxfp4_quant` is the function of the same name in `aiter.utility.fp4_utils`.
     """
     op = "dynamic_mxfp4_quant"
+    arguments.check_tensors(op, x=x)
     mode = scaling(op, scaling_mode)
     operands.check_dims(op, "x", x, 2, "[M, K]")
     check_input(op, "x", x)
@@ -156,6 +158,7 @@ def utility_dynamic_mxfp4_quant(x: Tensor, scaling_mode: str = "even", shuffle: 
     Source of the semantics: `aiter.utility.fp4_utils.dynamic_mxfp4_quant`.
     """
     op = "dynamic_mxfp4_quant"
+    arguments.check_tensors(op, x=x)
     mode = scaling(op, scaling_mode)
     operands.check_dims(op, "x", x, 2, "[M, K]")
     return _quantised(op, x, FP4, E8M0, mode, shuffle)
@@ -180,6 +183,7 @@ def fused_flatten_mxfp4_quant(x: Tensor) -> Quantised:
     Source of the semantics: `aiter.ops.triton.quant.fused_mxfp4_quant.fused_flatten_mxfp4_quant`.
     """
     op = "fused_flatten_mxfp4_quant"
+    arguments.check_tensors(op, x=x)
     operands.check_dims(op, "x", x, 3, "[M, N1, N2]")
     check_input(op, "x", x)
     rows, width = x.shape[0], x.shape[1] * x.shape[2]
@@ -209,6 +213,7 @@ def act_mul_and_mxfp4_quant(
     Source of the semantics: `aiter.ops.triton.activation.act_mul_and_mxfp4_quant`, which quantises before it rounds.
     """
     op = tables.ACT_QUANT
+    arguments.check_tensors(op, x=x)
     mode = scaling(op, scaling_mode)
     operands.check_dims(op, "x", x, 2, "[M, 2 d]")
     check_input(op, "x", x, 2)

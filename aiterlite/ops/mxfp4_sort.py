@@ -57,7 +57,10 @@ def moe_mxfp4_sort(
     Source of the semantics: `aiter.utility.fp4_utils.moe_mxfp4_sort`.
     """
     op = "moe_mxfp4_sort"
+    arguments.check_tensors(op, blockscale_e8m0=blockscale_e8m0)
     _check_block_size(op, block_size)
+    if blockscale_e8m0.dim() == 0:
+        raise ArgumentError(op, "blockscale_e8m0", "of no dimension", "[token_num, blocks]")
     width = blockscale_e8m0.shape[-1] * BLOCK
     return mxfp4_moe_sort_fwd(blockscale_e8m0, sorted_ids, num_valid_ids, token_num, width)
 

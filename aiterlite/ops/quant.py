@@ -55,6 +55,7 @@ def dynamic_per_token_scaled_quant(
     Source of the semantics: `aiter.dynamic_per_token_scaled_quant`; zero rows and NaN as in
     `aiterlite.reference.quant`. Not differentiable. Raises `ArgumentError`, `DispatchError` or a `JitError`.
     """
+    arguments.check_tensors(_TOKEN, out=out, input=input)
     group = input.shape[-1] if input.dim() else 0
     if group in GROUPS and out.dim() and out.shape[-1] != group:
         _check_sizes(_TOKEN, out, input)
@@ -89,6 +90,7 @@ def dynamic_per_group_scaled_quant(
     """
     if scale_layout_m32k4:
         raise ArgumentError(_GROUP, "scale_layout_m32k4", True, "False", "Scales are rows of float32.")
+    arguments.check_tensors(_GROUP, out=out)
     if out.dtype in mxfp4.CODES:
         mxfp4.dynamic_per_group_scaled_quant_fp4(
             out, input, scales, group_size, shuffle_scale, num_rows, num_rows_factor

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from aiterlite.errors import ArgumentError
-from aiterlite.ops import calls, mxfp4_factory, operands
+from aiterlite.ops import arguments, calls, mxfp4_factory, operands
 from aiterlite.ops.quant import (
     check_code,
     dynamic_per_group_scaled_quant,
@@ -35,6 +35,7 @@ def per_token_quant_hip(
     num_rows_factor: int = 1,
 ) -> Quantised:
     """(codes of x's shape, scales [..., 1]); see `dynamic_per_token_scaled_quant`. `scale` must be None."""
+    arguments.check_tensors("per_token_quant_hip", x=x)
     _no_scale("per_token_quant_hip", scale)
     check_code("per_token_quant_hip", "quant_dtype", quant_dtype)
     y = torch.empty(x.shape, dtype=quant_dtype, device=x.device)
@@ -60,6 +61,7 @@ def per_group_quant_hip(
     [K / group_size, rows], which is what GEMMs of block scales take.
     """
     op = "per_group_quant_hip"
+    arguments.check_tensors(op, x=x)
     _no_scale(op, scale)
     check_code(op, "quant_dtype", quant_dtype)
     operands.check_choice(op, "group_size", group_size, GROUPS)
@@ -69,6 +71,8 @@ def per_group_quant_hip(
         remedy = "Scales of 8 bits are those of MXFP4: per_1x32."
         raise ArgumentError(op, name, got, "rows of torch.float32", remedy)
     y = torch.empty(x.shape, dtype=quant_dtype, device=x.device)
+    if x.dim() == 0:
+        raise ArgumentError(op, "x", "of no dimension", "[..., K]")
     scales = torch.empty((*x.shape[:-1], x.shape[-1] // group_size), dtype=torch.float32, device=x.device)
     dynamic_per_group_scaled_quant(y, x, scales, group_size, transpose_scale, num_rows, num_rows_factor)
     return y, scales
@@ -84,6 +88,7 @@ def per_tensor_quant_hip(
     """(codes of x's shape, scale [1]), by `dynamic_per_tensor_quant`, or by `static_per_tensor_quant` where a scale is
     given. num_rows must be None."""
     op = "per_tensor_quant_hip"
+    arguments.check_tensors(op, x=x)
     check_code(op, "quant_dtype", quant_dtype)
     if num_rows is not None:
         raise ArgumentError(op, "num_rows", "a tensor", "None", "Quantise per token or per group.")
@@ -112,6 +117,7 @@ def fused_flatten_fp8_group_quant(
     rows of N2, which is the same where N2 is a multiple of the group.
     """
     op = "fused_flatten_fp8_group_quant"
+    arguments.check_tensors(op, x=x)
     operands.check_dims(op, "x", x, 3, "[M, N1, N2]")
     dtype = operands.FP8_DTYPES[calls.fp8_of(x.device)] if dtype_quant is None else dtype_quant
     check_code(op, "dtype_quant", dtype)
@@ -153,7 +159,10 @@ def pertoken_quant(
     Source of the semantics: `aiter.ops.quant.pertoken_quant`, whose rows of zeros have a scale of 1 instead, and whose
     int8 codes are cut off, not rounded. Raises `ArgumentError`.
     """
+    arguments.check_tensors("pertoken_quant", x=x)
     check_code("pertoken_quant", "quant_dtype", quant_dtype)
+    if x.dim() == 0:
+        raise ArgumentError("pertoken_quant", "x", "of no dimension", "[..., K]")
     values = x.float() if x_scale is None else x.float() * x_scale
     found = reference.scale_of(reference.greatest(values), quant_dtype, dtypeMax) if scale is None else scale
     return reference.encode(values / found, quant_dtype), found.to(scale_dtype)
@@ -168,6 +177,7 @@ def per_tensor_quant(
 ) -> Quantised:
     """(codes of x's shape, scale [1]) by plain PyTorch; arguments are those of `pertoken_quant`. By a given scale,
     codes are those of `static_per_tensor_quant`."""
+    arguments.check_tensors("per_tensor_quant", x=x)
     check_code("per_tensor_quant", "quant_dtype", quant_dtype)
     if scale is not None:
         return reference.static(x, quant_dtype, scale), scale.view(1).to(scale_dtype)
@@ -185,7 +195,8 @@ def per_block_quant_wrapper(block_shape: tuple[int, int] = (1, 128)) -> Callable
     def decorator(per_token_quant: Callable[..., Quantised]) -> Callable[..., Quantised]:
         @functools.wraps(per_token_quant)
         def wrapper(x: Tensor, scale: Tensor | None = None, quant_dtype: torch.dtype = torch.int8) -> Quantised:
-            if x.shape[-1] % group:
+            arguments.check_tensors("per_block_quant", x=x)
+            if x.dim() == 0 or x.shape[-1] % group:
                 got, allowed = f"of shape {list(x.shape)}", f"rows of a multiple of {group}"
                 raise ArgumentError("per_block_quant", "x", got, allowed, "Pad the rows.")
             y, scales = per_token_quant(x.reshape(-1, group), scale=scale, quant_dtype=quant_dtype)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from aiterlite.errors import ArgumentError
-from aiterlite.ops import direct
+from aiterlite.ops import arguments, direct
 from aiterlite.ops.rope_operator import IN_PLACE, ONE, TWO
 
 
@@ -358,6 +358,9 @@ def batched_rotary_embedding(
     Source of the semantics: `aiter.batched_rotary_embedding`.
     """
     op = "batched_rotary_embedding"
+    arguments.check_tensors(op, cos_cache=cos_cache)
+    if cos_cache.dim() == 0:
+        raise ArgumentError(op, "cos_cache", "of no dimension", "[positions, F]")
     if rot_dim != 2 * cos_cache.shape[-1]:
         allowed = f"{2 * cos_cache.shape[-1]}, for cos_cache of shape {list(cos_cache.shape)}"
         raise ArgumentError(op, "rot_dim", rot_dim, allowed)
@@ -377,6 +380,7 @@ def _rotary(
     is_nope_first: bool,
     offsets: Tensor | None = None,
 ) -> None:
+    arguments.check_tensors(op, positions=positions, query=query)
     x = _heads_of(op, "query", query, head_size, positions)
     y = None if key is None else _heads_of(op, "key", key, head_size, positions)
     if y is not None and y.dim() != x.dim():

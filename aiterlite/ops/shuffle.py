@@ -65,6 +65,7 @@ def shuffle_weight(
 
 def unshuffle_weight(x: Tensor) -> Tensor:
     """What `shuffle_weight` made x of."""
+    arguments.check_tensors("unshuffle_weight", x=x)
     rows, vectors, vector = _tiles(x).shape[2], _tiles(x).shape[4], _tiles(x).shape[5]
     lying = _as_bytes(x).contiguous().view(-1, x.shape[-2] // rows, x.shape[-1] // DEPTH, vectors, rows, vector)
     return lying.permute(0, 1, 4, 2, 3, 5).contiguous().view(x.shape).view(x.dtype)

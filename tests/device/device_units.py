@@ -164,7 +164,7 @@ def _simulation() -> Path:
     calls = [f'      if (name == "{name}") return call({source}::{name}, cells);' for source, name in kernels]
     text = "\n".join(["#include <hostsim/isa.h>", *headers, *sources, _MAIN % "\n".join(calls)])
     program.with_suffix(".cpp").write_text(text)
-    flags = ["-std=c++17", "-O1", "-fsanitize=address", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+    flags = ["-std=c++17", "-Og", "-fsanitize=address", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
     folders = [f"-I{folder}" for folder in (CSRC / "include", HOSTSIM, HERE)]
     command = [*toolchain.require("host").cc, *flags, "-DAITERLITE_HOST_SIM=90", *folders]
     command += [str(program.with_suffix(".cpp")), "-o", str(program)]
