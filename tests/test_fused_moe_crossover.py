@@ -79,10 +79,10 @@ def test_points_go_before_the_rows_own_order(monkeypatch: pytest.MonkeyPatch) ->
         crossover._fastest.cache_clear()
         return dispatch.decide(tables.TABLE, replace(problem, **fields), persona)
 
-    for row in ("sums", "join", "slots"):
+    for row in ("sums", "join", "kept", "slots"):
         decision = decided(row)
         assert decision.row is not None and decision.row.name == row
-        assert sum(crossover.WHY in str(rejected) for rejected in decision.rejected) == 2
+        assert sum(crossover.WHY in str(rejected) for rejected in decision.rejected) == 3
     untold = decided("")
     assert untold.row is not None and untold.row.name == "sums"
     assert not any(crossover.WHY in str(rejected) for rejected in untold.rejected)
@@ -182,8 +182,8 @@ def test_every_row_that_serves_is_a_contender() -> None:
     from aiterlite.benchmark import tune_moe
 
     for tokens, chip, expected in (
-        (256, "h200", {"sums", "join", "slots"}),
-        (1024, "h200", {"join", "slots"}),
+        (256, "h200", {"sums", "join", "kept", "slots"}),
+        (1024, "h200", {"join", "kept", "slots"}),
         (4096, "h200", {"join", "slots"}),
         (4097, "h200", {"slots"}),
     ):

@@ -51,7 +51,7 @@ def test_every_count_of_tokens(tokens: int) -> None:
         held(case_of(problem, tokens, device=DEVICE))
 
 
-@pytest.mark.parametrize("tokens", [1, 4, 16, 64])
+@pytest.mark.parametrize("tokens", [1, 4, 16, 64, 129, 256])
 def test_deepseek_r1_s_layer_over_8_ranks(tokens: int) -> None:
     held(case_of(problem_of(tokens=tokens, experts=256, topk=8, width=7168, inter=256), tokens, device=DEVICE))
 

@@ -19,7 +19,7 @@ from aiterlite.kernel import Kernel  # noqa: E402
 from aiterlite.ops.fused_moe import layer_sizes  # noqa: E402
 from aiterlite.reference import fused_moe as reference  # noqa: E402
 from aiterlite.reference import moe_sorting  # noqa: E402
-from aiterlite.tables import fused_moe_sm90 as sm90  # noqa: E402
+from aiterlite.tables import fused_moe_sm90_kernels as sm90  # noqa: E402
 from aiterlite.tables import fused_moe_sm90_plan as plans  # noqa: E402
 from aiterlite.tables.fused_moe_problem import MoeProblem  # noqa: E402
 from aiterlite.target import resolve  # noqa: E402

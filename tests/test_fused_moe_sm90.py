@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 from typing import Any
 
 from aiterlite import dispatch
 from aiterlite.dispatch import Decision, Wishes
 from aiterlite.kernel import WORKSPACE, Kernel, Operand, TensorMap
 from aiterlite.tables import fused_moe as tables
-from aiterlite.tables import fused_moe_sm90 as sm90
+from aiterlite.tables import fused_moe_sm90_kernels as sm90
 from aiterlite.tables import fused_moe_sm90_plan as plans
 from aiterlite.tables import moe_sorting, problems
 from aiterlite.tables.fused_moe_parts import CLEAR
@@ -150,8 +151,9 @@ def needed(decision: Decision) -> dict[str, int]:
         "partial": 2 * 4 * plan.workgroups * plan.columns * 256,
         # Of `join` by 256 elements, which are written whole, and over those of some time before.
         "slots": 2 * pairs * (256 * plan.parts if isinstance(plan, plans.JoinPlan) else width),
-        # A line each: tiles and sums that are taken; of 256 elements what is stored, and fetched.
-        "arrived": 128 * (2 + 2 * -(-width // 256)),
+        # A line each: tiles and sums that are taken; of 256 elements what is stored, and fetched. Of `kept` how many
+        # entries a block has.
+        "arrived": 4 * entries // size if isinstance(plan, plans.KeptPlan) else 128 * (2 + 2 * -(-width // 256)),
         # Of the sorting.
         "counts": 2 * 1024 * int(tiles),
         "ranks": 4 * pairs,
@@ -191,7 +193,7 @@ def test_counters_begin_as_zeros_and_rows_of_h_lie_as_they_are_multiplied() -> N
     for decision in decisions(400):
         tiled = {dict(kernel.unit.defines).get("AITERLITE_TILED") for kernel in decision.kernels} - {None}
         is_join = isinstance(decision.plan, plans.JoinPlan)
-        assert tiled == {str(int(is_join))}, decision.problem
+        assert tiled == {str(int(isinstance(decision.plan, plans.JoinPlan | plans.KeptPlan)))}, decision.problem
         first = decision.kernels[0]
         assert is_join == (first.args.get("arrivals", 0) != 0)
         if is_join:
@@ -203,6 +205,29 @@ def test_counters_begin_as_zeros_and_rows_of_h_lie_as_they_are_multiplied() -> N
             assert all(kernel.args.get("arrived", place) == place for kernel in decision.kernels)
             assert 1 <= decision.plan.parts <= -(-decision.problem.width // 256)
     assert seen > 5
+
+
+def test_sums_that_are_kept_fit_shared_memory_and_blocks_are_counted() -> None:
+    """Of calls that it may serve, whoever does: a ring that lasts for groups in turn, whole clusters, and a kernel that
+    prepares which says how many entries each block has."""
+    table = replace(tables.TABLE, rows=tuple(row for row in tables.TABLE.rows if row.name == "kept"))
+    source, seen = random.Random(3), set()
+    for _ in range(1500):
+        problem = replace(random_problem(source), tokens=source.randint(100, 1100), quant="block", shuffled=False)
+        decision = dispatch.decide(table, problem, H200, Wishes())
+        if decision.row is None:
+            continue
+        plan, (first, *_, last) = decision.plan, decision.kernels
+        assert isinstance(plan, plans.KeptPlan)
+        assert not [fault for kernel in decision.kernels for fault in kernel_faults(kernel)]
+        assert plan.down_stages >= 2
+        assert plan.down_groups <= plan.down_stages
+        assert last.grid[0] % last.cluster == 0 and last.grid[0] * plan.down_rows >= problem.width
+        assert last.lds >= plans.kept_ring(plan, problem.inter // 128) + problem.tokens * plan.down_rows * 2.5
+        assert (first.symbol, dict(first.unit.defines)["AITERLITE_COUNTS"]) == (sm90.PREPARE_MANY, "1")
+        assert first.args["arrivals"] == 0 and first.args["arrived"] == last.args["arrived"]
+        seen.add((plan.columns, plan.down_groups, plan.down_rows))
+    assert len(seen) > 5
 
 
 def test_a_cluster_sorts_what_its_workgroups_have_room_for() -> None:

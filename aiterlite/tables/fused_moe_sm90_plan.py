@@ -20,7 +20,7 @@ from aiterlite.target import Persona
 COLUMNS = (8, 16, 24, 32, 48, 64)
 STEP_BYTES, PRODUCT_ROWS = 128, 64
 _PARTIAL_ROWS = 2 * BLOCK
-_SHARED_BYTES, _MOST_STAGES = 227 << 10, 16
+SHARED_BYTES, _MOST_STAGES = 227 << 10, 16
 # Up to so many tokens a workgroup of stage 2 has room for the sums of its columns beside a long ring. Rings are as long
 # for all up to the next of these.
 _SUMS_TOKENS = (16, 64, 128, 256, 512)
@@ -98,7 +98,35 @@ class JoinPlan:
         return False
 
 
-Plan = SumsPlan | SlotsPlan | JoinPlan
+@dataclass(frozen=True)
+class KeptPlan:
+    """As a `JoinPlan`; stage 2 keeps sums of `down_rows` of every result in shared memory, in `sum_bits`, beside a ring
+    of `down_stages` blocks; clusters of `ranks` share h."""
+
+    columns: int
+    workgroups: int
+    stages: int
+    down_rows: int
+    down_stages: int
+    down_groups: int
+    ranks: int = 2
+    sum_bits: int = 24
+
+    @property
+    def inline(self) -> bool:
+        return False
+
+    @property
+    def down_threads(self) -> int:
+        return 128 * self.down_groups + 128 * -(-3 * self.takers // 4)
+
+    @property
+    def takers(self) -> int:
+        """Warps of a role that take blocks in turn."""
+        return next(count for count in (3, 2, 1) if self.down_stages % count == 0)
+
+
+Plan = SumsPlan | SlotsPlan | JoinPlan | KeptPlan
 
 
 def element_bytes(problem: Problem) -> int:
@@ -189,6 +217,18 @@ def gate_up_shared(plan: Plan, element: int) -> int:
     return _ring(plan.columns, plan.stages) + _up(_beside_gate_up(plan.columns, plan.inline, element), 1024)
 
 
+def kept_ring(plan: KeptPlan, steps: int) -> int:
+    """Stage 2's, without planes."""
+    stage = (plan.down_rows + plan.columns) * STEP_BYTES * steps
+    numbers = _up(4 * (plan.columns * (2 * steps + 1) + 1), 16)
+    return _up(plan.down_stages * (stage + numbers + 16) + 32 * plan.down_groups + 32, 1024)
+
+
+def kept_shared(plan: KeptPlan, problem: MoeProblem) -> int:
+    below = plan.down_rows if plan.sum_bits == 24 else _up(plan.down_rows, 16) // 2
+    return _up(kept_ring(plan, problem.inter // STEP_BYTES) + (problem.tokens + 1) * (2 * plan.down_rows + below), 16)
+
+
 def slots_shared(plan: SlotsPlan) -> int:
     return _ring(plan.columns, plan.down_stages) + _up(_beside_slots(plan.columns), 1024)
 
@@ -209,7 +249,7 @@ def prepare_shared(problem: MoeProblem, plan: Plan) -> int:
 
 
 def _stages(stage: int, beside: int, rounding: int = 2048) -> int:
-    return min(_MOST_STAGES, (_SHARED_BYTES - rounding - beside) // stage)
+    return min(_MOST_STAGES, (SHARED_BYTES - rounding - beside) // stage)
 
 
 # Plans ----------------------------------------------------------------------------------------------------------------
@@ -249,6 +289,16 @@ def plan_join(problem: MoeProblem, persona: Persona) -> JoinPlan:
     return JoinPlan(cols, persona.cu_count or 1, stages, fit[adders], adders, parts)
 
 
+def plan_kept(problem: MoeProblem, persona: Persona) -> KeptPlan:
+    cols, units = _columns(problem), persona.cu_count or 1
+    stages = _stages(_stage(cols), _beside_gate_up(cols, False, element_bytes(problem)))
+    rows = min(PRODUCT_ROWS, _up(-(-problem.width // units), 8))
+    # Two or three warps of each role take blocks in turn: one alone takes longer for a block than the block.
+    counts = [n for n in range(_MOST_STAGES, 0, -1) if n % 2 == 0 or n % 3 == 0 or n == 1]
+    made = [KeptPlan(cols, units, stages, rows, n, min(n, 2)) for n in counts]
+    return next((plan for plan in made if kept_shared(plan, problem) <= SHARED_BYTES), made[-1])
+
+
 def whole_tiles(problem: Problem, plan: Plan) -> bool:
     """Whether stage 1's tiles are not cut, where the last round of them leaves few multiprocessors idle."""
     if not isinstance(problem, MoeProblem) or plan.inline or problem.pairs < _ALL_HIT * global_experts(problem):
@@ -274,7 +324,7 @@ def sums_fit(problem: MoeProblem) -> bool:
 def pairs_of_thread(problem: MoeProblem, plan: Plan) -> int:
     """Of a thread that sorts in the kernel that prepares; 0 where others sort, who leave slots apart."""
     fits = problem.tokens <= MOST_PREPARED and merges(problem)
-    fits = fits and prepare_shared(problem, plan) <= _SHARED_BYTES - 1024
+    fits = fits and prepare_shared(problem, plan) <= SHARED_BYTES - 1024
     return next((n for n in _PAIRS_OF_THREAD if fits and problem.pairs <= n * PREPARE_THREADS), 0)
 
 
@@ -314,6 +364,8 @@ def places(problem: Problem, plan: Plan, persona: Persona) -> NamedPlaces:
     if isinstance(plan, JoinPlan) and isinstance(problem, MoeProblem):
         sizes["slots"] = 2 * problem.pairs * plan.parts * _PARTIAL_ROWS
         sizes["arrived"] = 4 * arrivals(problem)
+    if isinstance(plan, KeptPlan):  # entries of each block
+        sizes["arrived"] = 4 * (count // plan.columns)
     taken = Places()
     return NamedPlaces({name: taken.take(size) for name, size in sizes.items()}, taken.bytes)
 

@@ -38,7 +38,8 @@ struct Shared {
 
 AITERLITE_DEVICE int32_t load_int(const int32_t* p) { return __builtin_bit_cast(int32_t, load_f32(p)); }
 
-AITERLITE_DEVICE void sort(const aiterlite_fused_moe_args& args, Shared& shared) {
+// `live_of`: where the number of each block's entries that are no padding goes, where AITERLITE_COUNTS.
+AITERLITE_DEVICE void sort(const aiterlite_fused_moe_args& args, Shared& shared, [[maybe_unused]] uint32_t* live_of) {
   const auto experts = static_cast<uint32_t>(args.global_experts), topk = static_cast<uint32_t>(args.topk);
   const auto tokens = static_cast<uint32_t>(args.tokens), size = static_cast<uint32_t>(args.block_size);
   const uint32_t own = thread_id(), rank = cluster_rank();
@@ -142,6 +143,10 @@ AITERLITE_DEVICE void sort(const aiterlite_fused_moe_args& args, Shared& shared)
     if (expert - first_expert < share) {
       for (uint32_t k = 0; k < count; ++k) {
         store_u32(const_cast<int32_t*>(args.sorted_expert_ids) + block + k, shared.local[expert]);
+        if constexpr (AITERLITE_COUNTS) {
+          const uint32_t left = all[i] - k * size;
+          store_u32(live_of + block + k, left < size ? left : size);
+        }
       }
     }
     block += count;
@@ -211,6 +216,6 @@ aiterlite_sm90_moe_prepare_many(const __grid_constant__ aiterlite_sm90_moe_args 
   admit_successors();
   const uint32_t own = workgroup_id() * kThreads + thread_id();
   if (own < static_cast<uint32_t>(args.arrivals)) store_u32(args.arrived + own, 0);
-  if (workgroup_id() < kRanks) return sort(args.moe, shared[0]);
+  if (workgroup_id() < kRanks) return sort(args.moe, shared[0], args.arrived);
   if constexpr (AITERLITE_QUANTISES) quantise<AITERLITE_ELEMENT>(args, workgroup_id() - kRanks);
 }

@@ -48,6 +48,13 @@ inline void copy_bytes(void* to, const void* from, uint32_t bytes, Barrier& barr
     barrier.land_bytes(bytes);
   });
 }
+inline void copy_bytes_to_ranks(void* to, const void* from, uint32_t bytes, Barrier& barrier, uint16_t ranks) {
+  for (uint32_t rank = 0; rank < 16; ++rank) {
+    if ((ranks >> rank & 1) == 0) continue;
+    if (scheduler.member(rank).running == 0) hostsim::fail("bytes were sent to a workgroup that had ended");
+    copy_bytes(hostsim::in_rank(rank, static_cast<uint8_t*>(to)), from, bytes, *hostsim::in_rank(rank, &barrier));
+  }
+}
 inline void copy_box_to_ranks(void* to, const TensorMap& map, uint32_t x, uint32_t y, uint32_t z, Barrier& barrier,
                               uint16_t ranks) {
   for (uint32_t rank = 0; rank < 16; ++rank) {
