@@ -1,0 +1,196 @@
+// A step of an expert's MXFP4 weights on sm_90: 64 rows by 256 k in shared memory, times a block of entries, by a
+// warpgroup and the 8-bit matrix unit.
+//
+// Weights are rows of the product: a warp has 16, whose codes ldmatrix hands out by words of 8, which become e4m3fn in
+// registers (numeric/mxfp4_e4m3.h). Entries are columns. A product is of one block of 32 k, begins at zero, and is
+// added in float, times the scales of both operands; those of MXFP4 by MXFP4 are exact before that: sums of 32 of them
+// are less than 2^13 quarters. So no operand is multiplied by its scale, and decoding, which few lanes a cycle can do,
+// takes 5 instructions of that kind for 8 codes of a lane.
+//
+// Steps are on their way to a ring of a warpgroup's own; its 128 threads ask for them, 16 bytes each, and a barrier of
+// theirs says that a step is there and the one before it is read. Rows of 128 bytes lie with 16 bytes exchanged by the
+// row, so that neither copies nor reads meet in a bank.
+#pragma once
+#include <aiterlite/fragment/sm90_wgmma.h>
+#include <aiterlite/fused_moe/sm90_lists.h>
+#include <aiterlite/numeric/mxfp4_decode.h>
+#include <aiterlite/numeric/mxfp4_e4m3.h>
+#include <aiterlite/numeric/mxfp4_layout.h>
+#include <aiterlite/tile/sm90_barrier.h>
+
+namespace aiterlite::experts::mx {
+
+inline constexpr uint32_t kStages = AITERLITE_STAGES, kGroups = AITERLITE_GROUPS;
+inline constexpr uint32_t kGroupThreads = kGroupWaves * kWaveSize, kThreads = kGroups * kGroupThreads;
+inline constexpr uint32_t kStepK = 256, kStepBlocks = kStepK / kMxBlock, kRowBytes = kStepK / 2, kWarpRows = 16;
+inline constexpr uint32_t kSums = kColumns / 2, kPairs = kColumns / 4;  // of a thread: sums, columns
+static_assert(kColumns == 8 || kColumns == 16, "AITERLITE_COLS must be 8 or 16");
+static_assert(kStages >= 2, "a step is on its way while another is multiplied");
+
+struct alignas(1024) Stage {
+  uint8_t w[kGroupRows * kRowBytes];
+  uint8_t x[2][kColumns * 128];
+  uint32_t w_scale[kGroupRows][2];
+  alignas(16) float x_scale[kColumns][kStepBlocks];
+  int32_t entry[kColumns];  // and its weight: stage 2
+  float weight[kColumns];
+};
+
+// A thread of a warpgroup.
+struct Place {
+  uint32_t thread, warp, lane;
+
+  AITERLITE_DEVICE Place() : thread(thread_id() % kGroupThreads), warp(thread / kWaveSize), lane(lane_id()) {}
+  // Of the step: rows whose sums it has, and columns.
+  AITERLITE_DEVICE uint32_t row(uint32_t i) const { return warp * kWarpRows + lane / 4 + 8 * i; }
+  AITERLITE_DEVICE uint32_t column(uint32_t j, uint32_t c) const { return 8 * j + lane % 4 * 2 + c; }
+  // What it copies of its warp's rows: in each of four copies 16 bytes of row copied_row() + 4 * copy.
+  AITERLITE_DEVICE uint32_t copied_row() const { return lane / 8; }
+  AITERLITE_DEVICE uint32_t copied_byte() const { return lane % 8 * 16; }
+  // And of their scales, one word of two.
+  AITERLITE_DEVICE uint32_t scaled_row() const { return lane / 2; }
+  AITERLITE_DEVICE uint32_t scaled_byte() const { return lane % 2 * 4; }
+};
+
+AITERLITE_DEVICE uint32_t swizzled(uint32_t row, uint32_t chunk) { return row * 128 + (chunk ^ row % 8) * 16; }
+
+// The warp's rows, from `codes`, this lane's of its first copy, and `apart(copy)` bytes on; those that `wanted(copy)`
+// says. `scales` is this lane's word.
+template <class Apart, class Wanted>
+AITERLITE_DEVICE void copy_rows(Stage& stage, const Place& place, const uint8_t* codes, const uint8_t* scales,
+                                const Apart& apart, const Wanted& wanted, bool wanted_scale) {
+#pragma unroll
+  for (uint32_t copy = 0; copy < 4; ++copy) {
+    const uint32_t row = place.warp * kWarpRows + 4 * copy + place.copied_row();
+    if (wanted(copy)) copy_async(stage.w + swizzled(row, place.lane % 8), codes + apart(copy));
+  }
+  if (wanted_scale) {
+    copy_word_async(reinterpret_cast<uint8_t*>(stage.w_scale[place.warp * kWarpRows + place.scaled_row()]) +
+                        place.scaled_byte(),
+                    scales);
+  }
+}
+
+// Columns' codes and scales of a step: thread t has 16 bytes of column t / 16, and of 8 columns on.
+inline constexpr uint32_t kColumnsAtOnce = kGroupThreads / 16;
+AITERLITE_DEVICE void copy_column(Stage& stage, const Place& place, uint32_t pass, const uint8_t* codes) {
+  const uint32_t column = pass * kColumnsAtOnce + place.thread / 16, chunk = place.thread % 16;
+  copy_async(stage.x[chunk / 8] + swizzled(column, chunk % 8), codes + chunk * 16);
+}
+AITERLITE_DEVICE void copy_column_scale(Stage& stage, uint32_t column, uint32_t half, const float* scales) {
+  copy_async(&stage.x_scale[column][4 * half], scales + 4 * half);
+}
+
+// Sums of a half of a step's blocks.
+struct Half {
+  uint32_t a[4][4];
+  float part[4][kSums];
+
+  AITERLITE_DEVICE void start(const Stage& stage, const Place& place, uint32_t half) {
+    const uint32_t row = place.warp * kWarpRows + place.lane % 16;
+#pragma unroll
+    for (uint32_t i = 0; i < 4; i += 2) {
+      uint32_t word[4];
+      load_matrices(word, stage.w + swizzled(row, 4 * half + i + place.lane / 16));
+#pragma unroll
+      for (uint32_t j = 0; j < 2; ++j) {
+        a[i + j][0] = decode_even_e2m1(word[2 * j]);
+        a[i + j][1] = decode_even_e2m1(word[2 * j + 1]);
+        a[i + j][2] = decode_odd_e2m1(word[2 * j]);
+        a[i + j][3] = decode_odd_e2m1(word[2 * j + 1]);
+      }
+    }
+    const uint64_t x = tile_descriptor(stage.x[half]);
+    begin_group();
+#pragma unroll
+    for (uint32_t i = 0; i < 4; ++i) {
+      multiply_group<Start::kZero>(e4m3fn{}, part[i], a[i], advanced_bytes(x, 32 * i));
+    }
+    commit_group();
+  }
+  // Once its products are there.
+  AITERLITE_DEVICE void add(const Stage& stage, const Place& place, uint32_t half, float (&sums)[kSums]) {
+#pragma unroll
+    for (uint32_t i = 0; i < 4; ++i) hold_sums(part[i]);
+    const uint32_t byte[2] = {stage.w_scale[place.row(0)][half], stage.w_scale[place.row(1)][half]};
+    float w[2][4], before[2][4];
+    const bool great = any_lane(((byte[0] | byte[1]) & 0x80808080u) != 0);
+#pragma unroll
+    for (uint32_t i = 0; i < 2; ++i) {
+      decode_small_e8m0(byte[i], static_cast<uint32_t>(kE2m1OfE4m3Exponent) << 23, w[i]);
+#pragma unroll
+      for (uint32_t k = 0; k < 4; ++k) before[i][k] = 1.0f;
+    }
+    if (__builtin_expect(great, 0)) {
+      // Scales of 2 and more: the power of two that decoding leaves goes on the products, and 255 is NaN.
+#pragma unroll
+      for (uint32_t i = 0; i < 2; ++i) {
+#pragma unroll
+        for (uint32_t k = 0; k < 4; ++k) {
+          const uint32_t one = byte[i] >> (8 * k) & 0xffu;
+          if (one < 128) continue;
+          w[i][k] = shifted_e8m0<0>(one);
+          before[i][k] = 64.0f;
+        }
+      }
+      add_scaled<true>(stage, place, half, w, before, sums);
+      return;
+    }
+    add_scaled<false>(stage, place, half, w, before, sums);
+  }
+
+ private:
+  template <bool kGreat>
+  AITERLITE_DEVICE void add_scaled(const Stage& stage, const Place& place, uint32_t half, const float (&w)[2][4],
+                                   const float (&before)[2][4], float (&sums)[kSums]) const {
+#pragma unroll
+    for (uint32_t j = 0; j < kColumns / 8; ++j) {
+#pragma unroll
+      for (uint32_t c = 0; c < 2; ++c) {
+        const auto x = __builtin_bit_cast(Quad, load_shared_16(&stage.x_scale[place.column(j, c)][4 * half]));
+#pragma unroll
+        for (uint32_t k = 0; k < 4; ++k) {
+#pragma unroll
+          for (uint32_t i = 0; i < 2; ++i) {
+            const uint32_t at = 4 * j + 2 * i + c;
+            float product = part[k][at] * x.value[k];
+            if constexpr (kGreat) product *= before[i][k];
+            sums[at] = __builtin_fmaf(product, w[i][k], sums[at]);
+          }
+        }
+      }
+    }
+  }
+};
+
+// A step's products, added to sums. The whole warpgroup takes part.
+AITERLITE_DEVICE void multiply_step(const Stage& stage, const Place& place, float (&sums)[kSums]) {
+  Half first, second;
+  first.start(stage, place, 0);
+  second.start(stage, place, 1);
+  await_group<1>();
+  first.add(stage, place, 0, sums);
+  await_group<0>();
+  second.add(stage, place, 1, sums);
+}
+
+// `count` steps by a warpgroup. ask(stage, n) starts the copies of step n, which `begun` of them have already done in
+// part (prologue); take(stage, n) uses it. Copies that belong to it are closed here.
+template <class Ask, class Take>
+AITERLITE_DEVICE void run_steps(Stage (&ring)[kStages], uint32_t group, uint32_t count, const Ask& ask,
+                                const Take& take) {
+  uint32_t stage = 0, next = kStages - 1;
+#pragma unroll 1
+  for (uint32_t n = 0; n < count; ++n) {
+    await_copies<kStages - 2>();
+    publish_to_engines();
+    named_barrier_wait(1 + group, kGroupThreads);
+    if (n + kStages - 1 < count) ask(ring[next], n + kStages - 1);
+    commit_copies();
+    take(ring[stage], n);
+    next = stage;
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+  }
+}
+
+}  // namespace aiterlite::experts::mx
