@@ -26,6 +26,8 @@ UP, DOWN = (f"aiterlite_sm90_moe_mx_group_{name}" for name in ("up", "down"))
 # Elements of a step of K; rows of a step; elements of h, and threads of a warpgroup.
 _STEP, _STEP_ROWS, _GROUP_THREADS = 256, 64, 128
 _SHARED_BYTES = 227 << 10
+# Of a warpgroup, as floats.
+_SCALES = 4 * _STEP_ROWS * _STEP // MX_BLOCK
 # Of a workgroup, that no kernel has.
 _RESERVED = 1024
 _MOST_TOKENS, _MOST_PAIRS = 128, 1024
@@ -44,6 +46,7 @@ class Plan:
     down_groups: int
     down_stages: int
     down_rows: int
+    fenced: bool = True
 
 
 def _stage(columns: int) -> int:
@@ -53,7 +56,7 @@ def _stage(columns: int) -> int:
 
 
 def up_shared(made: Plan) -> int:
-    sums = max(1, made.groups - 1) * _GROUP_THREADS * 2 * made.columns
+    sums = max(1, made.groups - 1) * _GROUP_THREADS * 2 * made.columns + made.groups * _SCALES
     return made.groups * made.stages * _stage(made.columns) + -(-(sums + 2 * MX_BLOCK * made.columns) // 1024) * 1024
 
 
@@ -63,7 +66,7 @@ def blocks(problem: MoeProblem, made: Plan) -> int:
 
 def _beside_down(problem: MoeProblem, rows: int, groups: int, most: int) -> int:
     """Turns, experts and counts of blocks, and sums."""
-    return -(-(8 * groups + -(-3 * most // 16) * 16 + 16 + problem.tokens * 4 * (rows + 4)) // 1024) * 1024
+    return -(-(groups * (8 + _SCALES) + -(-3 * most // 16) * 16 + 16 + problem.tokens * 4 * (rows + 4)) // 1024) * 1024
 
 
 def down_shared(problem: MoeProblem, made: Plan) -> int:
@@ -112,16 +115,24 @@ def kernels(problem: MoeProblem, persona: Persona, made: Plan) -> tuple[Kernel, 
     args |= dict.fromkeys(("slots", "partial", "arrived", "arrivals"), 0)
     rounding, threads = _ROUNDINGS[problem.precision], plans.PREPARE_THREADS
     sorts = plans.pairs_of_thread(problem, made)  # type: ignore[arg-type]
-    prepare: dict[str, int | str] = {"ELEMENT": problem.dtype, "PAIRS": max(1, sorts), "QUANTISES": rounding, "SORTS": 1}
-    common = {"COLS": made.columns, "GIVEN": 0, "INLINE": 0, "WEIGHTED_INPUT": int(problem.weighted_input)}
+    prepare: dict[str, int | str] = {
+        "ELEMENT": problem.dtype,
+        "PAIRS": max(1, sorts),
+        "QUANTISES": rounding,
+        "SORTS": 1,
+    }
+    common = {
+        "COLS": made.columns, "FENCED": int(made.fenced), "GIVEN": 0, "INLINE": 0, "INTER": problem.inter,
+        "WEIGHTED_INPUT": int(problem.weighted_input),
+    }  # fmt: skip
     up = {
         **common, "ACTIVATION": ACTIVATIONS.index(problem.activation), "BIAS1": int(problem.bias1),
-        "GROUPS": made.groups, "RESIDENT": made.resident, "ROUNDING": rounding, "SHARED_BYTES": up_shared(made),
+        "GROUPS": made.groups, "INTERLEAVED": int(problem.interleaved), "RESIDENT": made.resident, "ROUNDING": rounding, "SHARED_BYTES": up_shared(made),
         "STAGES": made.stages, "WIDTH": problem.width,
     }  # fmt: skip
     down = {
         **common, "BIAS2": int(problem.bias2), "BLOCKS": blocks(problem, made), "GROUPS": made.down_groups,
-        "INTER": problem.inter, "ROWS": made.down_rows, "SHARED_BYTES": down_shared(problem, made),
+        "ROWS": made.down_rows, "SHARED_BYTES": down_shared(problem, made),
         "STAGES": made.down_stages, "TOKENS": problem.tokens,
     }  # fmt: skip
     grids = (

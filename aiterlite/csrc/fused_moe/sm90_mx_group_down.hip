@@ -30,6 +30,7 @@ static_assert(kOwnRows % 8 == 0 && kOwnRows <= kGroupRows, "AITERLITE_ROWS must 
 
 struct Shared {
   Stage ring[kGroups][kStages];
+  RowScales scales[kGroups];
   Barrier turn[kGroups];
   uint16_t expert[kMostBlocks];
   uint8_t count[kMostBlocks];  // entries that are no padding, which stands behind them
@@ -89,7 +90,7 @@ aiterlite_sm90_moe_mx_group_down(const __grid_constant__ aiterlite_sm90_moe_args
   };
   const auto ask_rows = [&](Stage& stage, uint32_t n) {
     const uint32_t block = block_of(n), step = n % kSteps, first = block * kColumns, count = shared.count[block];
-    const auto* h = static_cast<const uint8_t*>(args.h) + step * kStepK;
+    const auto* h = static_cast<const uint8_t*>(args.h) + step * kStepK + place.thread % 16 * 16;
 #pragma unroll
     for (uint32_t pass = 0; pass < kColumns / kColumnsAtOnce; ++pass) {
       const uint32_t column = pass * kColumnsAtOnce + place.thread / 16;
@@ -97,7 +98,7 @@ aiterlite_sm90_moe_mx_group_down(const __grid_constant__ aiterlite_sm90_moe_args
     }
     if (place.thread < 2 * kColumns) {
       const uint32_t column = place.thread / 2;
-      const float* scale = args.h_scale + uint64_t{first + column} * (kInter / kMxBlock) + step * kStepBlocks;
+      const float* scale = args.h_scale + uint64_t{first + column} * (kInter / kMxBlock) + step * kStepBlocks + place.thread % 2 * 4;
       if (column < count) copy_column_scale(stage, column, place.thread % 2, scale);
     } else if (place.thread < 3 * kColumns) {
       const uint32_t column = place.thread - 2 * kColumns;
@@ -128,7 +129,7 @@ aiterlite_sm90_moe_mx_group_down(const __grid_constant__ aiterlite_sm90_moe_args
 #pragma unroll
       for (float& sum : sums) sum = 0.0f;
     }
-    multiply_step(stage, place, sums);
+    multiply_step(stage, shared.scales[group], place, sums);
     if ((n + 1) % kSteps != 0) return;
     const uint32_t block = block_of(n);
     float bias[2] = {};
@@ -149,7 +150,7 @@ aiterlite_sm90_moe_mx_group_down(const __grid_constant__ aiterlite_sm90_moe_args
 #pragma unroll
       for (uint32_t i = 0; i < 2; ++i) {
         if (place.row(i) >= rows) continue;
-        const float made = sums[k / 2 * 4 + 2 * i + k % 2] + bias[i];
+        const float made = __builtin_fmaf(sums[k / 2 * 4 + 2 * i + k % 2], kOfSums, bias[i]);
         float& sum = shared.sums[token][place.row(i)];
         sum = __builtin_fmaf(made, weight, sum);
       }

@@ -25,10 +25,14 @@ using namespace aiterlite::experts;
 using namespace aiterlite::experts::mx;
 
 constexpr uint32_t kWidth = AITERLITE_WIDTH, kSteps = kWidth / kStepK, kElements = kMxBlock;
+constexpr uint32_t kInter = AITERLITE_INTER;
+// From gate row to gate row, and to the up row that goes with it.
+constexpr uint32_t kGateStep = AITERLITE_INTERLEAVED ? 2 : 1, kUp = AITERLITE_INTERLEAVED ? 1 : kInter;
 static_assert(kWidth % kStepK == 0, "AITERLITE_WIDTH must be a multiple of 256");
 
 struct Shared {
   Stage ring[kGroups][kStages];
+  RowScales scales[kGroups];
   alignas(16) float sums[kGroups == 1 ? 1 : kGroups - 1][kGroupThreads][kSums];
   alignas(16) uint16_t h[kColumns][kElements];
 };
@@ -42,8 +46,8 @@ aiterlite_sm90_moe_mx_group_up(const __grid_constant__ aiterlite_sm90_moe_args g
   const aiterlite_fused_moe_args& args = given.moe;
   await_predecessors();
   admit_successors();
-  const auto inter = static_cast<uint32_t>(args.inter);
-  const uint32_t strips = inter / kElements, block = workgroup_id() / strips;
+  constexpr uint32_t strips = kInter / kElements;
+  const uint32_t block = workgroup_id() / strips;
   const uint32_t first = workgroup_id() % strips * kElements;
   const NoShared none;
   const ListsOf<NoShared, Reading::kLate> lists(given, none);
@@ -52,18 +56,18 @@ aiterlite_sm90_moe_mx_group_up(const __grid_constant__ aiterlite_sm90_moe_args g
   const Place place;
   const uint32_t group = shuffle(thread_id() / kGroupThreads, 0);
   const uint64_t expert = lists.expert(block);
-  const auto step_of = static_cast<uint32_t>(args.gate_step), up = static_cast<uint32_t>(args.up_offset);
   // Rows of this warp: elements 8 w to 8 w + 7, gate and then up.
   const uint32_t element = first + 8 * place.warp;
-  const uint8_t* codes = static_cast<const uint8_t*>(args.w1) +
-                         (expert * 2 * inter + (element + place.copied_row()) * step_of) * (kWidth / 2) +
-                         place.copied_byte();
   const uint32_t scaled = place.scaled_row();
+  const uint64_t first_of_expert = expert * 2 * kInter;
+  const uint8_t* codes = static_cast<const uint8_t*>(args.w1) +
+                         (first_of_expert + (element + place.copied_row()) * kGateStep) * (kWidth / 2) +
+                         place.copied_byte() + group * kRowBytes;
   const uint8_t* scales = reinterpret_cast<const uint8_t*>(args.w1_scale) +
-                          (expert * 2 * inter + (element + scaled % 8) * step_of + scaled / 8 * up) *
+                          (first_of_expert + (element + scaled % 8) * kGateStep + scaled / 8 * kUp) *
                               (kWidth / kMxBlock) +
-                          place.scaled_byte();
-  const auto apart = [&](uint32_t copy) { return (copy % 2 * 4 * step_of + copy / 2 * up) * (kWidth / 2); };
+                          place.scaled_byte() + group * kStepBlocks;
+  const auto apart = [](uint32_t copy) { return (copy % 2 * 4 * kGateStep + copy / 2 * kUp) * (kWidth / 2); };
   // Columns that this thread copies.
   constexpr uint32_t kPasses = kColumns / kColumnsAtOnce;
   const uint8_t* x[kPasses];
@@ -72,25 +76,29 @@ aiterlite_sm90_moe_mx_group_up(const __grid_constant__ aiterlite_sm90_moe_args g
   for (uint32_t pass = 0; pass < kPasses; ++pass) {
     const uint32_t token = lists.token(block * kColumns + pass * kColumnsAtOnce + place.thread / 16);
     wanted[pass] = token != ~0u;
-    x[pass] = given.codes + uint64_t{wanted[pass] ? token : 0} * kWidth;
+    x[pass] = given.codes + uint64_t{wanted[pass] ? token : 0} * kWidth + group * kStepK + place.thread % 16 * 16;
   }
   const float* x_scale = nullptr;
-  const uint32_t scaled_column = place.thread / 2 % kColumns;
+  const uint32_t scaled_column = place.thread / 2 % kColumns, scaled_half = place.thread % 2;
   bool wanted_scale = false;
   if (place.thread < 2 * kColumns) {
     const uint32_t token = lists.token(block * kColumns + scaled_column);
     wanted_scale = token != ~0u;
-    x_scale = given.code_scale + uint64_t{wanted_scale ? token : 0} * (kWidth / kMxBlock);
+    x_scale = given.code_scale + uint64_t{wanted_scale ? token : 0} * (kWidth / kMxBlock) + group * kStepBlocks +
+              scaled_half * 4;
   }
-  const auto ask = [&](Stage& stage, uint32_t n) {
-    const uint32_t step = n * kGroups + group;
-    copy_rows(stage, place, codes + step * kRowBytes, scales + step * kStepBlocks, apart, [](uint32_t) { return true; },
-              true);
+  // Asks for the next step, and goes on to the one behind it.
+  const auto ask = [&](Stage& stage, uint32_t) {
+    copy_rows(stage, place, codes, scales, apart, [](uint32_t) { return true; }, true);
+    codes += kGroups * kRowBytes;
+    scales += kGroups * kStepBlocks;
 #pragma unroll
     for (uint32_t pass = 0; pass < kPasses; ++pass) {
-      if (wanted[pass]) copy_column(stage, place, pass, x[pass] + step * kStepK);
+      if (wanted[pass]) copy_column(stage, place, pass, x[pass]);
+      x[pass] += kGroups * kStepK;
     }
-    if (wanted_scale) copy_column_scale(stage, scaled_column, place.thread % 2, x_scale + step * kStepBlocks);
+    if (wanted_scale) copy_column_scale(stage, scaled_column, scaled_half, x_scale);
+    x_scale += kGroups * kStepBlocks;
   };
   const uint32_t count = (kSteps + kGroups - 1 - group) / kGroups;
   Stage(&ring)[kStages] = shared.ring[group];
@@ -99,8 +107,9 @@ aiterlite_sm90_moe_mx_group_up(const __grid_constant__ aiterlite_sm90_moe_args g
     if (n < count) ask(ring[n], n);
     commit_copies();
   }
+  RowScales& row_scales = shared.scales[group];
   float sums[kSums] = {};
-  run_steps(ring, group, count, ask, [&](const Stage& stage, uint32_t) { multiply_step(stage, place, sums); });
+  run_steps(ring, group, count, ask, [&](const Stage& stage, uint32_t) { multiply_step(stage, row_scales, place, sums); });
 
   if (group != 0) {
 #pragma unroll
@@ -113,13 +122,15 @@ aiterlite_sm90_moe_mx_group_up(const __grid_constant__ aiterlite_sm90_moe_args g
 #pragma unroll
     for (uint32_t k = 0; k < kSums; ++k) sums[k] += shared.sums[other - 1][place.thread][k];
   }
+#pragma unroll
+  for (float& sum : sums) sum *= kOfSums;
   const fused_moe::Swiglu swiglu = {args.limit, args.beta, args.linear_beta};
   const uint32_t own = 8 * place.warp + place.lane / 4;
   float bias[2] = {};
   if constexpr (AITERLITE_BIAS1) {
-    const float* of = args.bias1 + expert * 2 * inter + (first + own) * step_of;
+    const float* of = args.bias1 + first_of_expert + (first + own) * kGateStep;
     bias[0] = load_f32(of);
-    bias[1] = load_f32(of + up);
+    bias[1] = load_f32(of + kUp);
   }
 #pragma unroll
   for (uint32_t k = 0; k < kPairs; ++k) {
@@ -142,6 +153,6 @@ aiterlite_sm90_moe_mx_group_up(const __grid_constant__ aiterlite_sm90_moe_args g
   const uint32_t column = place.warp * 8 + place.lane / 4, entry = block * kColumns + column;
   const BlockCodes made = codes_of_block<AITERLITE_ROUNDING>(load_shared_16(&shared.h[column][place.lane % 4 * 8]));
   if (lists.token(entry) == ~0u) return;
-  store_block(static_cast<uint8_t*>(args.h) + uint64_t{entry} * inter + first, place.lane % 4, made);
+  store_block(static_cast<uint8_t*>(args.h) + uint64_t{entry} * kInter + first, place.lane % 4, made);
   if (place.lane % 4 == 0) args.h_scale[uint64_t{entry} * strips + first / kMxBlock] = made.scale;
 }

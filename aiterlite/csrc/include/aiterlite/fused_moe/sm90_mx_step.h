@@ -35,12 +35,35 @@ struct alignas(1024) Stage {
   int32_t entry[kColumns];  // and its weight: stage 2
   float weight[kColumns];
 };
+// A warpgroup's scales of a step's rows as floats, which a warp makes of its own and reads again.
+struct RowScales {
+  alignas(16) float of[kGroupRows][kStepBlocks];
+};
 
-// A thread of a warpgroup.
+AITERLITE_DEVICE uint32_t swizzled(uint32_t row, uint32_t chunk) { return row * 128 + (chunk ^ row % 8) * 16; }
+
+// A thread of a warpgroup, and where in a stage it copies and reads. Offsets are opaque, or they would be computed anew
+// in each step.
 struct Place {
   uint32_t thread, warp, lane;
+  uint32_t rows_to[2];   // of codes of its warp's rows lane / 8 and 4 on; 8 rows on it is a kilobyte more
+  uint32_t column_to;    // of codes of x
+  uint32_t matrices;     // rows that ldmatrix takes of it
+  uint32_t scale_row;    // of which it makes floats, and which half
+  uint32_t scale_half;
+  uint32_t column_scale;  // in bytes: that of its first column
 
-  AITERLITE_DEVICE Place() : thread(thread_id() % kGroupThreads), warp(thread / kWaveSize), lane(lane_id()) {}
+  AITERLITE_DEVICE Place() : thread(thread_id() % kGroupThreads), warp(thread / kWaveSize), lane(lane_id()) {
+    const uint32_t row = warp * kWarpRows;
+#pragma unroll
+    for (uint32_t i = 0; i < 2; ++i) rows_to[i] = opaque(swizzled(row + 4 * i + lane / 8, lane % 8));
+    const uint32_t chunk = thread % 16;
+    column_to = opaque(chunk / 8 * (kColumns * 128) + swizzled(thread / 16, chunk % 8));
+    matrices = opaque(swizzled(row + lane % 16, lane / 16));
+    scale_row = opaque(row + lane / 2);
+    scale_half = lane % 2;
+    column_scale = opaque(lane % 4 * 2 * kStepBlocks * 4);
+  }
   // Of the step: rows whose sums it has, and columns.
   AITERLITE_DEVICE uint32_t row(uint32_t i) const { return warp * kWarpRows + lane / 4 + 8 * i; }
   AITERLITE_DEVICE uint32_t column(uint32_t j, uint32_t c) const { return 8 * j + lane % 4 * 2 + c; }
@@ -52,8 +75,6 @@ struct Place {
   AITERLITE_DEVICE uint32_t scaled_byte() const { return lane % 2 * 4; }
 };
 
-AITERLITE_DEVICE uint32_t swizzled(uint32_t row, uint32_t chunk) { return row * 128 + (chunk ^ row % 8) * 16; }
-
 // The warp's rows, from `codes`, this lane's of its first copy, and `apart(copy)` bytes on; those that `wanted(copy)`
 // says. `scales` is this lane's word.
 template <class Apart, class Wanted>
@@ -61,24 +82,33 @@ AITERLITE_DEVICE void copy_rows(Stage& stage, const Place& place, const uint8_t*
                                 const Apart& apart, const Wanted& wanted, bool wanted_scale) {
 #pragma unroll
   for (uint32_t copy = 0; copy < 4; ++copy) {
-    const uint32_t row = place.warp * kWarpRows + 4 * copy + place.copied_row();
-    if (wanted(copy)) copy_async(stage.w + swizzled(row, place.lane % 8), codes + apart(copy));
+    if (wanted(copy)) copy_async(stage.w + place.rows_to[copy % 2] + copy / 2 * 1024, codes + apart(copy));
   }
-  if (wanted_scale) {
-    copy_word_async(reinterpret_cast<uint8_t*>(stage.w_scale[place.warp * kWarpRows + place.scaled_row()]) +
-                        place.scaled_byte(),
-                    scales);
-  }
+  if (wanted_scale) copy_word_async(&stage.w_scale[place.scale_row][place.scale_half], scales);
 }
 
-// Columns' codes and scales of a step: thread t has 16 bytes of column t / 16, and of 8 columns on.
+// Columns' codes and scales of a step: thread t has 16 bytes of column t / 16, and of 8 columns on. `codes` is where
+// its 16 bytes are.
 inline constexpr uint32_t kColumnsAtOnce = kGroupThreads / 16;
 AITERLITE_DEVICE void copy_column(Stage& stage, const Place& place, uint32_t pass, const uint8_t* codes) {
-  const uint32_t column = pass * kColumnsAtOnce + place.thread / 16, chunk = place.thread % 16;
-  copy_async(stage.x[chunk / 8] + swizzled(column, chunk % 8), codes + chunk * 16);
+  copy_async(stage.x[0] + place.column_to + pass * 1024, codes);
 }
 AITERLITE_DEVICE void copy_column_scale(Stage& stage, uint32_t column, uint32_t half, const float* scales) {
-  copy_async(&stage.x_scale[column][4 * half], scales + 4 * half);
+  copy_async(&stage.x_scale[column][4 * half], scales);
+}
+
+// Four scales as floats: the places of bytes are exponents, but for 0, which is 2^-127, and 255, NaN.
+AITERLITE_DEVICE void scales_of_word(uint32_t word, float (&scale)[4]) {
+  decode_small_e8m0(word, 0, scale);
+  const uint32_t without = ~word;
+  if (__builtin_expect((((word - 0x01010101u) & without) | ((without - 0x01010101u) & word)) & 0x80808080u, 0)) {
+#pragma unroll
+    for (uint32_t i = 0; i < 4; ++i) {
+      const uint32_t byte = word >> (8 * i) & 0xffu;
+      if (byte == 0) scale[i] = __builtin_bit_cast(float, 0x00400000u);
+      if (byte == 255) scale[i] = __builtin_bit_cast(float, 0x7fc00000u);
+    }
+  }
 }
 
 // Sums of a half of a step's blocks.
@@ -87,11 +117,11 @@ struct Half {
   float part[4][kSums];
 
   AITERLITE_DEVICE void start(const Stage& stage, const Place& place, uint32_t half) {
-    const uint32_t row = place.warp * kWarpRows + place.lane % 16;
 #pragma unroll
     for (uint32_t i = 0; i < 4; i += 2) {
       uint32_t word[4];
-      load_matrices(word, stage.w + swizzled(row, 4 * half + i + place.lane / 16));
+      // Blocks are chunks, and even ones: exchanging them is exchanging bits of the offset.
+      load_matrices(word, stage.w + (place.matrices ^ (4 * half + i) * 16));
 #pragma unroll
       for (uint32_t j = 0; j < 2; ++j) {
         a[i + j][0] = decode_even_e2m1(word[2 * j]);
@@ -109,53 +139,27 @@ struct Half {
     commit_group();
   }
   // Once its products are there.
-  AITERLITE_DEVICE void add(const Stage& stage, const Place& place, uint32_t half, float (&sums)[kSums]) {
+  AITERLITE_DEVICE void add(const Stage& stage, const RowScales& scales, const Place& place, uint32_t half,
+                            float (&sums)[kSums]) {
 #pragma unroll
     for (uint32_t i = 0; i < 4; ++i) hold_sums(part[i]);
-    const uint32_t byte[2] = {stage.w_scale[place.row(0)][half], stage.w_scale[place.row(1)][half]};
-    float w[2][4], before[2][4];
-    const bool great = any_lane(((byte[0] | byte[1]) & 0x80808080u) != 0);
+    Quad w[2];
 #pragma unroll
     for (uint32_t i = 0; i < 2; ++i) {
-      decode_small_e8m0(byte[i], static_cast<uint32_t>(kE2m1OfE4m3Exponent) << 23, w[i]);
-#pragma unroll
-      for (uint32_t k = 0; k < 4; ++k) before[i][k] = 1.0f;
+      w[i] = __builtin_bit_cast(Quad, load_shared_16(&scales.of[place.row(i)][4 * half]));
     }
-    if (__builtin_expect(great, 0)) {
-      // Scales of 2 and more: the power of two that decoding leaves goes on the products, and 255 is NaN.
-#pragma unroll
-      for (uint32_t i = 0; i < 2; ++i) {
-#pragma unroll
-        for (uint32_t k = 0; k < 4; ++k) {
-          const uint32_t one = byte[i] >> (8 * k) & 0xffu;
-          if (one < 128) continue;
-          w[i][k] = shifted_e8m0<0>(one);
-          before[i][k] = 64.0f;
-        }
-      }
-      add_scaled<true>(stage, place, half, w, before, sums);
-      return;
-    }
-    add_scaled<false>(stage, place, half, w, before, sums);
-  }
-
- private:
-  template <bool kGreat>
-  AITERLITE_DEVICE void add_scaled(const Stage& stage, const Place& place, uint32_t half, const float (&w)[2][4],
-                                   const float (&before)[2][4], float (&sums)[kSums]) const {
+    const auto* x_scale = reinterpret_cast<const uint8_t*>(stage.x_scale) + place.column_scale + 16 * half;
 #pragma unroll
     for (uint32_t j = 0; j < kColumns / 8; ++j) {
 #pragma unroll
       for (uint32_t c = 0; c < 2; ++c) {
-        const auto x = __builtin_bit_cast(Quad, load_shared_16(&stage.x_scale[place.column(j, c)][4 * half]));
+        const auto x = __builtin_bit_cast(Quad, load_shared_16(x_scale + (8 * j + c) * kStepBlocks * 4));
 #pragma unroll
         for (uint32_t k = 0; k < 4; ++k) {
 #pragma unroll
           for (uint32_t i = 0; i < 2; ++i) {
             const uint32_t at = 4 * j + 2 * i + c;
-            float product = part[k][at] * x.value[k];
-            if constexpr (kGreat) product *= before[i][k];
-            sums[at] = __builtin_fmaf(product, w[i][k], sums[at]);
+            sums[at] = __builtin_fmaf(part[k][at] * x.value[k], w[i].value[k], sums[at]);
           }
         }
       }
@@ -163,15 +167,23 @@ struct Half {
   }
 };
 
+// What sums are to be multiplied by at their end.
+inline constexpr float kOfSums = 1 << kE2m1OfE4m3Exponent;
+
 // A step's products, added to sums. The whole warpgroup takes part.
-AITERLITE_DEVICE void multiply_step(const Stage& stage, const Place& place, float (&sums)[kSums]) {
+AITERLITE_DEVICE void multiply_step(const Stage& stage, RowScales& scales, const Place& place, float (&sums)[kSums]) {
   Half first, second;
   first.start(stage, place, 0);
+  Quad made;
+  scales_of_word(stage.w_scale[place.scale_row][place.scale_half], made.value);
+  store_shared_16(&scales.of[place.scale_row][4 * place.scale_half], __builtin_bit_cast(Vector16, made));
   second.start(stage, place, 1);
+  wave_barrier();
   await_group<1>();
-  first.add(stage, place, 0, sums);
+  first.add(stage, scales, place, 0, sums);
   await_group<0>();
-  second.add(stage, place, 1, sums);
+  second.add(stage, scales, place, 1, sums);
+  wave_barrier();
 }
 
 // `count` steps by a warpgroup. ask(stage, n) starts the copies of step n, which `begun` of them have already done in
@@ -183,7 +195,7 @@ AITERLITE_DEVICE void run_steps(Stage (&ring)[kStages], uint32_t group, uint32_t
 #pragma unroll 1
   for (uint32_t n = 0; n < count; ++n) {
     await_copies<kStages - 2>();
-    publish_to_engines();
+    if constexpr (AITERLITE_FENCED) publish_to_engines();
     named_barrier_wait(1 + group, kGroupThreads);
     if (n + kStages - 1 < count) ask(ring[next], n + kStages - 1);
     commit_copies();
