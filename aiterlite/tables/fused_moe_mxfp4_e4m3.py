@@ -14,7 +14,7 @@ from typing import Any
 
 from aiterlite.dispatch import Between, Holds, OneOf, Refusal, Row, Targets, Wishes
 from aiterlite.jit.spec import Unit
-from aiterlite.kernel import Kernel, Operand, Value, Workspace, along_x, overlap_defines
+from aiterlite.kernel import Kernel, Value, Workspace, along_x, overlap_defines
 from aiterlite.tables import fused_moe_sm90 as sm90
 from aiterlite.tables import fused_moe_sm90_plan as plans
 from aiterlite.tables.fused_moe_parts import Places
@@ -76,7 +76,8 @@ def down_shared(problem: MoeProblem, made: Plan) -> int:
 
 def plan(problem: MoeProblem, persona: Persona) -> Plan:
     """As many stages as shared memory has room for, up to four."""
-    rows = min(_STEP_ROWS, -(-(-(-problem.width // (persona.cu_count or 1))) // 8) * 8)
+    units = 8 * (persona.cu_count or 1)
+    rows = min(_STEP_ROWS, 8 * -(-problem.width // units))
     made = Plan(8, 2, 4, 2, 4, 4, rows)
     while made.down_stages > 2 and down_shared(problem, made) > _SHARED_BYTES:
         made = Plan(8, 2, 4, 2, 4, made.down_stages - 1, rows)
@@ -127,8 +128,8 @@ def kernels(problem: MoeProblem, persona: Persona, made: Plan) -> tuple[Kernel, 
     }  # fmt: skip
     up = {
         **common, "ACTIVATION": ACTIVATIONS.index(problem.activation), "BIAS1": int(problem.bias1),
-        "GROUPS": made.groups, "INTERLEAVED": int(problem.interleaved), "RESIDENT": made.resident, "ROUNDING": rounding, "SHARED_BYTES": up_shared(made),
-        "STAGES": made.stages, "WIDTH": problem.width,
+        "GROUPS": made.groups, "INTERLEAVED": int(problem.interleaved), "RESIDENT": made.resident,
+        "ROUNDING": rounding, "SHARED_BYTES": up_shared(made), "STAGES": made.stages, "WIDTH": problem.width,
     }  # fmt: skip
     down = {
         **common, "BIAS2": int(problem.bias2), "BLOCKS": blocks(problem, made), "GROUPS": made.down_groups,
