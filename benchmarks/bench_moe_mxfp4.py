@@ -233,11 +233,11 @@ def eight_bit_cuts(problem: MoeProblem, planned: eight_bits.Plan) -> list[eight_
     changes = [
         {}, {"fenced": False}, {"stages": 3}, {"stages": 5, "resident": 1}, {"groups": 1, "resident": 4},
         {"groups": 1, "stages": 3, "resident": 4}, {"groups": 4, "stages": 4, "resident": 1},
-        {"stages": 3, "groups": 3}, {"down_stages": 3}, {"down_stages": 2}, {"down_groups": 2, "down_stages": 8}, {"down_groups": 3},
-        {"down_groups": 4, "down_rows": 64},
+        {"stages": 3, "groups": 3}, {"down_stages": 3}, {"down_stages": 2}, {"down_groups": 2, "down_stages": 8},
+        {"down_groups": 3}, {"down_groups": 4, "down_rows": 64},
     ]  # fmt: skip
     made = [replace(planned, **change) for change in changes]
-    fits = [cut for cut in made if cut.resident * (eight_bits.up_shared(cut) + 1024) <= 227 << 10]
+    fits = [cut for cut in made if cut.resident * (eight_bits.up_shared(problem, cut) + 1024) <= 227 << 10]
     return list(dict.fromkeys(cut for cut in fits if eight_bits.down_shared(problem, cut) <= 227 << 10))
 
 

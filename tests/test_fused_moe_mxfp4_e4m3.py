@@ -71,7 +71,10 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_layers(name: str, tmp_path: Path) -> None:
     case = case_of(problem_of(**CASES[name]), 3)
-    check(case, simulated(case, tmp_path))
+    got = simulated(case, tmp_path)
+    check(case, got)
+    shuffled = case_of(replace(case.problem, shuffled=True), 3)
+    assert torch.equal(simulated(shuffled, tmp_path), got)
 
 
 def test_tokens_do_not_depend_on_others(tmp_path: Path) -> None:

@@ -150,7 +150,11 @@ def test_tens_of_tokens(form: dict[str, Any]) -> None:
             if kind == "strange":
                 ids[0, 1] = ids[0, 0]
             case = case_of(problem, tokens, ids)
-            check(case, run(case, spare=1, device="cuda"))
+            got = run(case, spare=1, device="cuda")
+            check(case, got)
+            if kind == "strange":
+                shuffled = case_of(replace(problem, shuffled=True), tokens, ids)
+                assert torch.equal(run(shuffled, device="cuda"), got)
 
 
 def test_tens_of_tokens_behind_each_other() -> None:

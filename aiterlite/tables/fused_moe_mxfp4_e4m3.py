@@ -49,15 +49,19 @@ class Plan:
     fenced: bool = True
 
 
-def _stage(columns: int) -> int:
+def _stage(problem: MoeProblem, columns: int) -> int:
     """A step of 64 rows, its scales and those of columns, their codes, entries and weights."""
-    held = _STEP_ROWS * (_STEP // 2) + columns * _STEP + 8 * _STEP_ROWS + columns * (4 * _STEP // MX_BLOCK + 8)
+    scales = 8 * _STEP_ROWS * (2 if problem.shuffled else 1)
+    held = _STEP_ROWS * (_STEP // 2) + columns * _STEP + scales + columns * (4 * _STEP // MX_BLOCK + 8)
     return -(-held // 1024) * 1024
 
 
-def up_shared(made: Plan) -> int:
+def up_shared(problem: MoeProblem, made: Plan) -> int:
     sums = max(1, made.groups - 1) * _GROUP_THREADS * 2 * made.columns + made.groups * _SCALES
-    return made.groups * made.stages * _stage(made.columns) + -(-(sums + 2 * MX_BLOCK * made.columns) // 1024) * 1024
+    return (
+        made.groups * made.stages * _stage(problem, made.columns)
+        + -(-(sums + 2 * MX_BLOCK * made.columns) // 1024) * 1024
+    )
 
 
 def blocks(problem: MoeProblem, made: Plan) -> int:
@@ -70,7 +74,7 @@ def _beside_down(problem: MoeProblem, rows: int, groups: int, most: int) -> int:
 
 
 def down_shared(problem: MoeProblem, made: Plan) -> int:
-    ring = made.down_groups * made.down_stages * _stage(made.columns)
+    ring = made.down_groups * made.down_stages * _stage(problem, made.columns)
     return ring + _beside_down(problem, made.down_rows, made.down_groups, blocks(problem, made))
 
 
@@ -124,12 +128,12 @@ def kernels(problem: MoeProblem, persona: Persona, made: Plan) -> tuple[Kernel, 
     }
     common = {
         "COLS": made.columns, "FENCED": int(made.fenced), "GIVEN": 0, "INLINE": 0, "INTER": problem.inter,
-        "WEIGHTED_INPUT": int(problem.weighted_input),
+        "SHUFFLED": int(problem.shuffled), "WEIGHTED_INPUT": int(problem.weighted_input),
     }  # fmt: skip
     up = {
         **common, "ACTIVATION": ACTIVATIONS.index(problem.activation), "BIAS1": int(problem.bias1),
         "GROUPS": made.groups, "INTERLEAVED": int(problem.interleaved), "RESIDENT": made.resident,
-        "ROUNDING": rounding, "SHARED_BYTES": up_shared(made), "STAGES": made.stages, "WIDTH": problem.width,
+        "ROUNDING": rounding, "SHARED_BYTES": up_shared(problem, made), "STAGES": made.stages, "WIDTH": problem.width,
     }  # fmt: skip
     down = {
         **common, "BIAS2": int(problem.bias2), "BLOCKS": blocks(problem, made), "GROUPS": made.down_groups,
@@ -143,7 +147,7 @@ def kernels(problem: MoeProblem, persona: Persona, made: Plan) -> tuple[Kernel, 
     )
     of_first = plans.prepare_shared(problem, made)  # type: ignore[arg-type]
     units = _unit("prepare", sm90.PREPARE, prepare), _unit("mx_group_up", UP, up), _unit("mx_group_down", DOWN, down)
-    shared_of = of_first, up_shared(made), down_shared(problem, made)
+    shared_of = of_first, up_shared(problem, made), down_shared(problem, made)
     blocks_of = threads, _GROUP_THREADS * made.groups, _GROUP_THREADS * made.down_groups
     return tuple(
         Kernel(unit, unit.symbols[0], sm90.ARGS, grid, along_x(count), lds=shared, args=args)
@@ -205,7 +209,6 @@ _REQUIRES = (
     Holds("aligned", True, "rows of x or a weight do not begin at multiples of 16 bytes", "copy them"),
     Holds("quantised", False, "hidden states are codes, and this makes numbers of 16-bit ones"),
     Holds("by_slots", False, "the result has a row a slot, and this adds them up"),
-    Holds("shuffled", False, "weights are shuffled, and this takes them as they lie"),
     WholeSteps(),
     SortedHere(),
 )

@@ -50,7 +50,7 @@ aiterlite_sm90_moe_mx_group_down(const __grid_constant__ aiterlite_sm90_moe_args
   const aiterlite_fused_moe_args& args = given.moe;
   const NoShared none;
   const ListsOf<NoShared, Reading::kEarly> lists(given, none);
-  const Place place;
+  Place place;
   const uint32_t group = shuffle(thread_id() / kGroupThreads, 0);
   const auto width = static_cast<uint32_t>(args.width);
   const uint32_t first_row = workgroup_id() * kOwnRows, left = width - first_row;
@@ -72,21 +72,30 @@ aiterlite_sm90_moe_mx_group_down(const __grid_constant__ aiterlite_sm90_moe_args
   for (uint32_t i = thread_id(); i < kTokens * kPitch; i += kThreads) shared.sums[0][i] = 0.0f;
   workgroup_barrier();
 
-  const uint32_t own_row = place.warp * kWarpRows;
-  const uint8_t* codes = static_cast<const uint8_t*>(args.w2) +
-                         uint64_t{first_row + own_row + place.copied_row()} * (kInter / 2) + place.copied_byte();
-  const uint8_t* scales = reinterpret_cast<const uint8_t*>(args.w2_scale) +
-                          uint64_t{first_row + own_row + place.scaled_row()} * (kInter / kMxBlock) +
-                          place.scaled_byte();
-  const bool scale_owned = own_row + place.scaled_row() < rows;
-  const auto apart = [](uint32_t copy) { return copy * 4 * (kInter / 2); };
-  const auto owned = [&](uint32_t copy) { return own_row + 4 * copy + place.copied_row() < rows; };
+  using Bytes = RowBytes<kInter>;
+  const uint32_t own_row = place.warp * kWarpRows, code_row = first_row + own_row + Bytes::code_row();
+  const uint32_t scale_row = first_row + own_row + Bytes::scale_row();
+  const uint8_t* codes = static_cast<const uint8_t*>(args.w2) + Bytes::code(code_row);
+  const uint8_t* scales = reinterpret_cast<const uint8_t*>(args.w2_scale) + Bytes::scale(scale_row);
+  // Of shuffled weights rows 8 further on may be in another piece or tile.
+  const uint32_t code_apart = Bytes::code(code_row + 8) - Bytes::code(code_row);
+  const uint32_t scale_apart = Bytes::scale(scale_row + 8) - Bytes::scale(scale_row);
+  bool scale_owned[kScaleWords];
+#pragma unroll
+  for (uint32_t i = 0; i < kScaleWords; ++i) {
+    scale_owned[i] = scale_row - first_row + 8 * i < rows;
+    place.scale_shift[i] = Bytes::scale_shift(scale_row + 8 * i);
+  }
+  const auto apart = [=](uint32_t copy) {
+    return kShuffled ? copy % 2 * 1024 + copy / 2 * code_apart : copy * 4 * (kInter / 2);
+  };
+  const auto owned = [=](uint32_t copy) { return code_row - first_row + (kShuffled ? copy / 2 * 8 : copy * 4) < rows; };
   const auto block_of = [&](uint32_t n) { return group + n / kSteps * kGroups; };
   const auto ask_weights = [&](Stage& stage, uint32_t n) {
     const uint64_t row = uint64_t{shared.expert[block_of(n)]} * width;
     const uint32_t step = n % kSteps;
-    copy_rows(stage, place, codes + row * (kInter / 2) + step * kRowBytes,
-              scales + row * (kInter / kMxBlock) + step * kStepBlocks, apart, owned, scale_owned);
+    copy_rows(stage, place, codes + row * (kInter / 2) + step * Bytes::kStep, apart, owned,
+              scales + row * (kInter / kMxBlock) + step * Bytes::kScaleStep, scale_apart, scale_owned);
   };
   const auto ask_rows = [&](Stage& stage, uint32_t n) {
     const uint32_t block = block_of(n), step = n % kSteps, first = block * kColumns, count = shared.count[block];
@@ -98,7 +107,8 @@ aiterlite_sm90_moe_mx_group_down(const __grid_constant__ aiterlite_sm90_moe_args
     }
     if (place.thread < 2 * kColumns) {
       const uint32_t column = place.thread / 2;
-      const float* scale = args.h_scale + uint64_t{first + column} * (kInter / kMxBlock) + step * kStepBlocks + place.thread % 2 * 4;
+      const float* scale =
+          args.h_scale + uint64_t{first + column} * (kInter / kMxBlock) + step * kStepBlocks + place.thread % 2 * 4;
       if (column < count) copy_column_scale(stage, column, place.thread % 2, scale);
     } else if (place.thread < 3 * kColumns) {
       const uint32_t column = place.thread - 2 * kColumns;

@@ -53,21 +53,30 @@ aiterlite_sm90_moe_mx_group_up(const __grid_constant__ aiterlite_sm90_moe_args g
   const ListsOf<NoShared, Reading::kLate> lists(given, none);
   if (block >= lists.blocks()) return;
 
-  const Place place;
+  Place place;
   const uint32_t group = shuffle(thread_id() / kGroupThreads, 0);
   const uint64_t expert = lists.expert(block);
   // Rows of this warp: elements 8 w to 8 w + 7, gate and then up.
   const uint32_t element = first + 8 * place.warp;
-  const uint32_t scaled = place.scaled_row();
+  using Bytes = RowBytes<kWidth>;
   const uint64_t first_of_expert = expert * 2 * kInter;
-  const uint8_t* codes = static_cast<const uint8_t*>(args.w1) +
-                         (first_of_expert + (element + place.copied_row()) * kGateStep) * (kWidth / 2) +
-                         place.copied_byte() + group * kRowBytes;
-  const uint8_t* scales = reinterpret_cast<const uint8_t*>(args.w1_scale) +
-                          (first_of_expert + (element + scaled % 8) * kGateStep + scaled / 8 * kUp) *
-                              (kWidth / kMxBlock) +
-                          place.scaled_byte() + group * kStepBlocks;
-  const auto apart = [](uint32_t copy) { return (copy % 2 * 4 * kGateStep + copy / 2 * kUp) * (kWidth / 2); };
+  const uint32_t scaled = Bytes::scale_row();
+  const uint32_t scale_row = (element + scaled % 8) * kGateStep + scaled / 8 * kUp;
+  const uint8_t* codes = static_cast<const uint8_t*>(args.w1) + first_of_expert * (kWidth / 2) +
+                         Bytes::code((element + Bytes::code_row()) * kGateStep) + group * Bytes::kStep;
+  const uint8_t* scales = reinterpret_cast<const uint8_t*>(args.w1_scale) + first_of_expert * (kWidth / kMxBlock) +
+                          Bytes::scale(scale_row) + group * Bytes::kScaleStep;
+  place.scale_shift[0] = place.scale_shift[1] = Bytes::scale_shift(scale_row);
+  const auto apart = [](uint32_t copy) {
+    if constexpr (kShuffled) {
+      return copy % 2 * 1024 + copy / 2 * (AITERLITE_INTERLEAVED ? 16 : kUp * (kWidth / 2));
+    } else {
+      return (copy % 2 * 4 * kGateStep + copy / 2 * kUp) * (kWidth / 2);
+    }
+  };
+  constexpr uint32_t kScaleApart = AITERLITE_INTERLEAVED ? 4 : kUp / 32 * kWidth;
+  bool all[kScaleWords];
+  for (bool& one : all) one = true;
   // Columns that this thread copies.
   constexpr uint32_t kPasses = kColumns / kColumnsAtOnce;
   const uint8_t* x[kPasses];
@@ -89,9 +98,9 @@ aiterlite_sm90_moe_mx_group_up(const __grid_constant__ aiterlite_sm90_moe_args g
   }
   // Asks for the next step, and goes on to the one behind it.
   const auto ask = [&](Stage& stage, uint32_t) {
-    copy_rows(stage, place, codes, scales, apart, [](uint32_t) { return true; }, true);
-    codes += kGroups * kRowBytes;
-    scales += kGroups * kStepBlocks;
+    copy_rows(stage, place, codes, apart, [](uint32_t) { return true; }, scales, kScaleApart, all);
+    codes += kGroups * Bytes::kStep;
+    scales += kGroups * Bytes::kScaleStep;
 #pragma unroll
     for (uint32_t pass = 0; pass < kPasses; ++pass) {
       if (wanted[pass]) copy_column(stage, place, pass, x[pass]);
@@ -109,7 +118,8 @@ aiterlite_sm90_moe_mx_group_up(const __grid_constant__ aiterlite_sm90_moe_args g
   }
   RowScales& row_scales = shared.scales[group];
   float sums[kSums] = {};
-  run_steps(ring, group, count, ask, [&](const Stage& stage, uint32_t) { multiply_step(stage, row_scales, place, sums); });
+  run_steps(ring, group, count, ask,
+            [&](const Stage& stage, uint32_t) { multiply_step(stage, row_scales, place, sums); });
 
   if (group != 0) {
 #pragma unroll

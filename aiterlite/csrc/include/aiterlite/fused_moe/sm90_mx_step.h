@@ -27,10 +27,15 @@ inline constexpr uint32_t kSums = kColumns / 2, kPairs = kColumns / 4;  // of a 
 static_assert(kColumns == 8 || kColumns == 16, "AITERLITE_COLS must be 8 or 16");
 static_assert(kStages >= 2, "a step is on its way while another is multiplied");
 
+// Shuffled weights lie in pieces of 16 rows of 16 bytes, and their scales in tiles of 32 rows by 8 blocks
+// (numeric/mxfp4_layout.h), of which a word has those of two rows, of which a warp wants one.
+inline constexpr bool kShuffled = AITERLITE_SHUFFLED;
+inline constexpr uint32_t kScaleWords = kShuffled ? 2 : 1;  // of a thread
+
 struct alignas(1024) Stage {
   uint8_t w[kGroupRows * kRowBytes];
   uint8_t x[2][kColumns * 128];
-  uint32_t w_scale[kGroupRows][2];
+  uint32_t w_scale[kScaleWords][kGroupThreads];
   alignas(16) float x_scale[kColumns][kStepBlocks];
   int32_t entry[kColumns];  // and its weight: stage 2
   float weight[kColumns];
@@ -46,45 +51,66 @@ AITERLITE_DEVICE uint32_t swizzled(uint32_t row, uint32_t chunk) { return row * 
 // in each step.
 struct Place {
   uint32_t thread, warp, lane;
-  uint32_t rows_to[2];   // of codes of its warp's rows lane / 8 and 4 on; 8 rows on it is a kilobyte more
-  uint32_t column_to;    // of codes of x
-  uint32_t matrices;     // rows that ldmatrix takes of it
-  uint32_t scale_row;    // of which it makes floats, and which half
-  uint32_t scale_half;
-  uint32_t column_scale;  // in bytes: that of its first column
+  uint32_t rows_to[2];      // of codes of its warp's rows, in even copies and odd ones; 8 rows on a kilobyte more
+  uint32_t column_to;       // of codes of x
+  uint32_t matrices;        // rows that ldmatrix takes of it
+  uint32_t scales_to;       // of rows' scales as floats, in bytes
+  uint32_t scale_shift[2];  // of shuffled ones: to a row's bytes in either word
+  uint32_t column_scale;    // in bytes: that of its first column
 
   AITERLITE_DEVICE Place() : thread(thread_id() % kGroupThreads), warp(thread / kWaveSize), lane(lane_id()) {
     const uint32_t row = warp * kWarpRows;
 #pragma unroll
-    for (uint32_t i = 0; i < 2; ++i) rows_to[i] = opaque(swizzled(row + 4 * i + lane / 8, lane % 8));
+    for (uint32_t i = 0; i < 2; ++i) {
+      rows_to[i] =
+          opaque(kShuffled ? swizzled(row + lane % 8, 4 * i + lane / 8) : swizzled(row + 4 * i + lane / 8, lane % 8));
+      scale_shift[i] = 0;
+    }
     const uint32_t chunk = thread % 16;
     column_to = opaque(chunk / 8 * (kColumns * 128) + swizzled(thread / 16, chunk % 8));
     matrices = opaque(swizzled(row + lane % 16, lane / 16));
-    scale_row = opaque(row + lane / 2);
-    scale_half = lane % 2;
+    scales_to = opaque(kShuffled ? (row + lane % 8) * kStepBlocks * 4 + lane / 8 * 4
+                                 : (row + lane / 2) * kStepBlocks * 4 + lane % 2 * 16);
     column_scale = opaque(lane % 4 * 2 * kStepBlocks * 4);
   }
   // Of the step: rows whose sums it has, and columns.
   AITERLITE_DEVICE uint32_t row(uint32_t i) const { return warp * kWarpRows + lane / 4 + 8 * i; }
   AITERLITE_DEVICE uint32_t column(uint32_t j, uint32_t c) const { return 8 * j + lane % 4 * 2 + c; }
-  // What it copies of its warp's rows: in each of four copies 16 bytes of row copied_row() + 4 * copy.
-  AITERLITE_DEVICE uint32_t copied_row() const { return lane / 8; }
-  AITERLITE_DEVICE uint32_t copied_byte() const { return lane % 8 * 16; }
-  // And of their scales, one word of two.
-  AITERLITE_DEVICE uint32_t scaled_row() const { return lane / 2; }
-  AITERLITE_DEVICE uint32_t scaled_byte() const { return lane % 2 * 4; }
+};
+
+// What a thread copies of its warp's rows, of a matrix of kK columns: in four copies 16 bytes each, of rows row() and
+// 4 (of shuffled weights 8) further on; and of their scales a word, or two.
+template <uint32_t kK>
+struct RowBytes {
+  static constexpr uint32_t kStep = kShuffled ? kStepBlocks * 256 : kRowBytes;  // from step to step
+  static constexpr uint32_t kScaleStep = kShuffled ? 256 : kStepBlocks;
+
+  AITERLITE_DEVICE static uint32_t code_row() { return kShuffled ? lane_id() % 8 : lane_id() / 8; }
+  AITERLITE_DEVICE static uint32_t scale_row() { return kShuffled ? lane_id() % 8 : lane_id() / 2; }
+  // Of a row, where this thread's first codes are.
+  AITERLITE_DEVICE static uint32_t code(uint32_t row) {
+    return kShuffled ? row / 16 * (8 * kK) + row % 16 * 16 + lane_id() / 8 * 256 : row * (kK / 2) + lane_id() % 8 * 16;
+  }
+  AITERLITE_DEVICE static uint32_t scale(uint32_t row) {
+    return kShuffled ? row / 32 * kK + row % 16 * 4 + lane_id() / 8 * 64 : row * (kK / kMxBlock) + lane_id() % 2 * 4;
+  }
+  AITERLITE_DEVICE static uint32_t scale_shift(uint32_t row) { return row % 32 / 16 * 8; }
 };
 
 // The warp's rows, from `codes`, this lane's of its first copy, and `apart(copy)` bytes on; those that `wanted(copy)`
-// says. `scales` is this lane's word.
+// says. `scales` is this lane's word, its second one `scale_apart` bytes on.
 template <class Apart, class Wanted>
-AITERLITE_DEVICE void copy_rows(Stage& stage, const Place& place, const uint8_t* codes, const uint8_t* scales,
-                                const Apart& apart, const Wanted& wanted, bool wanted_scale) {
+AITERLITE_DEVICE void copy_rows(Stage& stage, const Place& place, const uint8_t* codes, const Apart& apart,
+                                const Wanted& wanted, const uint8_t* scales, uint32_t scale_apart,
+                                const bool (&wanted_scale)[kScaleWords]) {
 #pragma unroll
   for (uint32_t copy = 0; copy < 4; ++copy) {
     if (wanted(copy)) copy_async(stage.w + place.rows_to[copy % 2] + copy / 2 * 1024, codes + apart(copy));
   }
-  if (wanted_scale) copy_word_async(&stage.w_scale[place.scale_row][place.scale_half], scales);
+#pragma unroll
+  for (uint32_t i = 0; i < kScaleWords; ++i) {
+    if (wanted_scale[i]) copy_word_async(&stage.w_scale[i][place.thread], scales + i * scale_apart);
+  }
 }
 
 // Columns' codes and scales of a step: thread t has 16 bytes of column t / 16, and of 8 columns on. `codes` is where
@@ -108,6 +134,25 @@ AITERLITE_DEVICE void scales_of_word(uint32_t word, float (&scale)[4]) {
       if (byte == 0) scale[i] = __builtin_bit_cast(float, 0x00400000u);
       if (byte == 255) scale[i] = __builtin_bit_cast(float, 0x7fc00000u);
     }
+  }
+}
+
+// Of a warp's rows.
+AITERLITE_DEVICE void make_scales(const Stage& stage, RowScales& scales, const Place& place) {
+  auto* to = reinterpret_cast<uint8_t*>(scales.of) + place.scales_to;
+  Quad made;
+  if constexpr (kShuffled) {
+    // Of two rows, 8 apart, blocks l / 8 and 4 on.
+    const uint32_t first = stage.w_scale[0][place.thread] >> place.scale_shift[0] & 0x00ff00ffu;
+    const uint32_t second = stage.w_scale[kScaleWords - 1][place.thread] >> place.scale_shift[1] & 0x00ff00ffu;
+    scales_of_word(first | second << 8, made.value);
+#pragma unroll
+    for (uint32_t i = 0; i < 4; ++i) {
+      *reinterpret_cast<float*>(to + i % 2 * (8 * kStepBlocks * 4) + i / 2 * 16) = made.value[i];
+    }
+  } else {
+    scales_of_word(stage.w_scale[0][place.thread], made.value);
+    store_shared_16(to, __builtin_bit_cast(Vector16, made));
   }
 }
 
@@ -174,9 +219,7 @@ inline constexpr float kOfSums = 1 << kE2m1OfE4m3Exponent;
 AITERLITE_DEVICE void multiply_step(const Stage& stage, RowScales& scales, const Place& place, float (&sums)[kSums]) {
   Half first, second;
   first.start(stage, place, 0);
-  Quad made;
-  scales_of_word(stage.w_scale[place.scale_row][place.scale_half], made.value);
-  store_shared_16(&scales.of[place.scale_row][4 * place.scale_half], __builtin_bit_cast(Vector16, made));
+  make_scales(stage, scales, place);
   second.start(stage, place, 1);
   wave_barrier();
   await_group<1>();

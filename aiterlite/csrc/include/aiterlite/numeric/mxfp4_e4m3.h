@@ -12,7 +12,9 @@ namespace aiterlite {
 inline constexpr int kE2m1OfE4m3Exponent = 6;
 
 // Codes 0, 2, 4 and 6 of a word, times 2^-6; and codes 1, 3, 5 and 7.
-AITERLITE_DEVICE uint32_t decode_even_e2m1(uint32_t word) { return (word << 4 & 0x80808080u) | (word << 2 & 0x1c1c1c1cu); }
+AITERLITE_DEVICE uint32_t decode_even_e2m1(uint32_t word) {
+  return (word << 4 & 0x80808080u) | (word << 2 & 0x1c1c1c1cu);
+}
 AITERLITE_DEVICE uint32_t decode_odd_e2m1(uint32_t word) { return (word & 0x80808080u) | (word >> 2 & 0x1c1c1c1cu); }
 
 }  // namespace aiterlite

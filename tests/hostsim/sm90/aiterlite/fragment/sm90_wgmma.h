@@ -1,6 +1,6 @@
 // fragment/sm90_wgmma.h on the host: e4m3fn and 16-bit types with both operands in shared memory, rows along k, and
-// bf16 and e4m3fn with a in registers. From the PTX manual's layouts of wgmma.m64nNk32 and k16 and of its matrix descriptors.
-// Found before the header of that name.
+// bf16 and e4m3fn with a in registers. From the PTX manual's layouts of wgmma.m64nNk32 and k16 and of its matrix
+// descriptors. Found before the header of that name.
 //
 // Products are made where their group is waited for, of what shared memory then holds; registers must not have changed.
 #pragma once
