@@ -79,7 +79,7 @@ aiterlite_sm90_moe_mx_group_down(const __grid_constant__ aiterlite_sm90_moe_args
   const uint8_t* scales = reinterpret_cast<const uint8_t*>(args.w2_scale) + Bytes::scale(scale_row);
   // Of shuffled weights rows 8 further on may be in another piece or tile.
   const uint32_t code_apart = Bytes::code(code_row + 8) - Bytes::code(code_row);
-  const uint32_t scale_apart = Bytes::scale(scale_row + 8) - Bytes::scale(scale_row);
+  const auto scale_apart = static_cast<int32_t>(Bytes::scale(scale_row + 8) - Bytes::scale(scale_row));
   bool scale_owned[kScaleWords];
 #pragma unroll
   for (uint32_t i = 0; i < kScaleWords; ++i) {

@@ -101,7 +101,7 @@ struct RowBytes {
 // says. `scales` is this lane's word, its second one `scale_apart` bytes on.
 template <class Apart, class Wanted>
 AITERLITE_DEVICE void copy_rows(Stage& stage, const Place& place, const uint8_t* codes, const Apart& apart,
-                                const Wanted& wanted, const uint8_t* scales, uint32_t scale_apart,
+                                const Wanted& wanted, const uint8_t* scales, int32_t scale_apart,
                                 const bool (&wanted_scale)[kScaleWords]) {
 #pragma unroll
   for (uint32_t copy = 0; copy < 4; ++copy) {
@@ -109,7 +109,8 @@ AITERLITE_DEVICE void copy_rows(Stage& stage, const Place& place, const uint8_t*
   }
 #pragma unroll
   for (uint32_t i = 0; i < kScaleWords; ++i) {
-    if (wanted_scale[i]) copy_word_async(&stage.w_scale[i][place.thread], scales + i * scale_apart);
+    if (wanted_scale[i])
+      copy_word_async(&stage.w_scale[i][place.thread], scales + static_cast<int32_t>(i) * scale_apart);
   }
 }
 
