@@ -231,7 +231,8 @@ def cuts(problem: MoeProblem, planned: stream.Plan) -> list[stream.Plan]:
 
 def eight_bit_cuts(problem: MoeProblem, planned: eight_bits.Plan) -> list[eight_bits.Plan]:
     changes = [
-        {}, {"fenced": False}, {"stages": 3}, {"stages": 5, "resident": 1}, {"groups": 1, "resident": 4},
+        {}, {"fenced": False}, {"stages": 3}, {"together": False},
+        {"stages": 3, "resident": 3, "together": False}, {"stages": 3, "groups": 1, "resident": 6, "together": False}, {"stages": 5, "resident": 1}, {"groups": 1, "resident": 4},
         {"groups": 1, "stages": 3, "resident": 4}, {"groups": 4, "stages": 4, "resident": 1},
         {"stages": 3, "groups": 3}, {"down_stages": 3}, {"down_stages": 2}, {"down_groups": 2, "down_stages": 8},
         {"down_groups": 3}, {"down_groups": 4, "down_rows": 64},

@@ -47,6 +47,7 @@ class Plan:
     down_stages: int
     down_rows: int
     fenced: bool = True
+    together: bool = True
 
 
 def _stage(problem: MoeProblem, columns: int) -> int:
@@ -128,7 +129,7 @@ def kernels(problem: MoeProblem, persona: Persona, made: Plan) -> tuple[Kernel, 
     }
     common = {
         "COLS": made.columns, "FENCED": int(made.fenced), "GIVEN": 0, "INLINE": 0, "INTER": problem.inter,
-        "SHUFFLED": int(problem.shuffled), "WEIGHTED_INPUT": int(problem.weighted_input),
+        "SHUFFLED": int(problem.shuffled), "TOGETHER": int(made.together), "WEIGHTED_INPUT": int(problem.weighted_input),
     }  # fmt: skip
     up = {
         **common, "ACTIVATION": ACTIVATIONS.index(problem.activation), "BIAS1": int(problem.bias1),

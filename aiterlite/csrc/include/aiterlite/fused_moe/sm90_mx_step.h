@@ -218,15 +218,28 @@ inline constexpr float kOfSums = 1 << kE2m1OfE4m3Exponent;
 
 // A step's products, added to sums. The whole warpgroup takes part.
 AITERLITE_DEVICE void multiply_step(const Stage& stage, RowScales& scales, const Place& place, float (&sums)[kSums]) {
-  Half first, second;
-  first.start(stage, place, 0);
-  make_scales(stage, scales, place);
-  second.start(stage, place, 1);
-  wave_barrier();
-  await_group<1>();
-  first.add(stage, scales, place, 0, sums);
-  await_group<0>();
-  second.add(stage, scales, place, 1, sums);
+  if constexpr (AITERLITE_TOGETHER) {
+    Half first, second;
+    first.start(stage, place, 0);
+    make_scales(stage, scales, place);
+    second.start(stage, place, 1);
+    wave_barrier();
+    await_group<1>();
+    first.add(stage, scales, place, 0, sums);
+    await_group<0>();
+    second.add(stage, scales, place, 1, sums);
+  } else {
+    // Fewer registers.
+    Half half;
+    half.start(stage, place, 0);
+    make_scales(stage, scales, place);
+    wave_barrier();
+    await_group<0>();
+    half.add(stage, scales, place, 0, sums);
+    half.start(stage, place, 1);
+    await_group<0>();
+    half.add(stage, scales, place, 1, sums);
+  }
   wave_barrier();
 }
 
