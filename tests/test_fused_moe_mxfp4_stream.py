@@ -135,13 +135,13 @@ def test_which_calls_they_serve() -> None:
     for fields, row in (
         ({}, "mxfp4_stream"),
         ({"tokens": 8, "inter": 512, "shuffled": True}, "mxfp4_stream"),
-        ({"tokens": 8, "topk": 9}, "mxfp4_mma"),
-        ({"tokens": 9, "topk": 2}, "mxfp4_mma"),
+        ({"tokens": 8, "topk": 9}, "mxfp4_e4m3"),
+        ({"tokens": 9, "topk": 2}, "mxfp4_e4m3"),
         ({"dtype": "fp16"}, "mxfp4_mma"),
         ({"quantised": True}, "mxfp4_mma"),
         ({"by_slots": True}, "mxfp4_mma"),
         ({"width": 96}, "mxfp4_mma"),
-        ({"inter": 4096}, "mxfp4_mma"),
+        ({"inter": 4096}, "mxfp4_e4m3"),
     ):
         assert served(**fields) == row, fields
 
