@@ -231,11 +231,11 @@ def cuts(problem: MoeProblem, planned: stream.Plan) -> list[stream.Plan]:
 
 def eight_bit_cuts(problem: MoeProblem, planned: eight_bits.Plan) -> list[eight_bits.Plan]:
     changes = [
-        {}, {"fenced": False}, {"stages": 3}, {"together": False},
-        {"stages": 3, "resident": 3, "together": False}, {"stages": 3, "groups": 1, "resident": 6, "together": False}, {"stages": 5, "resident": 1}, {"groups": 1, "resident": 4},
-        {"groups": 1, "stages": 3, "resident": 4}, {"groups": 4, "stages": 4, "resident": 1},
-        {"stages": 3, "groups": 3}, {"down_stages": 3}, {"down_stages": 2}, {"down_groups": 2, "down_stages": 8},
-        {"down_groups": 3}, {"down_groups": 4, "down_rows": 64},
+        {}, {"fenced": False}, {"together": True}, {"stages": 3}, {"stages": 3, "resident": 3},
+        {"stages": 5, "resident": 1}, {"groups": 1, "resident": 4}, {"groups": 4, "resident": 1},
+        {"stages": 3, "groups": 3}, {"down_stages": 2}, {"down_groups": 3}, {"down_groups": 5, "down_stages": 2},
+        {"down_groups": 6, "down_stages": 2}, {"down_groups": 5, "down_stages": 3}, {"down_rows": 64},
+        {"down_groups": 8, "down_stages": 2},
     ]  # fmt: skip
     made = [replace(planned, **change) for change in changes]
     fits = [cut for cut in made if cut.resident * (eight_bits.up_shared(problem, cut) + 1024) <= 227 << 10]

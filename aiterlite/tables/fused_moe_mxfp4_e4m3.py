@@ -47,7 +47,7 @@ class Plan:
     down_stages: int
     down_rows: int
     fenced: bool = True
-    together: bool = True
+    together: bool = False
 
 
 def _stage(problem: MoeProblem, columns: int) -> int:
