@@ -231,7 +231,8 @@ def cuts(problem: MoeProblem, planned: stream.Plan) -> list[stream.Plan]:
 
 def eight_bit_cuts(problem: MoeProblem, planned: eight_bits.Plan) -> list[eight_bits.Plan]:
     changes = [
-        {}, {"fenced": False}, {"together": True}, {"stages": 3}, {"stages": 3, "resident": 3},
+        {}, {"fenced": False}, {"together": True}, {"stages": 3}, {"stages": 3, "resident": 3}, {"cluster": 2},
+        {"cluster": 2, "stages": 3, "resident": 3}, {"cluster": 2, "groups": 1, "resident": 4},
         {"stages": 5, "resident": 1}, {"groups": 1, "resident": 4}, {"groups": 4, "resident": 1},
         {"stages": 3, "groups": 3}, {"down_stages": 2}, {"down_groups": 3}, {"down_groups": 5, "down_stages": 2},
         {"down_groups": 6, "down_stages": 2}, {"down_groups": 5, "down_stages": 3}, {"down_rows": 64},

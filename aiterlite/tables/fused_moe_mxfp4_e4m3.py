@@ -47,6 +47,7 @@ class Plan:
     down_stages: int
     down_rows: int
     fenced: bool = True
+    cluster: int = 1
     together: bool = False
 
 
@@ -121,20 +122,18 @@ def kernels(problem: MoeProblem, persona: Persona, made: Plan) -> tuple[Kernel, 
     args |= dict.fromkeys(("slots", "partial", "arrived", "arrivals"), 0)
     rounding, threads = _ROUNDINGS[problem.precision], plans.PREPARE_THREADS
     sorts = plans.pairs_of_thread(problem, made)  # type: ignore[arg-type]
-    prepare: dict[str, int | str] = {
-        "ELEMENT": problem.dtype,
-        "PAIRS": max(1, sorts),
-        "QUANTISES": rounding,
-        "SORTS": 1,
-    }
+    prepare: dict[str, int | str] = {"ELEMENT": problem.dtype, "PAIRS": max(1, sorts), "QUANTISES": rounding}
+    prepare["SORTS"] = 1
     common = {
         "COLS": made.columns, "FENCED": int(made.fenced), "GIVEN": 0, "INLINE": 0, "INTER": problem.inter,
-        "SHUFFLED": int(problem.shuffled), "TOGETHER": int(made.together), "WEIGHTED_INPUT": int(problem.weighted_input),
+        "SHUFFLED": int(problem.shuffled), "TOGETHER": int(made.together),
+        "WEIGHTED_INPUT": int(problem.weighted_input),
     }  # fmt: skip
     up = {
         **common, "ACTIVATION": ACTIVATIONS.index(problem.activation), "BIAS1": int(problem.bias1),
-        "GROUPS": made.groups, "INTERLEAVED": int(problem.interleaved), "RESIDENT": made.resident,
-        "ROUNDING": rounding, "SHARED_BYTES": up_shared(problem, made), "STAGES": made.stages, "WIDTH": problem.width,
+        "CLUSTER": made.cluster, "GROUPS": made.groups, "INTERLEAVED": int(problem.interleaved),
+        "RESIDENT": made.resident, "ROUNDING": rounding, "SHARED_BYTES": up_shared(problem, made), "STAGES": made.stages,
+        "WIDTH": problem.width,
     }  # fmt: skip
     down = {
         **common, "BIAS2": int(problem.bias2), "BLOCKS": blocks(problem, made), "GROUPS": made.down_groups,
@@ -143,16 +142,17 @@ def kernels(problem: MoeProblem, persona: Persona, made: Plan) -> tuple[Kernel, 
     }  # fmt: skip
     grids = (
         along_x(1 + -(-problem.tokens * problem.width // 8 // threads)),
-        along_x(blocks(problem, made) * problem.inter // MX_BLOCK),
+        along_x(made.cluster * blocks(problem, made) * problem.inter // MX_BLOCK),
         along_x(-(-problem.width // made.down_rows)),
     )
     of_first = plans.prepare_shared(problem, made)  # type: ignore[arg-type]
     units = _unit("prepare", sm90.PREPARE, prepare), _unit("mx_group_up", UP, up), _unit("mx_group_down", DOWN, down)
     shared_of = of_first, up_shared(problem, made), down_shared(problem, made)
     blocks_of = threads, _GROUP_THREADS * made.groups, _GROUP_THREADS * made.down_groups
+    made_of = zip(units, grids, blocks_of, shared_of, (1, made.cluster, 1), strict=True)
     return tuple(
-        Kernel(unit, unit.symbols[0], sm90.ARGS, grid, along_x(count), lds=shared, args=args)
-        for unit, grid, count, shared in zip(units, grids, blocks_of, shared_of, strict=True)
+        Kernel(unit, unit.symbols[0], sm90.ARGS, grid, along_x(count), lds=shared, args=args, cluster=cluster)
+        for unit, grid, count, shared, cluster in made_of
     )
 
 

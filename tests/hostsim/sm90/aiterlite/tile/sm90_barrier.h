@@ -126,6 +126,14 @@ inline void cluster_barrier() {
   cluster_wait();
 }
 inline void publish_to_engines() {}
+inline uint32_t address_in_rank(const void* local, uint32_t rank) { return rank << 20 | shared_address(local); }
+inline float load_from_rank(uint32_t address) {
+  const uint32_t rank = address >> 20;
+  if (scheduler.member(rank).running == 0) hostsim::fail("sums were read of a workgroup that had ended");
+  float value;
+  memcpy(&value, hostsim::dynamic[rank].bytes + (address & 0xfffff) - 1024, sizeof value);
+  return value;
+}
 
 inline void named_barrier_arrive(uint32_t barrier, uint32_t threads) {
   hostsim::Meeting& meeting = hostsim::own_dynamic().named[barrier];
