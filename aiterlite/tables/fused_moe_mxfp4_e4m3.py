@@ -132,8 +132,8 @@ def kernels(problem: MoeProblem, persona: Persona, made: Plan) -> tuple[Kernel, 
     up = {
         **common, "ACTIVATION": ACTIVATIONS.index(problem.activation), "BIAS1": int(problem.bias1),
         "CLUSTER": made.cluster, "GROUPS": made.groups, "INTERLEAVED": int(problem.interleaved),
-        "RESIDENT": made.resident, "ROUNDING": rounding, "SHARED_BYTES": up_shared(problem, made), "STAGES": made.stages,
-        "WIDTH": problem.width,
+        "RESIDENT": made.resident, "ROUNDING": rounding, "SHARED_BYTES": up_shared(problem, made),
+        "STAGES": made.stages, "WIDTH": problem.width,
     }  # fmt: skip
     down = {
         **common, "BIAS2": int(problem.bias2), "BLOCKS": blocks(problem, made), "GROUPS": made.down_groups,
