@@ -132,7 +132,7 @@ def test_few_tokens_do_not_depend_on_others() -> None:
 
 # Calls of some tens of tokens by 8-bit products (row mxfp4_e4m3).
 EIGHT_BITS: list[dict[str, Any]] = [
-    {"precision": "a4w4", "masked": True, "global_experts": 40},
+    {"precision": "a4w4", "masked": True, "global_experts": 160},
     {"precision": "a4w4", "bias1": True, "bias2": True, "activation": "gelu"},
     {"precision": "a8w4", "interleaved": True, "activation": "swiglu"},
 ]
@@ -142,7 +142,7 @@ EIGHT_BITS: list[dict[str, Any]] = [
 def test_tens_of_tokens(form: dict[str, Any]) -> None:
     """Ids of none, of experts that are not there and of one twice; blocks of one expert that are several; strides."""
     for tokens, topk, width, inter in ((16, 5, 2560, 512), (64, 8, 1024, 256)):
-        problem = problem_of(tokens=tokens, topk=topk, experts=12, width=width, inter=inter, **form)
+        problem = problem_of(tokens=tokens, topk=topk, experts=128, width=width, inter=inter, **form)
         row = decide(TABLE, problem, resolve("h200")).row
         assert row is not None and row.name == "mxfp4_e4m3"
         for kind in ("strange", "one expert", "none"):

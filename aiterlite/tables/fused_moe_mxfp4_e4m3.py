@@ -31,6 +31,7 @@ _SCALES = 4 * _STEP_ROWS * _STEP // MX_BLOCK
 # Of a workgroup, that no kernel has.
 _RESERVED = 1024
 _MOST_TOKENS, _MOST_PAIRS = 128, 1024
+_MOST_OF_EXPERT = 4
 _ROUNDINGS = {A4W4: 2, A8W4: 3}
 
 
@@ -198,6 +199,20 @@ class SortedHere:
         return "pairs that one workgroup sorts, slots of one expert that are one entry"
 
 
+@dataclass(frozen=True)
+class FewOfAnExpert:
+    """Nearly all experts have one block of 8 entries: more of them read weights again, which nobody has timed."""
+
+    def refuse(self, problem: Any, persona: Persona, wishes: Wishes) -> Refusal | None:
+        named = plans.global_experts(problem)
+        if problem.pairs <= _MOST_OF_EXPERT * named:
+            return None
+        return Refusal(f"{problem.pairs} pairs of {named} experts; allowed: up to {_MOST_OF_EXPERT} an expert")
+
+    def __str__(self) -> str:
+        return f"at most {_MOST_OF_EXPERT} pairs an expert, on average"
+
+
 _REQUIRES = (
     Targets(("sm_90a",)),
     OneOf("quant", ("mxfp4",)),
@@ -211,6 +226,7 @@ _REQUIRES = (
     Holds("quantised", False, "hidden states are codes, and this makes numbers of 16-bit ones"),
     Holds("by_slots", False, "the result has a row a slot, and this adds them up"),
     WholeSteps(),
+    FewOfAnExpert(),
     SortedHere(),
 )
 ROWS: tuple[Row, ...] = (Row("mxfp4_e4m3", "cuda", _REQUIRES, 5, plan, kernels, workspace, accuracy=_accuracy),)
