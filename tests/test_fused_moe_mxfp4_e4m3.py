@@ -65,19 +65,23 @@ CASES: dict[str, dict[str, Any]] = {
     "codes": {"tokens": 9, "topk": 3, "width": 512, "inter": 256, "masked": True, "global_experts": 9},
     "eight bits": {
         **{"tokens": 10, "topk": 2, "width": 1280, "inter": 512, "precision": "a8w4", "interleaved": True},
-        **{"activation": "swiglu", "bias1": True, "bias2": True, "experts": 2},
+        **{"activation": "swiglu", "bias1": True, "bias2": True, "experts": 2, "shuffled": True},
     },
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_layers(name: str, tmp_path: Path) -> None:
-    """Of which one is cut in clusters."""
-    case, cluster = case_of(problem_of(**CASES[name]), 3), 2 if name == "eight bits" else 1
-    got = simulated(case, tmp_path, cluster)
+def test_layers(tmp_path: Path) -> None:
+    """Both layouts, the same bits."""
+    case = case_of(problem_of(**CASES["codes"]), 3)
+    got = simulated(case, tmp_path)
     check(case, got)
     shuffled = case_of(replace(case.problem, shuffled=True), 3)
-    assert torch.equal(simulated(shuffled, tmp_path, cluster), got)
+    assert torch.equal(simulated(shuffled, tmp_path), got)
+
+
+def test_clusters_and_eight_bits(tmp_path: Path) -> None:
+    case = case_of(problem_of(**CASES["eight bits"]), 3)
+    check(case, simulated(case, tmp_path, cluster=2))
 
 
 def test_tokens_do_not_depend_on_others(tmp_path: Path) -> None:
