@@ -65,7 +65,7 @@ def test_deepseek_r1() -> None:
 
 # Calls of up to 8 tokens that are not sorted (row mxfp4_stream).
 STREAMED: list[dict[str, Any]] = [
-    {"precision": "a4w4", "masked": True, "global_experts": 40},
+    {"precision": "a4w4", "masked": True, "global_experts": 14},
     {"precision": "a4w4", "weighted_input": True, "bias1": True, "bias2": True},
     {"precision": "a8w4", "interleaved": True, "activation": "swiglu"},
     {"precision": "a16w4", "activation": "gelu"},
@@ -94,7 +94,7 @@ def test_few_tokens(form: dict[str, Any]) -> None:
 def test_few_tokens_behind_each_other() -> None:
     """Calls whose second kernel starts early, one behind the other on one workspace, with other routing each: the bits
     of calls that wait."""
-    problem = problem_of(tokens=4, topk=8, experts=16, width=2048, inter=256)
+    problem = problem_of(tokens=4, topk=8, experts=16, width=1920, inter=256)
     cases = [case_of(problem, seed) for seed in range(3)]
     made = cases[0].made
     w1, w2 = made.w1.cuda(), made.w2.cuda()
@@ -121,7 +121,7 @@ def test_few_tokens_behind_each_other() -> None:
 
 
 def test_few_tokens_do_not_depend_on_others() -> None:
-    problem = problem_of(tokens=8, topk=8, experts=16, width=2048, inter=256)
+    problem = problem_of(tokens=8, topk=8, experts=16, width=1920, inter=256)
     case = case_of(problem, 1)
     whole = run(case, device="cuda")
     for count in (1, 3, 5):
@@ -130,19 +130,23 @@ def test_few_tokens_do_not_depend_on_others() -> None:
         assert torch.equal(run(fewer, device="cuda"), whole[:count])
 
 
-# Calls of some tens of tokens by 8-bit products (row mxfp4_e4m3).
+# Calls of some tens of tokens by 8-bit products (row mxfp4_e4m3, whose kernels take more than it serves).
 EIGHT_BITS: list[dict[str, Any]] = [
-    {"precision": "a4w4", "masked": True, "global_experts": 160},
+    {"precision": "a4w4", "masked": True, "spare": 4},
     {"precision": "a4w4", "bias1": True, "bias2": True, "activation": "gelu"},
-    {"precision": "a8w4", "interleaved": True, "activation": "swiglu"},
+    {"precision": "a4w4", "interleaved": True, "activation": "swiglu"},
 ]
 
 
 @pytest.mark.parametrize("form", EIGHT_BITS, ids=lambda form: "-".join(map(str, form.values())))
 def test_tens_of_tokens(form: dict[str, Any]) -> None:
     """Ids of none, of experts that are not there and of one twice; blocks of one expert that are several; strides."""
-    for tokens, topk, width, inter in ((16, 5, 2560, 512), (64, 8, 1024, 256)):
-        problem = problem_of(tokens=tokens, topk=topk, experts=128, width=width, inter=inter, **form)
+    given = dict(form)
+    spare = given.pop("spare", 0)
+    for tokens, topk, experts, width, inter in ((16, 5, 20, 1024, 512), (64, 8, 128, 256, 256)):
+        problem = problem_of(
+            tokens=tokens, topk=topk, experts=experts, global_experts=experts + spare, width=width, inter=inter, **given
+        )
         row = decide(TABLE, problem, resolve("h200")).row
         assert row is not None and row.name == "mxfp4_e4m3"
         for kind in ("strange", "one expert", "none"):
@@ -150,11 +154,7 @@ def test_tens_of_tokens(form: dict[str, Any]) -> None:
             if kind == "strange":
                 ids[0, 1] = ids[0, 0]
             case = case_of(problem, tokens, ids)
-            got = run(case, spare=1, device="cuda")
-            check(case, got)
-            if kind == "strange":
-                shuffled = case_of(replace(problem, shuffled=True), tokens, ids)
-                assert torch.equal(run(shuffled, device="cuda"), got)
+            check(case, run(case, spare=1, device="cuda"))
 
 
 def test_tens_of_tokens_behind_each_other() -> None:
