@@ -7,7 +7,8 @@ same run. `stages` are the kernels of the call: what each adds to those before i
 table that is not the first choice. The error is against float64 with x and h rounded as the call's are. vLLM's Marlin
 kernels are timed beside it where they can be imported. Prints microseconds; `--json FILE` writes them.
 
-`--sweep` times other cuts of row mxfp4_stream instead, each held to the same float64.
+`--sweep` times other cuts of row mxfp4_stream instead, or with `--row mxfp4_e4m3` of that one, each held to the same
+float64.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from aiterlite.ops.samples import fused_moe as samples
 from aiterlite.ops.shuffle import shuffle_scale, shuffle_weight
 from aiterlite.reference import fused_moe as reference
 from aiterlite.tables import fused_moe as tables
+from aiterlite.tables import fused_moe_mxfp4_e4m3 as eight_bits
 from aiterlite.tables import fused_moe_mxfp4_sm90 as stream
 from aiterlite.tables.fused_moe_problem import A4W4, PRECISIONS, MoeProblem
 from aiterlite.target import persona_for
@@ -227,18 +229,37 @@ def cuts(problem: MoeProblem, planned: stream.Plan) -> list[stream.Plan]:
     return list(dict.fromkeys(cut for cut in fits if cut.waves * cut.units == whole and down % cut.down_ahead == 0))
 
 
-def swept(layer: Layer, device: torch.device, count: int, read: float) -> list[dict[str, Any]]:
+def eight_bit_cuts(problem: MoeProblem, planned: eight_bits.Plan) -> list[eight_bits.Plan]:
+    changes = [
+        {}, {"fenced": False}, {"together": True}, {"stages": 3}, {"stages": 3, "resident": 3}, {"cluster": 2},
+        {"cluster": 2, "stages": 3, "resident": 3}, {"cluster": 2, "groups": 1, "resident": 4},
+        {"stages": 5, "resident": 1}, {"groups": 1, "resident": 4}, {"groups": 4, "resident": 1},
+        {"stages": 3, "groups": 3}, {"down_stages": 2}, {"down_groups": 3}, {"down_groups": 5, "down_stages": 2},
+        {"down_groups": 6, "down_stages": 2}, {"down_groups": 5, "down_stages": 3}, {"down_rows": 64},
+        {"down_groups": 8, "down_stages": 2},
+    ]  # fmt: skip
+    made = [replace(planned, **change) for change in changes]
+    fits = [cut for cut in made if cut.resident * (eight_bits.up_shared(problem, cut) + 1024) <= 227 << 10]
+    return list(dict.fromkeys(cut for cut in fits if eight_bits.down_shared(problem, cut) <= 227 << 10))
+
+
+def swept(layer: Layer, device: torch.device, count: int, read: float, name: str) -> list[dict[str, Any]]:
     problem, persona = layer.problem, persona_for(device.type, device.index)
-    decision = chosen(problem, device, "mxfp4_stream")
-    planned = stream.plan(problem, persona)
-    exact, made = layer.exact(), {cut: stream.kernels(problem, persona, cut) for cut in cuts(problem, planned)}
+    decision = chosen(problem, device, name)
+    planned: Any = decision.plan
+    made: dict[Any, tuple[Kernel, ...]] = {}
+    if name == "mxfp4_stream":
+        made = {cut: stream.kernels(problem, persona, cut) for cut in cuts(problem, planned)}
+    else:
+        made = {cut: eight_bits.kernels(problem, persona, cut) for cut in eight_bit_cuts(problem, planned)}
+    exact = layer.exact()
     build([kernel.unit for kernels in made.values() for kernel in kernels])
     contenders, errors = {}, {}
     for number, kernels in enumerate(made.values()):
         call, out = prepared(layer, decision, kernels)
         errors[number] = error_of(call, out, exact)
         contenders[f"{number}"] = call
-        contenders[f"{number} first"] = prepared(layer, decision, kernels[:1])[0]
+        contenders[f"{number} first"] = prepared(layer, decision, kernels[:-1])[0]
     times = microseconds(contenders, COPIES, device, count)
     floor, rows = layer.floor_bytes / read * 1e6, []
     for number, cut in enumerate(made):
@@ -248,7 +269,7 @@ def swept(layer: Layer, device: torch.device, count: int, read: float) -> list[d
         rows[-1] |= {"floor_us": floor, "error": errors[number]}
         told = " ".join(f"{name}={value}" for name, value in changed.items()) or "planned"
         print(
-            f"{problem.inter:5d} {problem.tokens:6d} {us:8.2f} us, stage 1 {first:7.2f}, {us / floor:5.2f} floors, "
+            f"{problem.inter:5d} {problem.tokens:6d} {us:8.2f} us, to stage 1 {first:7.2f}, {us / floor:5.2f} floors, "
             f"error {errors[number]:.1e}  {told}",
             flush=True,
         )
@@ -276,7 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for inter in asked.inter:
         for layer in layers(inter, asked.tokens, asked.precision, asked.shuffled, device):
             if asked.sweep:
-                rows += swept(layer, device, asked.samples, read)
+                rows += swept(layer, device, asked.samples, read, asked.row or "mxfp4_stream")
                 continue
             row = measure(layer, chosen(layer.problem, device, asked.row), device, asked.samples, read)
             rows.append(row)

@@ -135,13 +135,18 @@ def test_which_calls_they_serve() -> None:
     for fields, row in (
         ({}, "mxfp4_stream"),
         ({"tokens": 8, "inter": 512, "shuffled": True}, "mxfp4_stream"),
-        ({"tokens": 8, "topk": 9}, "mxfp4_mma"),
-        ({"tokens": 9, "topk": 2}, "mxfp4_mma"),
+        ({"tokens": 8, "topk": 9}, "mxfp4_e4m3"),
+        ({"tokens": 9, "topk": 2}, "mxfp4_e4m3"),
         ({"dtype": "fp16"}, "mxfp4_mma"),
         ({"quantised": True}, "mxfp4_mma"),
         ({"by_slots": True}, "mxfp4_mma"),
         ({"width": 96}, "mxfp4_mma"),
         ({"inter": 4096}, "mxfp4_mma"),
+        ({"tokens": 2}, "mxfp4_e4m3"),
+        ({"tokens": 64, "inter": 512}, "mxfp4_e4m3"),
+        ({"tokens": 64, "experts": 16}, "mxfp4_mma"),
+        ({"tokens": 64, "shuffled": True}, "mxfp4_mma"),
+        ({"tokens": 64, "precision": "a8w4"}, "mxfp4_mma"),
     ):
         assert served(**fields) == row, fields
 

@@ -19,6 +19,7 @@ from aiterlite.tables import fused_moe_amd as amd
 from aiterlite.tables import fused_moe_asm as asm
 from aiterlite.tables import fused_moe_crossover as crossover
 from aiterlite.tables import fused_moe_mxfp4 as mxfp4
+from aiterlite.tables import fused_moe_mxfp4_e4m3 as mxfp4_e4m3
 from aiterlite.tables import fused_moe_mxfp4_sm90 as mxfp4_sm90
 from aiterlite.tables import fused_moe_sm90 as sm90
 from aiterlite.tables.family import Family
@@ -181,6 +182,7 @@ _BACK_ENDS: tuple[tuple[tuple[Row, ...], tuple[Row, ...]], ...] = (
     (mxfp4.ROWS, ()),
     (mxfp4.SM90_ROWS, ()),
     (mxfp4_sm90.ROWS, ()),
+    (mxfp4_e4m3.ROWS, ()),
 )
 
 

@@ -4,11 +4,12 @@
 // The first workgroup sorts. A bit for each expert and token says who goes where; counting the bits before one's own
 // gives each pair its place, tokens ascending, without a sort and the same in every launch. A token that names an
 // expert twice has one entry, with the sum of its weights: its other slots count as without expert. The others
-// quantise: eight lanes a group, 16 elements each.
+// quantise: eight lanes a group, 16 elements each; or, for MXFP4 weights (AITERLITE_QUANTISES above 1), blocks of 32.
 //
 // Traffic: ids and weights once; x once, its codes and scales once; entries once. At most 1,024 tokens and experts.
 #include <aiterlite/block/scan.h>
 #include <aiterlite/fused_moe/sm90_args.h>
+#include <aiterlite/fused_moe/sm90_mx_numbers.h>
 #include <aiterlite/overlap.h>
 #include <aiterlite/quant/strip.h>
 
@@ -183,6 +184,21 @@ AITERLITE_DEVICE void quantise(const Args& args, uint32_t workgroup) {
   }
 }
 
+// The same in blocks of 32, as MXFP4 or MXFP8 has them: four lanes a block, 8 elements each.
+template <int kRounding>
+AITERLITE_DEVICE void quantise_blocks(const Args& args, uint32_t workgroup) {
+  const auto width = static_cast<uint32_t>(args.moe.width);
+  const uint32_t each = width / 8, own = workgroup * kThreads + thread_id();
+  const bool exists = own < static_cast<uint32_t>(args.moe.tokens) * each;
+  // Quads behind the last one read the first, so that all lanes exchange.
+  const uint32_t index = exists ? own : own % 4, token = index / each, at = index % each;
+  const auto* x = static_cast<const uint16_t*>(args.moe.x) + int64_t{token} * args.moe.stride_x + at * 8;
+  const auto made = experts::mx::codes_of_block<kRounding>(load_row_vector<Reuse::kRow>(x));
+  if (!exists) return;
+  experts::mx::store_block(args.codes + uint64_t{token} * width + at / 4 * 32, at % 4, made);
+  if (at % 4 == 0) args.code_scale[uint64_t{token} * (width / 32) + at / 4] = made.scale;
+}
+
 }  // namespace
 
 AITERLITE_KERNEL(kThreads)
@@ -194,5 +210,9 @@ aiterlite_sm90_moe_prepare(const __grid_constant__ aiterlite_sm90_moe_args args)
   const uint32_t own = workgroup_id() * kThreads + thread_id();
   if (own < static_cast<uint32_t>(args.arrivals)) store_u32(args.arrived + own, 0);
   if (kSorts && workgroup_id() == 0) return sort(args.moe, &bytes, scan);
-  if constexpr (AITERLITE_QUANTISES) quantise<AITERLITE_ELEMENT>(args, workgroup_id() - kSorts);
+  if constexpr (AITERLITE_QUANTISES > 1) {
+    quantise_blocks<AITERLITE_QUANTISES>(args, workgroup_id() - kSorts);
+  } else if constexpr (AITERLITE_QUANTISES) {
+    quantise<AITERLITE_ELEMENT>(args, workgroup_id() - kSorts);
+  }
 }

@@ -1,6 +1,6 @@
 // fragment/sm90_wgmma.h on the host: e4m3fn and 16-bit types with both operands in shared memory, rows along k, and
-// bf16 with a in registers. From the PTX manual's layouts of wgmma.m64nNk32 and k16 and of its matrix descriptors.
-// Found before the header of that name.
+// bf16 and e4m3fn with a in registers. From the PTX manual's layouts of wgmma.m64nNk32 and k16 and of its matrix
+// descriptors. Found before the header of that name.
 //
 // Products are made where their group is waited for, of what shared memory then holds; registers must not have changed.
 #pragma once
@@ -9,6 +9,7 @@
 
 #include <array>
 #include <map>
+#include <type_traits>
 #include <utility>
 
 namespace aiterlite {
@@ -77,19 +78,23 @@ struct GroupProduct {
   // `of_lane` is the same product of a lane of this wave: lanes 4 r to 4 r + 3 hold rows r and r + 8.
   template <class OfLane>
   void multiply_registers(uint32_t lane, const OfLane& of_lane) const {
-    float row[2][16];
+    float row[2][32];
     for (uint32_t quad = 0; quad < 4; ++quad) {
       const GroupProduct& other = of_lane(lane / 4 * 4 + quad);
+      // A word is two elements of 16 bits, or four of 8.
+      const uint32_t each = depth / 8, bits = 32 / each;
       for (uint32_t word = 0; word < 4; ++word) {
-        for (uint32_t c = 0; c < 2; ++c) {
-          row[word % 2][word / 2 * 8 + 2 * quad + c] = Bf16Operand::decode(other.held[word] >> (16 * c) & 0xffff);
+        for (uint32_t c = 0; c < each; ++c) {
+          const uint32_t held_bits = other.held[word] >> (bits * c) & ((1u << bits) - 1);
+          row[word % 2][word / 2 * (depth / 2) + each * quad + c] =
+              each == 2 ? Bf16Operand::decode(held_bits) : Fp8Operand::decode(held_bits);
         }
       }
     }
     for (uint32_t i = 0; i < sums; ++i) {
       float sum = zero ? 0.0f : d[i];
       const uint32_t column = 8 * (i / 4) + lane % 4 * 2 + i % 2;
-      for (uint32_t k = 0; k < 16; ++k) sum = fmaf(row[i / 2 % 2][k], element(b, column, k), sum);
+      for (uint32_t k = 0; k < depth; ++k) sum = fmaf(row[i / 2 % 2][k], element(b, column, k), sum);
       constexpr uint32_t kNan = 0x7fffffff;
       if (isnan(sum)) memcpy(&sum, &kNan, sizeof kNan);
       d[i] = sum;
@@ -112,13 +117,15 @@ void multiply_group(Element, float (&d)[kCount], uint64_t a, uint64_t b) {
   constexpr uint32_t kDepth = 32 / sizeof(Element::bits);
   open_products[&scheduler.current()].push_back({d, kCount, a, b, kStart == Start::kZero, kDepth, element});
 }
-template <Start kStart = Start::kSums, uint32_t kCount>
-void multiply_group(bf16, float (&d)[kCount], const uint32_t (&a)[4], uint64_t b) {
+template <Start kStart = Start::kSums, class Element, uint32_t kCount>
+void multiply_group(Element, float (&d)[kCount], const uint32_t (&a)[4], uint64_t b) {
+  static_assert(std::is_same_v<Element, bf16> || std::is_same_v<Element, e4m3fn>, "no other a in registers");
   const auto element = [](uint64_t descriptor, uint32_t row, uint32_t k) {
-    return shared_element(bf16{}, descriptor, row, k);
+    return shared_element(Element{}, descriptor, row, k);
   };
+  constexpr uint32_t kDepth = 32 / sizeof(Element::bits);
   open_products[&scheduler.current()].push_back(
-      {d, kCount, 0, b, kStart == Start::kZero, 16, element, a, {a[0], a[1], a[2], a[3]}});
+      {d, kCount, 0, b, kStart == Start::kZero, kDepth, element, a, {a[0], a[1], a[2], a[3]}});
 }
 inline void commit_group() {
   auto& opened = open_products[&scheduler.current()];

@@ -7,6 +7,7 @@
 #include <aiterlite/platform.h>
 
 #define __grid_constant__
+inline int __popc(uint32_t word) { return __builtin_popcount(word); }
 #define AITERLITE_DYNAMIC_SHARED(type, name) type& name = *::hostsim::dynamic_shared<type>()
 
 namespace hostsim {
@@ -16,6 +17,7 @@ constexpr size_t kDynamicBytes = 256 << 10;
 struct Dynamic {
   char* bytes = nullptr;
   std::vector<Meeting> named = std::vector<Meeting>(16), groups = std::vector<Meeting>(8);
+  bool any = false;  // of named_barrier_any
 };
 inline std::vector<Dynamic> dynamic(16);
 inline std::vector<std::function<void()>> landing;
@@ -36,7 +38,9 @@ inline void end_cluster() {
 }
 template <class T>
 T* dynamic_shared() {
+#if defined(AITERLITE_SHARED_BYTES)
   static_assert(sizeof(T) <= AITERLITE_SHARED_BYTES && sizeof(T) <= kDynamicBytes);
+#endif
   return reinterpret_cast<T*>(own_dynamic().bytes);
 }
 inline void land() {
@@ -122,6 +126,14 @@ inline void cluster_barrier() {
   cluster_wait();
 }
 inline void publish_to_engines() {}
+inline uint32_t address_in_rank(const void* local, uint32_t rank) { return rank << 20 | shared_address(local); }
+inline float load_from_rank(uint32_t address) {
+  const uint32_t rank = address >> 20;
+  if (scheduler.member(rank).running == 0) hostsim::fail("sums were read of a workgroup that had ended");
+  float value;
+  memcpy(&value, hostsim::dynamic[rank].bytes + (address & 0xfffff) - 1024, sizeof value);
+  return value;
+}
 
 inline void named_barrier_arrive(uint32_t barrier, uint32_t threads) {
   hostsim::Meeting& meeting = hostsim::own_dynamic().named[barrier];
@@ -133,6 +145,20 @@ inline void named_barrier_wait(uint32_t barrier, uint32_t threads) {
   const uint64_t generation = meeting.generation;
   named_barrier_arrive(barrier, threads);
   scheduler.wait([&] { return meeting.generation != generation; });
+}
+inline bool named_barrier_any(uint32_t barrier, uint32_t threads, bool value) {
+  hostsim::own_dynamic().any |= value;
+  named_barrier_wait(barrier, threads);
+  const bool any = hostsim::own_dynamic().any;
+  named_barrier_wait(barrier, threads);
+  hostsim::own_dynamic().any = false;
+  named_barrier_wait(barrier, threads);
+  return any;
+}
+inline uint32_t set_bits_shared(uint32_t* p, uint32_t bits) {
+  const uint32_t before = *p;
+  *p |= bits;
+  return before;
 }
 template <uint32_t kRegisters>
 void give_registers() {}
