@@ -95,20 +95,33 @@ struct Place {
 // A step's products on their way, and what they are multiplied by, where that goes by the step.
 struct Part {
   Sums sums;
-  float by[2][kBlocks];
+  float of_token[2], of_rows[kBlocks];
 
   AITERLITE_DEVICE void start(const Shared& shared, const Turn& turn, uint32_t group, const Place& place) {
     // Operands without swizzle, as shuffled weights lie: panels of two pieces of 8 rows, then 16 bytes of K on.
     constexpr uint32_t kPieceBytes = 128, kAlongK = kRows / 8 * kPieceBytes;
     constexpr uint32_t kAdvance = kShuffled ? 2 * kAlongK : 32;
-    const Stage& stage = shared.stage[turn.stage];
-    const uint64_t x = tile_descriptor(stage.x + group * kGroupRows * kStep);
+    // What they are multiplied by is fetched first, and used last: between products it would keep them waiting.
+    if constexpr (kScaled) {
+      const Scales& scales = shared.scales[turn.stage];
+#pragma unroll
+      for (uint32_t i = 0; i < 2; ++i) {
+        // Tokens that do not exist may lie beyond the scales.
+        const uint32_t token = place.token(i);
+        of_token[i] = kGroupsOfX ? scales.x[token < kColumns ? token : 0] : 1.0f;
+      }
+#pragma unroll
+      for (uint32_t b = 0; b < kBlocks; ++b) of_rows[b] = kBlocksOfW ? scales.w[b] : 1.0f;
+    }
+    const Stage& first = shared.stage[0];
+    const uint32_t at = turn.stage * sizeof(Stage);
+    const uint64_t x = advanced_bytes(tile_descriptor(first.x + group * kGroupRows * kStep), at);
     begin_group();
 #pragma unroll
     for (uint32_t i = 0; i < kPieces; ++i) {
-      const uint8_t* own = stage.w + i * kPieceRows * (kShuffled ? 16 : kStep);
-      const uint64_t w =
-          kShuffled ? operand_descriptor(own, Swizzle::kNone, kPieceBytes, kAlongK) : tile_descriptor(own);
+      const uint8_t* own = first.w + i * kPieceRows * (kShuffled ? 16 : kStep);
+      const uint64_t w = advanced_bytes(
+          kShuffled ? operand_descriptor(own, Swizzle::kNone, kPieceBytes, kAlongK) : tile_descriptor(own), at);
       multiply_group<Start::kZero>(e4m3fn{}, sums.piece[i], x, w);
 #pragma unroll
       for (uint32_t k = 1; k < 4; ++k) {
@@ -116,20 +129,17 @@ struct Part {
       }
     }
     commit_group();
-    if constexpr (kScaled) {
-      const Scales& scales = shared.scales[turn.stage];
-#pragma unroll
-      for (uint32_t i = 0; i < 2; ++i) {
-        // Tokens that do not exist may lie beyond the scales.
-        const uint32_t token = place.token(i);
-        const float of_token = kGroupsOfX ? scales.x[token < kColumns ? token : 0] : 1.0f;
-#pragma unroll
-        for (uint32_t b = 0; b < kBlocks; ++b) by[i][b] = kBlocksOfW ? of_token * scales.w[b] : of_token;
-      }
-    }
   }
   // Adds the products, which are complete, to sums. `before`: the rows before the second block of scales.
   AITERLITE_DEVICE void add_to(Sums& total, uint32_t before) const {
+    float by[2][kBlocks];
+    if constexpr (kScaled) {
+#pragma unroll
+      for (uint32_t i = 0; i < 2; ++i) {
+#pragma unroll
+        for (uint32_t b = 0; b < kBlocks; ++b) by[i][b] = kBlocksOfW ? of_token[i] * of_rows[b] : of_token[i];
+      }
+    }
 #pragma unroll
     for (uint32_t j = 0; j < kQuads; ++j) {
 #pragma unroll
