@@ -26,6 +26,19 @@ BF16, FP16 = torch.bfloat16, torch.float16
 
 # Against the definition -----------------------------------------------------------------------------------------------
 
+
+def test_the_bound_of_an_element_has_room_for_fp16_s_least_numbers() -> None:
+    """Slots that are rounded, and then their sum: nothing less can be asked of a kernel."""
+    made = problem_of(tokens=40, topk=3, dtype="fp16", quant="none", code="", weighted_input=True)
+    case = case_of(made, 1)
+    case.made.routing.mul_(1e-3)
+    layer = case.layer()
+    slots = replace(case, problem=replace(made, by_slots=True)).layer().out
+    got = slots.to(FP16).float().sum(1).to(FP16)
+    assert 0 < layer.out.abs().median() < torch.finfo(FP16).smallest_normal
+    assert ((got.double() - layer.out).abs() <= reference.error_bound(layer, FP16, False)).all()
+
+
 FORMATS: list[dict[str, Any]] = [
     {"quant": quant, "code": code, "dtype": dtype}
     for dtype in ("bf16", "fp16")

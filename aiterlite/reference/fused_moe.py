@@ -31,6 +31,8 @@ MXFP4, MXFP8 = "mxfp4", "mxfp8"
 # Codes of an e4m3 type are 2^-4 of a number apart, which makes an rms error of some 0.026 of it.
 _CODE_ERROR = 0.026
 _UNIT = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2.0**-24}
+# Half a step between the least numbers of a type, which lie evenly: fp16's end soon.
+_LEAST = {dtype: torch.finfo(dtype).smallest_normal * unit for dtype, unit in _UNIT.items()}
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,13 @@ class Activation:
 @dataclass(frozen=True)
 class Layer:
     """Of each element of a layer's output, in float64: its value; `spread`, the standard deviation that it gets where x
-    and h are rounded to 8-bit floats by groups of 128; and `terms`, the sum over its slots of their magnitudes."""
+    and h are rounded to 8-bit floats by groups of 128; and `terms`, the sum over its slots of their magnitudes. It has
+    `slots` of them."""
 
     out: Tensor
     spread: Tensor
     terms: Tensor
+    slots: int = 1
 
 
 def dequantised(codes: Tensor, scale: Tensor | None) -> Tensor:
@@ -192,7 +196,8 @@ def fused_moe(
         spread = (h_square @ down.T**2).sqrt() * torch.as_tensor(on_result).abs()
         square[named] += torch.zeros_like(spread[: len(named)]).index_add_(0, places, spread) ** 2
     shape = (*(topk_ids.shape if by_slots else topk_ids.shape[:1]), width)
-    return Layer(out.view(shape), square.sqrt().view(shape), terms.view(shape))
+    slots = 1 if by_slots else topk_ids.shape[1]
+    return Layer(out.view(shape), square.sqrt().view(shape), terms.view(shape), slots)
 
 
 def _square_of_h(
@@ -210,10 +215,11 @@ def _square_of_h(
 
 def error_bound(layer: Layer, dtype: torch.dtype, rounded: bool = True) -> Tensor:
     """How far an element may be from `layer.out`: seven standard deviations of rounding x and h to 8 bits, or h to
-    `dtype` where they are not; a rounding of each slot's result and of their sum; and the float32 sums on the way."""
-    unit = _UNIT[dtype]
+    `dtype` where they are not; a rounding of each slot's result and of their sum, of small numbers also of h, by whose
+    weights, of variance 1 / columns, its elements' roundings spread as one does; and the float32 sums on the way."""
+    unit, least = _UNIT[dtype], (1 + 8 * layer.slots) * _LEAST[dtype]
     share = 1.0 if rounded else unit / _CODE_ERROR
-    return 7.0 * share * layer.spread + (2 * unit + 2.0**-16) * layer.terms + unit * layer.out.abs() + 1e-30
+    return 7.0 * share * layer.spread + (2 * unit + 2.0**-16) * layer.terms + unit * layer.out.abs() + least + 1e-30
 
 
 def relative_error(got: Tensor, exact: Tensor) -> float:

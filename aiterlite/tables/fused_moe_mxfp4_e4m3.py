@@ -15,7 +15,7 @@ from typing import Any
 from aiterlite.dispatch import Between, Holds, OneOf, Refusal, Row, Targets, Wishes
 from aiterlite.jit.spec import Unit
 from aiterlite.kernel import Kernel, Value, Workspace, along_x, overlap_defines
-from aiterlite.tables import fused_moe_sm90 as sm90
+from aiterlite.tables import fused_moe_sm90_kernels as sm90
 from aiterlite.tables import fused_moe_sm90_plan as plans
 from aiterlite.tables.fused_moe_parts import Places
 from aiterlite.tables.fused_moe_problem import A4W4, A8W4, ACTIVATIONS, MoeProblem
