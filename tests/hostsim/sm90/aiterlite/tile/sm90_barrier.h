@@ -7,7 +7,6 @@
 #include <aiterlite/platform.h>
 
 #define __grid_constant__
-inline int __popc(uint32_t word) { return __builtin_popcount(word); }
 #define AITERLITE_DYNAMIC_SHARED(type, name) type& name = *::hostsim::dynamic_shared<type>()
 
 namespace hostsim {
