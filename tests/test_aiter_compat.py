@@ -21,6 +21,8 @@ if importlib.util.find_spec("aiter") is not None:
 
 import aiter_clients as clients  # noqa: E402
 import fused_moe_mxfp4_cases as mx_cases  # noqa: E402
+import sglang_clients as sglang  # noqa: E402
+import vllm_clients as vllm  # noqa: E402
 from fused_moe_cases import case_of, check, check_on_hopper, problem_of  # noqa: E402
 from gemm_operands import on  # noqa: E402
 from mla_cases import Batch, assert_right, batch  # noqa: E402
@@ -228,7 +230,7 @@ def test_an_import_is_the_act() -> None:
 
 
 def test_sglang_s_block_of_attention_imports(aiter: Any) -> None:
-    block = clients.sglang_block()
+    block = sglang.block()
     assert block["mla_decode_fwd"] is mla.mla_decode_fwd and len(block) == 13
 
 
@@ -290,14 +292,14 @@ def test_sglang_decode_with_an_8_bit_kv(aiter: Any, heads: int, rows: int, targe
     lengths = [70, 9] if target.startswith("gfx") else [70, 9, 300]
     with on(target) as device:
         case = decode_case(heads, lengths, rows, ("bf16" if target == "gfx942" else code, code), device)
-        assert_decoded(clients.sglang_decode(case, max_bs=5), case)
+        assert_decoded(sglang.decode(case, max_bs=5), case)
 
 
 @where
 def test_sglang_decode_without_a_plan(aiter: Any, target: str) -> None:
     with on(target) as device:
         case = decode_case(16, [40, 3], 1, ("bf16", "bf16"), device)
-        assert_decoded(clients.sglang_decode_unplanned(case), case)
+        assert_decoded(sglang.decode_unplanned(case), case)
 
 
 @where
@@ -306,7 +308,7 @@ def test_vllm_decode(aiter: Any, types: str, target: str) -> None:
     code = FP8.get(target, "e4m3fn") if types == "fp8" else "bf16"
     with on(target) as device:
         case = decode_case(16, [33, 70], 1, (code, code), device)
-        assert_decoded(clients.vllm_decode(case, max_num_reqs=8), case)
+        assert_decoded(vllm.decode(case, max_num_reqs=8), case)
 
 
 @pytest.mark.parametrize("need_lse", [False, True])
@@ -329,14 +331,14 @@ def test_prefill_without_a_window(aiter: Any, target: str) -> None:
         q, k, v = (torch.randn(9, 4, width).bfloat16().to(device) for width in (192, 192, 128))
         offsets = torch.tensor([0, 4, 9], dtype=torch.int32, device=device)
         right = mla.flash_attn_varlen_func(q, k, v, offsets, offsets, 5, 5, softmax_scale=0.1, causal=True)
-        assert same(clients.vllm_flash(q, k, v, offsets, 5, 0.1), right)
+        assert same(vllm.flash(q, k, v, offsets, 5, 0.1), right)
 
 
 @everywhere
 def test_vllm_decode_with_the_log_sums(aiter: Any, target: str) -> None:
     with on(target) as device:
         case = decode_case(16, [60, 7], 1, ("bf16", "bf16"), device)
-        o, lse = clients.vllm_decode_with_lse(case)
+        o, lse = vllm.decode_with_lse(case)
         assert_decoded(o, case, lse)
 
 
@@ -352,14 +354,14 @@ def test_norms_and_what_follows_them(aiter: Any, target: str) -> None:
         h = norm_reference.add(given.x, given.residual)
         plain = norm.rms_norm(x, weight, eps)
         summed = norm.rms_norm(h.to(device), weight, eps)
-        assert same(clients.sglang_norm(x, None, weight, eps), plain)
-        for out, total in (clients.sglang_norm(x, residual, weight, eps), clients.vllm_norm(x, residual, weight, eps)):
+        assert same(sglang.norm(x, None, weight, eps), plain)
+        for out, total in (sglang.norm(x, residual, weight, eps), vllm.norm(x, residual, weight, eps)):
             assert same(out, summed) and same(total, h)
-        codes, total, scales = clients.vllm_norm_quant(x, residual, weight, eps, code)
+        codes, total, scales = vllm.norm_quant(x, residual, weight, eps, code)
         wanted = norm_reference.quantised(summed.cpu(), code)
         assert same(codes, wanted[0]) and same(scales, wanted[1]) and same(total, h)
         for other, of in ((residual, summed), (None, plain)):
-            codes, scales, total = clients.vllm_norm_group_quant(x, other, weight, eps, code)
+            codes, scales, total = vllm.norm_group_quant(x, other, weight, eps, code)
             wanted = norm_reference.quantised(of.cpu(), code, 128)
             assert same(codes, wanted[0]) and same(scales, wanted[1]) and (total is None) == (other is None)
 
@@ -372,9 +374,9 @@ def test_latents(aiter: Any, target: str) -> None:
         q, k = latents[:, :1536], latents[:, 1536:2048]
         weights = [torch.rand(n).bfloat16().to(device) for n in (1536, 512)]
         wanted = [norm.rms_norm(x, weight, eps) for x, weight in zip((q, k), weights, strict=True)]
-        for call in (clients.vllm_latents, clients.sglang_latents):
+        for call in (vllm.latents, sglang.latents):
             assert all(same(a, b) for a, b in zip(call(q, k, *weights, eps), wanted, strict=True))
-        codes, scales, lora, k_nope = clients.sglang_latents_quantised(q, k, *weights, eps, code)
+        codes, scales, lora, k_nope = sglang.latents_quantised(q, k, *weights, eps, code)
         right = norm_reference.quantised(wanted[0].cpu(), code, 128)
         assert same(codes, right[0]) and same(scales, right[1]) and same(lora, wanted[0]) and same(k_nope, wanted[1])
 
@@ -389,17 +391,17 @@ def test_quantisation_and_activations(aiter: Any, target: str) -> None:
         assert same(codes, wanted[0]) and same(scales, wanted[1])
         codes, scales = clients.group_quant(x.to(device), code, transpose_scale=True)
         assert same(codes, wanted[0]) and same(scales.view(4, 5), wanted[1].T.contiguous())
-        codes, scales = clients.vllm_token_quant(x.to(device), code)
+        codes, scales = vllm.token_quant(x.to(device), code)
         assert all(same(a, b) for a, b in zip((codes, scales), quant_reference.per_token(x, code), strict=True))
         made = torch.empty(5, 256, dtype=x.dtype, device=device)
         activation.silu_and_mul(made, x.to(device))
-        codes, scales = clients.vllm_activation(x.to(device), code)
+        codes, scales = vllm.activation(x.to(device), code)
         wanted = quant_reference.per_group(made.cpu(), code, 128)
         assert same(codes, wanted[0]) and same(scales, wanted[1])
         # Heads before tokens, as a batched GEMM leaves them.
         heads = torch.randn(3, 5, 128).bfloat16()
         wanted = quant_reference.per_group(heads.transpose(0, 1).reshape(5, 384), code, 128)
-        codes, scales = clients.sglang_flatten(heads.to(device), code)
+        codes, scales = sglang.flatten(heads.to(device), code)
         assert same(codes, wanted[0]) and same(scales, wanted[1])
 
 
@@ -413,7 +415,7 @@ def test_quantisation_to_mxfp4(aiter: Any, target: str) -> None:
         out, total = torch.empty_like(x_), torch.empty_like(x_)
         norm.rmsnorm2d_fwd_with_add(out, x_, residual_, total, weight_, 1e-6)
         plain, latent = norm.rms_norm(x_, weight_, 1e-6), norm.rms_norm(k.to(device), weight_[:64], 1e-6)
-        found = clients.sglang_mxfp4(x_, residual_, weight_, 1e-6, k.to(device), heads.to(device))
+        found = sglang.mxfp4(x_, residual_, weight_, 1e-6, k.to(device), heads.to(device))
         assert same(found[1][0], total) and same(found[1][1], latent)
         for (codes, scales), made in zip(
             (found[0], *found[2:]), (out.cpu(), plain.cpu(), heads.reshape(5, 384), x), strict=True
@@ -421,7 +423,7 @@ def test_quantisation_to_mxfp4(aiter: Any, target: str) -> None:
             wanted = mxfp4_reference.quantise(made, 2)
             assert same(codes, wanted[0]) and same(scales, wanted[1])
         scale = torch.randint(1, 255, (64, 16), dtype=torch.uint8)
-        codes, scales, shuffled = clients.vllm_mxfp4(x_, scale.to(device))
+        codes, scales, shuffled = vllm.mxfp4(x_, scale.to(device))
         wanted = mxfp4_reference.quantise(x, 1)
         assert same(codes.view(torch.uint8), wanted[0]) and same(shuffled, mxfp4.shuffle_scale(scale))
         assert same(mxfp4.unshuffle_scale(scales, 5).view(torch.uint8), wanted[1])
@@ -439,13 +441,13 @@ def test_a_layer_of_experts(aiter: Any, target: str) -> None:
         made = case.made
         gating = torch.randn(problem.tokens, problem.experts).bfloat16().to(device)
         bias = torch.rand(problem.experts).to(device)
-        routed = clients.sglang_route(gating, bias, 4, 4, 2)
+        routed = sglang.route(gating, bias, 4, 4, 2)
         how = {"bias": bias.cpu(), "groups": 4, "topk_groups": 2, "score": "sigmoid", "renorm": True, "scale": 2.5}
         right = routing_reference.route(gating.cpu().float(), 4, **how)
         assert [set(row) for row in routed[1].tolist()] == [set(row) for row in right.ids.tolist()]
         made.ids, made.routing = routed[1], routed[0]
         weights = made.weights
-        for call in (clients.sglang_experts, clients.sglang_wrapped_experts, clients.vllm_experts):
+        for call in (sglang.experts, sglang.wrapped_experts, vllm.experts):
             got = call(made.x, weights.w1, weights.w2, (weights.w1_scale, weights.w2_scale), routed)
             if target == "cuda":
                 check_on_hopper(case, got, rounds=True)
@@ -461,7 +463,7 @@ def test_experts_of_a_checkpoint_with_a_scale_a_tensor(aiter: Any, target: str) 
         made, weights = case.made, case.made.weights
         for static in ((None, None), (torch.tensor(0.01, device=device), torch.tensor(0.02, device=device))):
             scales = weights.w1_scale, weights.w2_scale
-            got = clients.vllm_tensor_experts(made.x, weights.w1, weights.w2, scales, static, (made.routing, made.ids))
+            got = vllm.tensor_experts(made.x, weights.w1, weights.w2, scales, static, (made.routing, made.ids))
             if target == "cuda":
                 check_on_hopper(case, got, rounds=True)
             else:
@@ -485,12 +487,12 @@ def test_experts_with_biases_and_without_their_sum(aiter: Any, target: str) -> N
                 if tensor is not None
             ]
             pairs = [(given[i], given[i + 1]) for i in (1, 3, 5, 7)]
-            got = clients.sglang_biased_experts(given[0], *pairs, by_slots)
+            got = sglang.biased_experts(given[0], *pairs, by_slots)
         mx_cases.check(case, got.cpu())
 
 
 @where
-@pytest.mark.parametrize("call", [clients.vllm_softmax_topk, clients.vllm_topk_gating])
+@pytest.mark.parametrize("call", [vllm.softmax_topk, vllm.topk_gating])
 def test_routing_by_softmax(aiter: Any, call: Any, target: str) -> None:
     with on(target) as device:
         gating = torch.randn(7, 64)
@@ -526,7 +528,7 @@ def test_linear_layers_of_8_bits(aiter: Any, target: str) -> None:
         blocks, rows, bias = torch.rand(2, 4) + 0.1, torch.rand(256, 1) + 0.1, torch.randn(256).bfloat16()
         drops = gemm_reference.HOPPER_DROPS if device == "cuda" else 0.0
         given = [t.to(device) for t in (x, weight, blocks, rows, bias)]
-        found = clients.sglang_linear(*given[:3], dtype)
+        found = sglang.linear(*given[:3], dtype)
         codes, scales = quant_reference.per_group(x, dtype, 128)
         exact, terms = gemm_reference.blockscale(codes, weight, scales, blocks)
         bound = gemm_reference.error_bound(exact, terms, 512, torch.bfloat16, drops)
@@ -536,9 +538,9 @@ def test_linear_layers_of_8_bits(aiter: Any, target: str) -> None:
         ints = torch.randint(-127, 128, weight.shape, dtype=torch.int8)
         moved = [t.to(device) for t in (codes, ints, scales, rows, bias)]
         exact = (codes.double() @ ints.double().T) * scales.double() * rows.T.double() + bias.double()
-        y = clients.vllm_integer_linear(*moved)
+        y = vllm.integer_linear(*moved)
         torch.testing.assert_close(y.cpu().double(), exact, rtol=2.0**-8, atol=2.0**-20)
-        y = clients.vllm_linear(given[0], given[1], given[3], given[4], dtype)
+        y = vllm.linear(given[0], given[1], given[3], given[4], dtype)
         codes, scales = quant_reference.per_token(x, dtype)
         exact, terms = gemm_reference.rowscale(codes, weight, scales, rows, bias)
         assert bool(
@@ -553,7 +555,7 @@ def test_absorbed_projections(aiter: Any, target: str) -> None:
         # As SGLang keeps it: [heads, K, N], in the memory of [heads, N, K].
         w_kc = w_kc.transpose(1, 2)
         scale = torch.tensor(0.25)
-        y = clients.sglang_absorb(q_nope.to(device), w_kc.to(device), scale.to(device)).cpu()
+        y = sglang.absorb(q_nope.to(device), w_kc.to(device), scale.to(device)).cpu()
         exact, terms = gemm_reference.batched(q_nope.transpose(0, 1), w_kc.transpose(-1, -2), scale)
         drops = gemm_reference.HOPPER_DROPS if device == "cuda" else 0.0
         assert y.shape == (4, 3, 512)
@@ -571,7 +573,7 @@ def test_rotary_embeddings_and_the_cache(aiter: Any, target: str) -> None:
         pos, slots = torch.tensor([3, 31, 0]), torch.tensor([5, -1, 2])
         query, key = torch.randn(3, 4 * 64).bfloat16(), torch.randn(3, 64).bfloat16()
         turned = [t.clone().to(device) for t in (query, key)]
-        clients.vllm_rope(pos.to(device), *turned, 64, table.to(device), False)
+        vllm.rope(pos.to(device), *turned, 64, table.to(device), False)
         for got, given in zip(turned, (query, key), strict=True):
             near(got.view(3, -1, 64), rope_reference.rope(given.view(3, -1, 64), cos, sin, pos, False))
         kv_c, k_pe, scale = torch.randn(3, 512).bfloat16(), torch.randn(3, 64).bfloat16(), torch.tensor(0.5)
@@ -587,7 +589,7 @@ def test_rotary_embeddings_and_the_cache(aiter: Any, target: str) -> None:
         q, k = (torch.randn(3, 4, 512).bfloat16(), query.view(3, 4, 64)), (kv_c[:, None], k_pe[:, None])
         cache = torch.zeros(8, 1, 576, dtype=dtypes_fp8(), device=device)
         moved = [[t.to(device) for t in pair] for pair in (q, k)]
-        q_out, *_ = clients.sglang_rope_and_cache(
+        q_out, *_ = sglang.rope_and_cache(
             *moved,
             cache,
             slots.to(device),
@@ -615,7 +617,7 @@ def test_a_compiled_client_has_no_graph_break(aiter: Any) -> None:
         import aiter
 
         y = aiter.rms_norm(x, given.weight, 1e-6)
-        return aiter.silu_and_mul, clients.vllm_activation(y, torch.float8_e4m3fn)
+        return aiter.silu_and_mul, vllm.activation(y, torch.float8_e4m3fn)
 
     results = [f(given.x)[1] for f in (layer, torch.compile(layer, fullgraph=True, backend="aot_eager"))]
     assert all(same(a, b) for a, b in zip(*results, strict=True))
